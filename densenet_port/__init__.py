@@ -1,0 +1,1 @@
+"""Move DenseNet weights between frameworks, and prove that the port is the same network."""

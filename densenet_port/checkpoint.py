@@ -1,0 +1,58 @@
+"""A checkpoint: names and lazy arrays, with the container they came in."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densenet_port.errors import DiskError
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One array of a checkpoint, not yet read.
+
+    `dtype` is the name of the type as stored ("float32", "float16", "bfloat16", "int64" …). `load()` gives a native
+    array of `shape`, read-only or not, in any memory order; bfloat16 comes widened to float32, which is exact. Each call
+    reads anew and keeps nothing, so a caller who drops the array has its memory back.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    load: Callable[[], Array]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Names → tensors in the file's order, and what the file says beside them.
+
+    `metadata` holds what the container records of itself (`keras_version`, `backend`, `epsilon` …); `manifest` what
+    densenet-port wrote into the file (architecture, contract, source, digests), or None.
+    """
+
+    path: Path
+    container: str
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Mapping[str, Any] | None = None
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex, read in small pieces."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def array_digest(array: Array) -> str:
+    """SHA-256 of an array's elements, row-major and little-endian, in hex; shape and dtype stand beside it."""
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return hashlib.sha256(memoryview(np.ascontiguousarray(little)).cast("B") if little.size else b"").hexdigest()
