@@ -1,1 +1,42 @@
-"""Move DenseNet weights between frameworks, and prove that the port is the same network."""
+"""Move DenseNet weights between frameworks, and prove that the port is the same network.
+
+The verbs (`convert`, `ours`, `verify`, `diff`) need no framework. The Keras constructors are handed on from
+`densenet_port.model` when they are first asked for, which is when Keras is imported.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+VERBS = {
+    "Architecture": "arch",
+    "Contract": "arch",
+    "PortError": "errors",
+    "convert": "convert",
+    "diff": "convert",
+    "ours": "convert",
+    "verify": "convert",
+    "forward": "forward",
+    "DenseNet": "model",
+    "DenseNetImageNet121": "model",
+    "DenseNetImageNet161": "model",
+    "DenseNetImageNet169": "model",
+    "DenseNetImageNet201": "model",
+    "DenseNetImageNet264": "model",
+    "load": "model",
+}
+
+__all__ = [*VERBS, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first asked for."""
+    if name not in VERBS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{VERBS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return sorted({*globals(), *VERBS})

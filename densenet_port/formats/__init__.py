@@ -1,1 +1,111 @@
-"""The containers of checkpoints."""
+"""The containers of checkpoints: found by content, read lazily, written by one atomic writer."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from densenet_port.checkpoint import Checkpoint, Tensor
+from densenet_port.errors import CorruptError, DiskError, UsageError
+
+READERS = ("pth", "safetensors", "keras_archive", "keras_h5")
+ENDINGS = {  # the longest ending wins
+    ".weights.h5": ("keras_h5", "write_weights_h5"),
+    ".h5": ("keras_h5", "write_legacy"),
+    ".hdf5": ("keras_h5", "write_legacy"),
+    ".keras": ("keras_archive", "write"),
+    ".safetensors": ("safetensors", "write"),
+    ".pth": ("pth", "write"),
+    ".pt": ("pth", "write"),
+}
+HEAD = 4096
+STRANGERS = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run `git lfs pull`",
+    b"<!doctype html": "a web page, not a checkpoint: the download went wrong",
+    b"<html": "a web page, not a checkpoint: the download went wrong",
+}
+
+
+def read(path: Path) -> Checkpoint:
+    """The checkpoint in a file, whatever its name ends in.
+
+    Raises DiskError for a file that cannot be opened, CorruptError for one that is broken or no checkpoint.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be read: {error.strerror}", hint="is the path right?") from error
+    for name in READERS:
+        module = _module(name)
+        if module.sniff(path, head):
+            checkpoint: Checkpoint = module.read(path)
+            return checkpoint
+    hint = next((text for start, text in STRANGERS.items() if head.lower().startswith(start)), None)
+    raise CorruptError(
+        f"{path}: not a checkpoint that densenet-port reads",
+        hint=hint or "known: PyTorch .pth (zip, legacy, tar), .safetensors, Keras .h5, .weights.h5 and .keras",
+    )
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[], bytes]) -> None:
+    """Write tensors in their order, in the container of the path's ending; the file appears whole or not at all.
+
+    `manifest()` gives JSON bytes of constant length and is complete once every tensor has been loaded. Raises
+    UsageError for an unknown ending, DiskError for a place that cannot be written.
+    """
+    module, function = ENDINGS[ending(path)]
+    with _whole(path) as temporary:
+        getattr(_module(module), function)(temporary, tensors, manifest)
+
+
+def ending(path: Path) -> str:
+    """The ending that decides the container. Raises UsageError for one that no container has."""
+    found = [known for known in ENDINGS if path.name.lower().endswith(known)]
+    if not found:
+        raise UsageError(f"{path}: unknown ending", hint=f"known: {', '.join(ENDINGS)}")
+    return max(found, key=len)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A unique sibling to write to, synced and renamed to `path` at the end, removed on any failure."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(descriptor)
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be written: {error.strerror}") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Have the file's bytes on the disk before its name is."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    """The process's mask, which a temporary file does not follow."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _module(name: str) -> Any:
+    """A reader, imported when it is first asked: h5py is not free."""
+    return import_module(f"densenet_port.formats.{name}")

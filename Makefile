@@ -1,0 +1,33 @@
+# make demo   convert the embedded network and show that it is still the same (core dependencies only)
+# make test   every test, with the frameworks
+# make check  ruff and mypy
+# make bench  the measurements behind README's tables
+PYTHON ?= python3
+.PHONY: demo test check bench clean
+
+demo: .venv-core/ready
+	.venv-core/bin/densenet-port demo
+
+test: .venv/ready
+	.venv/bin/python -m pytest -n 2 $(ARGS)
+
+check: .venv/ready
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+bench: .venv/ready
+	.venv/bin/python benchmarks/run.py $(ARGS)
+
+.venv-core/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-core
+	.venv-core/bin/pip install --quiet --editable .
+	touch $@
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --editable '.[keras,jax,torch,test]'
+	touch $@
+
+clean:
+	rm -rf .venv .venv-core

@@ -1,0 +1,5 @@
+"""`python -m densenet_port` is the command line."""
+
+from densenet_port.cli import main
+
+main()

@@ -1,0 +1,555 @@
+"""The command line: the only file that prints or exits.
+
+Every command gathers one plain JSON object and prints it as such with `--json`, or as text. Errors go to stderr as
+`error: …` and end in the exit code of their kind; with `--json` they are an object on stdout too.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping as Map, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from densenet_port import __version__
+from densenet_port.errors import DiskError, PortError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from densenet_port.arch import Architecture
+    from densenet_port.checkpoint import Checkpoint
+    from densenet_port.convert import Conversion, Ours
+
+ClickException = typer.BadParameter.__mro__[2]  # Typer brings its own Click, or before 0.16 the real one
+WIDE = 140  # columns where there is no terminal to ask
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Move DenseNet weights between frameworks, and prove that the port is the same network.",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Layout = Annotated[str | None, typer.Option("--src", help="The checkpoint's layout; found out without it.")]
+Table = Annotated[Path | None, typer.Option("--mapping", help="A mapping table of your own, read instead of --src.")]
+Arch = Annotated[str | None, typer.Option(help="121, 161, 169, 201, 264, a CIFAR name or numbers; found out without it.")]
+
+
+def main() -> None:
+    """Run the command line and exit with the code that its result has."""
+    try:
+        code = app(standalone_mode=False)
+    except PortError as error:
+        code = _fail(error.kind, error.message, error.hint, error.exit_code)
+    except ClickException as error:
+        code = _fail("usage", error.format_message(), f"see: {_help_command()}", UsageError.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _fail("interrupted", "interrupted; nothing was left half written", None, 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(kind: str, message: str, hint: str | None, code: int) -> int:
+    """Say what went wrong, on stderr or as JSON."""
+    if "--json" in sys.argv[1:]:
+        _print_json("error", {"error": {"kind": kind, "message": message, "hint": hint}})
+    else:
+        sys.stderr.write(f"error: {message}\n" + (f"  {hint}\n" if hint else ""))
+    return code
+
+
+def _help_command() -> str:
+    """The help call nearest to what was typed."""
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    return " ".join(filter(None, ("densenet-port", command, "--help")))
+
+
+# -- commands -----------------------------------------------------------------------------------------------------------
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(f"densenet-port {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path | None, typer.Argument(help="The file; without it, the registered one.")] = None,
+    src: Layout = None,
+    arch: Arch = None,
+    dst: Annotated[str, typer.Option(help="The layout to write.")] = "keras",
+    out: Annotated[Path | None, typer.Option(help="Where to; the ending decides the container.")] = None,
+    no_top: Annotated[bool, typer.Option("--no-top", help="Leave the head out.")] = False,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or float64.")] = "float32",
+    mapping: Table = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Translate a checkpoint into another layout, every tensor accounted for."""
+    from densenet_port import convert as verbs
+
+    started = perf_counter()
+    architecture = _architecture(arch)
+    path = checkpoint or _registered(src, architecture)
+    target = out or (Path(_stem(path) + _default_ending(dst)) if not dry_run else None)
+    with _bar("converting") as progress:
+        done = verbs.convert(
+            path,
+            out=None if dry_run else target,
+            src=mapping or src,
+            arch=architecture,
+            dst=dst,
+            no_top=no_top,
+            dtype=dtype,
+            force=force,
+            progress=progress,
+        )
+    result = {**_conversion(done, target), "seconds": round(perf_counter() - started, 3)}
+    _say("convert", result, as_json, _conversion_text)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A checkpoint.")],
+    src: Layout = None,
+    mapping: Table = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a checkpoint's container, layout, architecture, contract and tensors."""
+    from densenet_port import convert as verbs, formats
+
+    checkpoint = formats.read(file)
+    try:
+        told, misfit = verbs.told(checkpoint, src=mapping or src), None
+    except PortError as error:
+        told, misfit = None, error
+    _say("inspect", _inspection(checkpoint, told, misfit), as_json, _inspection_text)
+
+
+@app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(help="A checkpoint.")],
+    second: Annotated[Path, typer.Argument(help="Another one, of any layout.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two checkpoints of any layouts, tensor by tensor; exit 1 when they differ."""
+    from densenet_port import convert as verbs
+
+    found = verbs.diff(verbs.ours(first), verbs.ours(second))
+    result = {
+        "same": found.same,
+        "files": [str(first), str(second)],
+        "layouts": [found.first.layout, found.second.layout],
+        "identical": found.identical,
+        "differing": [{"slot": str(d.slot), "absolute": d.absolute, "ulps": d.ulps} for d in found.differing],
+        "only": [[str(slot) for slot in found.only_first], [str(slot) for slot in found.only_second]],
+        "contracts": {key: list(pair) for key, pair in found.contracts.items()},
+    }
+    _say("diff", result, as_json, _difference_text)
+    raise typer.Exit(0 if found.same else 1)
+
+
+@app.command()
+def verify(file: Annotated[Path, typer.Argument(help="A file that densenet-port wrote.")], as_json: AsJson = False) -> None:
+    """Check every tensor of a converted file against the digests it carries."""
+    from densenet_port.convert import verify as verify_digests
+
+    checkpoint = verify_digests(file)
+    result = {"file": str(file), "tensors": len(checkpoint.tensors), "manifest": checkpoint.manifest}
+    _say("verify", result, as_json, lambda data: f"{data['file']}: {data['tensors']} tensors, every digest as written")
+
+
+@app.command()
+def layouts(as_json: AsJson = False) -> None:
+    """List the layouts that have a table."""
+    from densenet_port.mapping import Mapping, layouts as known
+
+    tables = [Mapping.load(name) for name in known()]
+    rows = [
+        {
+            "layout": table.layout,
+            "about": table.about,
+            "writes": list(table.containers),
+            "contract": "the source's" if table.carried else table.contract.to_json(),
+            "sha256": table.digest,
+        }
+        for table in tables
+    ]
+    _say("layouts", {"layouts": rows}, as_json, _layouts_text)
+
+
+@app.command()
+def archs(as_json: AsJson = False) -> None:
+    """List the architectures that have a name."""
+    from densenet_port.arch import NAMED
+
+    rows = [
+        {
+            "arch": name,
+            "depth": arch.depth,
+            "trainable": arch.trainable,
+            "statistics": arch.statistics,
+            "tensors": len(arch.slots),
+            "classes": arch.classes,
+            "numbers": arch.to_json(),
+            "spec": arch.spec,
+        }
+        for name, arch in NAMED.items()
+    ]
+    _say("archs", {"archs": rows}, as_json, _archs_text)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is installed, and where things are."""
+    from densenet_port.data import folder
+    from densenet_port.fetch import cache, registry
+    from densenet_port.mapping import Mapping, layouts as known
+
+    result = {
+        "version": __version__,
+        "python": sys.version.split()[0],
+        "core": _versions("numpy", "h5py", "safetensors", "typer", "rich", "platformdirs"),
+        "extras": {extra: _versions(*names) for extra, names in EXTRAS.items()},
+        "mappings": str(folder("mappings")),
+        "layouts": [Mapping.load(name).layout for name in known()],
+        "registered": [f"{source} {arch}" for source, arch in registry()],
+        "cache": str(cache()),
+    }
+    _say("doctor", result, as_json, _doctor_text)
+
+
+@app.command()
+def demo(as_json: AsJson = False) -> None:
+    """Convert the small trained network that comes with the package, and show that it is still the same."""
+    from dataclasses import asdict
+
+    from densenet_port.demo import demo as run
+
+    _say("demo", asdict(run()), as_json, _demo_text)
+
+
+EXTRAS = {
+    "keras": ("keras", "tensorflow"),
+    "jax": ("keras", "jax"),
+    "torch": ("torch", "torchvision"),
+    "caffe": ("opencv-python-headless",),
+    "onnx": ("onnx", "onnxruntime"),
+}
+
+
+# -- what the commands stand on -----------------------------------------------------------------------------------------
+
+
+def _architecture(text: str | None) -> "Architecture | None":
+    """The architecture of `--arch`."""
+    from densenet_port.arch import Architecture
+
+    return Architecture.named(text) if text else None
+
+
+def _registered(src: str | None, architecture: "Architecture | None") -> Path:
+    """The registered file for `--src` and `--arch`, when no checkpoint is named."""
+    from densenet_port.fetch import registered
+
+    if src is None or architecture is None:
+        raise UsageError("no CHECKPOINT given", hint="name a file; or give --src and --arch to take the registered one")
+    with _bar("downloading") as progress:
+        return registered(src, architecture, progress=progress)
+
+
+def _stem(path: Path) -> str:
+    """The file's name without the endings of any container."""
+    return re.sub(r"(\.(weights\.h5|h5|hdf5|keras|safetensors|pth\.tar|pth|pt|bin|ckpt|tar))+$", "", path.name)
+
+
+def _default_ending(dst: str) -> str:
+    from densenet_port.mapping import Mapping
+
+    return Mapping.load(dst).containers[0]
+
+
+@contextmanager
+def _bar(label: str) -> "Iterator[Callable[[int, int], None]]":
+    """A progress bar on stderr while work lasts; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    with typer.progressbar(length=1, label=label, file=sys.stderr) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.length = total or done + 1
+            bar.update(done - bar.pos)
+
+        yield progress
+
+
+def _versions(*names: str) -> dict[str, str | None]:
+    """Distribution → installed version, or None; nothing is imported."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, str | None] = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def _conversion(done: "Conversion", target: Path | None) -> dict[str, Any]:
+    """A conversion as JSON."""
+    ledger = done.source.ledger
+    rules: dict[str, int] = {}
+    for rule in ledger.ignored.values():
+        rules[rule] = rules.get(rule, 0) + 1
+    return {
+        "source": {
+            "path": str(done.source.checkpoint.path),
+            "container": done.source.checkpoint.container,
+            "layout": done.source.layout,
+            "prefix": ledger.prefix,
+            "sha256": done.manifest["source"]["sha256"] or None,
+        },
+        "architecture": {"name": done.source.architecture.name, **done.source.architecture.to_json()},
+        "contract": done.contract.to_json(),
+        "ledger": {
+            "used": len(ledger.claims),
+            "ignored": rules,
+            "filled": len(done.tensors),
+            "slots": len(done.source.architecture.slots),
+        },
+        "absorbed": done.absorbed,
+        "target": {
+            "path": str(done.out) if done.out else None,
+            "would_be": None if done.out or target is None else str(target),
+            "layout": done.target.layout,
+            "bytes": done.out.stat().st_size if done.out else None,
+        },
+        "tensors": dict(done.manifest["tensors"]),
+        "notes": list(done.notes),
+    }
+
+
+def _inspection(checkpoint: "Checkpoint", told: "Ours | None", misfit: PortError | None) -> dict[str, Any]:
+    """A checkpoint as JSON, fitting or not."""
+    from densenet_port.checkpoint import array_digest
+
+    slots = {claim.name: str(slot) for slot, claim in told.ledger.claims.items()} if told else {}
+    ignored = told.ledger.ignored if told else {}
+    return {
+        "file": str(checkpoint.path),
+        "bytes": checkpoint.path.stat().st_size,
+        "container": checkpoint.container,
+        "layout": told.layout if told else None,
+        "prefix": told.ledger.prefix if told else None,
+        "architecture": {"name": told.architecture.name, **told.architecture.to_json()} if told else None,
+        "contract": told.contract.to_json() if told else None,
+        "misfit": {"message": misfit.message, "hint": misfit.hint} if misfit else None,
+        "metadata": {key: value for key, value in checkpoint.metadata.items() if key != "config"},
+        "written_by": (checkpoint.manifest or {}).get("tool"),
+        "tensors": [
+            {
+                "name": name,
+                "slot": slots.get(name),
+                "ignored": ignored.get(name),
+                "shape": list(tensor.shape),
+                "dtype": tensor.dtype,
+                "sha256": array_digest(tensor.load()),
+            }
+            for name, tensor in checkpoint.tensors.items()
+        ],
+    }
+
+
+# -- text ---------------------------------------------------------------------------------------------------------------
+
+
+def _say(command: str, result: Map[str, Any], as_json: bool, text: Callable[[Map[str, Any]], Any]) -> None:
+    """Print a result as JSON, or as its text: a string or things that rich can draw."""
+    if as_json:
+        _print_json(command, result)
+        return
+    shown = text(result)
+    if isinstance(shown, str):
+        sys.stdout.write(shown + "\n")
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    for part in shown:
+        console.print(part, markup=False) if isinstance(part, str) else console.print(part)
+
+
+def _print_json(command: str, result: Map[str, Any]) -> None:
+    sys.stdout.write(json.dumps({"schema": f"densenet-port/{command}/1", **result}, default=str, allow_nan=True) + "\n")
+
+
+def _grid(*headings: str) -> Any:
+    """An empty table without a box."""
+    from rich.table import Table as RichTable
+
+    grid = RichTable(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        grid.add_column(heading, overflow="fold")
+    return grid
+
+
+def _rows(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:
+    """A table of plain cells."""
+    from rich.text import Text
+
+    grid = _grid(*headings)
+    for row in rows:
+        grid.add_row(*(Text(str(cell)) for cell in row))
+    return grid
+
+
+def _conversion_text(data: Map[str, Any]) -> str:
+    source, ledger, target = data["source"], data["ledger"], data["target"]
+    ignored = "".join(f", {count} ignored by {rule!r}" for rule, count in ledger["ignored"].items())
+    prefix = f", under {source['prefix']!r}" if source["prefix"] else ""
+    lines = [
+        f"{source['path']}: {source['layout']} {data['architecture']['name']} ({source['container']}{prefix})",
+        f"  {ledger['used']} tensors used{ignored}; {ledger['filled']} of {ledger['slots']} slots filled",
+        f"  {_contract_line(data['contract'], data['architecture']['classes'])}",
+    ]
+    if data["absorbed"]:
+        change = data["absorbed"]
+        lines.append(
+            f"  epsilon {change['from']:g} became {change['to']:g}: taken up by the variance, "
+            f"in {len(change['scale'])} norms by the scale"
+        )
+    lines += [f"  note: {note}" for note in data["notes"]]
+    if target["path"]:
+        lines.append(f"{target['path']}: {target['layout']}, {target['bytes']:,} bytes, {data['seconds']:.2f} s")
+    else:
+        lines.append(f"nothing written (--dry-run); it would be {target['layout']}")
+    return "\n".join(lines)
+
+
+def _contract_line(contract: Map[str, Any], classes: int | None) -> str:
+    head = f"{classes} classes" if classes else "no head"
+    return f"{head}; epsilon {contract['epsilon']:g}, {contract['stem_padding']} stem padding, {contract['input']['order']} input"
+
+
+def _inspection_text(data: Map[str, Any]) -> list[Any]:
+    lines = [f"{data['file']}: {data['container']}, {data['bytes']:,} bytes, {len(data['tensors'])} tensors"]
+    if data["layout"]:
+        prefix = f", under {data['prefix']!r}" if data["prefix"] else ""
+        lines.append(f"{data['layout']} {data['architecture']['name']}{prefix}")
+        lines.append(_contract_line(data["contract"], data["architecture"]["classes"]))
+    else:
+        lines.append(data["misfit"]["message"])
+    if data["written_by"]:
+        lines.append(f"written by {data['written_by']}")
+    used = [tensor for tensor in data["tensors"] if tensor["slot"]]
+    rest = [tensor for tensor in data["tensors"] if not tensor["slot"]]
+    parts: list[Any] = ["\n".join(lines), ""]
+    if used:
+        parts.append(_rows(("ours", "theirs", "tensors", "dtype", "shape", "digest"), _collapsed(used)))
+    if rest:
+        title = "left over" if used else "tensors"
+        parts += ["", _rows((title, "rule", "tensors", "dtype", "shape", "digest"), _collapsed(rest))]
+    return parts
+
+
+def _collapsed(tensors: Sequence[Map[str, Any]]) -> list[tuple[Any, ...]]:
+    """Rows of tensors that differ in their running numbers only, in the order of their first."""
+    groups: dict[tuple[str, ...], list[Map[str, Any]]] = {}
+    for tensor in tensors:
+        if tensor["slot"]:
+            key = (re.sub(r"(block|layer|transition)\d+", r"\1#", tensor["slot"]), tensor["dtype"])
+        else:
+            key = (re.sub(r"\d+", "#", tensor["name"]), str(tensor["ignored"]), tensor["dtype"])
+        groups.setdefault(key, []).append(tensor)
+    return [_collapsed_row(group) for group in groups.values()]
+
+
+def _collapsed_row(group: Sequence[Map[str, Any]]) -> tuple[Any, ...]:
+    import hashlib
+
+    first = group[0]
+    names = _ranges([tensor["name"] for tensor in group])
+    digest = hashlib.sha256("".join(tensor["sha256"] for tensor in group).encode()).hexdigest()
+    shape = " ".join(_range(sizes) for sizes in zip(*(tensor["shape"] for tensor in group), strict=False)) or "scalar"
+    leading = (_ranges([t["slot"] for t in group]), names) if first["slot"] else (names, first["ignored"] or "no line claims it")
+    return (*leading, len(group), first["dtype"], shape, (first["sha256"] if len(group) == 1 else digest)[:12])
+
+
+def _ranges(names: Sequence[str]) -> str:
+    """Names alike but for their numbers, as one: `block{1…4}.layer{1…24}.norm1`."""
+    split = [re.split(r"(\d+)", name) for name in names]
+    if len({len(parts) for parts in split}) > 1:
+        return f"{names[0]} …"
+    columns = zip(*split, strict=True)
+    return "".join(_range([int(p) for p in column]) if column[0].isdigit() else column[0] for column in columns)
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{{{low}…{high}}}"
+
+
+def _difference_text(data: Map[str, Any]) -> list[Any]:
+    first, second = data["files"]
+    lines = [
+        f"{first} ({data['layouts'][0]}) and {second} ({data['layouts'][1]})",
+        f"{data['identical']} tensors identical, {len(data['differing'])} differ",
+    ]
+    lines += [f"{key}: {old} and {new}" for key, (old, new) in data["contracts"].items()]
+    lines += [f"only in {name}: {slot}" for name, slots in zip(data["files"], data["only"], strict=True) for slot in slots]
+    parts: list[Any] = ["\n".join(lines)]
+    if data["differing"]:
+        worst = sorted(data["differing"], key=lambda row: -row["ulps"])
+        rows = [(row["slot"], f"{row['absolute']:.3g}", f"{row['ulps']:.3g}") for row in worst]
+        parts += ["", _rows(("slot", "largest difference", "in ULP"), rows)]
+    return parts
+
+
+def _layouts_text(data: Map[str, Any]) -> list[Any]:
+    rows = []
+    for entry in data["layouts"]:
+        contract = entry["contract"]
+        told = contract if isinstance(contract, str) else f"{contract['epsilon']:g}, {contract['stem_padding']}"
+        rows.append((entry["layout"], ", ".join(entry["writes"]), told, entry["about"]))
+    return [_rows(("layout", "written as", "epsilon, stem padding", "what it is"), rows)]
+
+
+def _archs_text(data: Map[str, Any]) -> list[Any]:
+    rows = [
+        (e["arch"], "-".join(map(str, e["numbers"]["layers"])), e["numbers"]["growth_rate"], f"{e['trainable']:,}", e["tensors"])
+        for e in data["archs"]
+    ]
+    return [_rows(("arch", "layers per block", "growth rate", "trainable values", "tensors"), rows)]
+
+
+def _doctor_text(data: Map[str, Any]) -> list[Any]:
+    def told(versions: Map[str, str | None]) -> str:
+        return ", ".join(f"{name} {found or 'not installed'}" for name, found in versions.items())
+
+    rows = [("densenet-port", data["version"]), ("Python", data["python"]), ("core", told(data["core"]))]
+    rows += [(f"extra {extra}", told(versions)) for extra, versions in data["extras"].items()]
+    rows += [("mappings", data["mappings"]), ("layouts", ", ".join(data["layouts"]))]
+    rows += [("registered", ", ".join(data["registered"])), ("cache", data["cache"])]
+    return [_rows(("", ""), rows)]
+
+
+def _demo_text(data: Map[str, Any]) -> str:
+    return "\n".join(f"{key}: {value}" for key, value in data.items())
+
+
+if __name__ == "__main__":
+    main()

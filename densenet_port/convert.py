@@ -1,0 +1,534 @@
+"""Theirs → ours → theirs: which layout a file has, its tensors in our axes, and the same in another layout's.
+
+Everything is decided and checked before a byte is written; tensors are read, turned and written one at a time.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping as Map
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densenet_port import __version__, formats
+from densenet_port.arch import Architecture, Contract, Slot, infer
+from densenet_port.checkpoint import Array, Checkpoint, Tensor, array_digest, file_digest
+from densenet_port.errors import ComparisonError, DiskError, MisfitError, PortError, UsageError
+from densenet_port.mapping import Ledger, Mapping, Survey, fitted, layouts
+from densenet_port.transform import absorb, absorb_in_scale, absorb_in_variance, move
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+SCHEMA = "densenet-port/file/1"
+SHOWN = 6  # tensors listed in an error before "and n more"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ours:
+    """A checkpoint told in our words.
+
+    `weights` maps each slot to a function that reads its tensor: our axes (`h w i o`, `i o`, `c`), the stored type
+    (bfloat16 widened to float32). `contract` is the file's own record where it has one, the layout's otherwise.
+    """
+
+    checkpoint: Checkpoint
+    ledger: Ledger
+    architecture: Architecture
+    contract: Contract
+    weights: Map[Slot, Callable[[], Array]]
+
+    @property
+    def layout(self) -> str:
+        """The layout the file has."""
+        return self.ledger.mapping.layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """What a conversion did, or with `out` None would do.
+
+    `tensors` are the target's, in order; `manifest` is what the file says of itself; `notes` what its owner should know.
+    """
+
+    source: Ours
+    target: Mapping
+    contract: Contract
+    tensors: Map[str, Tensor]
+    absorbed: Map[str, Any] | None
+    out: Path | None
+    manifest: Map[str, Any]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotDifference:
+    """One slot in two files: largest absolute difference, and largest in units of the last place of the first."""
+
+    slot: Slot
+    absolute: float
+    ulps: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Two checkpoints side by side, slot by slot; `contracts` holds the entries that differ, as (first, second)."""
+
+    first: Ours
+    second: Ours
+    differing: tuple[SlotDifference, ...]
+    only_first: tuple[Slot, ...]
+    only_second: tuple[Slot, ...]
+    identical: int
+    contracts: Map[str, tuple[Any, Any]]
+
+    @property
+    def same(self) -> bool:
+        """Whether every tensor has the same bits and the networks' contracts agree where they change the function."""
+        return not (self.differing or self.only_first or self.only_second or self.contracts)
+
+
+# -- reading ------------------------------------------------------------------------------------------------------------
+
+
+def ours(
+    path: Path, *, src: str | Path | None = None, arch: Architecture | None = None, no_top: bool = False
+) -> Ours:
+    """The checkpoint in a file, in our words.
+
+    `src` is a layout's name or a table of the user's own; without it the tables are asked which of them fits. Without
+    `arch` the shapes say. Raises MisfitError when anything is left over, missing or of another shape.
+    """
+    return told(formats.read(path), src=src, arch=arch, no_top=no_top)
+
+
+def told(
+    checkpoint: Checkpoint, *, src: str | Path | None = None, arch: Architecture | None = None, no_top: bool = False
+) -> Ours:
+    """The same for a checkpoint that is already open."""
+    ledger = identify(checkpoint, src=src, arch=arch)
+    if no_top:
+        ledger = _without_head(ledger)
+    return Ours(
+        checkpoint=checkpoint,
+        ledger=ledger,
+        architecture=ledger.architecture,
+        contract=_contract_of(checkpoint, ledger.mapping),
+        weights={slot: _reader(ledger, slot) for slot in ledger.claims},
+    )
+
+
+def identify(checkpoint: Checkpoint, *, src: str | Path | None = None, arch: Architecture | None = None) -> Ledger:
+    """The complete ledger of a file under the one table that fits it. Raises MisfitError that shows what does not."""
+    known = (checkpoint.manifest or {}).get("layout")
+    if src is None and known in layouts():
+        src = known
+    if src is not None:
+        return _sole(checkpoint, Mapping.load(src), arch)
+    tried = {layout: _try(checkpoint, Mapping.load(layout), arch) for layout in layouts()}
+    fits = [result for result in tried.values() if isinstance(result, Ledger) and not result.troubles]
+    if len(fits) == 1:
+        return _floating(checkpoint, fits[0])
+    if fits:
+        names = [ledger.mapping.layout for ledger in fits]
+        raise MisfitError(
+            f"{checkpoint.path}: {len(fits)} layouts fit equally: {', '.join(names)}",
+            hint=f"say which one it is with --src {names[0]} or --src {names[1]}",
+        )
+    near = [layout for layout, result in tried.items() if result is not None]
+    if len(near) == 1:
+        return _sole(checkpoint, Mapping.load(near[0]), arch)
+    raise MisfitError(_no_layout(checkpoint, tried), hint="name the layout with --src to see every misfit")
+
+
+def _try(checkpoint: Checkpoint, mapping: Mapping, arch: Architecture | None) -> Ledger | PortError | None:
+    """The ledger under one table, the error that stopped it, or None where the table recognises nothing."""
+    try:
+        survey = mapping.survey(checkpoint)
+        return mapping.match(checkpoint, _architecture(survey, arch), survey) if survey.found else None
+    except MisfitError as error:
+        return error
+
+
+def _sole(checkpoint: Checkpoint, mapping: Mapping, arch: Architecture | None) -> Ledger:
+    """The complete ledger under a table that is known to be the right one."""
+    survey = mapping.survey(checkpoint)
+    if not survey.found:
+        shown = "\n".join(f"  {line}" for line in _listed(checkpoint.tensors))
+        raise MisfitError(
+            f"{checkpoint.path}: nothing in it is named as {mapping.layout} names a DenseNet\n{shown}",
+            hint="see `densenet-port inspect` for what is in the file, `densenet-port layouts` for what is known",
+        )
+    try:
+        architecture = _architecture(survey, arch)
+    except MisfitError as error:
+        raise MisfitError(f"{checkpoint.path}: as {mapping.layout}: {error.message}") from error
+    ledger = mapping.match(checkpoint, architecture, survey)
+    if ledger.troubles:
+        raise MisfitError(*_trouble(checkpoint, ledger, survey, arch))
+    return _floating(checkpoint, ledger)
+
+
+def _architecture(survey: Survey, arch: Architecture | None) -> Architecture:
+    """The architecture asked for, with the file's own classes and channels; or the one its shapes say."""
+    return fitted(arch or infer(survey.kernels), survey)
+
+
+def _floating(checkpoint: Checkpoint, ledger: Ledger) -> Ledger:
+    """The same ledger, if every tensor it claims holds floating-point numbers."""
+    wrong = [claim for claim in ledger.claims.values() if claim.tensor.dtype not in FLOATS]
+    if wrong:
+        raise MisfitError(
+            f"{checkpoint.path}: {wrong[0].name} is {wrong[0].tensor.dtype}, expected one of {', '.join(FLOATS)}",
+            hint="a quantised network has other layers; convert the one it was made from",
+        )
+    return ledger
+
+
+def _without_head(ledger: Ledger) -> Ledger:
+    """The ledger of the body, with the head's tensors ignored by the user's word."""
+    head = {claim.name: "--no-top" for slot, claim in ledger.claims.items() if slot.unit == "head.dense"}
+    return replace(
+        ledger,
+        architecture=ledger.architecture.without_head(),
+        claims={slot: claim for slot, claim in ledger.claims.items() if slot.unit != "head.dense"},
+        ignored={**ledger.ignored, **head},
+    )
+
+
+def _reader(ledger: Ledger, slot: Slot) -> Callable[[], Array]:
+    """A function that reads one slot's tensor in our axes."""
+    claim, axes = ledger.claims[slot], ledger.architecture.units[slot.unit].axes(slot.role)
+    return lambda: move(claim.tensor.load(), claim.axes, axes)
+
+
+def _contract_of(checkpoint: Checkpoint, mapping: Mapping) -> Contract:
+    """What the file records of itself, else what its layout says."""
+    if checkpoint.manifest and "contract" in checkpoint.manifest:
+        return Contract.from_json(checkpoint.manifest["contract"])
+    if "epsilon" in checkpoint.metadata:
+        return replace(mapping.contract, epsilon=float(checkpoint.metadata["epsilon"]))
+    return mapping.contract
+
+
+# -- writing ------------------------------------------------------------------------------------------------------------
+
+
+def convert(
+    path: Path,
+    *,
+    out: Path | None,
+    src: str | Path | None = None,
+    arch: Architecture | None = None,
+    dst: str | Path = "keras",
+    no_top: bool = False,
+    dtype: str = "float32",
+    force: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Conversion:
+    """Convert a checkpoint to another layout and write it to `out`; without `out` only say what would be done.
+
+    `dst` is a layout's name or a table of the user's own, `dtype` the floating type to write. `progress` is told after
+    each tensor. An existing `out` stays unless `force`, and on any failure. Raises the errors of `ours`, UsageError for
+    a container that the target does not come in.
+    """
+    target = Mapping.load(dst)
+    if dtype not in ("float16", "float32", "float64"):
+        raise UsageError(f"unknown --dtype {dtype!r}", hint="known: float16, float32, float64")
+    if out is not None:
+        _check_out(path, out, target, force=force)
+    with ThreadPoolExecutor(1) as beside:  # hashing lets the interpreter go on
+        digest = beside.submit(file_digest, path)
+        source = ours(path, src=src, arch=arch, no_top=no_top)
+        plan = _plan(source, target, np.dtype(dtype))
+        return _written(plan, out, digest.result, progress) if out else plan
+
+
+def _check_out(path: Path, out: Path, target: Mapping, *, force: bool) -> None:
+    """Refuse a place or container that would fail, before any work."""
+    ending = formats.ending(out)
+    alike = {".hdf5": ".h5", ".pt": ".pth"}.get(ending, ending)
+    if alike not in target.containers:
+        raise UsageError(f"{out}: {target.layout} does not come as {ending}", hint=f"known: {', '.join(target.containers)}")
+    if out.exists() and path.exists() and out.samefile(path):
+        raise UsageError(f"{out}: is the checkpoint itself", hint="write to another file")
+    if out.is_dir():
+        raise DiskError(f"{out}: cannot be written: is a directory")
+    if out.exists() and not force:
+        raise UsageError(f"{out}: exists already", hint="pass --force to replace it, or --out to write elsewhere")
+
+
+def _plan(source: Ours, target: Mapping, dtype: np.dtype[Any]) -> Conversion:
+    """The conversion with nothing read but the norms whose epsilon must change, and nothing written."""
+    contract = source.contract if target.carried else target.contract
+    if contract.stem_padding != source.contract.stem_padding:
+        raise MisfitError(
+            f"{source.checkpoint.path}: its network pads the stem {source.contract.stem_padding}, {target.layout} only "
+            f"{contract.stem_padding}: the same weights would be another function",
+            hint="convert to a layout that carries its contract (keras)",
+        )
+    rules = target.spell(source.architecture)
+    replaced, absorbed = _absorb_all(source, contract, dtype)
+    tensors = {
+        rule.name: Tensor(
+            shape=_moved_shape(source.architecture, slot, rule.axes),
+            dtype=dtype.name,
+            load=partial(_spelled, source, slot, rule.axes, dtype, replaced),
+        )
+        for slot, rule in rules.items()
+    }
+    return Conversion(
+        source=source,
+        target=target,
+        contract=contract,
+        tensors=tensors,
+        absorbed=absorbed,
+        out=None,
+        manifest=_manifest(source, target, contract, absorbed, {}, ""),
+        notes=tuple(_notes(source, dtype)),
+    )
+
+
+def _spelled(source: Ours, slot: Slot, axes: str, dtype: np.dtype[Any], replaced: Map[Slot, Array]) -> Array:
+    """One tensor in the target's axes and type, contiguous."""
+    array = replaced[slot] if slot in replaced else source.weights[slot]()
+    ours_axes = source.architecture.units[slot.unit].axes(slot.role)
+    return np.ascontiguousarray(_cast(move(array, ours_axes, axes), dtype, slot))
+
+
+def _cast(array: Array, dtype: np.dtype[Any], slot: Slot) -> Array:
+    """The array in another floating type. Raises MisfitError for a number that only the old one could hold."""
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype)
+    if dtype.itemsize < array.dtype.itemsize and bool(np.any(np.isinf(cast) & np.isfinite(array))):
+        raise MisfitError(f"{slot} holds numbers that {dtype.name} cannot", hint="write a wider --dtype")
+    return cast
+
+
+def _moved_shape(architecture: Architecture, slot: Slot, axes: str) -> tuple[int, ...]:
+    sizes = architecture.units[slot.unit].sizes
+    return tuple(1 if axis == "1" else sizes[axis] for axis in axes.split())
+
+
+def _absorb_all(
+    source: Ours, contract: Contract, dtype: np.dtype[Any]
+) -> tuple[dict[Slot, Array], Map[str, Any] | None]:
+    """The scales and variances that change because the target fixes another epsilon, and the record of which did.
+
+    A file that was itself made so is taken back the same way, so that its own source's numbers return.
+    """
+    old, new = source.contract.epsilon, contract.epsilon
+    record = (source.checkpoint.manifest or {}).get("absorbed")
+    if old == new:
+        return {}, record
+    undo = set(record["scale"]) if record and (record["to"], record["from"]) == (old, new) else None
+    replaced: dict[Slot, Array] = {}
+    stretched: list[str] = []
+    for unit in source.architecture.units.values():
+        if unit.kind != "norm":
+            continue
+        slots = Slot(unit.name, "scale"), Slot(unit.name, "variance")
+        scale, variance = (_cast(source.weights[slot](), dtype, slot) for slot in slots)
+        if undo is None:
+            chosen, scale, variance = absorb(scale, variance, old, new)
+        elif unit.name in undo:
+            chosen, scale = "scale", absorb_in_scale(scale, variance, old, new)
+        else:
+            chosen, variance = "variance", absorb_in_variance(variance, old, new)
+        replaced[slots[0]], replaced[slots[1]] = scale, variance
+        if chosen == "scale":
+            stretched.append(unit.name)
+    return replaced, None if undo is not None else {"from": old, "to": new, "scale": stretched}
+
+
+def _written(
+    plan: Conversion, out: Path, source_digest: Callable[[], str], progress: Callable[[int, int], None]
+) -> Conversion:
+    """Write the planned tensors, taking each one's digest as it passes."""
+    digests = dict.fromkeys(plan.tensors, "0" * 64)
+
+    def digested(done: int, name: str, tensor: Tensor) -> Array:
+        array = tensor.load()
+        digests[name] = array_digest(array)
+        progress(done, len(plan.tensors))
+        return array
+
+    def manifest() -> dict[str, Any]:
+        return _manifest(plan.source, plan.target, plan.contract, plan.absorbed, digests, source_digest())
+
+    tensors = {
+        name: replace(tensor, load=partial(digested, done, name, tensor))
+        for done, (name, tensor) in enumerate(plan.tensors.items(), start=1)
+    }
+    formats.write(out, tensors, lambda: json.dumps(manifest(), separators=(",", ":")).encode())
+    return replace(plan, out=out, manifest=manifest())
+
+
+def _manifest(
+    source: Ours,
+    target: Mapping,
+    contract: Contract,
+    absorbed: Map[str, Any] | None,
+    digests: Map[str, str],
+    source_digest: str,
+) -> dict[str, Any]:
+    """What the written file says of itself. The same input gives the same bytes: no names, no times."""
+    return {
+        "schema": SCHEMA,
+        "tool": f"densenet-port {__version__}",
+        "layout": target.layout,
+        "architecture": source.architecture.to_json(),
+        "contract": contract.to_json(),
+        "source": {
+            "layout": source.layout,
+            "container": source.checkpoint.container,
+            "sha256": source_digest,
+        },
+        "mappings": {source.layout: source.ledger.mapping.digest, target.layout: target.digest},
+        "absorbed": absorbed,
+        "tensors": dict(digests),
+    }
+
+
+def _notes(source: Ours, dtype: np.dtype[Any]) -> Iterator[str]:
+    """What the owner of a file should know beside that it was converted."""
+    stored = {claim.tensor.dtype for claim in source.ledger.claims.values()}
+    if "float64" in stored and dtype.itemsize < 8:  # noqa: PLR2004 (bytes of a float64)
+        yield f"the checkpoint holds float64; what is written is rounded to {dtype.name} (--dtype float64 keeps it)"
+    if stored & {"float16", "bfloat16"}:
+        kinds = " and ".join(sorted(stored & {"float16", "bfloat16"}))
+        yield f"the checkpoint holds {kinds}: its rounding stays in the weights"
+    if source.ledger.mapping.carried and not source.checkpoint.manifest and "epsilon" not in source.checkpoint.metadata:
+        yield f"the file records no contract: epsilon {source.contract.epsilon:g} and {source.contract.stem_padding} stem padding are taken"
+
+
+# -- judging ------------------------------------------------------------------------------------------------------------
+
+
+def verify(path: Path) -> Checkpoint:
+    """The checkpoint in a file of ours, once every tensor's digest is the one in its manifest.
+
+    Raises MisfitError for a file that carries none, ComparisonError that names the tensors that differ.
+    """
+    checkpoint = formats.read(path)
+    recorded = (checkpoint.manifest or {}).get("tensors")
+    if not isinstance(recorded, dict):
+        raise MisfitError(f"{path}: carries no digests", hint="only files that densenet-port wrote can be verified")
+    wrong = [f"{name} is not recorded" for name in checkpoint.tensors if name not in recorded]
+    for name, digest in recorded.items():
+        if name not in checkpoint.tensors:
+            wrong.append(f"{name} is missing")
+        elif (found := array_digest(checkpoint.tensors[name].load())) != digest:
+            wrong.append(f"{name}: recorded {digest[:12]}…, found {found[:12]}…")
+    if wrong:
+        lines = "\n".join(f"  {line}" for line in _some(wrong))
+        raise ComparisonError(f"{path}: {len(wrong)} tensors are not the ones that were written\n{lines}")
+    return checkpoint
+
+
+def diff(first: Ours, second: Ours) -> Difference:
+    """Two checkpoints compared slot by slot, in our axes and in float64, whatever their layouts."""
+    differing: list[SlotDifference] = []
+    shared = [slot for slot in first.weights if slot in second.weights]
+    for slot in shared:
+        if found := _slot_difference(slot, first.weights[slot](), second.weights[slot]()):
+            differing.append(found)
+    old, new = _function_of(first.contract), _function_of(second.contract)
+    return Difference(
+        first=first,
+        second=second,
+        differing=tuple(differing),
+        only_first=tuple(slot for slot in first.weights if slot not in second.weights),
+        only_second=tuple(slot for slot in second.weights if slot not in first.weights),
+        identical=len(shared) - len(differing),
+        contracts={key: (old[key], new[key]) for key in old if old[key] != new[key]},
+    )
+
+
+def _function_of(contract: Contract) -> dict[str, Any]:
+    """The entries of a contract that change the logits."""
+    plain = contract.to_json()
+    return {"epsilon": plain["epsilon"], "stem_padding": plain["stem_padding"], "input": plain["input"]}
+
+
+def _slot_difference(slot: Slot, first: Array, second: Array) -> SlotDifference | None:
+    """How far two tensors are apart; None when every number is the same (NaN equals NaN)."""
+    if first.shape != second.shape:
+        return SlotDifference(slot=slot, absolute=float("inf"), ulps=float("inf"))
+    if np.array_equal(first, second, equal_nan=True):
+        return None
+    apart = np.abs(first.astype(np.float64) - second.astype(np.float64))
+    spacing = np.spacing(np.abs(first)).astype(np.float64)
+    return SlotDifference(slot=slot, absolute=float(np.max(apart)), ulps=float(np.max(apart / spacing)))
+
+
+# -- saying what is wrong ------------------------------------------------------------------------------------------------
+
+
+def _trouble(checkpoint: Checkpoint, ledger: Ledger, survey: Survey, arch: Architecture | None) -> tuple[str, str]:
+    """Message and next step for a ledger that does not close."""
+    table = f"mappings/{ledger.mapping.path.name}"
+    if ledger.unclaimed and ledger.troubles == len(ledger.unclaimed):
+        head = f"{checkpoint.path}: no line of {table} claims {_count(ledger.unclaimed, 'tensor')}"
+        lines, hint = _listed(ledger.unclaimed), "name them under [units], or under `ignore` if they may be dropped"
+    elif arch is not None and (better := _better(checkpoint, ledger, survey)):
+        head = f"{checkpoint.path} does not fit --arch {ledger.architecture.name}"
+        lines = [*list(_misfits(ledger))[:3]]
+        hint = f"{ledger.troubles} tensors differ or are unknown; every shape fits --arch {better.name}"
+    else:
+        head = f"{checkpoint.path}: {_count(range(ledger.troubles), 'misfit')} as {ledger.mapping.layout} {ledger.architecture.name}"
+        lines, hint = list(_some(list(_misfits(ledger)))), f"{len(ledger.claims)} of {len(ledger.architecture.slots)} tensors fit"
+    return "\n  ".join([head, *lines]), hint
+
+
+def _better(checkpoint: Checkpoint, ledger: Ledger, survey: Survey) -> Architecture | None:
+    """The architecture that the file's shapes say, if that one fits whole."""
+    try:
+        other = fitted(infer(survey.kernels), survey)
+        return None if ledger.mapping.match(checkpoint, other, survey).troubles else other
+    except PortError:
+        return None
+
+
+def _misfits(ledger: Ledger) -> Iterator[str]:
+    """A line for each tensor in the way."""
+    for wrong in ledger.misshapen:
+        yield f"{wrong.slot}  expected {wrong.expected}, found {wrong.found}  ({wrong.name})"
+    for slot, name in ledger.missing.items():
+        yield f"{slot}  is missing  (expected {name}, our shape {ledger.architecture.slots[slot]})"
+    for slot, names in ledger.doubled.items():
+        yield f"{slot}  could be any of {', '.join(names)}"
+    for line in _listed(ledger.unclaimed):
+        yield f"{line}  is claimed by no line of mappings/{ledger.mapping.path.name}"
+
+
+def _listed(tensors: Map[str, Tensor]) -> list[str]:
+    """Names and shapes, the first few."""
+    return list(_some([f"{name} {tensor.shape}" for name, tensor in tensors.items()]))
+
+
+def _some(lines: list[str]) -> Iterator[str]:
+    yield from lines[:SHOWN]
+    if len(lines) > SHOWN:
+        yield f"and {len(lines) - SHOWN} more"
+
+
+def _count(things: Any, noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
+
+
+def _no_layout(checkpoint: Checkpoint, tried: Map[str, Ledger | PortError | None]) -> str:
+    """The message that shows each candidate and what keeps it from fitting."""
+    lines = [f"{checkpoint.path}: no layout fits its {_count(checkpoint.tensors, 'tensor')}"]
+    for layout, result in sorted(tried.items(), key=lambda item: getattr(item[1], "troubles", 10**9)):
+        if result is None:
+            lines.append(f"{layout}: recognises none of its names")
+        elif isinstance(result, Ledger):
+            first = next(_misfits(result))
+            lines.append(f"{layout}: {_count(range(result.troubles), 'misfit')}; {first}")
+        else:
+            lines.append(f"{layout}: {result}")
+    return "\n  ".join(lines)
