@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from itertools import pairwise
-from math import prod
+from math import floor, prod
 from typing import Any, Literal, NamedTuple
 
 from densenet_port.errors import MisfitError, UsageError
@@ -269,13 +269,10 @@ def _count_layers(sizes: Mapping[str, Mapping[str, int]]) -> tuple[int, ...]:
 
 def _reduction(transitions: list[Mapping[str, int]]) -> float:
     """The shortest decimal that explains every transition's channels; one block alone has the usual half."""
-    if not transitions:
-        return 0.5
-    exact = 1 - transitions[0]["o"] / transitions[0]["i"]
-    for digits in range(1, 8):
-        for guess in (round(exact, digits), round(exact, digits) + 10**-digits):
-            if 0 <= guess < 1 and all(int(t["i"] * (1.0 - guess)) == t["o"] for t in transitions):
-                return guess
+    most = min((1 - t["o"] / t["i"] for t in transitions), default=0.5)
+    for guess in (0.5, *(floor(most * 10**digits + 1e-9) / 10**digits for digits in range(9))):
+        if 0 <= guess < 1 and all(int(t["i"] * (1.0 - guess)) == t["o"] for t in transitions):
+            return guess
     found = ", ".join(f"{t['i']} to {t['o']}" for t in transitions)
     raise MisfitError(f"no single reduction explains the transitions' channels: {found}")
 

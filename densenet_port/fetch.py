@@ -100,7 +100,7 @@ def _receive(entry: Registered, write: Callable[[bytes], int], progress: Callabl
         with urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310 (https, from our registry)
             total, done = int(answer.headers.get("Content-Length") or 0), 0
             while piece := answer.read(PIECE):
-                write(piece)
+                _store(entry, piece, write)
                 done += len(piece)
                 progress(done, total)
     except (OSError, HTTPException) as error:
@@ -111,3 +111,11 @@ def _receive(entry: Registered, write: Callable[[bytes], int], progress: Callabl
         ) from error
     if total and done != total:
         raise NetworkError(f"{entry.url}: expected {total} bytes, received {done}", hint="try again")
+
+
+def _store(entry: Registered, piece: bytes, write: Callable[[bytes], int]) -> None:
+    """Write a piece, so that a full disk is not taken for a lost connection."""
+    try:
+        write(piece)
+    except OSError as error:
+        raise DiskError(f"{cache() / entry.name}: cannot be written: {error.strerror}") from error

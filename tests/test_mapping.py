@@ -1,0 +1,217 @@
+"""Tables are strict, and every tensor of every recorded checkpoint is claimed once."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from densenet_port.arch import NAMED, Architecture, infer
+from densenet_port.checkpoint import Checkpoint, Tensor
+from densenet_port.convert import identify
+from densenet_port.data import folder
+from densenet_port.errors import MisfitError, UsageError
+from densenet_port.mapping import Mapping, layouts
+
+KEYS = Path(__file__).parent / "data" / "keys"
+LAYOUT_OF = {"timm": "torchvision", "torchvision_dotted": "torchvision"}  # software whose names another table says
+FIRST_TABLE = (folder("mappings") / "torchvision.toml").read_text(encoding="utf-8")
+
+
+def recorded(path):
+    """A checkpoint with the names, shapes and types that real software was seen to write; no values."""
+    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    return sketch({name: (tuple(map(int, re.findall(r"\d+", shape))), dtype) for name, shape, dtype in rows}, path)
+
+
+def sketch(tensors, path=Path("sketch.pth")):
+    """A checkpoint of names → (shape, dtype) whose arrays are zeros."""
+    return Checkpoint(
+        path=path,
+        container="pth",
+        tensors={n: Tensor(s, d, lambda s=s, d=d: np.zeros(s, d)) for n, (s, d) in tensors.items()},
+    )
+
+
+def spelled(layout, arch, prefix=""):
+    """The names and shapes that a layout's table gives an architecture."""
+    axes = {slot: arch.units[slot.unit].sizes for slot in arch.slots}
+    rules = Mapping.load(layout).spell(arch)
+    return {
+        prefix + rule.name: (tuple(1 if a == "1" else axes[slot][a] for a in rule.axes.split()), "float32")
+        for slot, rule in rules.items()
+    }
+
+
+@pytest.mark.parametrize("path", sorted(KEYS.glob("*.txt")), ids=lambda path: path.stem)
+def test_every_recorded_tensor_is_claimed_once(path):
+    """Table, architecture and real software agree: nothing missing, nothing left over, and the file says which."""
+    software, _, name = path.stem.rpartition("-")
+
+    ledger = identify(recorded(path))
+
+    arch = Architecture.named(name)
+    assert ledger.mapping.layout == LAYOUT_OF.get(software, software)
+    assert (ledger.architecture, set(ledger.claims), ledger.troubles) == (arch, set(arch.slots), 0)
+    assert len(ledger.claims) + len(ledger.ignored) == len(recorded(path).tensors)
+
+
+def test_key_lists_of_every_layout_and_depth_are_recorded():
+    """The lists that the test above stands on are all there."""
+    found = {path.stem for path in KEYS.glob("*.txt")}
+
+    torch_like = {f"{kind}-{arch}" for kind in ("torchvision", "torchvision_dotted", "timm") for arch in (121, 161, 169, 201)}
+    assert found >= torch_like | {f"keras-applications-{arch}" for arch in (121, 169, 201)}
+
+
+@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("layout", layouts())
+def test_what_a_table_spells_it_also_reads(layout, name):
+    """Source and target are one table: spelled names come back as the same slots."""
+    arch, mapping = Architecture.named(name), Mapping.load(layout)
+    if any(getattr(arch, key) not in allowed for key, allowed in mapping.only.items()):
+        with pytest.raises(MisfitError, match=f"{layout} cannot hold this network"):
+            mapping.spell(arch)
+        return
+
+    ledger = mapping.match(sketch(spelled(layout, arch)), arch)
+
+    assert (tuple(ledger.claims), ledger.troubles) == (tuple(arch.slots), 0)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "state_dict.module.densenet121.", "model.net."])
+def test_a_prefix_is_found(prefix):
+    """Whatever stands before every name is taken off, however deep."""
+    ledger = identify(sketch(spelled("torchvision", NAMED["121"], prefix)))
+
+    assert (ledger.prefix, ledger.troubles) == (prefix, 0)
+
+
+def test_two_networks_in_a_file_are_refused():
+    """An ensemble or an EMA copy makes the choice the user's."""
+    both = {**spelled("torchvision", NAMED["121"], "model."), **spelled("torchvision", NAMED["121"], "ema.")}
+
+    with pytest.raises(MisfitError, match=r"2 networks of layout torchvision in one file, under 'ema.', 'model.'"):
+        identify(sketch(both), src="torchvision")
+
+
+def test_without_names_the_order_decides():
+    """Running numbers, wherever they start, give the k-th unit of a kind."""
+    arch = Architecture(layers=(2, 2), growth_rate=4, init_channels=8, classes=5)
+    counts = {"conv": 6, "norm": 6, "dense": 2}
+    names, groups = {}, {"conv": "conv2d", "norm": "batch_normalization", "dense": "dense"}
+    seen = {}
+    for slot, rule in Mapping.load("keras").spell(arch).items():
+        kind = arch.units[slot.unit].kind
+        numbers = seen.setdefault(kind, {})
+        number = numbers.setdefault(slot.unit, counts[kind] + len(numbers))
+        variable = rule.name.rpartition("/")[2]
+        names[f"{groups[kind]}_{number}/{variable}"] = (arch.slots[slot], "float32")
+
+    ledger = identify(sketch(dict(sorted(names.items()))), src="keras")
+
+    assert (ledger.architecture, ledger.troubles, len(ledger.claims)) == (arch, 0, len(arch.slots))
+
+
+def test_two_layouts_that_fit_equally_are_refused():
+    """Without names, ours and Keras's own 121 are the same file: the user must say."""
+    arch, seen, names = NAMED["121"], {}, {}
+    for slot, rule in Mapping.load("keras").spell(arch).items():
+        group = {"conv": "conv2d", "norm": "batch_normalization", "dense": "dense"}[arch.units[slot.unit].kind]
+        number = seen.setdefault(group, {}).setdefault(slot.unit, len(seen[group]))
+        names[f"{group}{f'_{number}' if number else ''}/{rule.name.rpartition('/')[2]}"] = (arch.slots[slot], "float32")
+
+    with pytest.raises(MisfitError) as error:
+        identify(sketch(names))
+
+    assert str(error.value) == (
+        "sketch.pth: 2 layouts fit equally: keras, keras-applications\n"
+        "  say which one it is with --src keras or --src keras-applications"
+    )
+
+
+def replaced(text, table=FIRST_TABLE):
+    """The torchvision table with one `old → new` replacement, which must apply."""
+    old, new = text
+    assert old in table
+    return table.replace(old, new, 1)
+
+
+FAULTS = [
+    (('layout     =', 'layuot     ='), "unknown key 'layuot'"),
+    (('about      = "', 'about      = 3 # "'), "about must be a str, found 3"),
+    (("epsilon      = 1e-5", ""), "missing key 'contract.epsilon'"),
+    (("epsilon      = 1e-5", "epsilon = 1e-5\nmomentum = 0.9"), "unknown key 'contract.momentum'"),
+    (("epsilon      = 1e-5", 'epsilon = "small"'), "contract.epsilon must be a float, found 'small'"),
+    (('stem_padding = "symmetric"', 'stem_padding = "valid"'), "contract.stem_padding must be one of symmetric, same"),
+    (('order = "rgb", ', ""), "missing key 'contract.input.order'"),
+    (('"final.norm" ', '"final.norms" '), "unknown key 'units.final.norms'"),
+    (('"stem.norm"               = "features.norm0"', ""), "missing key 'units.stem.norm'"),
+    (('"features.norm0"', '"features.norm{b}"'), "pattern 'features.norm{b}' must have no places"),
+    (('"features.transition{b}.conv"', '"features.transition.conv"'), "pattern 'features.transition.conv' must have {b}"),
+    (('"features.transition{b}.conv"', '"features.transition{b.conv"'), "bad pattern"),
+    (('"{unit}.bias"\nnorm', '"bias"\nnorm'), "tensors.dense.bias.name: pattern 'bias' must have {unit}"),
+    (('axes = "o i h w"', 'axes = "o i h"'), "tensors.conv.kernel.axes must name 'h w i o' in their order, found 'o i h'"),
+    (('axes = "o i h w"', 'axis = "o i h w"'), "unknown key 'tensors.conv.kernel.axis'"),
+    (('{ name = "{unit}.weight", axes = "o i" }', '"{unit}.weight"'), "tensors.dense.kernel must be a dict"),
+    ((', variance = "{unit}.running_var"', ""), "missing key 'tensors.norm.variance'"),
+    (("first      = { b = 1", "first      = { c = 1"), "unknown key 'first.c'"),
+    (('only       = { stem', 'only       = { stemm'), "unknown key 'only.stemm'"),
+    (("[units]", "[units"), "not TOML"),
+    (("[tensors]", '[order]\nconv = "conv_{n}"\nnorm = "n{_n}"\ndense = "d{_n}"\n[tensors]'), "pattern 'conv_{n}' must have {_n}"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), FAULTS, ids=[message[:40] for _, message in FAULTS])
+def test_a_table_that_is_not_exactly_right_is_refused(tmp_path, change, message):
+    """The error names the file and the key."""
+    table = tmp_path / "mine.toml"
+    table.write_text(replaced(change), encoding="utf-8")
+
+    with pytest.raises(UsageError) as error:
+        Mapping.load(table)
+
+    assert error.value.message.startswith(f"{table}: ")
+    assert message in error.value.message
+
+
+@pytest.mark.parametrize("layout", layouts())
+def test_every_key_of_a_table_is_read(layout, tmp_path):
+    """No key can be misspelled without an error: a letter added to any of them is noticed."""
+    text = (folder("mappings") / f"{layout}.toml").read_text(encoding="utf-8")
+    keys = set(re.findall(r'^"?([a-z][\w.{}]*)"? *=', text, re.MULTILINE)) | set(re.findall(r"[{,] *(\w+) +=", text))
+    assert len(keys) > 20
+    for key in keys:
+        changed = tmp_path / "changed.toml"
+        changed.write_text(re.sub(rf'(^|[ "{{,.]){re.escape(key)}("? *=)', rf"\g<1>{key}x\2", text, count=1, flags=re.MULTILINE))
+        assert changed.read_text() != text
+        with pytest.raises(UsageError):
+            Mapping.load(changed)
+
+
+def test_an_unknown_layout_names_the_known_ones():
+    """The error lists what there is."""
+    with pytest.raises(UsageError) as error:
+        Mapping.load("mxnet")
+
+    assert str(error.value) == f"unknown layout 'mxnet'\n  known: {', '.join(layouts())}"
+
+
+def test_no_layer_name_of_any_framework_stands_in_python():
+    """Tables state facts, code holds none: no spelled unit of a table is in the package's source."""
+    package = folder("mappings").parent / "densenet_port"
+    code = "\n".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
+    for layout in layouts():
+        table = tomllib.loads((folder("mappings") / f"{layout}.toml").read_text(encoding="utf-8"))
+        for patterns in table["units"].values() if layout != "keras" else ():
+            for pattern in [patterns] if isinstance(patterns, str) else patterns:
+                stem = re.split(r"\{\w+\}", pattern)[0]
+                if len(stem) > 4:
+                    assert stem not in code, (layout, stem)
+
+
+def test_inference_needs_the_first_layer():
+    """Without a stem or a first layer there is nothing to count from."""
+    with pytest.raises(MisfitError, match=r"no DenseNet without block1.layer1.conv1"):
+        infer({"stem.conv": {"h": 7, "w": 7, "i": 3, "o": 64}})
