@@ -1,0 +1,192 @@
+"""Where README's figures come from: whole processes, page cache warm, in turn, medians.
+
+    python benchmarks/run.py                      measure everything, print the tables, write benchmarks/results.json
+    python benchmarks/run.py --readme             and put the tables into README.md, between their markers
+    python benchmarks/run.py convert --runs 9     one group, more runs
+
+The floor of a conversion is the start of Python with numpy and h5py plus one copy of the written bytes. The machine is
+noisy: trust the ratios, which are taken pair by pair within one round.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parent.parent
+ARCHS = ("121", "161", "169", "201")
+MIB = 2**20
+
+
+class Cost(NamedTuple):
+    """One process: wall seconds and peak resident memory in MiB."""
+
+    seconds: float
+    memory: float
+
+
+def measure(command: Sequence[Any], **environment: str) -> Cost:
+    """Run a command to its end; its failure is ours."""
+    start = time.perf_counter()
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen([*map(str, command)], stdout=said, stderr=said, env={**os.environ, **environment})
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            sys.exit(f"{' '.join(map(str, command))} failed:\n{said.read().decode()[-2000:]}")
+    return Cost(time.perf_counter() - start, usage.ru_maxrss / 1024)
+
+
+def in_turn(tasks: Mapping[str, Callable[[], Cost]], runs: int) -> dict[str, list[Cost]]:
+    """Every task once as a warm-up, then all of them in turn, `runs` times."""
+    costs: dict[str, list[Cost]] = {name: [] for name in tasks}
+    for turn in range(runs + 1):
+        for name, task in tasks.items():
+            cost = task()
+            if turn:
+                costs[name].append(cost)
+    return costs
+
+
+def ratio(above: Sequence[Cost], below: Sequence[Cost]) -> float:
+    """Median of the ratios of wall times within each round."""
+    return statistics.median(a.seconds / b.seconds for a, b in zip(above, below, strict=True))
+
+
+def seconds(costs: Sequence[Cost]) -> float:
+    """Median wall time."""
+    return statistics.median(cost.seconds for cost in costs)
+
+
+def memory(costs: Sequence[Cost]) -> float:
+    """Largest peak."""
+    return max(cost.memory for cost in costs)
+
+
+# -- groups -------------------------------------------------------------------------------------------------------------
+
+
+def checkpoints(folder: Path) -> dict[str, Path]:
+    """Torchvision checkpoints with random weights, written by torch."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from networks import checkpoint_file
+
+    return {arch: checkpoint_file(folder, arch, "zip") for arch in ARCHS}
+
+
+def convert(folder: Path, runs: int) -> dict[str, Any]:
+    """A `.pth` of torchvision to `.weights.h5`: densenet-port, the floor, and a user's script on two backends."""
+    files, rows = checkpoints(folder), {}
+    tool = Path(sys.executable).with_name("densenet-port")
+    for arch, source in files.items():
+        out = folder / "out.weights.h5"
+
+        def floor(out: Path = out) -> Cost:
+            start = measure([sys.executable, "-c", "import numpy, h5py"])
+            copying = time.perf_counter()
+            shutil.copyfile(out, folder / "copy")
+            return Cost(start.seconds + time.perf_counter() - copying, start.memory)
+
+        naive = [sys.executable, ROOT / "benchmarks" / "naive.py", arch, source, folder / "naive.weights.h5"]
+        fast = in_turn({"tool": lambda s=source: measure([tool, "convert", s, "--out", out, "--force"]), "floor": floor}, runs)
+        slow = in_turn(
+            {
+                "tool": lambda s=source: measure([tool, "convert", s, "--out", out, "--force"]),
+                "tensorflow": lambda n=naive: measure(n, KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3"),
+                "torch": lambda n=naive: measure(n, KERAS_BACKEND="torch"),
+            },
+            max(3, runs // 3),
+        )
+        rows[arch] = {
+            "bytes": source.stat().st_size,
+            "tool_seconds": seconds(fast["tool"]),
+            "tool_mib": memory(fast["tool"] + slow["tool"]),
+            "floor_seconds": seconds(fast["floor"]),
+            "times_floor": ratio(fast["tool"], fast["floor"]),
+            **{f"{name}_seconds": seconds(slow[name]) for name in ("tensorflow", "torch")},
+            **{f"{name}_mib": memory(slow[name]) for name in ("tensorflow", "torch")},
+            **{f"{name}_speedup": ratio(slow[name], slow["tool"]) for name in ("tensorflow", "torch")},
+        }
+    return rows
+
+
+def convert_table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """The conversions as Markdown."""
+    lines = [
+        "| `.pth` → `.weights.h5` | densenet-port | times the floor | a script, TensorFlow | a script, PyTorch backend |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for arch, row in rows.items():
+        cells = [f"{row['tool_seconds']:.2f} s, {row['tool_mib']:.0f} MiB", f"{row['times_floor']:.2f}"]
+        for name in ("tensorflow", "torch"):
+            cells.append(f"{row[f'{name}_seconds']:.1f} s, {row[f'{name}_mib']:.0f} MiB ({row[f'{name}_speedup']:.0f}×)")
+        lines.append(f"| {arch}, {row['bytes'] / MIB:.0f} MiB | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+GROUPS = {"convert": (convert, convert_table)}
+
+
+# -- the whole ----------------------------------------------------------------------------------------------------------
+
+
+def machine() -> str:
+    """What it was run on, for the line under a table."""
+    packages = []
+    for name in ("numpy", "h5py", "torch", "keras", "tensorflow", "tensorflow-cpu", "jax"):
+        try:
+            packages.append(f"{name} {version(name).partition('+')[0]}")
+        except PackageNotFoundError:
+            continue
+    return (
+        f"{os.cpu_count()} {platform.machine()} cores, {platform.system()}, Python {platform.python_version()}, "
+        f"{', '.join(packages)}, {datetime.now(UTC).date()}"
+    )
+
+
+def into_readme(name: str, text: str) -> None:
+    """Replace what stands between a table's markers in README."""
+    readme = ROOT / "README.md"
+    old = readme.read_text(encoding="utf-8")
+    marked = re.compile(rf"(<!-- {name}: [^>]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    if not marked.search(old):
+        sys.exit(f"README.md has no markers for {name}")
+    readme.write_text(marked.sub(lambda found: f"{found[1]}{text}\n{found[2]}", old), encoding="utf-8")
+
+
+def main() -> None:
+    """Measure the groups asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("groups", nargs="*", choices=[*GROUPS, []], help="default: all")
+    parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--readme", action="store_true")
+    given = parser.parse_args()
+    path = ROOT / "benchmarks" / "results.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in given.groups or GROUPS:
+            run, table = GROUPS[name]
+            rows = run(Path(folder), given.runs)
+            results[name] = {"machine": machine(), "runs": given.runs, "rows": rows}
+            text = f"{table(rows)}\n\n{results[name]['machine']}; medians of {given.runs} runs."
+            print(text)
+            if given.readme:
+                into_readme(name, text)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""What every test module shares."""
+
+import pytest
+
+SMALL = "layers=2-3-2,growth_rate=8,init_channels=16,classes=7"  # the same shape of code as the published networks
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """Small torchvision checkpoints of every form, written by torch: form → path."""
+    from networks import FORMS, checkpoint_file
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return {form: checkpoint_file(folder, SMALL, form) for form in FORMS}
+
+
+@pytest.fixture
+def small(files):
+    """A small torchvision checkpoint as `torch.save` writes it today."""
+    return files["zip"]
