@@ -12,12 +12,13 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from densenet_port.arch import Input
-from densenet_port.convert import convert, ours, verify
+from densenet_port.convert import Ours, convert, ours, verify
 from densenet_port.data import folder
 from densenet_port.errors import CorruptError, DiskError
 from densenet_port.forward import forward
@@ -43,10 +44,11 @@ class HeldOut:
 class DemoResult:
     """What the demonstration measured.
 
-    `accuracy_before` is torch's on the held-out digits, `accuracy_after` that of the converted weights in numpy, both
-    float32, 0 … 1; `agreeing` counts digits for which the two name the same class. `difference32` and `difference64`
-    are the largest difference of any logit from torch in the same precision; `deviation` is the standard deviation of
-    torch's float64 logits, the unit in which a difference means something. `seconds` is the wall time of everything.
+    `tensors` and `parameters` (trained values) are those of the converted network, `images` the held-out digits.
+    `accuracy_before` is torch's on them, `accuracy_after` that of the converted weights in numpy, both float32, 0 … 1;
+    `agreeing` counts the digits for which the two name the same class. `difference32` and `difference64` are the
+    largest difference of any logit from torch's in the same precision, `relative32` and `relative64` the same in
+    standard deviations of torch's logits. `seconds` is the wall time of everything.
     """
 
     architecture: str
@@ -57,19 +59,10 @@ class DemoResult:
     accuracy_after: float
     agreeing: int
     difference32: float
+    relative32: float
     difference64: float
-    deviation: float
+    relative64: float
     seconds: float
-
-    @property
-    def relative32(self) -> float:
-        """Largest float32 difference in deviations of the logits."""
-        return self.difference32 / self.deviation
-
-    @property
-    def relative64(self) -> float:
-        """Largest float64 difference in deviations of the logits."""
-        return self.difference64 / self.deviation
 
 
 def demo() -> DemoResult:
@@ -85,37 +78,44 @@ def demo() -> DemoResult:
         convert(sample / "digits.pth", out=converted)
         verify(converted)
         network = ours(converted)
-        images = prepare(held_out.images)
-        after32, after64 = (
-            forward(network.architecture, network.contract, network.weights, images, dtype=dtype)
-            for dtype in (np.float32, np.float64)
-        )
-    before, after = held_out.logits32.argmax(1), after32.argmax(1)
+        logits32, logits64 = (_asked(network, held_out.images, dtype) for dtype in (np.float32, np.float64))
+    before, after = held_out.logits32.argmax(1), logits32.argmax(1)
+    difference32 = float(np.abs(logits32 - held_out.logits32).max())
+    difference64 = float(np.abs(logits64 - held_out.logits64).max())
+    deviation = float(held_out.logits64.std())
     return DemoResult(
         architecture=network.architecture.name,
         tensors=len(network.architecture.slots),
         parameters=network.architecture.trainable,
-        images=len(images),
+        images=len(held_out.images),
         accuracy_before=float(np.mean(before == held_out.labels)),
         accuracy_after=float(np.mean(after == held_out.labels)),
         agreeing=int(np.sum(before == after)),
-        difference32=float(np.abs(after32 - held_out.logits32).max()),
-        difference64=float(np.abs(after64 - held_out.logits64).max()),
-        deviation=float(held_out.logits64.std()),
+        difference32=difference32,
+        relative32=difference32 / deviation,
+        difference64=difference64,
+        relative64=difference64 / deviation,
         seconds=time.perf_counter() - start,
+    )
+
+
+def _asked(network: Ours, digits: NDArray[np.uint8], dtype: DTypeLike) -> NDArray[np.floating[Any]]:
+    """Logits (N, 10) of a converted network for digits (N, 8, 8), in numpy and the given precision."""
+    return forward(
+        network.architecture, network.contract, lambda slot: network.weights[slot](), prepare(digits), dtype=dtype
     )
 
 
 def prepare(digits: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Digits (N, 8, 8), ink 0 … 16, as the sample network takes them: (N, 32, 32, 3) float32, channels last.
 
-    Enlarged four times, bilinearly (pixel centres at halves, edges repeated); ink 16 is a pixel of 255, the same in red,
-    green and blue; then torchvision's (pixel / 255 − mean) / std. The same bits on every machine: the bilinear weights
-    are eighths and the ink whole, so the sums are exact in any order, and the rest is rounded value by value.
+    Enlarged four times, bilinearly (pixel centres at halves, edges repeated); ink 16 is a pixel of 255, the same in
+    red, green and blue; then torchvision's (pixel / 255 − mean) / std. The same bits on every machine: the bilinear
+    weights are eighths and the ink whole, so the sums are exact in any order, and the rest is rounded value by value.
     """
     places = np.clip((np.arange(32) + 0.5) / 4 - 0.5, 0, 7)
     weights = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(8)))
-    pixels = weights @ (digits * (255 / 16)) @ weights.T
+    pixels: NDArray[np.float64] = weights @ (digits * (255 / 16)) @ weights.T
     rgb = Input()
     return ((pixels[..., None] / rgb.scale - rgb.mean) / rgb.std).astype(np.float32)
 
@@ -124,9 +124,9 @@ def read_held_out(path: Path) -> HeldOut:
     """Read `digits-heldout.npz`. Raises DiskError or CorruptError, with the way to mend an installation."""
     hint = "reinstall densenet-port: its installation is incomplete"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return HeldOut(**{name: file[name] for name in HeldOut.__slots__})
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return HeldOut(**{name: archive[name] for name in HeldOut.__slots__})
     except OSError as error:
-        raise DiskError(f"{path}: cannot be read: {error.strerror or error}", hint=hint) from error
+        raise DiskError(f"{path}: cannot be read: {error.strerror}", hint=hint) from error
     except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise CorruptError(f"{path}: not the held-out digits: {error}", hint=hint) from error
