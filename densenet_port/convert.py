@@ -166,7 +166,8 @@ def _sole(checkpoint: Checkpoint, mapping: Mapping, arch: Architecture | None) -
         raise MisfitError(f"{checkpoint.path}: as {mapping.layout}: {error.message}") from error
     ledger = mapping.match(checkpoint, architecture, survey)
     if ledger.troubles:
-        raise MisfitError(*_trouble(checkpoint, ledger, survey, arch))
+        message, hint = _trouble(checkpoint, ledger, survey, arch)
+        raise MisfitError(message, hint=hint)
     return _floating(checkpoint, ledger)
 
 
@@ -480,7 +481,7 @@ def _trouble(checkpoint: Checkpoint, ledger: Ledger, survey: Survey, arch: Archi
         hint = f"{ledger.troubles} tensors differ or are unknown; every shape fits --arch {better.name}"
     else:
         head = f"{checkpoint.path}: {_count(range(ledger.troubles), 'misfit')} as {ledger.mapping.layout} {ledger.architecture.name}"
-        lines, hint = list(_some(list(_misfits(ledger)))), f"{len(ledger.claims)} of {len(ledger.architecture.slots)} tensors fit"
+        lines, hint = list(_some(list(_misfits(ledger)))), f"{ledger.fitting} of {len(ledger.architecture.slots)} tensors fit"
     return "\n  ".join([head, *lines]), hint
 
 

@@ -82,6 +82,11 @@ class Ledger:
         """How many tensors stand in the way; 0 when everything is accounted for."""
         return len(self.missing) + len(self.unclaimed) + len(self.doubled) + len(self.misshapen)
 
+    @property
+    def fitting(self) -> int:
+        """How many slots are filled by one tensor of the right shape."""
+        return len(self.claims.keys() - self.doubled.keys() - {wrong.slot for wrong in self.misshapen})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:

@@ -13,6 +13,8 @@ from densenet_port.checkpoint import Array
 
 Absorber = Literal["variance", "scale"]
 
+TIE = 1e-6  # a change too small for either tensor costs both the same, but for float64's own rounding
+
 
 class Move(NamedTuple):
     """A compiled axis move: drop `dropped`, permute by `order`, put axes of length one in at `added`."""
@@ -62,9 +64,9 @@ def absorb(scale: Array, variance: Array, source: float, target: float) -> tuple
     stretched = absorb_in_scale(scale, variance, source, target)
     if not _gives_back(variance, shifted, source - target):
         return "scale", stretched, variance
-    if _slope_error_of_variance(variance, shifted, source, target) <= _slope_error_of_scale(
-        scale, stretched, variance, source, target
-    ):
+    of_variance = _slope_error_of_variance(variance, shifted, source, target)
+    of_scale = _slope_error_of_scale(scale, stretched, variance, source, target)
+    if of_variance <= of_scale * (1 + TIE):
         return "variance", scale, shifted
     return "scale", stretched, variance
 
