@@ -5,7 +5,7 @@ Everything is decided and checked before a byte is written; tensors are read, tu
 
 import json
 from collections.abc import Callable, Iterator, Mapping as Map
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from densenet_port.transform import absorb, absorb_in_scale, absorb_in_variance,
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 SCHEMA = "densenet-port/file/1"
+BEHIND = 16  # tensors that may wait to be hashed, which bounds the memory they hold
 SHOWN = 6  # tensors listed in an error before "and n more"
 
 
@@ -92,9 +93,7 @@ class Difference:
 # -- reading ------------------------------------------------------------------------------------------------------------
 
 
-def ours(
-    path: Path, *, src: str | Path | None = None, arch: Architecture | None = None, no_top: bool = False
-) -> Ours:
+def ours(path: Path, *, src: str | Path | None = None, arch: Architecture | None = None, no_top: bool = False) -> Ours:
     """The checkpoint in a file, in our words.
 
     `src` is a layout's name or a table of the user's own; without it the tables are asked which of them fits. Without
@@ -243,7 +242,7 @@ def convert(
         digest = beside.submit(file_digest, path)
         source = ours(path, src=src, arch=arch, no_top=no_top)
         plan = _plan(source, target, np.dtype(dtype))
-        return _written(plan, out, digest.result, progress) if out else plan
+        return _written(plan, out, digest, beside, progress) if out else plan
 
 
 def _check_out(path: Path, out: Path, target: Mapping, *, force: bool) -> None:
@@ -251,7 +250,9 @@ def _check_out(path: Path, out: Path, target: Mapping, *, force: bool) -> None:
     ending = formats.ending(out)
     alike = {".hdf5": ".h5", ".pt": ".pth"}.get(ending, ending)
     if alike not in target.containers:
-        raise UsageError(f"{out}: {target.layout} does not come as {ending}", hint=f"known: {', '.join(target.containers)}")
+        raise UsageError(
+            f"{out}: {target.layout} does not come as {ending}", hint=f"known: {', '.join(target.containers)}"
+        )
     if out.exists() and path.exists() and out.samefile(path):
         raise UsageError(f"{out}: is the checkpoint itself", hint="write to another file")
     if out.is_dir():
@@ -346,19 +347,31 @@ def _absorb_all(
 
 
 def _written(
-    plan: Conversion, out: Path, source_digest: Callable[[], str], progress: Callable[[int, int], None]
+    plan: Conversion,
+    out: Path,
+    source_digest: Future[str],
+    beside: ThreadPoolExecutor,
+    progress: Callable[[int, int], None],
 ) -> Conversion:
-    """Write the planned tensors, taking each one's digest as it passes."""
+    """Write the planned tensors; each one's digest is taken beside, while the next is turned and written."""
+    hashing: dict[str, Future[str]] = {}
     digests = dict.fromkeys(plan.tensors, "0" * 64)
 
+    def settle(behind: int) -> None:
+        while len(hashing) > behind:
+            name = next(iter(hashing))
+            digests[name] = hashing.pop(name).result()
+
     def digested(done: int, name: str, tensor: Tensor) -> Array:
+        settle(BEHIND)
         array = tensor.load()
-        digests[name] = array_digest(array)
+        hashing[name] = beside.submit(array_digest, array)
         progress(done, len(plan.tensors))
         return array
 
     def manifest() -> dict[str, Any]:
-        return _manifest(plan.source, plan.target, plan.contract, plan.absorbed, digests, source_digest())
+        settle(0)
+        return _manifest(plan.source, plan.target, plan.contract, plan.absorbed, digests, source_digest.result())
 
     tensors = {
         name: replace(tensor, load=partial(digested, done, name, tensor))
@@ -481,7 +494,10 @@ def _trouble(checkpoint: Checkpoint, ledger: Ledger, survey: Survey, arch: Archi
         hint = f"{ledger.troubles} tensors differ or are unknown; every shape fits --arch {better.name}"
     else:
         head = f"{checkpoint.path}: {_count(range(ledger.troubles), 'misfit')} as {ledger.mapping.layout} {ledger.architecture.name}"
-        lines, hint = list(_some(list(_misfits(ledger)))), f"{ledger.fitting} of {len(ledger.architecture.slots)} tensors fit"
+        lines, hint = (
+            list(_some(list(_misfits(ledger)))),
+            f"{ledger.fitting} of {len(ledger.architecture.slots)} tensors fit",
+        )
     return "\n  ".join([head, *lines]), hint
 
 

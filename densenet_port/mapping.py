@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping as Map
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 from string import Formatter
 from typing import Any, NamedTuple
@@ -234,7 +235,9 @@ class Mapping:
         names: dict[Slot, str] = {}
         spelled = {entry.slot.unit: entry.spelled for entry in survey.found}
         for unit in architecture.units.values():
-            own = spelled.get(unit.name) or self._fill(self.units[_generic(unit.name)[0]][0], _generic(unit.name)[1], architecture)
+            own = spelled.get(unit.name) or self._fill(
+                self.units[_generic(unit.name)[0]][0], _generic(unit.name)[1], architecture
+            )
             for role, rule in self.tensors[unit.kind].items():
                 names[Slot(unit.name, role)] = survey.prefix + rule.name.format(unit=own)
         return names
@@ -286,7 +289,9 @@ class Mapping:
     def _ours(self, generic: str, hit: re.Match[str]) -> str:
         """Our unit's name for a recognised one."""
         groups = hit.groupdict()
-        return generic.format(**{key: int(groups[key]) + 1 - self.first.get(key, 1) for key in ("b", "l") if groups.get(key)})
+        return generic.format(
+            **{key: int(groups[key]) + 1 - self.first.get(key, 1) for key in ("b", "l") if groups.get(key)}
+        )
 
     def _by_order(self, checkpoint: Checkpoint) -> list[Found]:
         """Every tensor that the running numbers place: the k-th of a kind is the k-th unit of that kind."""
@@ -320,12 +325,11 @@ class Mapping:
         """Layers of a kind in the order of their running numbers: layer → rule's name → tensor's name."""
         pattern = _regex(self.order[kind])
         layers: dict[tuple[int, str], dict[str, str]] = {}
-        for name in checkpoint.tensors:
-            for rule in self.tensors[kind].values():
-                ending = rule.name.removeprefix("{unit}")
-                spelled = name.removesuffix(ending)
-                if spelled != name and (hit := pattern.fullmatch(spelled)):
-                    layers.setdefault((int(hit["order"] or 0), spelled), {})[rule.name] = name
+        for rule in self.tensors[kind].values():
+            ending = rule.name.removeprefix("{unit}")
+            for name in checkpoint.tensors:
+                if name.endswith(ending) and (hit := pattern.fullmatch(name.removesuffix(ending))):
+                    layers.setdefault((int(hit["order"] or 0), hit[0]), {})[rule.name] = name
         return {spelled: layers[number, spelled] for number, spelled in sorted(layers)}
 
     def _ignoring_rule(self, name: str, prefix: str, spelled: set[str]) -> str | None:
@@ -362,7 +366,9 @@ def _doubled(choices: Map[Slot, list[Found]]) -> dict[Slot, tuple[str, ...]]:
     spellings: dict[str, set[str]] = {}
     for slot, found in choices.items():
         spellings.setdefault(slot.unit, set()).update(entry.spelled for entry in found)
-    return {slot: tuple(entry.name for entry in found) for slot, found in choices.items() if len(spellings[slot.unit]) > 1}
+    return {
+        slot: tuple(entry.name for entry in found) for slot, found in choices.items() if len(spellings[slot.unit]) > 1
+    }
 
 
 def fitted(architecture: Architecture, survey: Survey) -> Architecture:
@@ -469,7 +475,9 @@ def _order(path: Path, table: Any) -> dict[Kind, str]:
     """Kind → the pattern of its running numbers."""
     _known(path, "order.", _typed(path, "order", table, dict), ROLES, required=ROLES if table else ())
     for kind, pattern in table.items():
-        _check_places(path, f"order.{kind}", _typed(path, f"order.{kind}", pattern, str), required={"_n"}, allowed={"_n"})
+        _check_places(
+            path, f"order.{kind}", _typed(path, f"order.{kind}", pattern, str), required={"_n"}, allowed={"_n"}
+        )
     return dict(table)
 
 
@@ -532,6 +540,7 @@ def _fill_index(mapping: Mapping) -> None:
 # -- names and numbers --------------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1 << 14)  # every table asks for the same names
 def _skeleton(name: str) -> str:
     """A name with every number replaced by `#`."""
     return re.sub(r"\d+", "#", name)
