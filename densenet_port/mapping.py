@@ -83,6 +83,15 @@ class Ledger:
         """How many tensors stand in the way; 0 when everything is accounted for."""
         return len(self.missing) + len(self.unclaimed) + len(self.doubled) + len(self.misshapen)
 
+    def spelled(self, unit: str) -> str | None:
+        """The unit's name as this file has it, without the prefix; None where the file has no such unit."""
+        claim = next((claim for slot, claim in self.claims.items() if slot.unit == unit), None)
+        if claim is None:
+            return None
+        rule = self.mapping.tensors[_kind(unit)][claim.slot.role]
+        before, _, after = rule.name.partition("{unit}")
+        return claim.name.removeprefix(self.prefix).removeprefix(before).removesuffix(after)
+
     @property
     def fitting(self) -> int:
         """How many slots are filled by one tensor of the right shape."""
@@ -109,6 +118,7 @@ class Mapping:
     layout: str
     about: str
     containers: tuple[str, ...]
+    reference: str
     first: Map[str, int]
     ignore: tuple[str, ...]
     only: Map[str, tuple[Any, ...]]
@@ -151,6 +161,10 @@ class Mapping:
             for unit in architecture.units.values()
             for role, rule in self.tensors[unit.kind].items()
         }
+
+    def spell_units(self, architecture: Architecture) -> dict[str, str]:
+        """Our unit → the layout's name for it, which is also what its software calls the module or layer."""
+        return {unit.name: self._spell_unit(unit, architecture) for unit in architecture.units.values()}
 
     def _spell_unit(self, unit: Unit, architecture: Architecture) -> str:
         """The unit's name as the layout writes it: the first alternative."""
@@ -381,7 +395,8 @@ def fitted(architecture: Architecture, survey: Survey) -> Architecture:
 
 # -- compiling a table --------------------------------------------------------------------------------------------------
 
-KEYS = {"layout", "about", "containers", "first", "only", "ignore", "contract", "units", "order", "tensors"}
+KEYS = {"layout", "about", "containers", "reference", "first", "only", "ignore", "contract", "units", "order", "tensors"}
+REFERENCES = ("torchvision", "keras", "keras.applications", "numpy")
 OURS = (
     *("stem.conv", "stem.norm"),
     *(f"block{{b}}.layer{{l}}.{part}" for part in ("norm1", "conv1", "norm2", "conv2")),
@@ -391,7 +406,7 @@ OURS = (
 
 def _compile(path: Path, digest: str, table: dict[str, Any]) -> Mapping:
     """A checked Mapping of a parsed table. Raises UsageError that names the file and the key."""
-    _known(path, "", table, KEYS, required=KEYS - {"first", "only", "ignore", "order"})
+    _known(path, "", table, KEYS, required=KEYS - {"reference", "first", "only", "ignore", "order"})
     contract, carried = _contract(path, table["contract"])
     mapping = Mapping(
         path=path,
@@ -399,6 +414,7 @@ def _compile(path: Path, digest: str, table: dict[str, Any]) -> Mapping:
         layout=_typed(path, "layout", table["layout"], str),
         about=_typed(path, "about", table["about"], str),
         containers=_strings(path, "containers", table["containers"]),
+        reference=_reference(path, table.get("reference", "numpy")),
         first=_first(path, table.get("first", {})),
         ignore=_strings(path, "ignore", table.get("ignore", [])),
         only=_only(path, table.get("only", {})),
@@ -434,6 +450,12 @@ def _strings(path: Path, where: str, value: Any) -> tuple[str, ...]:
     """One string, or a list of them."""
     many = value if isinstance(value, list) else [value]
     return tuple(_typed(path, f"{where}[{place}]", text, str) for place, text in enumerate(many))
+
+
+def _reference(path: Path, value: Any) -> str:
+    if value not in REFERENCES:
+        raise UsageError(f"{path}: reference must be one of {', '.join(REFERENCES)}, found {value!r}")
+    return str(value)
 
 
 def _first(path: Path, table: Any) -> dict[str, int]:

@@ -1,0 +1,142 @@
+"""Every full-size network: converted, loaded by every backend, the same variables and the same logits.
+
+The files are torch's own, with random weights and statistics that keep activations of order one. Torch and Keras run in
+processes of their own; numpy is the third opinion.
+"""
+
+import hashlib
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import torch
+from networks import checkpoint_file, images
+
+from densenet_port.arch import NAMED
+from densenet_port.checkpoint import array_digest
+from densenet_port.convert import convert, ours, verify
+from densenet_port.forward import forward
+from densenet_port.frameworks import Job, run_all
+
+ARCHS = ("121", "161", "169", "201")
+PROBES = {224: images(1, 224, seed=4), 225: images(1, 225, seed=5)}
+ORDERS = ("channels_last", "channels_first")
+BOUND64 = 1e-10  # of the logits' deviation: a right port measures 1e-14
+FACTOR32 = 4  # how much further than torch's own float32 another order of summation may be from the truth
+
+
+@pytest.fixture(scope="module", params=ARCHS)
+def network(request, tmp_path_factory):
+    """Name, torch's file, and our conversion of it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    source = checkpoint_file(folder, request.param, "zip")
+    convert(source, out=folder / "out.weights.h5")
+    return request.param, source, folder / "out.weights.h5"
+
+
+@lru_cache(maxsize=1)
+def torch_logits(arch, path):
+    """Torch's logits: (dtype, size) → array."""
+    keys = [(dtype, size) for dtype in ("float64", "float32") for size in PROBES]
+    jobs = [
+        Job(network="torchvision", images=PROBES[size], path=path, architecture=NAMED[arch], dtype=dtype)
+        for dtype, size in keys
+    ]
+    return {key: run.logits for key, run in zip(keys, run_all(jobs), strict=True)}
+
+
+def torch_digests(path):
+    """Slot → digest of torch's own tensor, turned by hand into our axes."""
+    state = [v for name, v in torch.load(path, weights_only=True).items() if not name.endswith("num_batches_tracked")]
+    turned = [(v.permute(2, 3, 1, 0) if v.ndim == 4 else v.T if v.ndim == 2 else v).numpy() for v in state]
+    slots = [str(slot) for slot in ours(path).architecture.slots]  # torch's order is ours
+    return {slot: hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() for slot, array in zip(slots, turned, strict=True)}
+
+
+def distance(logits, truth):
+    """Largest difference in deviations of the truth."""
+    return float(np.abs(logits - truth).max() / truth.std())
+
+
+def test_numpy_agrees_with_torch_in_float64(network):
+    """The third opinion, on even and odd sizes."""
+    arch, source, out = network
+    told, truth = ours(out), torch_logits(arch, source)
+
+    apart = [
+        distance(forward(told.architecture, told.contract, lambda slot: told.weights[slot](), probe), truth["float64", size])
+        for size, probe in PROBES.items()
+    ]
+
+    assert max(apart) <= BOUND64
+    assert set(verify(out).tensors) == set(verify(out).manifest["tensors"])
+
+
+def test_tensorflow_agrees_with_torch(network):
+    """Both sizes and both orders of axes in float64; the variables bit by bit in float32."""
+    arch, source, out = network
+    keys = [(size, order) for size in PROBES for order in ORDERS]
+    if arch != "121":  # one network in all four ways; the others once for each size and order
+        keys = list(zip(PROBES, ORDERS, strict=True))
+    exact = [Job(network="keras", images=PROBES[size], path=out, dtype="float64", data_format=order) for size, order in keys]
+    single = Job(network="keras", images=PROBES[224], path=out)
+
+    *runs, last = run_all([*exact, single])
+
+    truth = torch_logits(arch, source)
+    assert {run.computed_in for run in runs} == {"float64"}
+    assert max(distance(run.logits, truth["float64", size]) for (size, _), run in zip(keys, runs, strict=True)) <= BOUND64
+    assert last.variables == torch_digests(source)
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_the_other_backends_agree_with_torch(network, backend):
+    """Variables bit by bit, float32 logits within torch's own rounding, in either order of axes."""
+    arch, source, out = network
+    jobs = [
+        Job(network="keras", images=PROBES[size], path=out, backend=backend, data_format=order)
+        for size, order in zip(PROBES, ORDERS, strict=True)
+    ]
+
+    runs = run_all(jobs)
+
+    truth = torch_logits(arch, source)
+    for size, result in zip(PROBES, runs, strict=True):
+        own = distance(truth["float32", size], truth["float64", size])
+        assert distance(result.logits, truth["float64", size]) <= FACTOR32 * own
+    assert [result.variables for result in runs] == [torch_digests(source)] * 2
+
+
+@pytest.mark.parametrize("arch", ["121", "169", "201"])
+def test_keras_applications_loads_what_is_written_for_it(arch, tmp_path):
+    """`keras.applications.DenseNet121(weights=PATH)` takes the file, and is the same function in float64.
+
+    Its file holds what absorbed the other epsilon rounded to float32, so here it is written in float64: the unrounded
+    mapping meets the bound. Half an ULP of each written tensor is tested where the absorption is.
+    """
+    source = checkpoint_file(tmp_path, arch, "zip")
+    convert(source, dst="keras-applications", out=tmp_path / "apps.h5", dtype="float64")
+
+    [run] = run_all(
+        [
+            Job(
+                network="keras.applications",
+                images=PROBES[224],
+                path=tmp_path / "apps.h5",
+                architecture=NAMED[arch],
+                dtype="float64",
+            )
+        ]
+    )
+
+    assert run.computed_in == "float64"
+    assert distance(run.logits, torch_logits(arch, source)["float64", 224]) <= BOUND64
+
+
+def test_the_digests_are_of_the_bytes(network):
+    """A digest in the manifest is that of the array that is read back."""
+    _, _, out = network
+    checkpoint = verify(out)
+    name = "head_dense/kernel"
+
+    assert array_digest(checkpoint.tensors[name].load()) == checkpoint.manifest["tensors"][name]
