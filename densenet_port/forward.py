@@ -4,10 +4,13 @@ Maps are `n h w c` throughout. BLAS does the work: a 1×1 convolution is one mat
 product with its nine taps side by side, whose results are added shifted (no copy of the input is made, and the border
 needs no padding); the 7×7 stem gathers its windows. A dense block fills one buffer of its final width, old channels
 first. The function is that of the original network (Huang et al., 2017) as its contract states it: epsilon from there,
-the stem's padding symmetric or TensorFlow's "same", transitions pooling 2×2 without padding (an odd last row or column is
-dropped), logits without softmax.
+the stem's padding symmetric or TensorFlow's "same", transitions pooling 2×2 without padding (an odd last row or column
+is dropped), logits without softmax.
 
 `Network` gives the same pass piece by piece, so that a checker can feed one piece with another framework's activations.
+
+On a busy machine OPENBLAS_NUM_THREADS=1 is the faster setting: threads that wait for each other's turn cost more than
+they bring.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from densenet_port.arch import Architecture, Contract, Slot, StemPadding
+from densenet_port.arch import ROLES, Architecture, Contract, Slot, StemPadding
 from densenet_port.checkpoint import Array
 from densenet_port.errors import MisfitError, UsageError
 
@@ -40,15 +43,15 @@ def forward(  # noqa: PLR0913 (the network is three things, and the run has two 
 ) -> Map:
     """Logits `n classes` of images `n h w c`; without a head the last map `n h w c`, after its ReLU.
 
-    `weights` gives every slot of the architecture in our axes, as a mapping or a function; each is asked for once and cast
-    to `dtype` (float32 or float64), as the images are, and every operation happens in it. `tap(unit, array)` sees each
-    unit's output as `n h w c` in order of execution: a norm's before the ReLU, a convolution's own channels only, the
-    head's logits. With a tap all images run together; without, a few at a time, so that memory stays bounded. NaN and
+    `weights` gives every slot of the architecture in our axes, as a mapping or a function; each is asked for once and
+    cast to `dtype` (float32 or float64), as the images are, and every operation happens in it. `tap(unit, array)` sees
+    each unit's output as `n h w c` in order of execution: a norm's before the ReLU, a convolution's own channels only,
+    the head's logits. With a tap all images run together; without, few at a time, so that memory stays bounded. NaN and
     infinities pass through silently. Raises UsageError for images that the network cannot take and for another dtype,
     MisfitError for weights that are missing or of another shape.
     """
-    network = Network.prepared(architecture, contract, weights, dtype=dtype, tap=tap)
     images = _checked(architecture, images)
+    network = Network.prepared(architecture, contract, weights, dtype=dtype, tap=tap)
     count = max(len(images), 1)
     step = count if tap else max(1, SAME_TIME // (images.shape[1] * images.shape[2]))
     return np.concatenate([network(images[first : first + step]) for first in range(0, count, step)])
@@ -65,7 +68,7 @@ def smallest_side(architecture: Architecture) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """The network in pieces: each takes and gives `n h w c` maps of the weights' dtype, and tells the tap of its units."""
+    """The network in pieces: each takes and gives `n h w c` maps of the weights' dtype, and tells the tap its units."""
 
     architecture: Architecture
     contract: Contract
@@ -135,10 +138,8 @@ class Network:
 
     def norm(self, unit: str, x: Map) -> Map:
         """The output of one norm unit, before the ReLU that follows it."""
-        roles = ("scale", "shift", "mean", "variance")
-        return self._tapped(
-            unit, normalised(x, *(self.weights[Slot(unit, role)] for role in roles), self.contract.epsilon)
-        )
+        scale, shift, mean, variance = (self.weights[Slot(unit, role)] for role in ROLES["norm"])
+        return self._tapped(unit, normalised(x, scale, shift, mean, variance, self.contract.epsilon))
 
     def conv(self, unit: str, x: Map) -> Map:
         """The output of one convolution unit but the ImageNet stem's; what enters has passed the ReLU already."""
@@ -187,7 +188,7 @@ def convolved(x: Map, kernel: Map) -> Map:
 
 
 def stem_convolved(images: Map, kernel: Map, padding: StemPadding) -> Map:
-    """Cross-correlation of stride 2 with a kernel `h w i o`, zeros around by the padding's rule; one image at a time."""
+    """Cross-correlation of stride 2 with a kernel `h w i o`, zeros around by the padding's rule; image by image."""
     height, width, _, outputs = kernel.shape
     padded = _padded(images, height, padding)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))[:, ::2, ::2]
@@ -203,7 +204,8 @@ def max_pooled(x: Map, padding: StemPadding) -> Map:
     padded = _padded(x, 3, padding)
     rows, columns = ((size - 3) // 2 + 1 for size in padded.shape[1:3])
     tall = np.maximum.reduce([padded[:, i : i + 2 * rows - 1 : 2] for i in range(3)])
-    return np.maximum.reduce([tall[:, :, j : j + 2 * columns - 1 : 2] for j in range(3)])
+    result: Map = np.maximum.reduce([tall[:, :, j : j + 2 * columns - 1 : 2] for j in range(3)])
+    return result
 
 
 def average_pooled(x: Map) -> Map:
@@ -222,7 +224,7 @@ def _overlap(size: int, shift: int) -> tuple[slice, slice]:
 def _padded(x: Map, kernel: int, padding: StemPadding) -> Map:
     """The map with zeros around it for a kernel of stride 2.
 
-    "symmetric" puts `kernel // 2` on every side; "same" what `⌈size / 2⌉` results need in all, the smaller half in front.
+    "symmetric" puts `kernel // 2` on every side; "same" what `⌈size / 2⌉` results need, the smaller half in front.
     """
     sides = []
     for size in x.shape[1:3]:
