@@ -101,7 +101,9 @@ def convert(folder: Path, runs: int) -> dict[str, Any]:
             return Cost(start.seconds + time.perf_counter() - copying, start.memory)
 
         naive = [sys.executable, ROOT / "benchmarks" / "naive.py", arch, source, folder / "naive.weights.h5"]
-        fast = in_turn({"tool": lambda s=source: measure([tool, "convert", s, "--out", out, "--force"]), "floor": floor}, runs)
+        fast = in_turn(
+            {"tool": lambda s=source: measure([tool, "convert", s, "--out", out, "--force"]), "floor": floor}, runs
+        )
         slow = in_turn(
             {
                 "tool": lambda s=source: measure([tool, "convert", s, "--out", out, "--force"]),
@@ -132,7 +134,9 @@ def convert_table(rows: Mapping[str, Mapping[str, float]]) -> str:
     for arch, row in rows.items():
         cells = [f"{row['tool_seconds']:.2f} s, {row['tool_mib']:.0f} MiB", f"{row['times_floor']:.2f}"]
         for name in ("tensorflow", "torch"):
-            cells.append(f"{row[f'{name}_seconds']:.1f} s, {row[f'{name}_mib']:.0f} MiB ({row[f'{name}_speedup']:.0f}×)")
+            cells.append(
+                f"{row[f'{name}_seconds']:.1f} s, {row[f'{name}_mib']:.0f} MiB ({row[f'{name}_speedup']:.0f}×)"
+            )
         lines.append(f"| {arch}, {row['bytes'] / MIB:.0f} MiB | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -27,8 +27,6 @@ VERBS = {
     "load": "model",
 }
 
-__all__ = [*VERBS, "__version__"]
-
 
 def __getattr__(name: str) -> Any:
     """A public name, imported when it is first asked for."""

@@ -76,8 +76,8 @@ class Slot(NamedTuple):
 class Architecture:
     """The numbers of one DenseNet.
 
-    `layers` holds the dense layers of each block. `bottleneck` is the width of the 1×1 convolution in growth rates (4 in
-    every published BC network), 0 for none. A transition keeps `int(channels * (1 - reduction))`. `classes` is None
+    `layers` holds the dense layers of each block. `bottleneck` is the width of the 1×1 convolution in growth rates (4
+    in every published BC network), 0 for none. A transition keeps `int(channels * (1 - reduction))`. `classes` is None
     without the head. Raises UsageError for numbers that describe no network.
     """
 
@@ -269,10 +269,10 @@ def _count_layers(sizes: Mapping[str, Mapping[str, int]]) -> tuple[int, ...]:
 
 def _reduction(transitions: list[Mapping[str, int]]) -> float:
     """The shortest decimal that explains every transition's channels; one block alone has the usual half."""
-    most = min((1 - t["o"] / t["i"] for t in transitions), default=0.5)
+    most: float = min((1 - t["o"] / t["i"] for t in transitions), default=0.5)
     for guess in (0.5, *(floor(most * 10**digits + 1e-9) / 10**digits for digits in range(9))):
         if 0 <= guess < 1 and all(int(t["i"] * (1.0 - guess)) == t["o"] for t in transitions):
-            return guess
+            return float(guess)
     found = ", ".join(f"{t['i']} to {t['o']}" for t in transitions)
     raise MisfitError(f"no single reduction explains the transitions' channels: {found}")
 
@@ -286,7 +286,7 @@ def _parse_spec(text: str) -> Architecture:
         try:
             if key == "layers":
                 given[key] = tuple(int(count) for count in value.split("-"))
-            elif key in ("reduction",):
+            elif key == "reduction":
                 given[key] = float(value)
             elif key == "stem":
                 given[key] = value
@@ -373,7 +373,9 @@ class Contract:
     def from_json(cls, data: Mapping[str, Any]) -> "Contract":
         """The contract that `to_json` wrote. Raises MisfitError for anything else."""
         try:
-            picture = {key: tuple(value) if isinstance(value, list) else value for key, value in data["input"].items()}
+            picture: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in data["input"].items()
+            }
             return cls(**{**data, "input": Input(**picture)})
         except (AttributeError, KeyError, TypeError) as error:
             raise MisfitError(f"unreadable contract: {error}") from error
@@ -381,5 +383,7 @@ class Contract:
     def to_json(self) -> dict[str, Any]:
         """The contract as plain JSON values."""
         plain = asdict(self)
-        plain["input"] = {key: list(value) if isinstance(value, tuple) else value for key, value in plain["input"].items()}
+        plain["input"] = {
+            key: list(value) if isinstance(value, tuple) else value for key, value in plain["input"].items()
+        }
         return plain

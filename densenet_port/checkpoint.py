@@ -19,8 +19,8 @@ class Tensor:
     """One array of a checkpoint, not yet read.
 
     `dtype` is the name of the type as stored ("float32", "float16", "bfloat16", "int64" …). `load()` gives a native
-    array of `shape`, read-only or not, in any memory order; bfloat16 comes widened to float32, which is exact. Each call
-    reads anew and keeps nothing, so a caller who drops the array has its memory back.
+    array of `shape`, read-only or not, in any memory order; bfloat16 comes widened to float32, which is exact. Each
+    call reads anew and keeps nothing, so a caller who drops the array has its memory back.
     """
 
     shape: tuple[int, ...]
@@ -55,4 +55,4 @@ def file_digest(path: Path) -> str:
 def array_digest(array: Array) -> str:
     """SHA-256 of an array's elements, row-major and little-endian, in hex; shape and dtype stand beside it."""
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return hashlib.sha256(memoryview(np.ascontiguousarray(little)).cast("B") if little.size else b"").hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data).hexdigest()

@@ -8,7 +8,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping as Map, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping as Map
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from densenet_port import __version__
-from densenet_port.errors import DiskError, PortError, UsageError
+from densenet_port.errors import PortError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from densenet_port.checkpoint import Checkpoint
     from densenet_port.convert import Conversion, Ours
 
-ClickException = typer.BadParameter.__mro__[2]  # Typer brings its own Click, or before 0.16 the real one
+ClickException: Any = typer.BadParameter.__mro__[2]  # Typer brings its own Click, or before 0.16 the real one
 FEW = 4  # numbers with gaps that are listed one by one
 WIDE = 240  # columns where there is no terminal to ask
 
@@ -40,7 +41,9 @@ app = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Layout = Annotated[str | None, typer.Option("--src", help="The checkpoint's layout; found out without it.")]
 Table = Annotated[Path | None, typer.Option("--mapping", help="A mapping table of your own, read instead of --src.")]
-Arch = Annotated[str | None, typer.Option(help="121, 161, 169, 201, 264, a CIFAR name or numbers; found out without it.")]
+Arch = Annotated[
+    str | None, typer.Option(help="121, 161, 169, 201, 264, a CIFAR name or numbers; found out without it.")
+]
 
 
 def main() -> None:
@@ -74,7 +77,7 @@ def _help_command() -> str:
     return " ".join(filter(None, ("densenet-port", command, "--help")))
 
 
-# -- commands -----------------------------------------------------------------------------------------------------------
+# -- commands ----------------------------------------------------------------------------------------------------------
 
 
 @app.callback(invoke_without_command=True)
@@ -129,7 +132,8 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show a checkpoint's container, layout, architecture, contract and tensors."""
-    from densenet_port import convert as verbs, formats
+    from densenet_port import convert as verbs
+    from densenet_port import formats
 
     checkpoint = formats.read(file)
     try:
@@ -163,19 +167,100 @@ def diff(
 
 
 @app.command()
-def verify(file: Annotated[Path, typer.Argument(help="A file that densenet-port wrote.")], as_json: AsJson = False) -> None:
-    """Check every tensor of a converted file against the digests it carries."""
+def check(
+    converted: Annotated[Path, typer.Argument(help="The port: a converted file.")],
+    against: Annotated[Path | None, typer.Option(help="The checkpoint it was made from.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="A saved run of the reference, in place of the framework.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="What runs the port: tensorflow, torch, jax or numpy.")] = "tensorflow",
+    size: Annotated[list[int] | None, typer.Option(help="Pixels of the noise; may be given several times.")] = None,
+    batch: Annotated[int, typer.Option(help="Images of noise at each size.")] = 2,
+    images: Annotated[Path | None, typer.Option(help="A folder of your own pictures.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    limit: Annotated[float, typer.Option(help="Seconds that each run may take.")] = 600.0,
+    save_reference: Annotated[Path | None, typer.Option(help="Keep the reference's run in this file (.npz).")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write JSON, JUnit, Markdown and HTML into this folder.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that a converted file is the same network; exit 1 when it is not."""
+    from densenet_port import parity
+    from densenet_port import report as reports
+
+    found = parity.check(
+        converted,
+        against=against,
+        reference=reference,
+        backend=backend,
+        sizes=tuple(size) if size else parity.SIZES,
+        batch=batch,
+        images=images,
+        seed=seed,
+        limit=limit,
+        save_reference=save_reference,
+    )
+    if report is not None:
+        reports.write(found, report)
+    _say("check", reports.to_json(found), as_json, lambda _data: reports.terminal(found))
+    raise typer.Exit(0 if found.passed else 1)
+
+
+@app.command()
+def diagnose(
+    converted: Annotated[Path, typer.Argument(help="The port: a converted file.")],
+    against: Annotated[Path | None, typer.Option(help="The checkpoint it was made from.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="A saved run of the reference, in place of the framework.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="What runs the port: tensorflow, torch, jax or numpy.")] = "numpy",
+    as_json: AsJson = False,
+) -> None:
+    """Say which known mistake explains a difference, and on which units; exit 1 when there is one."""
+    from densenet_port import parity
+
+    found = parity.check(converted, against=against, reference=reference, backend=backend, sizes=())
+    result = {"passed": found.passed, "where": found.where, "off": found.off, "findings": list(found.diagnosis)}
+    _say("diagnose", result, as_json, _diagnosis_text)
+    raise typer.Exit(0 if found.passed else 1)
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="A file that densenet-port wrote.")],
+    golden: Annotated[
+        Path | None, typer.Option(help="A saved reference; FILE.golden.npz is taken where it is.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a converted file's digests, and its logits against golden ones; no framework."""
     from densenet_port.convert import verify as verify_digests
 
     checkpoint = verify_digests(file)
-    result = {"file": str(file), "tensors": len(checkpoint.tensors), "manifest": checkpoint.manifest}
-    _say("verify", result, as_json, lambda data: f"{data['file']}: {data['tensors']} tensors, every digest as written")
+    beside = golden or file.with_name(f"{file.name}.golden.npz")
+    checks: list[dict[str, Any]] = []
+    if golden or beside.is_file():
+        from dataclasses import asdict
+
+        from densenet_port.parity import replay
+
+        checks = [asdict(check) for check in replay(file, beside)]
+    result = {
+        "file": str(file),
+        "tensors": len(checkpoint.tensors),
+        "golden": str(beside) if checks else None,
+        "passed": all(check["passed"] for check in checks),
+        "checks": checks,
+        "manifest": checkpoint.manifest,
+    }
+    _say("verify", result, as_json, _verification_text)
+    raise typer.Exit(0 if result["passed"] else 1)
 
 
 @app.command()
 def layouts(as_json: AsJson = False) -> None:
     """List the layouts that have a table."""
-    from densenet_port.mapping import Mapping, layouts as known
+    from densenet_port.mapping import Mapping
+    from densenet_port.mapping import layouts as known
 
     tables = [Mapping.load(name) for name in known()]
     rows = [
@@ -217,7 +302,8 @@ def doctor(as_json: AsJson = False) -> None:
     """Say what is installed, and where things are."""
     from densenet_port.data import folder
     from densenet_port.fetch import cache, registry
-    from densenet_port.mapping import Mapping, layouts as known
+    from densenet_port.mapping import Mapping
+    from densenet_port.mapping import layouts as known
 
     result = {
         "version": __version__,
@@ -251,7 +337,7 @@ EXTRAS = {
 }
 
 
-# -- what the commands stand on -----------------------------------------------------------------------------------------
+# -- what the commands stand on ----------------------------------------------------------------------------------------
 
 
 def _architecture(text: str | None) -> "Architecture | None":
@@ -375,7 +461,7 @@ def _inspection(checkpoint: "Checkpoint", told: "Ours | None", misfit: PortError
     }
 
 
-# -- text ---------------------------------------------------------------------------------------------------------------
+# -- text --------------------------------------------------------------------------------------------------------------
 
 
 def _say(command: str, result: Map[str, Any], as_json: bool, text: Callable[[Map[str, Any]], Any]) -> None:
@@ -446,7 +532,10 @@ def _conversion_text(data: Map[str, Any]) -> str:
 
 def _contract_line(contract: Map[str, Any], classes: int | None) -> str:
     head = f"{classes} classes" if classes else "no head"
-    return f"{head}; epsilon {contract['epsilon']:g}, {contract['stem_padding']} stem padding, {contract['input']['order']} input"
+    told = (
+        f"epsilon {contract['epsilon']:g}, {contract['stem_padding']} stem padding, {contract['input']['order']} input"
+    )
+    return f"{head}; {told}"
 
 
 def _inspection_text(data: Map[str, Any]) -> list[Any]:
@@ -474,11 +563,9 @@ def _collapsed(tensors: Sequence[Map[str, Any]]) -> list[tuple[Any, ...]]:
     """Rows of tensors that differ in their running numbers only, in the order of their first."""
     groups: dict[tuple[str, ...], list[Map[str, Any]]] = {}
     for tensor in tensors:
-        if tensor["slot"]:
-            key = (re.sub(r"(block|layer|transition)\d+", r"\1#", tensor["slot"]), tensor["dtype"])
-        else:
-            key = (re.sub(r"\d+", "#", tensor["name"]), str(tensor["ignored"]), tensor["dtype"])
-        groups.setdefault(key, []).append(tensor)
+        slot = tensor["slot"]
+        name = re.sub(r"(block|layer|transition)\d+", r"\1#", slot) if slot else re.sub(r"\d+", "#", tensor["name"])
+        groups.setdefault((name, str(tensor["ignored"]), tensor["dtype"]), []).append(tensor)
     return [_collapsed_row(group) for group in groups.values()]
 
 
@@ -489,7 +576,11 @@ def _collapsed_row(group: Sequence[Map[str, Any]]) -> tuple[Any, ...]:
     names = _ranges([tensor["name"] for tensor in group])
     digest = hashlib.sha256("".join(tensor["sha256"] for tensor in group).encode()).hexdigest()
     shape = " ".join(_range(sizes) for sizes in zip(*(tensor["shape"] for tensor in group), strict=False)) or "scalar"
-    leading = (_ranges([t["slot"] for t in group]), names) if first["slot"] else (names, first["ignored"] or "no line claims it")
+    leading = (
+        (_ranges([t["slot"] for t in group]), names)
+        if first["slot"]
+        else (names, first["ignored"] or "no line claims it")
+    )
     return (*leading, len(group), first["dtype"], shape, (first["sha256"] if len(group) == 1 else digest)[:12])
 
 
@@ -517,13 +608,32 @@ def _difference_text(data: Map[str, Any]) -> list[Any]:
         f"{data['identical']} tensors identical, {len(data['differing'])} differ",
     ]
     lines += [f"{key}: {old} and {new}" for key, (old, new) in data["contracts"].items()]
-    lines += [f"only in {name}: {slot}" for name, slots in zip(data["files"], data["only"], strict=True) for slot in slots]
+    lines += [
+        f"only in {name}: {slot}" for name, slots in zip(data["files"], data["only"], strict=True) for slot in slots
+    ]
     parts: list[Any] = ["\n".join(lines)]
     if data["differing"]:
         worst = sorted(data["differing"], key=lambda row: -row["ulps"])
         rows = [(row["slot"], f"{row['absolute']:.3g}", f"{row['ulps']:.3g}") for row in worst]
         parts += ["", _rows(("slot", "largest difference", "in ULP"), rows)]
     return parts
+
+
+def _diagnosis_text(data: Map[str, Any]) -> str:
+    if data["passed"]:
+        return "the same network: nothing to explain"
+    place = f"first off: {data['where'] or 'nowhere alone'}, on the side of the {data['off'] or 'port'}"
+    lines = [f"not the same network; {place}"]
+    lines += [f"  {finding['mistake']}: {finding['says']}" for finding in data["findings"]]
+    return "\n".join(lines if data["findings"] else [*lines, "  no known mistake explains it"])
+
+
+def _verification_text(data: Map[str, Any]) -> str:
+    lines = [f"{data['file']}: {data['tensors']} tensors, every digest as written"]
+    for check in data["checks"]:
+        verdict = "ok" if check["passed"] else "FAILED"
+        lines.append(f"  {check['name']}: {check['measured']:.1e}, at most {check['bound']:.1e}  {verdict}")
+    return "\n".join(lines)
 
 
 def _layouts_text(data: Map[str, Any]) -> list[Any]:
@@ -537,7 +647,13 @@ def _layouts_text(data: Map[str, Any]) -> list[Any]:
 
 def _archs_text(data: Map[str, Any]) -> list[Any]:
     rows = [
-        (e["arch"], "-".join(map(str, e["numbers"]["layers"])), e["numbers"]["growth_rate"], f"{e['trainable']:,}", e["tensors"])
+        (
+            e["arch"],
+            "-".join(map(str, e["numbers"]["layers"])),
+            e["numbers"]["growth_rate"],
+            f"{e['trainable']:,}",
+            e["tensors"],
+        )
         for e in data["archs"]
     ]
     return [_rows(("arch", "layers per block", "growth rate", "trainable values", "tensors"), rows)]
@@ -547,7 +663,11 @@ def _doctor_text(data: Map[str, Any]) -> list[Any]:
     def told(versions: Map[str, str | None]) -> str:
         return ", ".join(f"{name} {found or 'not installed'}" for name, found in versions.items())
 
-    rows = [("densenet-port", data["version"]), ("Python", data["python"]), ("core", told(data["core"]))]
+    rows: list[tuple[str, Any]] = [
+        ("densenet-port", data["version"]),
+        ("Python", data["python"]),
+        ("core", told(data["core"])),
+    ]
     rows += [(f"extra {extra}", told(versions)) for extra, versions in data["extras"].items()]
     rows += [("mappings", data["mappings"]), ("layouts", ", ".join(data["layouts"]))]
     rows += [("registered", ", ".join(data["registered"])), ("cache", data["cache"])]
@@ -555,18 +675,17 @@ def _doctor_text(data: Map[str, Any]) -> list[Any]:
 
 
 def _demo_text(data: Map[str, Any]) -> str:
-    return "\n".join(
-        (
-            f"a DenseNet trained on handwritten digits: {data['tensors']} tensors, {data['parameters']:,} trained values",
-            "converted from torchvision's layout to Keras 3, every digest as written",
-            f"accuracy on {data['images']} digits that it never saw: {data['accuracy_before']:.2%} in PyTorch, "
-            f"{data['accuracy_after']:.2%} converted",
-            f"same answer for {data['agreeing']} of {data['images']}",
-            f"largest logit difference, in deviations of the logits: {data['relative32']:.1e} in float32, "
-            f"{data['relative64']:.1e} in float64",
-            f"{data['seconds']:.1f} s, no framework",
-        )
-    )
+    accuracy = f"{data['accuracy_before']:.2%} in PyTorch, {data['accuracy_after']:.2%} converted"
+    difference = f"{data['relative32']:.1e} in float32, {data['relative64']:.1e} in float64"
+    lines = [
+        f"a DenseNet trained on handwritten digits: {data['tensors']} tensors, {data['parameters']:,} values",
+        "converted from torchvision's layout to Keras 3, every digest as written",
+        f"accuracy on {data['images']} digits that it never saw: {accuracy}",
+        f"same answer for {data['agreeing']} of {data['images']}",
+        f"largest logit difference, in deviations of the logits: {difference}",
+        f"{data['seconds']:.1f} s, no framework",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

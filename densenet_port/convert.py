@@ -4,7 +4,8 @@ Everything is decided and checked before a byte is written; tensors are read, tu
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping as Map
+from collections.abc import Callable, Iterator
+from collections.abc import Mapping as Map
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -50,7 +51,8 @@ class Ours:
 class Conversion:
     """What a conversion did, or with `out` None would do.
 
-    `tensors` are the target's, in order; `manifest` is what the file says of itself; `notes` what its owner should know.
+    `tensors` are the target's, in order; `manifest` is what the file says of itself; `notes` what its owner should
+    know.
     """
 
     source: Ours
@@ -90,7 +92,7 @@ class Difference:
         return not (self.differing or self.only_first or self.only_second or self.contracts)
 
 
-# -- reading ------------------------------------------------------------------------------------------------------------
+# -- reading -----------------------------------------------------------------------------------------------------------
 
 
 def ours(path: Path, *, src: str | Path | None = None, arch: Architecture | None = None, no_top: bool = False) -> Ours:
@@ -212,7 +214,7 @@ def _contract_of(checkpoint: Checkpoint, mapping: Mapping) -> Contract:
     return mapping.contract
 
 
-# -- writing ------------------------------------------------------------------------------------------------------------
+# -- writing -----------------------------------------------------------------------------------------------------------
 
 
 def convert(
@@ -225,7 +227,7 @@ def convert(
     no_top: bool = False,
     dtype: str = "float32",
     force: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Conversion:
     """Convert a checkpoint to another layout and write it to `out`; without `out` only say what would be done.
 
@@ -416,10 +418,11 @@ def _notes(source: Ours, dtype: np.dtype[Any]) -> Iterator[str]:
         kinds = " and ".join(sorted(stored & {"float16", "bfloat16"}))
         yield f"the checkpoint holds {kinds}: its rounding stays in the weights"
     if source.ledger.mapping.carried and not source.checkpoint.manifest and "epsilon" not in source.checkpoint.metadata:
-        yield f"the file records no contract: epsilon {source.contract.epsilon:g} and {source.contract.stem_padding} stem padding are taken"
+        taken = f"epsilon {source.contract.epsilon:g} and {source.contract.stem_padding} stem padding are taken"
+        yield f"the file records no contract: {taken}"
 
 
-# -- judging ------------------------------------------------------------------------------------------------------------
+# -- judging -----------------------------------------------------------------------------------------------------------
 
 
 def verify(path: Path) -> Checkpoint:
@@ -445,11 +448,9 @@ def verify(path: Path) -> Checkpoint:
 
 def diff(first: Ours, second: Ours) -> Difference:
     """Two checkpoints compared slot by slot, in our axes and in float64, whatever their layouts."""
-    differing: list[SlotDifference] = []
     shared = [slot for slot in first.weights if slot in second.weights]
-    for slot in shared:
-        if found := _slot_difference(slot, first.weights[slot](), second.weights[slot]()):
-            differing.append(found)
+    compared = (_slot_difference(slot, first.weights[slot](), second.weights[slot]()) for slot in shared)
+    differing = [found for found in compared if found]
     old, new = _function_of(first.contract), _function_of(second.contract)
     return Difference(
         first=first,
@@ -479,7 +480,7 @@ def _slot_difference(slot: Slot, first: Array, second: Array) -> SlotDifference 
     return SlotDifference(slot=slot, absolute=float(np.max(apart)), ulps=float(np.max(apart / spacing)))
 
 
-# -- saying what is wrong ------------------------------------------------------------------------------------------------
+# -- saying what is wrong ----------------------------------------------------------------------------------------------
 
 
 def _trouble(checkpoint: Checkpoint, ledger: Ledger, survey: Survey, arch: Architecture | None) -> tuple[str, str]:
@@ -493,7 +494,8 @@ def _trouble(checkpoint: Checkpoint, ledger: Ledger, survey: Survey, arch: Archi
         lines = [*list(_misfits(ledger))[:3]]
         hint = f"{ledger.troubles} tensors differ or are unknown; every shape fits --arch {better.name}"
     else:
-        head = f"{checkpoint.path}: {_count(range(ledger.troubles), 'misfit')} as {ledger.mapping.layout} {ledger.architecture.name}"
+        network = f"{ledger.mapping.layout} {ledger.architecture.name}"
+        head = f"{checkpoint.path}: {_count(range(ledger.troubles), 'misfit')} as {network}"
         lines, hint = (
             list(_some(list(_misfits(ledger)))),
             f"{ledger.fitting} of {len(ledger.architecture.slots)} tensors fit",

@@ -1,7 +1,7 @@
 """Registered weight files: from the cache, or downloaded, never unverified.
 
-A file is registered in `weights/registry.toml` with its URL and the beginning of its SHA-256. It reaches its place in the
-cache only once that matches.
+A file is registered in `weights/registry.toml` with its URL and the beginning of its SHA-256. It reaches its place in
+the cache only once that matches.
 """
 
 import os
@@ -48,7 +48,7 @@ def cache() -> Path:
 
 
 def registered(
-    source: str, architecture: Architecture, *, progress: Callable[[int, int], None] = lambda done, total: None
+    source: str, architecture: Architecture, *, progress: Callable[[int, int], None] = lambda _done, _total: None
 ) -> Path:
     """The registered file of a source and an architecture, from the cache or downloaded to it.
 

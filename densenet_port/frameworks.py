@@ -17,7 +17,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -30,10 +31,11 @@ import numpy as np
 from densenet_port import model
 from densenet_port.arch import Architecture, Contract, Role, Slot
 from densenet_port.checkpoint import Array, array_digest
+from densenet_port.convert import Ours, ours
 from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError, UsageError
 from densenet_port.forward import forward
 
-NETWORKS = ("torchvision", "keras", "keras.applications")
+NETWORKS = ("torchvision", "keras", "keras.applications", "numpy")
 BACKENDS = ("tensorflow", "torch", "jax")
 PORT_ERRORS: list[type[PortError]] = [PortError, *PortError.__subclasses__()]
 KINDS = {kind.kind: kind for kind in PORT_ERRORS}
@@ -59,6 +61,7 @@ class Job:
     - "keras": what `model.load` makes of the converted file `path`; or, with `weights` in our axes, what `model.build`
       makes of `architecture` and `contract`.
     - "keras.applications": Keras's own network of the architecture's name, with its weights from `path`.
+    - "numpy": this project's forward pass on the file `path`, of any layout.
 
     Keras runs on `backend`; its network takes images in `data_format` order (they are turned here). Without classes in
     the architecture, or without a head in the file, the last map after its ReLU stands for the logits. `taps` asks for
@@ -66,7 +69,7 @@ class Job:
     (not JAX's); None leaves their defaults. `limit` is in seconds.
     """
 
-    network: Literal["torchvision", "keras", "keras.applications"]
+    network: Literal["torchvision", "keras", "keras.applications", "numpy"]
     images: Array
     path: Path | None = None
     architecture: Architecture | None = None
@@ -124,7 +127,7 @@ def run_all(jobs: Sequence[Job]) -> list[Run]:
         return []
     for job in jobs:
         _check(job)
-    if len({("torch" if job.network == "torchvision" else f"keras on {job.backend}", job.threads) for job in jobs}) > 1:
+    if len({(job.network.partition(".")[0], job.backend, job.threads) for job in jobs}) > 1:
         raise UsageError("jobs that share a process must share framework, backend and threads")
     try:
         with TemporaryDirectory(prefix="densenet-port-") as name:
@@ -148,7 +151,7 @@ def _check(job: Job) -> None:
         raise UsageError(f"no reference is {job.title}", hint=f"known: {', '.join(NETWORKS)}; {', '.join(BACKENDS)}")
     if (job.path is None) == (job.weights is None) or (job.weights is not None and job.network != "keras"):
         raise UsageError(f"{job.title} takes a file" + (" or weights, and not both" if job.network == "keras" else ""))
-    if job.architecture is None and (job.network != "keras" or job.weights is not None):
+    if job.architecture is None and (job.network not in ("keras", "numpy") or job.weights is not None):
         raise UsageError(f"{job.title} must be told the architecture")
     if job.network == "torchvision" and job.architecture is not None:
         _check_torchvision(job.architecture)
@@ -266,18 +269,44 @@ def main() -> None:
             break
 
 
+def _run_numpy(job: Job) -> Run:
+    """Our own forward pass on the file's weights, by the file's contract."""
+    told = _told_ours(cast("Path", job.path))
+    found: dict[str, Array] = {}
+
+    def tap(unit: str, output: Array) -> None:
+        if unit in job.taps:
+            found[unit] = output
+
+    weights = partial(_loaded_slot, told)
+    dtype = np.dtype(job.dtype)
+    logits = forward(told.architecture, told.contract, weights, job.images, dtype=dtype, tap=tap if job.taps else None)
+    digests = {str(slot): array_digest(load().astype(dtype)) for slot, load in told.weights.items()}
+    return Run(logits=logits, taps=found, computed_in=logits.dtype.name, variables=digests, versions=_versions())
+
+
+@lru_cache(maxsize=1)
+def _told_ours(path: Path) -> Ours:
+    """A file in our words, kept for the next job on it."""
+    return ours(path)
+
+
+def _loaded_slot(told: Ours, slot: Slot) -> Array:
+    return told.weights[slot]()
+
+
 def _run_torchvision(job: Job) -> Run:
     """Torchvision's network on the images, with a hook at every tap."""
     torch = model.framework("torch")
-    network = _torchvision_network(job).to(getattr(torch, job.dtype)).eval()
-    _load_state(network, job)
+    network = _torchvision_filled(replace(job, images=cast("Any", None), taps=cast("Any", ()), limit=0.0))
     found: dict[str, Array] = {}
-    for unit, name in job.taps.items():
-        _module(network, name).register_forward_hook(_keeper(found, unit))
+    hooks = [_module(network, name).register_forward_hook(_keeper(found, unit)) for unit, name in job.taps.items()]
     images = torch.from_numpy(job.images.astype(job.dtype, copy=False)).permute(0, 3, 1, 2).contiguous()
     with torch.inference_mode():
         headless = job.architecture is not None and job.architecture.classes is None
         output = torch.relu(next(network.children())(images)) if headless else network(images)
+    for hook in hooks:
+        hook.remove()
     return Run(
         logits=_last(output.numpy()),
         taps=found,
@@ -285,6 +314,14 @@ def _run_torchvision(job: Job) -> Run:
         variables={name: array_digest(value.numpy()) for name, value in _floating(network.state_dict())},
         versions=_versions("torch", "torchvision"),
     )
+
+
+@lru_cache(maxsize=1)
+def _torchvision_filled(job: Job) -> Any:
+    """The job's network with its weights, kept for the next job that differs in its images and taps alone."""
+    network = _torchvision_network(job).to(getattr(model.framework("torch"), job.dtype)).eval()
+    _load_state(network, job)
+    return network
 
 
 def _torchvision_network(job: Job) -> Any:
@@ -387,13 +424,19 @@ def _run_keras(job: Job) -> Run:
     """Our own Keras model, from a file or from weights."""
     _set_keras(job)
     if job.path is not None:
-        network = model.load(job.path, activation=None, data_format=job.data_format)
+        network = _keras_loaded(job.path, job.dtype, job.data_format)
     else:
         contract = job.contract or Contract()
         assert job.architecture is not None  # noqa: S101 (`_check` saw to it)
         network = model.build(job.architecture, contract, data_format=job.data_format, blank=True)
         model.assign(network, job.weights or {})
     return _keras_outputs(network, job, {str(slot): variable for slot, variable in model.slots(network).items()})
+
+
+@lru_cache(maxsize=1)
+def _keras_loaded(path: Path, _dtype: str, data_format: model.DataFormat) -> Any:
+    """The file's network in the dtype that Keras is set to, kept for the next job on it."""
+    return model.load(path, activation=None, data_format=data_format)
 
 
 def _run_applications(job: Job) -> Run:
@@ -448,6 +491,7 @@ def _keras_outputs(network: Any, job: Job, variables: Mapping[str, Any]) -> Run:
     )
 
 
+@lru_cache(maxsize=1)
 def _precision() -> str:
     """What Keras really computes in when its arrays say float64, found by a small network that numpy runs as well.
 
@@ -476,6 +520,7 @@ def _versions(*names: str) -> dict[str, str]:
 
 
 RUNNERS: dict[str, Callable[[Job], Run]] = {
+    "numpy": _run_numpy,
     "torchvision": _run_torchvision,
     "keras": _run_keras,
     "keras.applications": _run_applications,

@@ -1,15 +1,16 @@
 """Mapping tables: one TOML a layout, told against our units, and the match that accounts for every tensor.
 
-A table says how a layout names its units (`[units]`, or `[order]` where a file keeps no names), how a unit's tensors are
-named and which way round their axes are (`[tensors]`), which tensors may be ignored, and the contract. The same table
-reads and writes. Patterns hold `{b}` (block), `{l}` (layer), `{n}` (layers in the block), each counted from `first`;
-`{unit}` is the unit as the layout spells it; `{_n}` is a running number, absent for the first.
+A table says how a layout names its units (`[units]`, or `[order]` where a file keeps no names), how a unit's tensors
+are named and which way round their axes are (`[tensors]`), which tensors may be ignored, and the contract. The same
+table reads and writes. Patterns hold `{b}` (block), `{l}` (layer), `{n}` (layers in the block), each counted from
+`first`; `{unit}` is the unit as the layout spells it; `{_n}` is a running number, absent for the first.
 """
 
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping as Map
+from collections.abc import Iterable, Iterator
+from collections.abc import Mapping as Map
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -64,8 +65,8 @@ class Misshape(NamedTuple):
 class Ledger:
     """Where each tensor went, counted on both sides.
 
-    `claims` are the slots filled, `ignored` the tensors left out with the rule that allows it; the rest is what stands in
-    the way: `missing` slots (with the name expected), `unclaimed` and `doubled` tensors, and wrong shapes.
+    `claims` are the slots filled, `ignored` the tensors left out with the rule that allows it; the rest is what stands
+    in the way: `missing` slots (with the name expected), `unclaimed` and `doubled` tensors, and wrong shapes.
     """
 
     mapping: "Mapping"
@@ -150,12 +151,14 @@ class Mapping:
     # -- writing -------------------------------------------------------------------------------------------------------
 
     def spell(self, architecture: Architecture) -> dict[Slot, Rule]:
-        """Slot → the layout's name and axes, in order of execution. Raises MisfitError for what the layout cannot say."""
+        """Slot → the layout's name and axes, in order of execution.
+
+        Raises MisfitError for what the layout cannot say.
+        """
         for key, allowed in self.only.items():
             if (value := getattr(architecture, key)) not in allowed:
-                raise MisfitError(
-                    f"{self.layout} cannot hold this network: {key} must be {' or '.join(map(str, allowed))}, found {value}"
-                )
+                known = " or ".join(map(str, allowed))
+                raise MisfitError(f"{self.layout} cannot hold this network: {key} must be {known}, found {value}")
         return {
             Slot(unit.name, role): Rule(rule.name.format(unit=self._spell_unit(unit, architecture)), rule.axes)
             for unit in architecture.units.values()
@@ -325,8 +328,9 @@ class Mapping:
         for kind, numbered_groups in groups.items():
             units = places[kind]
             if kind == "norm" and len(numbered_groups) != len(units):
+                counts = f"{len(numbered_groups)} norms for {len(convs)} convolutions, expected {len(units)}"
                 raise MisfitError(
-                    f"{checkpoint.path}: {len(numbered_groups)} norms for {len(convs)} convolutions, expected {len(units)}",
+                    f"{checkpoint.path}: {counts}",
                     hint="without layer names the order is all there is, so every layer must be there",
                 )
             for unit, (spelled, names) in zip(units, numbered_groups.items(), strict=False):
@@ -393,9 +397,21 @@ def fitted(architecture: Architecture, survey: Survey) -> Architecture:
     return replace(architecture, classes=classes, channels=stem["i"] if stem else architecture.channels)
 
 
-# -- compiling a table --------------------------------------------------------------------------------------------------
+# -- compiling a table -------------------------------------------------------------------------------------------------
 
-KEYS = {"layout", "about", "containers", "reference", "first", "only", "ignore", "contract", "units", "order", "tensors"}
+KEYS = {
+    "layout",
+    "about",
+    "containers",
+    "reference",
+    "first",
+    "only",
+    "ignore",
+    "contract",
+    "units",
+    "order",
+    "tensors",
+}
 REFERENCES = ("torchvision", "keras", "keras.applications", "numpy")
 OURS = (
     *("stem.conv", "stem.norm"),
@@ -556,10 +572,10 @@ def _fill_index(mapping: Mapping) -> None:
                 before, _, after = rule.name.partition("{unit}")
                 expression = re.compile(f"{re.escape(before)}(?P<unit>{_regex(theirs).pattern}){re.escape(after)}")
                 skeleton = _skeleton(rule.name.format(unit=re.sub(r"\{[bln]\}", "0", theirs)))
-                mapping._index.setdefault(skeleton, []).append((expression, generic, role))  # noqa: SLF001 (its builder)
+                mapping._index.setdefault(skeleton, []).append((expression, generic, role))  # noqa: SLF001
 
 
-# -- names and numbers --------------------------------------------------------------------------------------------------
+# -- names and numbers -------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1 << 14)  # every table asks for the same names

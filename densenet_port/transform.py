@@ -56,9 +56,9 @@ def absorb(scale: Array, variance: Array, source: float, target: float) -> tuple
 
     The function stays the same: scale / sqrt(variance + epsilon) is kept, either by the variance (variance + source −
     target) or by the scale (scale · sqrt((variance + target) / (variance + source))). Both are computed in float64 and
-    rounded once to the arrays' type. The more accurate one is taken: the one whose rounding moves the norm's slope less,
-    relative to itself. A variance that would turn negative, or that could not be given back within one ULP, rules the
-    first out. Gives the tensor that absorbed, then scale and variance, of which one is as it was.
+    rounded once to the arrays' type. The more accurate one is taken: the one whose rounding moves the norm's slope
+    less, relative to itself. A variance that would turn negative, or that could not be given back within one ULP, rules
+    the first out. Gives the tensor that absorbed, then scale and variance, of which one is as it was.
     """
     shifted = absorb_in_variance(variance, source, target)
     stretched = absorb_in_scale(scale, variance, source, target)

@@ -91,7 +91,9 @@ def test_offline_without_a_file_says_so_in_a_line(tmp_path):
 
     first, second = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (5, "")
-    assert first.startswith("error: https://download.pytorch.org/models/densenet121-a639ec97.pth cannot be downloaded (")
+    assert first.startswith(
+        "error: https://download.pytorch.org/models/densenet121-a639ec97.pth cannot be downloaded ("
+    )
     assert second.startswith("  pass the file: densenet-port convert densenet121-a639ec97.pth")
 
 
@@ -116,7 +118,9 @@ def test_inspect_collapses_running_numbers(files):
     rows = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert done.returncode == 0
     assert any(
-        row.startswith("block{1…3}.layer{1…3}.norm1.scale module.features.denseblock{1…3}.denselayer{1…3}.norm1.weight 7 float32")
+        row.startswith(
+            "block{1…3}.layer{1…3}.norm1.scale module.features.denseblock{1…3}.denselayer{1…3}.norm1.weight 7 float32"
+        )
         for row in rows
     )
     assert any("num_batches_tracked" in row and "int64 scalar" in row for row in rows)
@@ -215,7 +219,9 @@ def bare(tmp_path_factory):
 def test_a_wheel_in_an_empty_environment_converts(bare, small, tmp_path):
     """Tables and sample travel in the wheel; no framework is there, and none is missed."""
     call = [bare, "-m", "densenet_port"]
-    done = subprocess.run([*call, "convert", small, "--out", "o.weights.h5", "--json"], capture_output=True, cwd=tmp_path, check=False)
+    done = subprocess.run(
+        [*call, "convert", small, "--out", "o.weights.h5", "--json"], capture_output=True, cwd=tmp_path, check=False
+    )
     demo = subprocess.run([*call, "demo", "--json"], capture_output=True, cwd=tmp_path, check=False)
     doctor = subprocess.run([*call, "doctor", "--json"], capture_output=True, cwd=tmp_path, check=True)
 

@@ -29,7 +29,9 @@ def expected_weights(state):
     for slot in Architecture.named(SMALL).slots:
         unit = slot.unit.replace("block", "features.denseblock").replace(".layer", ".denselayer")
         unit = unit.replace("transition", "features.transition")
-        unit = {"stem.conv": "features.conv0", "stem.norm": "features.norm0", "final.norm": "features.norm5"}.get(unit, unit)
+        unit = {"stem.conv": "features.conv0", "stem.norm": "features.norm0", "final.norm": "features.norm5"}.get(
+            unit, unit
+        )
         unit = "classifier" if unit == "head.dense" else unit
         ends = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "variance": "running_var"}
         array = state[f"{unit}.{ends.get(slot.role, 'bias')}"]
@@ -113,7 +115,9 @@ def test_a_changed_tensor_does_not_verify(small, tmp_path):
     data[-5] ^= 1
     out.write_bytes(data)
 
-    with pytest.raises(ComparisonError, match=r"1 tensors are not the ones that were written\n  head_dense/bias: recorded"):
+    with pytest.raises(
+        ComparisonError, match=r"1 tensors are not the ones that were written\n  head_dense/bias: recorded"
+    ):
         verify(out)
 
 
@@ -137,7 +141,10 @@ def test_another_epsilon_is_absorbed_and_given_back(tmp_path, ending):
     assert done.absorbed == {"from": 1e-5, "to": 1.001e-5, "scale": []}
     for slot, array in first.items():
         exact = array.astype(np.float64) - 1e-8 if slot.role == "variance" else array
-        assert np.all(np.abs(apps[slot] - exact) <= np.spacing(np.abs(apps[slot])) * (0.5 + 1e-6 if slot.role == "variance" else 0))
+        assert np.all(
+            np.abs(apps[slot] - exact)
+            <= np.spacing(np.abs(apps[slot])) * (0.5 + 1e-6 if slot.role == "variance" else 0)
+        )
         assert np.all(np.abs(back[slot].astype(np.float64) - array) <= np.spacing(np.abs(array)))
 
 
@@ -231,7 +238,10 @@ def test_diff_sees_one_changed_number(small, tmp_path):
     changed = diff(ours(tmp_path / "other.pth"), ours(tmp_path / "out.weights.h5"))
 
     assert (equal.same, equal.differing) == (True, ())
-    assert (changed.same, [(d.slot, d.ulps) for d in changed.differing]) == (False, [(Slot("final.norm", "shift"), 1.0)])
+    assert (changed.same, [(d.slot, d.ulps) for d in changed.differing]) == (
+        False,
+        [(Slot("final.norm", "shift"), 1.0)],
+    )
 
 
 # -- failures, each in its own words ---------------------------------------------------------------------------------------
@@ -310,12 +320,16 @@ def test_two_ways_to_fill_a_slot_are_refused(small, tmp_path):
 
     path = altered(small, tmp_path, two_heads)
 
-    assert "head.dense.kernel  could be any of classifier.weight, classifier.0.weight" in refused(MisfitError, tmp_path, path)
+    assert "head.dense.kernel  could be any of classifier.weight, classifier.0.weight" in refused(
+        MisfitError, tmp_path, path
+    )
 
 
 def test_a_quantised_tensor_is_refused(small, tmp_path):
     """Integers where weights should be."""
-    path = altered(small, tmp_path, lambda state: state.update({"features.norm5.bias": torch.ones(36, dtype=torch.int8)}))
+    path = altered(
+        small, tmp_path, lambda state: state.update({"features.norm5.bias": torch.ones(36, dtype=torch.int8)})
+    )
 
     assert "features.norm5.bias is int8, expected one of float16" in refused(MisfitError, tmp_path, path)
 
@@ -349,12 +363,17 @@ def test_a_missing_file_is_said(tmp_path):
     """The path is shown."""
     path = tmp_path / "none.pth"
 
-    assert refused(DiskError, tmp_path, path) == f"{path}: cannot be read: No such file or directory\n  is the path right?"
+    assert (
+        refused(DiskError, tmp_path, path) == f"{path}: cannot be read: No such file or directory\n  is the path right?"
+    )
 
 
 def test_another_network_is_refused_with_its_misfits(tmp_path):
     """A ResNet is no DenseNet, and each layout says why."""
-    torch.save({"conv1.weight": torch.rand(64, 3, 7, 7), "fc.weight": torch.rand(10, 64), "fc.bias": torch.rand(10)}, tmp_path / "r.pth")
+    torch.save(
+        {"conv1.weight": torch.rand(64, 3, 7, 7), "fc.weight": torch.rand(10, 64), "fc.bias": torch.rand(10)},
+        tmp_path / "r.pth",
+    )
 
     said = refused(MisfitError, tmp_path, tmp_path / "r.pth")
 
@@ -369,7 +388,9 @@ def test_an_unknown_layout_is_refused(small, tmp_path):
 
 def test_a_layout_that_cannot_hold_the_network_says_so(small, tmp_path):
     """keras.applications knows one growth rate."""
-    with pytest.raises(MisfitError, match="keras-applications cannot hold this network: growth_rate must be 32, found 8"):
+    with pytest.raises(
+        MisfitError, match="keras-applications cannot hold this network: growth_rate must be 32, found 8"
+    ):
         convert(small, dst="keras-applications", out=tmp_path / "out.h5")
 
 

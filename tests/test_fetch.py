@@ -117,7 +117,9 @@ def test_torchvision_and_the_registry_agree():
     """URLs and digests are those that the installed torchvision names."""
     from torchvision.models import densenet
 
-    entries = {arch: getattr(densenet, f"DenseNet{arch}_Weights").IMAGENET1K_V1.url for arch in ("121", "161", "169", "201")}
+    entries = {
+        arch: getattr(densenet, f"DenseNet{arch}_Weights").IMAGENET1K_V1.url for arch in ("121", "161", "169", "201")
+    }
 
     assert {arch: entry.url for (_, arch), entry in fetch.registry().items()} == entries
     assert all(f"-{entry.sha256}." in entry.url for entry in fetch.registry().values())

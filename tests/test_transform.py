@@ -52,7 +52,9 @@ def half_ulp(rounded, exact):
     return bool(np.all(np.abs(rounded.astype(np.float64) - exact) <= np.spacing(np.abs(rounded)) * (0.5 + 1e-6)))
 
 
-@given(hnp.arrays(np.float32, 8, elements=POSITIVE), st.sampled_from([(1e-5, 1.001e-5), (1.001e-5, 1e-5), (1e-5, 1e-3)]))
+@given(
+    hnp.arrays(np.float32, 8, elements=POSITIVE), st.sampled_from([(1e-5, 1.001e-5), (1.001e-5, 1e-5), (1e-5, 1e-3)])
+)
 def test_absorbing_an_epsilon_rounds_once(variance, change):
     """What is written is within half an ULP of the exact value, whichever tensor absorbed."""
     source, target = change

@@ -58,7 +58,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[], byte
     UsageError for an unknown ending, DiskError for a place that cannot be written.
     """
     module, function = ENDINGS[ending(path)]
-    with _whole(path) as temporary:
+    with whole(path) as temporary:
         getattr(_module(module), function)(temporary, tensors, manifest)
 
 
@@ -71,7 +71,7 @@ def ending(path: Path) -> str:
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def whole(path: Path) -> Iterator[Path]:
     """A unique sibling to write to, synced and renamed to `path` at the end, removed on any failure."""
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -109,3 +109,6 @@ def _umask() -> int:
 def _module(name: str) -> Any:
     """A reader, imported when it is first asked: h5py is not free."""
     return import_module(f"densenet_port.formats.{name}")
+
+
+_whole = whole

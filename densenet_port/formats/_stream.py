@@ -1,0 +1,137 @@
+"""Bytes of checkpoints in and out: parts of a file by offset, and one tensor after another to a file."""
+
+import os
+import struct
+import weakref
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from densenet_port.checkpoint import Array, Tensor
+from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError
+
+_BROKEN = (
+    struct.error,
+    zlib.error,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+)
+
+
+@contextmanager
+def guarded(path: Path, container: str) -> Iterator[None]:
+    """Turn what a broken file or disk raises into CorruptError and DiskError; `container` is for the message."""
+    try:
+        yield
+    except PortError:
+        raise
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
+    except _BROKEN as error:
+        hint = "fetch or copy the file again"
+        raise CorruptError(f"{path}: broken {container}: {type(error).__name__}: {error}", hint=hint) from error
+
+
+class Source:
+    """A file, or a part of it, or bytes in memory, to be read by offset; `size` is in bytes, `path` for messages."""
+
+    def __init__(self, path: Path, size: int, pread: Callable[[int, int], bytes]) -> None:
+        """Keep `pread(length, offset)`, which may give fewer bytes at the end."""
+        self.path = path
+        self.size = size
+        self._pread = pread
+
+    @classmethod
+    def of_file(cls, path: Path) -> "Source":
+        """Read from a file, which is open as long as anything uses it. Raises DiskError."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+            size = os.fstat(descriptor).st_size
+        except OSError as error:
+            raise DiskError(f"{path}: cannot be read: {error.strerror}", hint="is the path right?") from error
+        source = cls(path, size, lambda count, offset: _pread(descriptor, count, offset))
+        weakref.finalize(source, os.close, descriptor)
+        return source
+
+    @classmethod
+    def of_bytes(cls, path: Path, data: bytes) -> "Source":
+        """Read from memory."""
+        return cls(path, len(data), lambda count, offset: data[offset : offset + count])
+
+    def part(self, start: int, size: int) -> "Source":
+        """Read from a part of this. Raises CorruptError if it reaches beyond."""
+        if not 0 <= start <= start + size <= self.size:
+            raise self._beyond(start, size)
+        return Source(self.path, size, lambda count, offset: self._pread(count, start + offset))
+
+    def data(self, offset: int, length: int) -> bytes:
+        """Exactly these bytes. Raises CorruptError outside of the file, OSError for a broken disk."""
+        if not 0 <= offset <= offset + length <= self.size:
+            raise self._beyond(offset, length)
+        found = self._pread(length, offset)
+        if len(found) != length:
+            raise self._beyond(offset, length)
+        return found
+
+    def _beyond(self, offset: int, length: int) -> CorruptError:
+        return CorruptError(f"{self.path}: {length} bytes at {offset} reach beyond the file's {self.size}")
+
+
+def _pread(descriptor: int, length: int, offset: int) -> bytes:
+    """Bytes of a file; one call of the system gives at most 2 GiB of them."""
+    found = os.pread(descriptor, length, offset)
+    while len(found) < length and (more := os.pread(descriptor, length - len(found), offset + len(found))):
+        found += more
+    return found
+
+
+class Writable(Protocol):
+    """Where bytes go: a file, or a member of an archive."""
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> int:
+        """Write all of the bytes."""
+
+
+def stored(dtype: str) -> np.dtype[np.generic]:
+    """How elements of `Tensor.dtype` stand in a file: little-endian, bfloat16 as the upper half of a float32."""
+    return np.dtype("uint16" if dtype == "bfloat16" else dtype).newbyteorder("<")
+
+
+def native(array: Array, dtype: str) -> Array:
+    """Elements as stored → an array of this machine's `dtype`; bfloat16 becomes float32."""
+    if dtype == "bfloat16":
+        return (array.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def write_tensor(file: Writable, name: str, tensor: Tensor) -> None:
+    """Load a tensor and write its elements, row-major and little-endian, in `Tensor.dtype`.
+
+    Raises MisfitError if the array has another shape or type than the tensor says, or would lose bits as bfloat16:
+    the file's head is written by then, and would be wrong.
+    """
+    array = tensor.load()
+    dtype = np.dtype("float32" if tensor.dtype == "bfloat16" else tensor.dtype)
+    if array.shape != tensor.shape or array.dtype != dtype:
+        found = f"{array.dtype} {array.shape}"
+        raise MisfitError(f"{name}: expected {tensor.dtype} {tensor.shape}, found {found} when it was loaded")
+    if tensor.dtype == "bfloat16":
+        array = _halved(name, array)
+    array = np.ascontiguousarray(array.astype(stored(tensor.dtype), copy=False))
+    file.write(array.reshape(-1).view(np.uint8).data)
+
+
+def _halved(name: str, array: Array) -> Array:
+    """The upper halves of float32 values whose lower halves are zero."""
+    bits = np.ascontiguousarray(array).view(np.uint32)
+    if (bits & 0xFFFF).any():
+        raise MisfitError(f"{name}: is to be written as bfloat16 but has values that bfloat16 cannot hold")
+    return (bits >> 16).astype(np.uint16)

@@ -1,0 +1,833 @@
+"""Parity: what is compared, against which noise floor, the verdict, and the first place where two networks part.
+
+Two implementations run the same prepared images: the reference that owns the original checkpoint, and the port. In
+float64 both must agree to rounding. In float32 the port may be no further from the float64 truth than a stated factor
+of the reference's own distance to it. Where a port's tensors had to be rounded (an absorbed epsilon, float64 weights),
+the proof has two steps: the unrounded mapping meets the float64 bound, and every written tensor is within half an ULP
+of it.
+"""
+
+import json
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from densenet_port.arch import Architecture, Contract, Input, Slot
+from densenet_port.checkpoint import Array, file_digest
+from densenet_port.convert import Ours, ours
+from densenet_port.diagnose import diagnose
+from densenet_port.errors import CorruptError, DiskError, MisfitError, UsageError
+from densenet_port.formats import whole
+from densenet_port.forward import forward, smallest_side
+from densenet_port.frameworks import Job, Run, run_all
+from densenet_port.transform import absorb_in_scale, absorb_in_variance
+
+BOUND64 = 1e-10  # of the logits' deviation: a right port measures 1e-14, the smallest known mistake 1e-6
+FACTOR32 = 4.0  # of the reference's own float32 distance: see docs/parity.md, measured by benchmarks/noise.py
+HALF_ULP = 0.5 + 1e-6  # of a written tensor; the slack is float64's own rounding of the exact value
+SIZES = (224, 225, 256)  # even, odd, and a multiple of 32
+TAPPED = 64  # pixels of the probe that is followed through the network: small, so that every activation can be kept
+BATCH = 2
+RESPONSE = 1e-3  # logits must differ between images by this share of their deviation, or they answer nothing
+
+Precision = Literal["float32", "float64"]
+PRECISIONS: tuple[Precision, ...] = ("float64", "float32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Prepared images `n h w c` float32 that both sides see.
+
+    `name` is unique in a check (`noise 224`, `photographs 225`). `labels` name the pictures; `pictures` are the pixels
+    (`n h w 3` uint8) that a report shows, or None for noise.
+    """
+
+    name: str
+    images: Array
+    labels: tuple[str, ...] = ()
+    pictures: Array | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was judged: whether `measured <= bound`, and what that says.
+
+    `kind` is the family (evidence, float64, float32, weights); `name` is unique in a result.
+    """
+
+    kind: Literal["evidence", "float64", "float32", "weights"]
+    name: str
+    passed: bool
+    measured: float | None
+    bound: float | None
+    says: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """How far the port's logits (`n classes`) are from the reference's, for one probe in one precision.
+
+    Distances are in deviations of the reference's float64 logits. `noise` is the reference's own distance to its
+    float64 logits (root mean square; 0 in float64), `distance` the port's to the same. `top1` and `top5` are the share
+    of images whose best class, or set of five best, agrees; `first_disagreement` the best rank (from 1) at which any
+    image's order differs, or None. `ulps` counts logits by distance from the reference in the same precision: exponent
+    of two → count, with key -1 for equal bits. `tolerance` is the smallest absolute tolerance that would have passed.
+    """
+
+    probe: str
+    precision: Precision
+    largest: float
+    distance: float
+    noise: float
+    cosine: float
+    top1: float
+    top5: float
+    first_disagreement: int | None
+    ulps: Mapping[int, int]
+    tolerance: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitError:
+    """One unit of the network on the probe that was followed, in float64.
+
+    Each number is the largest difference in deviations of the unit's output. `free` runs both networks from the images;
+    `local` feeds the port's unit with the reference's own activations, so that a local fault is told from an inherited
+    one. `noise` is the reference's float32 run against its float64 run.
+    """
+
+    unit: str
+    free: float
+    local: float
+    noise: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """The evidence that two networks agree, or where they do not.
+
+    `where` is the first unit whose local error passes the bound, `off` which side the third opinion contradicts
+    ("port", "reference", "both" or None). `source` and `port` describe the two files (path, layout, digest,
+    architecture, contract, ledger counts), `sides` the two implementations (name → versions and seconds). `logits`
+    holds, for each probe, the float64 logits of the reference and the float32 logits of both sides, for scatter plots
+    and top-5 lists.
+    """
+
+    passed: bool
+    checks: tuple[Check, ...]
+    figures: tuple[Figures, ...]
+    units: tuple[UnitError, ...]
+    where: str | None
+    off: Literal["port", "reference", "both"] | None
+    probes: tuple[Probe, ...]
+    logits: Mapping[str, Mapping[str, Array]]
+    source: Mapping[str, Any]
+    port: Mapping[str, Any]
+    sides: Mapping[str, Mapping[str, Any]]
+    notes: tuple[str, ...] = ()
+    diagnosis: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One network's answers, which can be saved and used in place of the framework.
+
+    `logits` are (precision, probe) → `n classes`; `taps` precision → unit → `n h w c`, on the probe named `tapped`.
+    `computed` says for each precision what the run was really computed in. `told` describes the implementation (name,
+    versions, seconds) and the file (path, layout, digest).
+    """
+
+    architecture: Architecture
+    contract: Contract
+    probes: tuple[Probe, ...]
+    tapped: str
+    logits: Mapping[tuple[Precision, str], Array]
+    taps: Mapping[Precision, Mapping[str, Array]]
+    computed: Mapping[str, str]
+    told: Mapping[str, Any]
+
+
+# -- the check ---------------------------------------------------------------------------------------------------------
+
+
+def check(
+    converted: Path,
+    *,
+    against: Path | None = None,
+    reference: Path | None = None,
+    backend: str = "tensorflow",
+    sizes: tuple[int, ...] = SIZES,
+    batch: int = BATCH,
+    images: Path | None = None,
+    seed: int = 0,
+    save_reference: Path | None = None,
+    limit: float = 600.0,
+) -> Parity:
+    """Whether a converted file is the same network as the checkpoint it came from.
+
+    The reference is the framework that owns the layout of `against`, or a run of it saved before (`reference`). The
+    port is Keras on `backend` (tensorflow, torch, jax) or the forward pass in numpy; float64 evidence comes from
+    TensorFlow or numpy alone, since Keras computes float32 elsewhere. `sizes` are of the noise, `batch` images of each;
+    `images` is a folder of the user's own pictures, without it scikit-learn's two photographs are taken where they are
+    installed. `limit` is each side's time in seconds. Raises UsageError for options that do not go together,
+    MisfitError for networks with different numbers, and what reading and running raise.
+    """
+    started = time.perf_counter()
+    port = ours(converted)
+    if (against is None) == (reference is None):
+        raise UsageError("a port is compared with --against CHECKPOINT or with --reference FILE")
+    if reference is not None:
+        side, source = load_side(reference), None
+        _same_numbers(port, side.architecture, str(reference))
+        other = run_port(port, backend, side.probes, side.tapped, limit)
+    else:
+        source = ours(cast("Path", against))
+        _same_numbers(port, source.architecture, str(against))
+        probes = make_probes(source, sizes, batch, images, seed)
+        side, other = _side_by_side(
+            partial(run_reference, source, probes, limit=limit),
+            partial(run_port, port, backend, probes, probes[0].name, limit),
+        )
+    if save_reference is not None:
+        save_side(side, save_reference)
+    return replace(judged(port, source, side, other), seconds=time.perf_counter() - started)
+
+
+def _side_by_side(first: Callable[[], Side], second: Callable[[], Side]) -> tuple[Side, Side]:
+    """Both at once: each waits for a process of its own."""
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(first), pool.submit(second)]
+        return running[0].result(), running[1].result()
+
+
+def _same_numbers(port: Ours, architecture: Architecture, against: str) -> None:
+    """Refuse to compare networks that cannot be the same."""
+    if port.architecture != architecture:
+        wanted, found = architecture.to_json(), port.architecture.to_json()
+        apart = ", ".join(f"{key} {wanted[key]} and {found[key]}" for key in wanted if wanted[key] != found[key])
+        raise MisfitError(
+            f"{port.checkpoint.path} and {against} are networks of different numbers: expected and found {apart}",
+            hint="compare a port with the very checkpoint it was made from",
+        )
+
+
+# -- the two sides -----------------------------------------------------------------------------------------------------
+
+
+def run_reference(source: Ours, probes: tuple[Probe, ...], *, limit: float = 600.0) -> Side:
+    """The original network in the framework that owns its layout; in numpy where no framework does."""
+    return _run_side(source, source.ledger.mapping.reference, "tensorflow", probes, probes[0].name, limit)
+
+
+def run_port(port: Ours, backend: str, probes: tuple[Probe, ...], tapped: str, limit: float = 600.0) -> Side:
+    """The converted network: its layout's framework, on `backend` where that is Keras, or numpy."""
+    if backend not in ("numpy", "tensorflow", "torch", "jax"):
+        raise UsageError(f"unknown --backend {backend!r}", hint="known: numpy, tensorflow, torch, jax")
+    network = "numpy" if backend == "numpy" else port.ledger.mapping.reference
+    return _run_side(port, network, backend, probes, tapped, limit)
+
+
+def _run_side(told: Ours, network: str, backend: str, probes: tuple[Probe, ...], tapped: str, limit: float) -> Side:
+    """All probes in both precisions, one process for each implementation that is needed."""
+    started = time.perf_counter()
+    plan = plan_side(told, network, backend, probes, tapped, limit)
+    exact, single = (plan[precision] for precision in PRECISIONS)
+    one_process = exact[0].network == single[0].network
+    runs = run_all([*exact, *single]) if one_process else [*run_all(exact), *run_all(single)]
+    return side_of(told, plan, runs, tapped, probes, time.perf_counter() - started)
+
+
+def plan_side(
+    told: Ours, network: str, backend: str, probes: tuple[Probe, ...], tapped: str, limit: float = 600.0
+) -> dict[Precision, list[Job]]:
+    """Precision → the jobs that run a network on every probe.
+
+    Keras computes in float64 on TensorFlow alone; on the other backends the float64 evidence is numpy's.
+    """
+    exact = network if network in ("torchvision", "numpy") or backend == "tensorflow" else "numpy"
+    networks: dict[Precision, str] = {"float64": exact, "float32": network}
+    return {
+        precision: [_job(told, networks[precision], backend, probe, precision, tapped, limit) for probe in probes]
+        for precision in PRECISIONS
+    }
+
+
+def side_of(
+    told: Ours,
+    plan: Mapping[Precision, list[Job]],
+    runs: Sequence[Run],
+    tapped: str,
+    probes: tuple[Probe, ...],
+    seconds: float,
+) -> Side:
+    """What the runs of a plan's jobs, float64 first, say together."""
+    keys: list[tuple[Precision, str]] = [(precision, probe.name) for precision in PRECISIONS for probe in probes]
+    found = dict(zip(keys, runs, strict=True))
+    return Side(
+        architecture=told.architecture,
+        contract=told.contract,
+        probes=probes,
+        tapped=tapped,
+        logits={key: run.logits for key, run in found.items()},
+        taps={precision: found[precision, tapped].taps for precision in PRECISIONS},
+        computed={precision: _computed(precision, found) for precision in PRECISIONS},
+        told={
+            "name": _title(plan["float32"][0]),
+            "float64": _title(plan["float64"][0]),
+            "versions": {name: number for run in runs for name, number in run.versions.items()},
+            "seconds": seconds,
+            **_file_told(told),
+        },
+    )
+
+
+def _title(job: Job) -> str:
+    return f"{job.network} on {job.backend}" if job.network.startswith("keras") else job.network
+
+
+def _computed(precision: Precision, found: Mapping[tuple[Precision, str], Run]) -> str:
+    """What the runs of a precision were really computed in: the least precise of them."""
+    return min(
+        (run.computed_in for (kind, _), run in found.items() if kind == precision), key=lambda kind: int(kind[5:])
+    )
+
+
+def _job(told: Ours, network: str, backend: str, probe: Probe, dtype: Precision, tapped: str, limit: float) -> Job:
+    """One run of one probe."""
+    spelled = told.ledger.mapping.spell_units(told.architecture)
+    followed = {unit: unit if network == "numpy" else name for unit, name in spelled.items()}
+    return Job(
+        network=cast("Any", network),
+        images=probe.images,
+        path=told.checkpoint.path,
+        architecture=told.architecture,
+        contract=told.contract,
+        prefix=told.ledger.prefix,
+        head=told.ledger.spelled("head.dense"),
+        backend=cast("Any", "tensorflow" if backend == "numpy" else backend),
+        dtype=dtype,
+        taps=followed if probe.name == tapped else {},
+        limit=limit,
+    )
+
+
+def _file_told(told: Ours) -> dict[str, Any]:
+    """A file and its ledger, for the result."""
+    ledger = told.ledger
+    return {
+        "path": str(told.checkpoint.path),
+        "sha256": file_digest(told.checkpoint.path),
+        "layout": told.layout,
+        "container": told.checkpoint.container,
+        "architecture": {"name": told.architecture.name, **told.architecture.to_json()},
+        "contract": told.contract.to_json(),
+        "ledger": {"used": len(ledger.claims), "ignored": len(ledger.ignored), "slots": len(told.architecture.slots)},
+        "mapping": {"layout": ledger.mapping.layout, "sha256": ledger.mapping.digest},
+    }
+
+
+# -- inputs ------------------------------------------------------------------------------------------------------------
+
+
+def make_probes(source: Ours, sizes: tuple[int, ...], batch: int, folder: Path | None, seed: int) -> tuple[Probe, ...]:
+    """The images both sides see: first the small noise that is followed through the network, then noise, then pictures.
+
+    Noise is smooth over four pixels, of mean 0 and deviation 1 a value, which is what prepared photographs are like.
+    """
+    least = smallest_side(source.architecture)
+    if small := [size for size in sizes if size < least]:
+        raise UsageError(f"images of {small[0]} pixels are too small", hint=f"this network needs at least {least}")
+    if batch < BATCH:
+        raise UsageError(f"--batch must be at least {BATCH}: one image cannot show that logits depend on it")
+    channels = source.architecture.channels
+    noises = [
+        Probe(name=f"noise {size}", images=_noise(batch, size, channels, seed + number))
+        for number, size in enumerate(dict.fromkeys((max(TAPPED, least), *sizes)))
+    ]
+    size = sizes[0] if sizes else max(TAPPED, least)
+    return (*noises, *_photographs(source.contract.input, channels, size, folder))
+
+
+def _noise(count: int, size: int, channels: int, seed: int) -> Array:
+    """Seeded noise (count, size, size, channels) float32."""
+    white = np.random.default_rng(seed).standard_normal((count, size, size, channels))
+    smooth = sum(np.roll(white, (i, j), (1, 2)) for i in range(4) for j in range(4))
+    noise: Array = np.asarray(smooth / 4, np.float32)
+    return noise
+
+
+def _photographs(contract: Input, channels: int, size: int, folder: Path | None) -> list[Probe]:
+    """Real pictures, prepared as the contract says; none where neither a folder nor scikit-learn's are to be had."""
+    pictures = _own_pictures(folder, size) if folder else _sample_pictures(size)
+    if not pictures or channels not in (1, 3):
+        return []
+    pixels = np.stack(list(pictures.values()))
+    return [
+        Probe(
+            name=f"photographs {size}",
+            images=prepared(pixels, contract, channels),
+            labels=tuple(pictures),
+            pictures=pixels,
+        )
+    ]
+
+
+def prepared(pixels: Array, contract: Input, channels: int = 3) -> Array:
+    """Pictures `n h w 3` uint8, red first, as a network of that contract takes them: `n h w channels` float32."""
+    values = pixels.astype(np.float64)
+    if channels == 1:
+        values = values @ np.array([[0.299], [0.587], [0.114]])  # ITU-R BT.601, as every image library makes grey
+    elif contract.order == "bgr":
+        values = values[..., ::-1]
+    mean, std = np.array(contract.mean)[:channels], np.array(contract.std)[:channels]
+    result: Array = ((values / contract.scale - mean) / std).astype(np.float32)
+    return result
+
+
+def _own_pictures(folder: Path, size: int) -> dict[str, Array]:
+    """The pictures in a folder, name → `size size 3` uint8. Raises DiskError, CorruptError or UsageError."""
+    try:
+        from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 (only pictures need it)
+    except ImportError as error:
+        raise UsageError("pictures need Pillow", hint='pip install "densenet-port[torch]"') from error
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    except OSError as error:
+        raise DiskError(f"{folder}: cannot be read: {error.strerror}") from error
+    found: dict[str, Array] = {}
+    for path in paths:
+        try:
+            with Image.open(path) as picture:
+                found[path.name] = _cropped(picture, size)
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+            raise CorruptError(f"{path}: cannot be read as a picture: {error}") from error
+    if not found:
+        raise UsageError(f"{folder}: holds no pictures")
+    return found
+
+
+def _sample_pictures(size: int) -> dict[str, Array]:
+    """Scikit-learn's two photographs, where it and Pillow are installed."""
+    try:
+        from PIL import Image  # noqa: PLC0415 (only pictures need it)
+        from sklearn.datasets import load_sample_images  # noqa: PLC0415 (an option)
+    except ImportError:
+        return {}
+    sample = load_sample_images()
+    names = [Path(name).name for name in sample.filenames]
+    return {name: _cropped(Image.fromarray(pixels), size) for name, pixels in zip(names, sample.images, strict=True)}
+
+
+def _cropped(picture: Any, size: int) -> Array:
+    """The middle of a picture, its shorter side first brought to 8/7 of `size` (256 for 224)."""
+    short = round(size * 8 / 7)
+    colour = picture.convert("RGB")
+    factor = short / min(colour.size)
+    width, height = (max(short, round(side * factor)) for side in colour.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    return np.asarray(colour.resize((width, height)).crop((left, top, left + size, top + size)))
+
+
+# -- the verdict -------------------------------------------------------------------------------------------------------
+
+
+def judged(port: Ours, source: Ours | None, reference: Side, other: Side) -> Parity:
+    """The verdict on two sides that ran the same probes, and what follows from it.
+
+    Without `source` (a saved reference) the port's tensors cannot be compared with the original's.
+    """
+    exact = _unrounded(port, source) if source else None
+    weights = list(_weight_checks(port, exact)) if exact else []
+    rounded = bool(weights) and any(check.measured for check in weights)
+    figures = tuple(_figures(reference, other))
+    checks = [*_evidence(reference, other), *weights]
+    checks += _rounded_checks(port, exact, reference, other) if rounded else _direct_checks(figures)
+    checks += _float32_checks(reference, figures)
+    passed = all(check.passed for check in checks)
+    findings = diagnose(port, *_followed(reference), port_logits=other.logits["float64", reference.tapped])
+    units = tuple(_units(reference, other, getattr(findings, "errors", {})))
+    return Parity(
+        passed=passed,
+        checks=tuple(checks),
+        figures=figures,
+        units=units,
+        where=None if passed else _where(units, findings.faulty),
+        off=None if passed else _third_opinion(port, source, reference, other),
+        probes=reference.probes,
+        logits=_shown_logits(reference, other),
+        source=reference.told,
+        port=other.told,
+        sides={"reference": _told_side(reference), "port": _told_side(other)},
+        notes=tuple(_notes(reference, rounded=rounded)),
+        diagnosis=() if passed else tuple(finding.to_json() for finding in findings.findings),
+    )
+
+
+def _told_side(side: Side) -> dict[str, Any]:
+    return {key: side.told[key] for key in ("name", "float64", "versions", "seconds")}
+
+
+def _shown_logits(reference: Side, other: Side) -> dict[str, dict[str, Array]]:
+    """Probe → the logits a report draws."""
+    return {
+        probe.name: {
+            "reference64": reference.logits["float64", probe.name],
+            "reference32": reference.logits["float32", probe.name],
+            "port64": other.logits["float64", probe.name],
+            "port32": other.logits["float32", probe.name],
+        }
+        for probe in reference.probes
+    }
+
+
+def _followed(side: Side) -> tuple[Array, Mapping[str, Array], Array]:
+    """Images, float64 activations and logits of the probe that was followed."""
+    images = next(probe.images for probe in side.probes if probe.name == side.tapped)
+    return images, side.taps["float64"], side.logits["float64", side.tapped]
+
+
+def _evidence(reference: Side, other: Side) -> Iterator[Check]:
+    """What the runs must be before they can show anything."""
+    for name, side in (("reference", reference), ("port", other)):
+        really = side.computed["float64"]
+        yield Check(
+            kind="evidence",
+            name=f"{name} computed in float64",
+            passed=really == "float64",
+            measured=None,
+            bound=None,
+            says=f"{side.told['float64']} computed in {really}",
+        )
+        for (precision, probe), logits in side.logits.items():
+            wrong = int(np.sum(~np.isfinite(logits)))
+            if wrong:
+                says = f"{wrong} logits of the {name} are NaN or infinite"
+                yield Check(
+                    kind="evidence",
+                    name=f"{name} finite, {probe}, {precision}",
+                    passed=False,
+                    measured=float(wrong),
+                    bound=0.0,
+                    says=says,
+                )
+    for seen in reference.probes:
+        yield _responsive(seen.name, reference.logits["float64", seen.name])
+
+
+def _responsive(probe: str, logits: Array) -> Check:
+    """Whether logits say anything: not constant, not the same for every image, not probabilities."""
+    with np.errstate(all="ignore"):
+        flat = logits.reshape(len(logits), -1).astype(np.float64)
+        spread = float(np.max(np.std(flat, axis=0)) / np.std(flat))
+    probabilities = bool(np.all(flat >= 0) and np.allclose(flat.sum(axis=1), 1, atol=1e-3))
+    return Check(
+        kind="evidence",
+        name=f"logits answer, {probe}",
+        passed=bool(spread >= RESPONSE) and not probabilities,
+        measured=spread,
+        bound=RESPONSE,
+        says="these are probabilities, not logits" if probabilities else "largest deviation between images / deviation",
+    )
+
+
+def _direct_checks(figures: tuple[Figures, ...]) -> Iterator[Check]:
+    """Float64 against float64, to rounding."""
+    for figure in figures:
+        if figure.precision == "float64":
+            yield _bounded("float64", f"float64, {figure.probe}", figure.largest, BOUND64, "max |Δ| / deviation")
+
+
+def _bounded(
+    kind: Literal["float64", "float32", "weights"], name: str, measured: float, bound: float, says: str
+) -> Check:
+    """A check that NaN does not pass."""
+    return Check(kind=kind, name=name, passed=bool(measured <= bound), measured=measured, bound=bound, says=says)
+
+
+def _rounded_checks(port: Ours, exact: Mapping[Slot, Array] | None, reference: Side, other: Side) -> Iterator[Check]:
+    """Where tensors were rounded: the unrounded mapping against the reference, and the port against its own tensors."""
+    for probe in reference.probes:
+        truth = reference.logits["float64", probe.name]
+        unrounded = forward(port.architecture, port.contract, cast("Mapping[Slot, Array]", exact), probe.images)
+        yield _bounded(
+            "float64", f"float64, {probe.name}, unrounded", _apart(unrounded, truth), BOUND64, "max |Δ| / deviation"
+        )
+        written = forward(port.architecture, port.contract, lambda slot: port.weights[slot](), probe.images)
+        found = other.logits["float64", probe.name]
+        yield _bounded(
+            "float64", f"float64, {probe.name}, as written", _apart(found, written), BOUND64, "max |Δ| / deviation"
+        )
+
+
+def _float32_checks(reference: Side, figures: tuple[Figures, ...]) -> Iterator[Check]:
+    """Float32 against the truth, by the reference's own rounding."""
+    for figure in figures:
+        if figure.precision == "float32":
+            bound = FACTOR32 * max(figure.noise, _least_noise(reference.logits["float64", figure.probe]))
+            says = "RMS distance to the float64 truth / deviation"
+            yield _bounded("float32", f"float32, {figure.probe}", figure.distance, bound, says)
+
+
+def _least_noise(truth: Array) -> float:
+    """What rounding the logits themselves to float32 costs: uniform within half an ULP, so ULP / √12."""
+    return float(np.sqrt(np.mean(np.spacing(truth.astype(np.float32)).astype(np.float64) ** 2) / 12) / np.std(truth))
+
+
+def _apart(found: Array, truth: Array) -> float:
+    """Largest difference in deviations of the truth; NaN stays NaN."""
+    with np.errstate(all="ignore"):
+        return float(np.max(np.abs(found.astype(np.float64) - truth)) / np.std(truth))
+
+
+def _rms(found: Array, truth: Array) -> float:
+    """Root mean square of the difference in deviations of the truth."""
+    with np.errstate(all="ignore"):
+        return float(np.sqrt(np.mean((found.astype(np.float64) - truth) ** 2)) / np.std(truth))
+
+
+def _figures(reference: Side, other: Side) -> Iterator[Figures]:
+    """Every probe in both precisions."""
+    for probe in reference.probes:
+        truth = reference.logits["float64", probe.name].astype(np.float64)
+        for precision in PRECISIONS:
+            own, found = reference.logits[precision, probe.name], other.logits[precision, probe.name]
+            yield Figures(
+                probe=probe.name,
+                precision=precision,
+                largest=_apart(found, truth),
+                distance=_rms(found, truth),
+                noise=_rms(own, truth),
+                cosine=_cosine(found, truth),
+                **_ranks(own, found),
+                ulps=_ulps(own, found),
+                tolerance=float(np.max(np.abs(found.astype(np.float64) - own))),
+            )
+
+
+def _cosine(found: Array, truth: Array) -> float:
+    with np.errstate(all="ignore"):
+        a, b = found.astype(np.float64).ravel(), truth.ravel()
+        return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def _ranks(own: Array, found: Array) -> dict[str, Any]:
+    """Agreement of the best class, of the best five, and the first rank at which any image's order differs."""
+    first, second = (np.argsort(-side.reshape(len(side), -1), axis=1, kind="stable") for side in (own, found))
+    differs = np.any(first != second, axis=0)
+    fives = [set(a) == set(b) for a, b in zip(first[:, :5].tolist(), second[:, :5].tolist(), strict=True)]
+    return {
+        "top1": float(np.mean(first[:, 0] == second[:, 0])),
+        "top5": float(np.mean(fives)),
+        "first_disagreement": int(np.argmax(differs)) + 1 if differs.any() else None,
+    }
+
+
+def _ulps(own: Array, found: Array) -> dict[int, int]:
+    """Logits by their distance from the reference's in units of its last place.
+
+    Exponent of two → count; -1 is equality.
+    """
+    with np.errstate(all="ignore"):
+        steps = np.abs(found.astype(np.float64) - own) / np.spacing(np.abs(own)).astype(np.float64)
+        finite = steps[np.isfinite(steps)]
+        exponents = np.where(finite == 0, -1, np.ceil(np.log2(np.maximum(finite, 1)))).astype(int)
+    return {int(key): int(count) for key, count in zip(*np.unique(exponents, return_counts=True), strict=True)}
+
+
+# -- rounded tensors ---------------------------------------------------------------------------------------------------
+
+
+def _unrounded(port: Ours, source: Ours) -> dict[Slot, Array]:
+    """Every tensor that the port should hold, in float64, before its one rounding.
+
+    Another epsilon was absorbed by the variance or by the scale; the file's record says by which, and without one the
+    tensor that differs does.
+    """
+    exact = {slot: load().astype(np.float64) for slot, load in source.weights.items()}
+    old, new = source.contract.epsilon, port.contract.epsilon
+    if old == new:
+        return exact
+    for unit in port.architecture.units.values():
+        if unit.kind == "norm":
+            scale, variance = Slot(unit.name, "scale"), Slot(unit.name, "variance")
+            if np.array_equal(port.weights[variance](), source.weights[variance]()):
+                exact[scale] = absorb_in_scale(exact[scale], exact[variance], old, new)
+            else:
+                exact[variance] = absorb_in_variance(exact[variance], old, new)
+    return exact
+
+
+def _weight_checks(port: Ours, exact: Mapping[Slot, Array]) -> Iterator[Check]:
+    """Every written tensor against its exact value, in units of its last place: at most one half."""
+    worst, where, changed = 0.0, "", 0
+    for slot, wanted in exact.items():
+        found = port.weights[slot]()
+        steps = np.abs(found.astype(np.float64) - wanted) / np.spacing(np.abs(found)).astype(np.float64)
+        largest = float(np.max(np.nan_to_num(steps, nan=np.inf), initial=0.0))
+        changed += largest > 0
+        if largest > worst:
+            worst, where = largest, str(slot)
+    says = f"{changed} of {len(exact)} tensors rounded" + (f", most in {where}" if where else "")
+    yield _bounded("weights", "written tensors, in ULP of the exact ones", worst, HALF_ULP, says)
+
+
+# -- where, and which side ---------------------------------------------------------------------------------------------
+
+
+def _units(reference: Side, other: Side, local: Mapping[str, float]) -> Iterator[UnitError]:
+    """Error along the network, unit by unit."""
+    truth, rough = reference.taps["float64"], reference.taps["float32"]
+    for unit in reference.architecture.units:
+        if unit in truth and unit in other.taps["float64"]:
+            yield UnitError(
+                unit=unit,
+                free=_apart(other.taps["float64"][unit], truth[unit]),
+                local=local.get(unit, float("nan")),
+                noise=_apart(rough[unit], truth[unit]) if unit in rough else float("nan"),
+            )
+
+
+def _where(units: tuple[UnitError, ...], faulty: tuple[str, ...]) -> str | None:
+    """The first unit that is off by itself; else the first at which the free runs part."""
+    if faulty:
+        return faulty[0]
+    return next((row.unit for row in units if not row.free <= BOUND64), None)
+
+
+def _third_opinion(
+    port: Ours, source: Ours | None, reference: Side, other: Side
+) -> Literal["port", "reference", "both"] | None:
+    """Which side numpy contradicts, each on its own weights; a side whose weights are wrong is off too."""
+    images, _, truth = _followed(reference)
+    found = other.logits["float64", reference.tapped]
+
+    def contradicted(told: Ours, logits: Array) -> bool:
+        third = forward(told.architecture, told.contract, lambda slot: told.weights[slot](), images)
+        return not _apart(logits, third) <= BOUND64
+
+    reference_off = source is not None and contradicted(source, truth)
+    port_off = contradicted(port, found) or (not reference_off and not _apart(found, truth) <= BOUND64)
+    return "both" if reference_off and port_off else "reference" if reference_off else "port" if port_off else None
+
+
+def _notes(reference: Side, *, rounded: bool) -> Iterator[str]:
+    """What a reader of the verdict should know."""
+    if rounded:
+        yield "tensors had to be rounded: the proof has two steps, the unrounded mapping and each tensor's half ULP"
+    if not any(probe.labels for probe in reference.probes):
+        yield "no photographs were compared: give --images DIR, or install scikit-learn and Pillow for two"
+
+
+# -- golden files ------------------------------------------------------------------------------------------------------
+
+
+def replay(converted: Path, golden: Path) -> list[Check]:
+    """A converted file's logits and activations in numpy, against those that the reference framework computed before.
+
+    `golden` is a saved reference. No framework runs. A file whose tensors were rounded is held to the reference's own
+    float32 distance, every other to the float64 bound. Raises as `check` does.
+    """
+    port, side = ours(converted), load_side(golden)
+    _same_numbers(port, side.architecture, str(golden))
+    rounded = port.contract.epsilon != side.contract.epsilon or port.contract != side.contract
+    checks: list[Check] = []
+    for probe in side.probes:
+        taps: dict[str, float] = {}
+        truth, known = side.logits["float64", probe.name], side.taps["float64"] if probe.name == side.tapped else {}
+
+        def tap(unit: str, output: Array, known: Mapping[str, Array] = known, taps: dict[str, float] = taps) -> None:
+            if unit in known:
+                taps[unit] = _apart(output, known[unit])
+
+        logits = forward(
+            port.architecture,
+            port.contract,
+            lambda slot: port.weights[slot](),
+            probe.images,
+            tap=tap if known else None,
+        )
+        own = _rms(side.logits["float32", probe.name], truth)
+        bound = FACTOR32 * max(own, _least_noise(truth)) if rounded else BOUND64
+        checks.append(
+            _bounded("float64", f"golden logits, {probe.name}", _apart(logits, truth), bound, "max |Δ| / deviation")
+        )
+        if taps:
+            worst = max(taps, key=lambda unit: np.nan_to_num(taps[unit], nan=np.inf))
+            checks.append(
+                _bounded("float64", f"golden activations, {probe.name}", taps[worst], bound, f"worst in {worst}")
+            )
+    return checks
+
+
+# -- saved references --------------------------------------------------------------------------------------------------
+
+SAVED = "densenet-port/reference/1"
+
+
+def save_side(side: Side, path: Path) -> None:
+    """Write a side's inputs, logits and taps, with what it was, as one `.npz`; it appears whole or not at all."""
+    plain = {
+        "schema": SAVED,
+        "architecture": side.architecture.to_json(),
+        "contract": side.contract.to_json(),
+        "tapped": side.tapped,
+        "computed": dict(side.computed),
+        "told": dict(side.told),
+        "probes": [{"name": probe.name, "labels": list(probe.labels)} for probe in side.probes],
+    }
+    arrays = {f"images|{probe.name}": probe.images for probe in side.probes}
+    arrays |= {f"pictures|{probe.name}": probe.pictures for probe in side.probes if probe.pictures is not None}
+    arrays |= {f"logits|{precision}|{name}": logits for (precision, name), logits in side.logits.items()}
+    arrays |= {f"tap|{kind}|{unit}": tap for kind, taps in side.taps.items() for unit, tap in taps.items()}
+    with whole(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, told=np.array(json.dumps(plain)), **cast("Any", arrays))
+
+
+def load_side(path: Path) -> Side:
+    """A side that `save_side` wrote. Raises DiskError, CorruptError or MisfitError; nothing in the file runs."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            plain = json.loads(str(file["told"]))
+            arrays = {tuple(name.split("|")): file[name] for name in file.files if name != "told"}
+        if plain["schema"] != SAVED:
+            raise MisfitError(f"{path}: expected a saved reference of schema {SAVED}, found {plain['schema']}")
+        return _side_of(plain, arrays)
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise CorruptError(f"{path}: not a saved reference: {error}", hint="made by check --save-reference") from error
+
+
+def _side_of(plain: Mapping[str, Any], arrays: Mapping[tuple[str, ...], Array]) -> Side:
+    """The side that a file's parts make."""
+    probes = tuple(
+        Probe(
+            name=entry["name"],
+            images=arrays["images", entry["name"]],
+            labels=tuple(entry["labels"]),
+            pictures=arrays.get(("pictures", entry["name"])),
+        )
+        for entry in plain["probes"]
+    )
+    logits = {
+        (precision, probe.name): arrays["logits", precision, probe.name] for precision in PRECISIONS for probe in probes
+    }
+    taps = {kind: {name[2]: tap for name, tap in arrays.items() if name[:2] == ("tap", kind)} for kind in PRECISIONS}
+    return Side(
+        architecture=Architecture.from_json(plain["architecture"]),
+        contract=Contract.from_json(plain["contract"]),
+        probes=probes,
+        tapped=plain["tapped"],
+        logits=logits,
+        taps=taps,
+        computed=plain["computed"],
+        told=plain["told"],
+    )
