@@ -28,6 +28,8 @@ from densenet_port.errors import CorruptError
 
 _MAX_STEPS = 2_000_000  # some 60,000 for a DenseNet-201 with its optimiser; a step takes at most some 200 bytes
 _MAX_INT = 1024  # bytes of one integer: turning long ones into digits takes quadratic time
+_MAX_ARGS = 64  # of one call: some ways to write a call copy them, however often the same are used
+_MAX_WORD = 1000  # characters of a module's or a class's name
 _MAX_PROTOCOL = 5
 _STOP = ord(".")
 _UINT4, _FLOAT8 = struct.Struct("<I"), struct.Struct(">d")
@@ -156,6 +158,8 @@ class _Machine:
     def line(self) -> bytes:
         """The bytes up to the next newline, which is skipped."""
         end = self.data.find(b"\n", self.at)
+        if end < 0:
+            raise ValueError("a line without an end")
         line = self.take(end - self.at)
         self.at += 1
         return line
@@ -204,16 +208,20 @@ class _Machine:
 
 def _made(maker: Any, args: Any) -> Made:
     """A call, written down; the older protocols' ways of saying "new" become that of protocol 2."""
+    if not isinstance(args, tuple) or len(args) > _MAX_ARGS:
+        raise TypeError("a call whose arguments are no short tuple")
     if isinstance(maker, Global) and maker in _NEW:
         maker, args = args[0], args[1:]
-    if not isinstance(maker, _MAKERS) or not isinstance(args, tuple):
-        raise TypeError(f"a call of {type(maker).__name__} with {type(args).__name__}")
+    if not isinstance(maker, _MAKERS):
+        raise TypeError(f"a call of {type(maker).__name__}")
     return Made(maker, args)
 
 
 def _made_with_names(maker: Any, args: Any, named: Any) -> Made:
     """A call with named arguments, which stand last."""
-    return _made(maker, (*args, named))
+    made = _made(maker, args)
+    made.args += (named,)
+    return made
 
 
 def _made_of_items(items: list[Any]) -> Made:
@@ -221,8 +229,9 @@ def _made_of_items(items: list[Any]) -> Made:
 
 
 def _global(module: Any, name: Any) -> Global:
-    if not isinstance(module, str) or not isinstance(name, str):
-        raise TypeError("a name that is no text")
+    for word in (module, name):
+        if not isinstance(word, str) or len(word) > _MAX_WORD:
+            raise TypeError("a name that is no short text")
     return Global(module, name)
 
 
@@ -303,12 +312,12 @@ _VALUES: dict[int, Callable[[_Machine], Any]] = {
     ord("l"): lambda m: m.items(),  # LIST
     ord("d"): lambda m: Made(DICT, pairs=_pairs(m.items())),  # DICT
     0x91: lambda m: Made(_FROZENSET, elements=m.items()),  # FROZENSET
-    ord("c"): lambda m: Global(m.word(), m.word()),  # GLOBAL
+    ord("c"): lambda m: _global(m.word(), m.word()),  # GLOBAL
     0x93: lambda m: _global(*m.last(2)),  # STACK_GLOBAL
     ord("R"): lambda m: _made(*m.last(2)),  # REDUCE
     0x81: lambda m: _made(*m.last(2)),  # NEWOBJ
     0x92: lambda m: _made_with_names(*m.last(3)),  # NEWOBJ_EX
-    ord("i"): lambda m: _made(Global(m.word(), m.word()), tuple(m.items())),  # INST
+    ord("i"): lambda m: _made(_global(m.word(), m.word()), tuple(m.items())),  # INST
     ord("o"): lambda m: _made_of_items(m.items()),  # OBJ
     ord("P"): lambda m: m.outside(m.word()),  # PERSID
     ord("Q"): lambda m: m.outside(m.stack.pop()),  # BINPERSID

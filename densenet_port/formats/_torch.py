@@ -115,8 +115,8 @@ def _branches(name: str, value: Any) -> Iterator[tuple[str, Any]] | None:
     match value:
         case list() | tuple():
             pairs = enumerate(value)
-        case Made(Global("collections", "OrderedDict"), (list(items),), _, []) if all(map(_is_pair, items)):
-            pairs = items  # Python 2 gives them as the only argument
+        case Made(Global("collections", "OrderedDict"), (list(items),), _, []):
+            pairs = map(_pair, items)  # Python 2 gives them as the only argument
         case Made() if value.pairs or value.maker in _DICTS:
             pairs = value.pairs
         case _:
@@ -125,8 +125,9 @@ def _branches(name: str, value: Any) -> Iterator[tuple[str, Any]] | None:
     return ((f"{before}{_spell(key, index)}", item) for index, (key, item) in enumerate(pairs))
 
 
-def _is_pair(item: Any) -> bool:
-    return isinstance(item, _LISTS) and len(item) == 2  # noqa: PLR2004 (a pair)
+def _pair(item: Any) -> tuple[Any, Any]:
+    """Key and value; what is no pair has no key that could be spelled."""
+    return tuple(item) if isinstance(item, _LISTS) and len(item) == 2 else ((), item)  # noqa: PLR2004 (a pair)
 
 
 def _spell(key: Any, index: int) -> str:

@@ -108,7 +108,8 @@ def _checkpoint(path: Path, contents: Contents) -> Checkpoint:
         elif isinstance(leaf, Made | Global | Persistent):
             _note(opaque, name, kind_of(leaf))
     for key, place in contents.places.items():
-        _check_whole(key, place, place.size)
+        if place.found < place.size:
+            raise _cut_short(key, place.size, place)
     if not tensors:
         raise CorruptError(_explain_no_tensors(opaque), hint="in PyTorch, save `model.state_dict()`")
     metadata = {"form": contents.form, "values": values, "opaque": opaque}
@@ -132,14 +133,14 @@ def _tensor(path: Path, name: str, view: View, contents: Contents) -> Tensor:
     place = contents.places.get(storage.key)
     if place is None:
         raise CorruptError(f"storage {storage.key} of {name} is missing", hint=ANEW)
-    _check_whole(f"{storage.key} of {name}", place, storage.size)
+    if place.found < storage.size:
+        raise _cut_short(f"{storage.key} of {name}", storage.size, place)
     return Tensor(view.shape, view.dtype, partial(_load, path, name, view, place, contents.order))
 
 
-def _check_whole(what: str, place: Place, size: int) -> None:
-    if place.found < size:
-        found = f"expected {size} bytes, found {max(place.found, 0)}"
-        raise CorruptError(f"storage {what} is cut short: {found}", hint=ANEW)
+def _cut_short(storage: str, expected: int, place: Place) -> CorruptError:
+    found = f"expected {expected} bytes, found {max(place.found, 0)}"
+    return CorruptError(f"storage {storage} is cut short: {found}", hint=ANEW)
 
 
 def _load(path: Path, name: str, view: View, place: Place, order: Order) -> Array:
