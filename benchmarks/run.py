@@ -161,14 +161,13 @@ def machine() -> str:
     )
 
 
-def into_readme(name: str, text: str) -> None:
-    """Replace what stands between a table's markers in README."""
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
+def into(path: Path, name: str, text: str) -> None:
+    """Replace what stands between a table's markers in a document."""
+    old = path.read_text(encoding="utf-8")
     marked = re.compile(rf"(<!-- {name}: [^>]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not marked.search(old):
-        sys.exit(f"README.md has no markers for {name}")
-    readme.write_text(marked.sub(lambda found: f"{found[1]}{text}\n{found[2]}", old), encoding="utf-8")
+        sys.exit(f"{path} has no markers for {name}")
+    path.write_text(marked.sub(lambda found: f"{found[1]}{text}\n{found[2]}", old), encoding="utf-8")
 
 
 def main() -> None:
@@ -188,7 +187,7 @@ def main() -> None:
             text = f"{table(rows)}\n\n{results[name]['machine']}; medians of {given.runs} runs."
             print(text)
             if given.readme:
-                into_readme(name, text)
+                into(ROOT / "README.md", name, text)
     path.write_text(json.dumps(results, indent=1) + "\n")
 
 

@@ -1,0 +1,76 @@
+"""How far two right float32 runs may be apart: the measurement behind `parity.FACTOR32`.
+
+    python benchmarks/noise.py [--seeds 50] [--readme]
+
+For random networks and inputs, the port's distance to the float64 truth over the reference's own, both root mean square,
+for every backend. With --readme the table goes into docs/parity.md.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from run import ROOT, into, machine
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+SMALL = "layers=2-3-2,growth_rate=8,init_channels=16,classes=7"
+
+
+def ratios(arch: str, seeds: Sequence[int], folder: Path) -> dict[str, list[float]]:
+    """Backend → the ratio for each seed and probe."""
+    from networks import checkpoint_file
+    from ports import sides
+
+    from densenet_port.convert import convert, ours
+    from densenet_port.parity import judged, make_probes
+
+    sources, ports, probes = [], [], []
+    for seed in seeds:
+        source = checkpoint_file(folder, arch, "zip", seed=seed)
+        convert(source, out=folder / f"{seed}.weights.h5", force=True)
+        sources.append(ours(source))
+        ports.append(ours(folder / f"{seed}.weights.h5"))
+        probes.append(make_probes(sources[-1], (65,), 2, None, 100 * seed))
+    theirs = sides(sources, probes, "torchvision")
+    found: dict[str, list[float]] = {}
+    for backend in ("numpy", "tensorflow", "torch", "jax"):
+        network = "numpy" if backend == "numpy" else "keras"
+        mine = sides(ports, probes, network, "tensorflow" if backend == "numpy" else backend)
+        results = [judged(*four) for four in zip(ports, sources, theirs, mine, strict=True)]
+        checks = [check for result in results for check in result.checks if check.kind == "float32"]
+        found[backend] = [4 * check.measured / check.bound for check in checks]
+        assert all(result.passed for result in results), backend
+    return found
+
+
+def table(rows: dict[str, dict[str, list[float]]]) -> str:
+    """The distributions as Markdown."""
+    lines = ["| network | port | comparisons | median | 95 % | largest |", "| --- | --- | --- | --- | --- | --- |"]
+    for arch, backends in rows.items():
+        for backend, values in backends.items():
+            low, high, top = np.median(values), np.quantile(values, 0.95), max(values)
+            lines.append(f"| {arch} | {backend} | {len(values)} | {low:.2f} | {high:.2f} | {top:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print, and with --readme write the table down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--readme", action="store_true")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        rows = {"small": ratios(SMALL, range(given.seeds), Path(name))}
+        rows["121"] = ratios("121", range(2), Path(name))
+    text = f"{table(rows)}\n\n{machine()}."
+    print(text)
+    if given.readme:
+        into(ROOT / "docs" / "parity.md", "noise", text)
+
+
+if __name__ == "__main__":
+    main()
