@@ -2,8 +2,8 @@
 
     python benchmarks/noise.py [--seeds 50] [--readme]
 
-For random networks and inputs, the port's distance to the float64 truth over the reference's own, both root mean square,
-for every backend. With --readme the table goes into docs/parity.md.
+For random networks and inputs, the port's distance to the float64 truth over the reference's own, both root mean
+square, for every backend. With --readme the table goes into docs/parity.md.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def ratios(arch: str, seeds: Sequence[int], folder: Path) -> dict[str, list[floa
     from ports import sides
 
     from densenet_port.convert import convert, ours
-    from densenet_port.parity import judged, make_probes
+    from densenet_port.parity import FACTOR32, judged, make_probes
 
     sources, ports, probes = [], [], []
     for seed in seeds:
@@ -42,7 +42,7 @@ def ratios(arch: str, seeds: Sequence[int], folder: Path) -> dict[str, list[floa
         mine = sides(ports, probes, network, "tensorflow" if backend == "numpy" else backend)
         results = [judged(*four) for four in zip(ports, sources, theirs, mine, strict=True)]
         checks = [check for result in results for check in result.checks if check.kind == "float32"]
-        found[backend] = [4 * check.measured / check.bound for check in checks]
+        found[backend] = [FACTOR32 * check.measured / check.bound for check in checks]
         assert all(result.passed for result in results), backend
     return found
 

@@ -76,7 +76,7 @@ def memory(costs: Sequence[Cost]) -> float:
     return max(cost.memory for cost in costs)
 
 
-# -- groups -------------------------------------------------------------------------------------------------------------
+# -- groups ------------------------------------------------------------------------------------------------------------
 
 
 def checkpoints(folder: Path) -> dict[str, Path]:
@@ -89,12 +89,11 @@ def checkpoints(folder: Path) -> dict[str, Path]:
 
 def convert(folder: Path, runs: int) -> dict[str, Any]:
     """A `.pth` of torchvision to `.weights.h5`: densenet-port, the floor, and a user's script on two backends."""
-    files, rows = checkpoints(folder), {}
+    files, rows, out = checkpoints(folder), {}, folder / "out.weights.h5"
     tool = Path(sys.executable).with_name("densenet-port")
     for arch, source in files.items():
-        out = folder / "out.weights.h5"
 
-        def floor(out: Path = out) -> Cost:
+        def floor() -> Cost:
             start = measure([sys.executable, "-c", "import numpy, h5py"])
             copying = time.perf_counter()
             shutil.copyfile(out, folder / "copy")
@@ -128,7 +127,7 @@ def convert(folder: Path, runs: int) -> dict[str, Any]:
 def convert_table(rows: Mapping[str, Mapping[str, float]]) -> str:
     """The conversions as Markdown."""
     lines = [
-        "| `.pth` → `.weights.h5` | densenet-port | times the floor | a script, TensorFlow | a script, PyTorch backend |",
+        "| `.pth` → `.weights.h5` | densenet-port | times the floor | a script, TensorFlow | a script, PyTorch |",
         "| --- | --- | --- | --- | --- |",
     ]
     for arch, row in rows.items():
@@ -144,7 +143,7 @@ def convert_table(rows: Mapping[str, Mapping[str, float]]) -> str:
 GROUPS = {"convert": (convert, convert_table)}
 
 
-# -- the whole ----------------------------------------------------------------------------------------------------------
+# -- the whole ---------------------------------------------------------------------------------------------------------
 
 
 def machine() -> str:

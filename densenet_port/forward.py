@@ -32,7 +32,7 @@ Weights = Mapping[Slot, Array] | Callable[[Slot], Array]
 SAME_TIME = 224 * 224  # pixels that pass through the network together: one picture, or 49 of CIFAR; more gain nothing
 
 
-def forward(  # noqa: PLR0913 (the network is three things, and the run has two options)
+def forward(
     architecture: Architecture,
     contract: Contract,
     weights: Weights,
@@ -152,7 +152,7 @@ class Network:
         return output
 
 
-def normalised(  # noqa: PLR0913, PLR0917 (a norm has these five numbers)
+def normalised(
     x: Map, scale: Map, shift: Map, mean: Map, variance: Map, epsilon: float
 ) -> Map:
     """`(x − mean) / √(variance + epsilon) · scale + shift`, each `c` against the last axis, as one product and one sum.

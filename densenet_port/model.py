@@ -50,7 +50,7 @@ MOMENTUM = 0.9  # the paper's networks were trained with it: torch's 0.1, counte
 SMALLEST = 8  # sides below it were always refused by the constructors, even where the network could take them
 
 
-def DenseNet(  # noqa: N802, PLR0913, PLR0917 (a constructor, with the arguments that users know)
+def DenseNet(  # noqa: N802 (a constructor, with the arguments that users know)
     input_shape: Shape | None = None,
     depth: int = 40,
     nb_dense_block: int = 3,
@@ -127,7 +127,7 @@ def _imagenet(name: str) -> Callable[..., Model]:
     """The constructor of one ImageNet network."""
     numbers = NAMED[name]
 
-    def constructor(  # noqa: PLR0913, PLR0917 (the arguments that users know)
+    def constructor(
         input_shape: Shape | None = None,
         bottleneck: bool = True,
         reduction: float = 0.5,
@@ -213,7 +213,7 @@ def load(
     return model
 
 
-def build(  # noqa: PLR0913 (each is a choice of Keras's, not of the network's)
+def build(
     architecture: Architecture,
     contract: Contract,
     *,

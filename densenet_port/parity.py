@@ -30,7 +30,7 @@ from densenet_port.frameworks import Job, Run, run_all
 from densenet_port.transform import absorb_in_scale, absorb_in_variance
 
 BOUND64 = 1e-10  # of the logits' deviation: a right port measures 1e-14, the smallest known mistake 1e-6
-FACTOR32 = 4.0  # of the reference's own float32 distance: see docs/parity.md, measured by benchmarks/noise.py
+FACTOR32 = 8.0  # of the reference's own float32 distance: twice the largest of 600 right ports, see docs/parity.md
 HALF_ULP = 0.5 + 1e-6  # of a written tensor; the slack is float64's own rounding of the exact value
 SIZES = (224, 225, 256)  # even, odd, and a multiple of 32
 TAPPED = 64  # pixels of the probe that is followed through the network: small, so that every activation can be kept

@@ -69,7 +69,7 @@ def checkpoint_file(
     return path
 
 
-# -- the networks ------------------------------------------------------------------------------------------------------
+# -- the networks ----------------------------------------------------------------------------------------------------
 
 
 def _architecture(arch: str | Architecture, classes: int | None) -> Architecture:
@@ -124,7 +124,7 @@ def _randomised(architecture: Architecture, seed: int) -> DenseNet:
     return network
 
 
-# -- the files ---------------------------------------------------------------------------------------------------------
+# -- the files -------------------------------------------------------------------------------------------------------
 
 
 def dotted(state: State) -> State:
@@ -157,8 +157,8 @@ class _OldPickler(pickle.Pickler):
     def reducer_override(self, thing: object) -> object:
         if not isinstance(thing, Tensor):
             return NotImplemented
-        parts = (thing._typed_storage(), thing.storage_offset(), tuple(thing.size()), thing.stride())  # noqa: SLF001
-        return torch._utils._rebuild_tensor, parts  # noqa: SLF001 (the only place where torch keeps the old form)
+        parts = (thing._typed_storage(), thing.storage_offset(), tuple(thing.size()), thing.stride())
+        return torch._utils._rebuild_tensor, parts
 
 
 OLD_PICKLE = SimpleNamespace(__name__="pickle", Pickler=_OldPickler, dump=pickle.dump)

@@ -16,7 +16,9 @@ from densenet_port.mapping import Mapping as Table
 from densenet_port.parity import PRECISIONS, Probe, Side, plan_side, side_of
 
 
-def sides(networks: list[Ours], probes: list[tuple[Probe, ...]], network: str, backend: str = "tensorflow") -> list[Side]:
+def sides(
+    networks: list[Ours], probes: list[tuple[Probe, ...]], network: str, backend: str = "tensorflow"
+) -> list[Side]:
     """The sides of many networks, with one process for each precision."""
     plans = [plan_side(told, network, backend, seen, seen[0].name) for told, seen in zip(networks, probes, strict=True)]
     runs = {p: run_all([job for plan in plans for job in plan[p]]) for p in PRECISIONS}
@@ -37,7 +39,9 @@ def written(told: Ours, weights: Mapping[Slot, np.ndarray], contract: Contract, 
     rules = Table.load("keras").spell(told.architecture)
     manifest = {**told.checkpoint.manifest, "contract": contract.to_json()}
     tensors = {
-        rule.name: Tensor(weights[slot].shape, weights[slot].dtype.name, lambda slot=slot: np.ascontiguousarray(weights[slot]))
+        rule.name: Tensor(
+            weights[slot].shape, weights[slot].dtype.name, lambda slot=slot: np.ascontiguousarray(weights[slot])
+        )
         for slot, rule in rules.items()
     }
     formats.write(path, tensors, lambda: json.dumps(manifest).encode())

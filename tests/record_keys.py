@@ -10,8 +10,6 @@ Each software runs in a process of its own. Nothing is trained, downloaded or lo
 without memory ("meta"), and Keras's on its lightest backend.
 """
 
-# ruff: noqa: PLC0415 (each software is imported in its own process, and reading a list needs none)
-
 import os
 import subprocess
 import sys
@@ -70,7 +68,7 @@ def torchvision_dotted_networks() -> Iterator[Network]:
         with torch.device("meta"):
             network = get_model(f"densenet{arch}", weights=None)
         published = SimpleNamespace(get_state_dict=lambda names=names, **_: dict(names))
-        densenet._load_state_dict(network, published, progress=False)  # noqa: SLF001 (the code that reads the files)
+        densenet._load_state_dict(network, published, progress=False)
         yield arch, names
 
 

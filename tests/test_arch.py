@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from densenet_port.arch import NAMED, Architecture, Contract, cifar, infer, name_in_order
 from densenet_port.errors import MisfitError, UsageError
 
-IMAGENET = {  # trained values, running statistics, convolutions, norms, tensors; torchvision and keras.applications agree
+IMAGENET = {  # trained values, statistics, convolutions, norms, tensors; torchvision and keras.applications agree
     "121": (7_978_856, 83_648, 120, 121, 606),
     "161": (28_681_000, 219_936, 160, 161, 806),
     "169": (14_149_480, 158_400, 168, 169, 846),

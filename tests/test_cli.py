@@ -81,7 +81,7 @@ def test_each_failure_has_its_code_and_words(small, tmp_path, words, code, kind,
 
 
 def test_offline_without_a_file_says_so_in_a_line(tmp_path):
-    """Exit 5, and the way out: pass the file. (A proxy on a closed port stands in for a cut cable.)"""
+    """Exit 5, and the way out: pass the file. A proxy on a closed port stands in for a cut cable."""
     done = run(
         *("convert", "--src", "torchvision", "--arch", "121"),
         cwd=tmp_path,
@@ -128,8 +128,8 @@ def test_inspect_collapses_running_numbers(files):
 
 def test_inspect_shows_a_file_that_fits_no_layout(tmp_path):
     """Its tensors, and why nothing fits."""
-    from safetensors.numpy import save_file
     import numpy as np
+    from safetensors.numpy import save_file
 
     save_file({"conv1.weight": np.ones((2, 3), "f4"), "bn1.weight": np.ones(5, "f4")}, tmp_path / "resnet.safetensors")
 

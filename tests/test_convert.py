@@ -72,7 +72,7 @@ def test_half_precision_is_widened_exactly(files, tmp_path):
 
 @pytest.mark.parametrize("middle", ENDINGS)
 def test_there_and_back_gives_the_same_tensors(small, tmp_path, middle):
-    """torchvision → ours → torchvision is the identity, and torch itself takes the file, strictly."""
+    """Torchvision → ours → torchvision is the identity, and torch itself takes the file, strictly."""
     convert(small, out=tmp_path / f"ours{middle}")
     convert(tmp_path / f"ours{middle}", dst="torchvision", out=tmp_path / "back.pth")
 
@@ -163,7 +163,7 @@ def test_a_variance_too_small_to_absorb_comes_back_through_the_scale(tmp_path):
     assert all(np.all(np.abs(back[s].astype("f8") - a) <= np.spacing(np.abs(a))) for s, a in first.items())
 
 
-# -- what a converted file holds -----------------------------------------------------------------------------------------
+# -- what a converted file holds -------------------------------------------------------------------------------------
 
 
 def test_the_head_can_be_left_out(small, tmp_path):
@@ -244,7 +244,7 @@ def test_diff_sees_one_changed_number(small, tmp_path):
     )
 
 
-# -- failures, each in its own words ---------------------------------------------------------------------------------------
+# -- failures, each in its own words ---------------------------------------------------------------------------------
 
 
 def altered(small, tmp_path, change):
@@ -278,7 +278,8 @@ def test_the_wrong_architecture_is_named_with_the_right_one(small, tmp_path):
         "  stem.conv.kernel  expected o=24 i=3 h=7 w=7, found o=16 i=3 h=7 w=7  (features.conv0.weight)\n"
         "  stem.norm.scale  expected c=24, found c=16  (features.norm0.weight)\n"
         "  stem.norm.shift  expected c=24, found c=16  (features.norm0.bias)\n"
-        "  55 tensors differ or are unknown; every shape fits --arch layers=2-3-2,growth_rate=8,init_channels=16,classes=7"
+        "  55 tensors differ or are unknown; "
+        "every shape fits --arch layers=2-3-2,growth_rate=8,init_channels=16,classes=7"
     )
 
 

@@ -13,6 +13,7 @@ from densenet_port.arch import NAMED
 from densenet_port.errors import DiskError, NetworkError, UsageError
 
 BODY = np.random.default_rng(1).bytes(700_000)
+DIGEST = hashlib.sha256(BODY).hexdigest()[:8]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -23,6 +24,7 @@ class Handler(BaseHTTPRequestHandler):
         super().__init__(*args)
 
     def do_GET(self):
+        """Answer one request."""
         self.log.append(self.path)
         self.send_response(200 if self.path == "/w.pth" else 404)
         self.send_header("Content-Length", str(len(BODY)))
@@ -38,7 +40,7 @@ def host(monkeypatch, tmp_path):
     """Start a server, register its file for torchvision 121, and give its log."""
     servers = []
 
-    def start(*, cut=len(BODY), path="/w.pth", digest=hashlib.sha256(BODY).hexdigest()[:8]):
+    def start(*, cut=None, path="/w.pth", digest=DIGEST):
         log = []
         server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, log, cut))
         servers.append(server)

@@ -16,7 +16,7 @@ SMALL = "layers=2-3-2,growth_rate=8,init_channels=16,classes=7"
 FULL = 1e-10  # of the logits' deviation: what two right float64 passes must agree to
 
 
-# -- helpers -----------------------------------------------------------------------------------------------------------
+# -- helpers ---------------------------------------------------------------------------------------------------------
 
 
 def torch_names(architecture):
@@ -115,7 +115,7 @@ def small():
     return network.double(), architecture, taken_from(network, architecture)
 
 
-# -- against torchvision -----------------------------------------------------------------------------------------------
+# -- against torchvision ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 33), (47, 64), (64, 35), (70, 70)])
@@ -231,7 +231,7 @@ def test_the_whole_121_is_torchvisions():
     assert apart(logits, truth) <= FULL
 
 
-# -- what torchvision's class cannot be -------------------------------------------------------------------------------
+# -- what torchvision's class cannot be ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_the_imagenet_networks_need_29_pixels():
     assert {smallest_side(Architecture.named(name)) for name in ("121", "161", "169", "201", "264")} == {29}
 
 
-# -- behaviour ---------------------------------------------------------------------------------------------------------
+# -- behaviour -------------------------------------------------------------------------------------------------------
 
 
 def test_images_do_not_depend_on_their_company(small):

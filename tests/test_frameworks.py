@@ -26,7 +26,7 @@ SINGLE = 1e-5  # and two float32 passes of networks of this size
 LAYER = {"block2.layer3.norm2": "features.denseblock2.denselayer3.norm2", "head.dense": "classifier"}
 
 
-# -- helpers -----------------------------------------------------------------------------------------------------------
+# -- helpers ---------------------------------------------------------------------------------------------------------
 
 
 def random_weights(architecture, seed=0):
@@ -102,7 +102,7 @@ def here(job):
     return RUNNERS[job.network](job)
 
 
-# -- torchvision -------------------------------------------------------------------------------------------------------
+# -- torchvision -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def torch_jobs(files, tmp_path_factory):
 
 def other_head(path, folder):
     """The checkpoint with its head in a Sequential, as fine-tuned networks have it."""
-    import torch  # noqa: PLC0415 (only this helper needs it)
+    import torch
 
     state = {name.replace("classifier.", "classifier.0."): value for name, value in torch.load(path).items()}
     torch.save(state, folder / "other_head.pth")
@@ -214,7 +214,7 @@ def test_a_file_is_known_by_its_content(files, torch_runs, tmp_path):
     assert apart(result.logits, torch_runs["zip"].logits) <= FULL
 
 
-# -- Keras -------------------------------------------------------------------------------------------------------------
+# -- Keras -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +287,7 @@ def test_a_float64_run_that_was_none_is_noticed(backend):
     assert FULL < farthest(job, result) <= SINGLE
 
 
-# -- refusals and accidents --------------------------------------------------------------------------------------------
+# -- refusals and accidents ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,7 @@ def test_a_process_that_takes_too_long_is_stopped(tmp_path, monkeypatch):
 
 
 def test_the_worker_sees_one_backend_the_cpu_and_its_threads():
-    environment = frameworks._environment(given(TINY, backend="jax", threads=2))  # noqa: SLF001 (what the user cannot see)
+    environment = frameworks._environment(given(TINY, backend="jax", threads=2))
 
     names = ("KERAS_BACKEND", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
     assert [environment[name] for name in names] == ["jax", "", "2", "2"]

@@ -1,4 +1,4 @@
-"""Conversion needs no framework: the whole package is imported in a process of its own, and nothing heavy comes along."""
+"""Conversion needs no framework: the package is imported in a process of its own, and nothing heavy comes along."""
 
 import json
 import subprocess

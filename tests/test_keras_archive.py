@@ -61,7 +61,7 @@ def without_names(data):
     return buffer.getvalue()
 
 
-# -- what Keras wrote --------------------------------------------------------------------------------------------------
+# -- what Keras wrote ------------------------------------------------------------------------------------------------
 
 
 def test_an_archive_has_keras_own_tensors_in_the_model_s_order():
@@ -112,7 +112,7 @@ def test_a_model_of_one_s_own_class_keeps_the_names_in_the_weights(tmp_path):
     assert sorted(content(keras_archive.read(path).tensors)) == sorted(true(truth("automatic")))
 
 
-# -- what we write -----------------------------------------------------------------------------------------------------
+# -- what we write ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", NETWORKS)
@@ -231,7 +231,7 @@ def test_a_manifest_without_a_network_is_refused(tmp_path):
         keras_archive.write(tmp_path / "x", weights(), lambda: b"{}")
 
 
-# -- hostile files -----------------------------------------------------------------------------------------------------
+# -- hostile files ---------------------------------------------------------------------------------------------------
 
 
 def changed(path, old, new):

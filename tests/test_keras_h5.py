@@ -58,7 +58,7 @@ def legacy_file(path, layers, *, text=np.array, group="/"):
     return path
 
 
-# -- what Keras wrote --------------------------------------------------------------------------------------------------
+# -- what Keras wrote ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["automatic.h5", "whole.h5", "compiled.h5"])
@@ -181,7 +181,7 @@ def test_norms_that_disagree_give_no_epsilon():
     assert keras_h5.described(config) == {"config": config}
 
 
-# -- what older ones wrote ---------------------------------------------------------------------------------------------
+# -- what older ones wrote -------------------------------------------------------------------------------------------
 
 
 def listed(names):
@@ -255,7 +255,7 @@ def test_a_whole_model_of_keras_1_says_its_version_at_the_root(tmp_path):
     assert (list(found.tensors), found.metadata) == (["fc6/fc6_W"], expected)
 
 
-# -- the forms of HDF5 -------------------------------------------------------------------------------------------------
+# -- the forms of HDF5 -----------------------------------------------------------------------------------------------
 
 STORED = {
     "float64": {"data": KERNEL.astype("f8")},
@@ -339,7 +339,7 @@ def test_many_members_need_more_than_one_node_of_the_tree(tmp_path):
     assert found == list(range(3000))
 
 
-# -- what we write -----------------------------------------------------------------------------------------------------
+# -- what we write ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["by_order.h5", "by_name.h5", "our.weights.h5"])
@@ -531,7 +531,7 @@ def test_a_manifest_that_grows_stops_the_writing(tmp_path):
         keras_h5.write_legacy(tmp_path / "x", {"a/gamma": tensor(VECTOR)}, lambda: next(texts))
 
 
-# -- hostile files -----------------------------------------------------------------------------------------------------
+# -- hostile files ---------------------------------------------------------------------------------------------------
 
 
 def external_link(file):

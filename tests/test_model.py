@@ -32,7 +32,7 @@ NUMBERS = {
 FLOAT32 = 1e-5  # of the logits' deviation: what two float32 passes differ by, at most, in networks of this size
 
 
-# -- helpers -----------------------------------------------------------------------------------------------------------
+# -- helpers ---------------------------------------------------------------------------------------------------------
 
 
 def random_weights(architecture, seed=0):
@@ -83,7 +83,7 @@ def truth():
         return torchvision_network(SMALL, seed=0)(torch.from_numpy(first(images(4, 40)))).numpy()
 
 
-# -- the network -------------------------------------------------------------------------------------------------------
+# -- the network -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_activations_make_probabilities_of_the_logits(activation):
     np.testing.assert_allclose(put_out(network, pictures), expected, rtol=1e-6)
 
 
-# -- shapes and orders -------------------------------------------------------------------------------------------------
+# -- shapes and orders -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_an_input_tensor_keeps_what_stands_before_it():
     assert apart(put_out(network, pictures), forward(SMALL, Contract(), weights, mixed)) <= FLOAT32
 
 
-# -- refusals ----------------------------------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_build_refuses_other_channels():
         build(SMALL, Contract(), input_shape=(32, 32, 1))
 
 
-# -- weights -----------------------------------------------------------------------------------------------------------
+# -- weights ---------------------------------------------------------------------------------------------------------
 
 
 def test_assigned_weights_are_exact_to_the_bit():

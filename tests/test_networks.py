@@ -17,12 +17,11 @@ from densenet_port.checkpoint import array_digest
 from densenet_port.convert import convert, ours, verify
 from densenet_port.forward import forward
 from densenet_port.frameworks import Job, run_all
+from densenet_port.parity import BOUND64, FACTOR32
 
 ARCHS = ("121", "161", "169", "201")
 PROBES = {224: images(1, 224, seed=4), 225: images(1, 225, seed=5)}
 ORDERS = ("channels_last", "channels_first")
-BOUND64 = 1e-10  # of the logits' deviation: a right port measures 1e-14
-FACTOR32 = 4  # how much further than torch's own float32 another order of summation may be from the truth
 
 
 @pytest.fixture(scope="module", params=ARCHS)
@@ -50,7 +49,10 @@ def torch_digests(path):
     state = [v for name, v in torch.load(path, weights_only=True).items() if not name.endswith("num_batches_tracked")]
     turned = [(v.permute(2, 3, 1, 0) if v.ndim == 4 else v.T if v.ndim == 2 else v).numpy() for v in state]
     slots = [str(slot) for slot in ours(path).architecture.slots]  # torch's order is ours
-    return {slot: hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() for slot, array in zip(slots, turned, strict=True)}
+    return {
+        slot: hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+        for slot, array in zip(slots, turned, strict=True)
+    }
 
 
 def distance(logits, truth):
@@ -64,7 +66,9 @@ def test_numpy_agrees_with_torch_in_float64(network):
     told, truth = ours(out), torch_logits(arch, source)
 
     apart = [
-        distance(forward(told.architecture, told.contract, lambda slot: told.weights[slot](), probe), truth["float64", size])
+        distance(
+            forward(told.architecture, told.contract, lambda slot: told.weights[slot](), probe), truth["float64", size]
+        )
         for size, probe in PROBES.items()
     ]
 
@@ -78,14 +82,18 @@ def test_tensorflow_agrees_with_torch(network):
     keys = [(size, order) for size in PROBES for order in ORDERS]
     if arch != "121":  # one network in all four ways; the others once for each size and order
         keys = list(zip(PROBES, ORDERS, strict=True))
-    exact = [Job(network="keras", images=PROBES[size], path=out, dtype="float64", data_format=order) for size, order in keys]
+    exact = [
+        Job(network="keras", images=PROBES[size], path=out, dtype="float64", data_format=order) for size, order in keys
+    ]
     single = Job(network="keras", images=PROBES[224], path=out)
 
     *runs, last = run_all([*exact, single])
 
     truth = torch_logits(arch, source)
     assert {run.computed_in for run in runs} == {"float64"}
-    assert max(distance(run.logits, truth["float64", size]) for (size, _), run in zip(keys, runs, strict=True)) <= BOUND64
+    assert (
+        max(distance(run.logits, truth["float64", size]) for (size, _), run in zip(keys, runs, strict=True)) <= BOUND64
+    )
     assert last.variables == torch_digests(source)
 
 

@@ -167,7 +167,7 @@ def test_other_files_are_not(files, tmp_path):
     assert found == [False] * 5
 
 
-# -- names -------------------------------------------------------------------------------------------------------------
+# -- names -----------------------------------------------------------------------------------------------------------
 
 
 def test_nested_keys_are_joined_by_dots(tmp_path):
@@ -294,7 +294,7 @@ def test_torchscript_is_a_misfit(tmp_path):
         pth.read(path)
 
 
-# -- old files, which no torch of today writes ------------------------------------------------------------------------
+# -- old files, which no torch of today writes -----------------------------------------------------------------------
 
 
 def text(word):
@@ -424,7 +424,7 @@ def test_any_other_tar_is_refused(tmp_path, files):
         pth.read(tmp_path / "x")
 
 
-# -- zips by other hands ----------------------------------------------------------------------------------------------
+# -- zips by other hands ---------------------------------------------------------------------------------------------
 
 
 def pack(path, members, compression=zipfile.ZIP_STORED):
@@ -494,7 +494,7 @@ def peak_of(work):
     return peak
 
 
-# -- broken and hostile files -----------------------------------------------------------------------------------------
+# -- broken and hostile files ----------------------------------------------------------------------------------------
 
 
 class Trap:
@@ -899,7 +899,7 @@ def test_any_edited_pickle_gives_a_checkpoint_or_an_error(victims, tmp_path, edi
     outcome(tmp_path / "x", pack(tmp_path / "y", members | {"zip/data.pkl": bytes(program)}).read_bytes())
 
 
-# -- memory -----------------------------------------------------------------------------------------------------------
+# -- memory ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -927,7 +927,7 @@ def test_arrays_are_written_one_by_one(full, tmp_path):
     assert peak < 1.5 * LARGEST
 
 
-# -- writing ----------------------------------------------------------------------------------------------------------
+# -- writing ---------------------------------------------------------------------------------------------------------
 
 
 def lazy(array):

@@ -92,11 +92,8 @@ def whole(path: Path) -> Iterator[Path]:
 
 def _sync(path: Path) -> None:
     """Have the file's bytes on the disk before its name is."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _umask() -> int:

@@ -6,7 +6,10 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from io import FileIO
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -53,12 +56,12 @@ class Source:
     def of_file(cls, path: Path) -> "Source":
         """Read from a file, which is open as long as anything uses it. Raises DiskError."""
         try:
-            descriptor = os.open(path, os.O_RDONLY)
-            size = os.fstat(descriptor).st_size
+            file = path.open("rb", buffering=0)
+            size = os.fstat(file.fileno()).st_size
         except OSError as error:
             raise DiskError(f"{path}: cannot be read: {error.strerror}", hint="is the path right?") from error
-        source = cls(path, size, lambda count, offset: _pread(descriptor, count, offset))
-        weakref.finalize(source, os.close, descriptor)
+        source = cls(path, size, partial(_read_at, file, Lock()))
+        weakref.finalize(source, file.close)
         return source
 
     @classmethod
@@ -85,11 +88,13 @@ class Source:
         return CorruptError(f"{self.path}: {length} bytes at {offset} reach beyond the file's {self.size}")
 
 
-def _pread(descriptor: int, length: int, offset: int) -> bytes:
+def _read_at(file: FileIO, lock: Lock, length: int, offset: int) -> bytes:
     """Bytes of a file; one call of the system gives at most 2 GiB of them."""
-    found = os.pread(descriptor, length, offset)
-    while len(found) < length and (more := os.pread(descriptor, length - len(found), offset + len(found))):
-        found += more
+    with lock:
+        file.seek(offset)
+        found = file.read(length)
+        while len(found) < length and (more := file.read(length - len(found))):
+            found += more
     return found
 
 
