@@ -40,8 +40,9 @@ class Cost(NamedTuple):
 def measure(command: Sequence[Any], **environment: str) -> Cost:
     """Run a command to its end; its failure is ours."""
     start = time.perf_counter()
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen([*map(str, command)], stdout=said, stderr=said, env={**os.environ, **environment})
+        process = subprocess.Popen([*map(str, command)], stdout=said, stderr=said, env={**inherited, **environment})
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
@@ -132,10 +133,10 @@ def convert_table(rows: Mapping[str, Mapping[str, float]]) -> str:
     ]
     for arch, row in rows.items():
         cells = [f"{row['tool_seconds']:.2f} s, {row['tool_mib']:.0f} MiB", f"{row['times_floor']:.2f}"]
-        for name in ("tensorflow", "torch"):
-            cells.append(
-                f"{row[f'{name}_seconds']:.1f} s, {row[f'{name}_mib']:.0f} MiB ({row[f'{name}_speedup']:.0f}×)"
-            )
+        cells += [
+            f"{row[f'{name}_seconds']:.1f} s, {row[f'{name}_mib']:.0f} MiB ({row[f'{name}_speedup']:.0f}×)"
+            for name in ("tensorflow", "torch")
+        ]
         lines.append(f"| {arch}, {row['bytes'] / MIB:.0f} MiB | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -23,6 +23,8 @@ from densenet_port.transform import absorb, absorb_in_scale, absorb_in_variance,
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 SCHEMA = "densenet-port/file/1"
+UNKNOWN = "0" * 64  # a digest that is still to come, of the right length
+SMALL = 1 << 15  # bytes that are hashed sooner than handed over
 BEHIND = 16  # tensors that may wait to be hashed, which bounds the memory they hold
 SHOWN = 6  # tensors listed in an error before "and n more"
 
@@ -357,7 +359,7 @@ def _written(
 ) -> Conversion:
     """Write the planned tensors; each one's digest is taken beside, while the next is turned and written."""
     hashing: dict[str, Future[str]] = {}
-    digests = dict.fromkeys(plan.tensors, "0" * 64)
+    digests = dict.fromkeys(plan.tensors, UNKNOWN)
 
     def settle(behind: int) -> None:
         while len(hashing) > behind:
@@ -367,13 +369,18 @@ def _written(
     def digested(done: int, name: str, tensor: Tensor) -> Array:
         settle(BEHIND)
         array = tensor.load()
-        hashing[name] = beside.submit(array_digest, array)
+        if array.nbytes < SMALL:
+            digests[name] = array_digest(array)
+        else:
+            hashing[name] = beside.submit(array_digest, array)
         progress(done, len(plan.tensors))
         return array
 
     def manifest() -> dict[str, Any]:
         settle(0)
-        return _manifest(plan.source, plan.target, plan.contract, plan.absorbed, digests, source_digest.result())
+        complete = all(digest != UNKNOWN for digest in digests.values())
+        known = source_digest.result() if complete else UNKNOWN
+        return _manifest(plan.source, plan.target, plan.contract, plan.absorbed, digests, known)
 
     tensors = {
         name: replace(tensor, load=partial(digested, done, name, tensor))

@@ -394,7 +394,10 @@ def fitted(architecture: Architecture, survey: Survey) -> Architecture:
     head, stem = survey.kernels.get("head.dense"), survey.kernels.get("stem.conv")
     headless = not any(entry.slot.unit == "head.dense" for entry in survey.found)
     classes = None if headless else head["o"] if head else architecture.classes
-    return replace(architecture, classes=classes, channels=stem["i"] if stem else architecture.channels)
+    channels = stem["i"] if stem else architecture.channels
+    if (classes, channels) == (architecture.classes, architecture.channels):
+        return architecture  # with what has been worked out from it
+    return replace(architecture, classes=classes, channels=channels)
 
 
 # -- compiling a table -------------------------------------------------------------------------------------------------
