@@ -444,6 +444,11 @@ def judged(port: Ours, source: Ours | None, reference: Side, other: Side) -> Par
 
     Without `source` (a saved reference) the port's tensors cannot be compared with the original's.
     """
+    with np.errstate(all="ignore"):  # NaN and infinity are judged, not warned of
+        return _judged(port, source, reference, other)
+
+
+def _judged(port: Ours, source: Ours | None, reference: Side, other: Side) -> Parity:
     exact = _unrounded(port, source) if source else None
     weights = list(_weight_checks(port, exact)) if exact else []
     rounded = any(check.passed and check.measured for check in weights)  # what is wrong has not been rounded
@@ -453,7 +458,7 @@ def judged(port: Ours, source: Ours | None, reference: Side, other: Side) -> Par
     checks += _float32_checks(reference, figures)
     passed = all(check.passed for check in checks)
     findings = diagnose(port, *_followed(reference), port_logits=other.logits["float64", reference.tapped])
-    units = tuple(_units(reference, other, getattr(findings, "errors", {})))
+    units = tuple(_units(reference, other, findings.errors))
     return Parity(
         passed=passed,
         checks=tuple(checks),
@@ -794,7 +799,7 @@ def save_side(side: Side, path: Path) -> None:
 def load_side(path: Path) -> Side:
     """A side that `save_side` wrote. Raises DiskError, CorruptError or MisfitError; nothing in the file runs."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             plain = json.loads(str(file["told"]))
             arrays = {tuple(name.split("|")): file[name] for name in file.files if name != "told"}
         if plain["schema"] != SAVED:

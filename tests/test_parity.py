@@ -321,7 +321,7 @@ def test_networks_of_different_numbers_are_not_compared(port, tmp_path):
         ({}, "--against CHECKPOINT or with --reference FILE"),
         ({"against": SAMPLE, "reference": SAMPLE}, "--against CHECKPOINT or with --reference FILE"),
         ({"against": "SMALL", "backend": "mxnet"}, "unknown --backend 'mxnet'"),
-        ({"against": "SMALL", "sizes": (16,)}, "images of 16 pixels are too small"),
+        ({"against": "SMALL", "sizes": (8,)}, "images of 8 pixels are too small"),
         ({"against": "SMALL", "batch": 1}, "--batch must be at least 2"),
     ],
 )
