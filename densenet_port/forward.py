@@ -152,9 +152,7 @@ class Network:
         return output
 
 
-def normalised(
-    x: Map, scale: Map, shift: Map, mean: Map, variance: Map, epsilon: float
-) -> Map:
+def normalised(x: Map, scale: Map, shift: Map, mean: Map, variance: Map, epsilon: float) -> Map:
     """`(x − mean) / √(variance + epsilon) · scale + shift`, each `c` against the last axis, as one product and one sum.
 
     The frameworks fold the four numbers into two in the same way (inference mode of Ioffe and Szegedy, 2015).
