@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 ARCHS = ("121", "161", "169", "201")
+TOOL = Path(sys.executable).with_name("densenet-port")
 MIB = 2**20
 
 
@@ -91,7 +92,6 @@ def checkpoints(folder: Path) -> dict[str, Path]:
 def convert(folder: Path, runs: int) -> dict[str, Any]:
     """A `.pth` of torchvision to `.weights.h5`: densenet-port, the floor, and a user's script on two backends."""
     files, rows, out = checkpoints(folder), {}, folder / "out.weights.h5"
-    tool = Path(sys.executable).with_name("densenet-port")
     for arch, source in files.items():
 
         def floor() -> Cost:
@@ -102,11 +102,11 @@ def convert(folder: Path, runs: int) -> dict[str, Any]:
 
         naive = [sys.executable, ROOT / "benchmarks" / "naive.py", arch, source, folder / "naive.weights.h5"]
         fast = in_turn(
-            {"tool": lambda s=source: measure([tool, "convert", s, "--out", out, "--force"]), "floor": floor}, runs
+            {"tool": lambda s=source: measure([TOOL, "convert", s, "--out", out, "--force"]), "floor": floor}, runs
         )
         slow = in_turn(
             {
-                "tool": lambda s=source: measure([tool, "convert", s, "--out", out, "--force"]),
+                "tool": lambda s=source: measure([TOOL, "convert", s, "--out", out, "--force"]),
                 "tensorflow": lambda n=naive: measure(n, KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3"),
                 "torch": lambda n=naive: measure(n, KERAS_BACKEND="torch"),
             },
@@ -141,7 +141,85 @@ def convert_table(rows: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join(lines)
 
 
-GROUPS = {"convert": (convert, convert_table)}
+def check(folder: Path, _runs: int) -> dict[str, Any]:
+    """`check` of every network against torch's file on every backend, and what it costs for 121."""
+    rows: dict[str, Any] = {}
+    for arch, source in checkpoints(folder).items():
+        port, saved = folder / f"{arch}.weights.h5", folder / f"{arch}.npz"
+        measure([TOOL, "convert", source, "--out", port])
+        against, kept = ["--against", source, "--save-reference", saved], ["--reference", saved]
+        rows[arch] = {
+            backend: checked([TOOL, "check", port, "--backend", backend, *(kept if saved.exists() else against)])
+            for backend in ("tensorflow", "torch", "jax", "numpy")
+        }
+    return rows
+
+
+def checked(command: Sequence[Any]) -> dict[str, float]:
+    """The worst figures of a check that passed."""
+    start = time.perf_counter()
+    done = subprocess.run([*map(str, command), "--json"], capture_output=True, text=True, check=False)
+    data = json.loads(done.stdout)
+    if not data["passed"]:
+        sys.exit(f"{' '.join(map(str, command))} did not pass")
+    kinds = {kind: [f for f in data["figures"] if f["precision"] == kind] for kind in ("float64", "float32")}
+    return {
+        "float64": max(figure["largest"] for figure in kinds["float64"]),
+        "float32": max(figure["largest"] for figure in kinds["float32"]),
+        "ratio": max(figure["distance"] / figure["noise"] for figure in kinds["float32"]),
+        "top1": min(figure["top1"] for figure in kinds["float32"]),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def check_table(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """The checks as Markdown."""
+    lines = [
+        "| network | port | float64, max \\|Δ\\| / deviation | float32, the same | times torch's own | same top-1 |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for arch, backends in rows.items():
+        for backend, row in backends.items():
+            figures = f"{row['float64']:.1e} | {row['float32']:.1e} | {row['ratio']:.2f} | {row['top1']:.0%}"
+            lines.append(f"| {arch} | {backend} | {figures} |")
+    return "\n".join(lines)
+
+
+def sides(folder: Path, runs: int) -> dict[str, Any]:
+    """What a check of 121 costs beside its slower side alone, and `verify` with golden logits."""
+    source, port = checkpoints(folder)["121"], folder / "121.weights.h5"
+    measure([TOOL, "convert", source, "--out", port, "--force"])
+    golden = folder / "121.weights.h5.golden.npz"
+    measure([TOOL, "check", port, "--against", source, "--size", "64", "--save-reference", golden])
+    alone = "from pathlib import Path; import sys; from densenet_port import parity, convert; "
+    alone += "told = convert.ours(Path(sys.argv[1])); source = convert.ours(Path(sys.argv[2])); "
+    alone += "probes = parity.make_probes(source, parity.SIZES, 2, None, 0); "
+    ends = {"reference": "parity.run_reference(source, probes)"}
+    ends["port"] = "parity.run_port(told, 'tensorflow', probes, probes[0].name)"
+    tasks: dict[str, Callable[[], Cost]] = {
+        name: lambda end=end: measure([sys.executable, "-c", alone + end, port, source]) for name, end in ends.items()
+    }
+    tasks["check"] = lambda: measure([TOOL, "check", port, "--against", source])
+    tasks["verify"] = lambda: measure([TOOL, "verify", port])
+    costs = in_turn(tasks, max(3, runs // 3))
+    slower = max(("reference", "port"), key=lambda name: seconds(costs[name]))
+    found = {name: seconds(many) for name, many in costs.items()}
+    return {**found, "times_slower": ratio(costs["check"], costs[slower])}
+
+
+def sides_table(row: Mapping[str, float]) -> str:
+    """The costs as Markdown."""
+    cells = [f"{row[name]:.1f} s" for name in ("reference", "port", "check")]
+    return "\n".join(
+        (
+            "| 121, TensorFlow | torchvision alone | Keras alone | check | times the slower side | golden `verify` |",
+            "| --- | --- | --- | --- | --- | --- |",
+            f"| both precisions | {' | '.join(cells)} | {row['times_slower']:.2f} | {row['verify']:.1f} s |",
+        )
+    )
+
+
+GROUPS = {"convert": (convert, convert_table), "check": (check, check_table), "sides": (sides, sides_table)}
 
 
 # -- the whole ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,137 @@
+"""What each planted fault does to a whole 121, what catches it and what it is named: the table in docs/faults.md.
+
+    python benchmarks/faults.py [--images 16] [--size 128] [--readme]
+
+The network is random, with calibrated statistics, and runs in numpy: undamaged in float64 it is the truth, undamaged in
+float32 the yardstick. 128 pixels are the size that its statistics were taken at, and a multiple of 32, where the two
+paddings differ. The diagnosis sees two of the images. With --readme the table goes into docs/faults.md.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")
+
+import numpy as np
+from run import ROOT, into, machine
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+from faults import FAULTS, GRAPHS, logits_of
+from networks import checkpoint_file, images
+
+from densenet_port.convert import ours
+from densenet_port.diagnose import Diagnosis, diagnose
+from densenet_port.forward import forward
+from densenet_port.parity import BOUND64, FACTOR32
+
+Logits = Callable[[str], Any]  # dtype → logits of a damaged port
+
+
+class Port(NamedTuple):
+    """What a port is to the diagnosis."""
+
+    architecture: Any
+    contract: Any
+    weights: Any
+
+
+class Row(NamedTuple):
+    """One fault: largest differences from the truth in deviations, images whose best class changed, and the rest."""
+
+    fault: str
+    float64: float
+    float32: float
+    flips: int
+    caught: str
+    named: str
+
+
+def measured(truth: Any, noise: float, logits: Logits) -> tuple[float, float, int, str]:
+    """How far a damaged port is from the truth in both precisions, and which check fails."""
+    with np.errstate(all="ignore"):
+        wide, narrow = (logits(dtype) for dtype in ("float64", "float32"))
+        largest = [float(np.abs(found - truth).max() / truth.std()) for found in (wide, narrow)]
+        flips = int((narrow.argmax(1) != truth.argmax(1)).sum())
+        checks = {"float64": largest[0] <= BOUND64, "float32": rms(narrow, truth) <= FACTOR32 * noise}
+    failed = [name for name, passed in checks.items() if not passed]
+    return largest[0], largest[1], flips, " and ".join(failed) or "nothing"
+
+
+def rms(found: Any, truth: Any) -> float:
+    """Root mean square of the difference in deviations of the truth."""
+    return float(np.sqrt(np.mean((found - truth) ** 2)) / truth.std())
+
+
+def named(diagnosis: Diagnosis) -> str:
+    """The findings of a diagnosis, each with its units counted or named."""
+    units = [f.units[0] if len(f.units) == 1 else f"{len(f.units)} units" for f in diagnosis.findings]
+    return ", ".join(f"`{f.mistake}`: {where}" for f, where in zip(diagnosis.findings, units, strict=True)) or "nothing"
+
+
+def rows(port: Any, pictures: Any) -> Iterator[Row]:
+    """The undamaged port, then every fault."""
+    architecture, contract = port.architecture, port.contract
+    weights = {slot: np.array(load()) for slot, load in port.weights.items()}
+    truth, own = (forward(architecture, contract, weights, pictures, dtype=dtype) for dtype in ("float64", "float32"))
+    few, taps = pictures[:2], {}
+    reference = forward(architecture, contract, weights, few, tap=taps.__setitem__)
+    noise = rms(own, truth)
+
+    def explained(contract: Any, weights: Any, **more: Any) -> str:
+        held = {slot: lambda array=array: array for slot, array in weights.items()}
+        return named(diagnose(Port(architecture, contract, held), few, taps, reference, **more))
+
+    yield Row("none", *measured(truth, noise, lambda dtype: truth if dtype == "float64" else own), "nothing")
+    for name, fault in FAULTS.items():
+        if fault.fits(architecture):
+            bad, wrong, _ = fault.plant(architecture, contract, weights)
+            run = lambda dtype, bad=bad, wrong=wrong: forward(architecture, wrong, bad, pictures, dtype=dtype)  # noqa: E731 (two words of a call)
+            yield Row(name, *measured(truth, noise, run), explained(wrong, bad))
+    for name, graph in GRAPHS.items():
+        run = lambda dtype, how=graph.otherwise: logits_of(  # noqa: E731 (as above)
+            architecture, contract, weights, pictures, dtype=dtype, **how
+        )
+        seen = logits_of(architecture, contract, weights, few, **graph.otherwise)
+        yield Row(
+            f"the framework's {name}", *measured(truth, noise, run), explained(contract, weights, port_logits=seen)
+        )
+
+
+def table(results: list[Row], count: int) -> str:
+    """The results as Markdown."""
+    head = f"| fault | float64 | float32 | top-1 changed, of {count} | fails | named |"
+    lines = [head, "| --- | --- | --- | --- | --- | --- |"]
+    lines += [
+        f"| {row.fault} | {row.float64:.1e} | {row.float32:.1e} | {row.flips} | {row.caught} | {row.named} |"
+        for row in results
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print, and with --readme write the table down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--readme", action="store_true")
+    given = parser.parse_args()
+    import tempfile
+    from pathlib import Path
+
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        port = ours(checkpoint_file(Path(folder), "121", "zip"))
+        for row in rows(port, images(given.images, given.size, seed=1)):
+            print(row, flush=True)
+            results.append(row)
+    text = f"{table(results, given.images)}\n\n{machine()}; {given.images} images of {given.size} pixels."
+    if given.readme:
+        into(ROOT / "docs" / "faults.md", "faults", text)
+
+
+if __name__ == "__main__":
+    main()
