@@ -229,3 +229,66 @@ def test_a_wheel_in_an_empty_environment_converts(bare, small, tmp_path):
     assert (done.returncode, demo.returncode, (tmp_path / "o.weights.h5").exists()) == (0, 0, True)
     assert {version for extra in told["extras"].values() for version in extra.values()} == {None}
     assert "site-packages" in told["mappings"]
+
+
+@pytest.fixture(scope="module")
+def proven(files, tmp_path_factory):
+    """A port, the reference's saved run laid beside it as golden, a report, and a damaged copy of the port."""
+    from ports import weights_of, written
+
+    from densenet_port.arch import Slot
+    from densenet_port.convert import ours
+
+    place = tmp_path_factory.mktemp("proven")
+    port = place / "port.weights.h5"
+    run("convert", files["zip"], "--out", port)
+    golden = f"{port}.golden.npz"
+    words = ("check", port, "--against", files["zip"], "--backend", "numpy", "--size", 65)
+    done = run(*words, "--save-reference", golden, "--report", place / "report", "--json")
+    weights = weights_of(ours(port))
+    weights[Slot("transition1.conv", "kernel")] *= -1
+    wrong = written(ours(port), weights, ours(port).contract, place / "wrong.weights.h5").checkpoint.path
+    return done, port, Path(golden), wrong, place / "report"
+
+
+def test_check_passes_and_leaves_evidence(proven):
+    """Exit 0, one JSON object, and a report in four forms."""
+    done, _, golden, _, report = proven
+
+    data = json.loads(done.stdout)
+    assert (done.returncode, data["passed"], data["schema"]) == (0, True, "densenet-port/check/1")
+    assert golden.exists()
+    assert sorted(path.name for path in report.iterdir()) == ["junit.xml", "report.html", "report.json", "summary.md"]
+
+
+def test_check_fails_with_exit_code_one(proven):
+    """A wrong port is not the same network; a saved reference suffices to say so, and says where."""
+    _, _, golden, wrong, _ = proven
+
+    done = run("check", wrong, "--reference", golden, "--backend", "numpy", "--json")
+
+    data = json.loads(done.stdout)
+    assert (done.returncode, data["passed"], data["where"]) == (1, False, "transition1.conv")
+
+
+def test_diagnose_names_the_unit(proven):
+    """Exit 1 with a finding, exit 0 without."""
+    _, port, golden, wrong, _ = proven
+
+    bad, good = (run("diagnose", file, "--reference", golden) for file in (wrong, port))
+
+    assert (bad.returncode, "transition1.conv" in bad.stdout) == (1, True)
+    assert (good.returncode, good.stdout) == (0, "the same network: nothing to explain\n")
+
+
+def test_verify_replays_golden_logits(proven, tmp_path):
+    """The golden file beside a port is found; a port that fails it exits 1."""
+    _, port, golden, wrong, _ = proven
+
+    good, bad = run("verify", port), run("verify", port.with_name(wrong.name), "--golden", golden)
+
+    lines = good.stdout.splitlines()
+    assert (good.returncode, lines[0]) == (0, f"{port}: 91 tensors, every digest as written")
+    assert len(lines) > 3
+    assert all(line.endswith("  ok") for line in lines[1:])
+    assert bad.returncode == 1
