@@ -8,12 +8,12 @@ paddings differ. The diagnosis sees two of the images. With --readme the table g
 """
 
 import argparse
-import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
-
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")
 
 import numpy as np
 from run import ROOT, into, machine
@@ -27,8 +27,6 @@ from densenet_port.convert import ours
 from densenet_port.diagnose import Diagnosis, diagnose
 from densenet_port.forward import forward
 from densenet_port.parity import BOUND64, FACTOR32
-
-Logits = Callable[[str], Any]  # dtype → logits of a damaged port
 
 
 class Port(NamedTuple):
@@ -50,10 +48,10 @@ class Row(NamedTuple):
     named: str
 
 
-def measured(truth: Any, noise: float, logits: Logits) -> tuple[float, float, int, str]:
+def measured(truth: Any, noise: float, logits: Callable[..., Any]) -> tuple[float, float, int, str]:
     """How far a damaged port is from the truth in both precisions, and which check fails."""
     with np.errstate(all="ignore"):
-        wide, narrow = (logits(dtype) for dtype in ("float64", "float32"))
+        wide, narrow = (logits(dtype=dtype) for dtype in ("float64", "float32"))
         largest = [float(np.abs(found - truth).max() / truth.std()) for found in (wide, narrow)]
         flips = int((narrow.argmax(1) != truth.argmax(1)).sum())
         checks = {"float64": largest[0] <= BOUND64, "float32": rms(narrow, truth) <= FACTOR32 * noise}
@@ -89,16 +87,15 @@ def rows(port: Any, pictures: Any) -> Iterator[Row]:
     for name, fault in FAULTS.items():
         if fault.fits(architecture):
             bad, wrong, _ = fault.plant(architecture, contract, weights)
-            run = lambda dtype, bad=bad, wrong=wrong: forward(architecture, wrong, bad, pictures, dtype=dtype)  # noqa: E731 (two words of a call)
-            yield Row(name, *measured(truth, noise, run), explained(wrong, bad))
+            yield Row(
+                name,
+                *measured(truth, noise, partial(forward, architecture, wrong, bad, pictures)),
+                explained(wrong, bad),
+            )
     for name, graph in GRAPHS.items():
-        run = lambda dtype, how=graph.otherwise: logits_of(  # noqa: E731 (as above)
-            architecture, contract, weights, pictures, dtype=dtype, **how
-        )
-        seen = logits_of(architecture, contract, weights, few, **graph.otherwise)
-        yield Row(
-            f"the framework's {name}", *measured(truth, noise, run), explained(contract, weights, port_logits=seen)
-        )
+        otherwise = partial(logits_of, architecture, contract, weights, **graph.otherwise)
+        told = explained(contract, weights, port_logits=otherwise(few))
+        yield Row(f"{name}, the port's framework", *measured(truth, noise, partial(otherwise, pictures)), told)
 
 
 def table(results: list[Row], count: int) -> str:
@@ -119,9 +116,6 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--readme", action="store_true")
     given = parser.parse_args()
-    import tempfile
-    from pathlib import Path
-
     results = []
     with tempfile.TemporaryDirectory() as folder:
         port = ours(checkpoint_file(Path(folder), "121", "zip"))

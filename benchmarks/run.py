@@ -110,7 +110,7 @@ def convert(folder: Path, runs: int) -> dict[str, Any]:
                 "tensorflow": lambda n=naive: measure(n, KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3"),
                 "torch": lambda n=naive: measure(n, KERAS_BACKEND="torch"),
             },
-            max(3, runs // 3),
+            max(2, runs // 3),
         )
         rows[arch] = {
             "bytes": source.stat().st_size,

@@ -177,6 +177,7 @@ def test_each_fault_is_named_on_its_units_and_nothing_else_is(small, square, nam
 
     assert found(diagnosis) == planted.findings
     assert set(diagnosis.faulty) == {unit for units in planted.findings.values() for unit in units}
+    assert json.loads(json.dumps(diagnosis.to_json(), allow_nan=False)) == diagnosis.to_json()
 
 
 @pytest.mark.parametrize("name", [name for name in FAULTS if name != "kernel transposed, head"])

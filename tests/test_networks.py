@@ -10,7 +10,8 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
-from networks import checkpoint_file, images
+import torchvision
+from networks import FORMS, checkpoint_file, images
 
 from densenet_port.arch import NAMED
 from densenet_port.checkpoint import array_digest
@@ -139,6 +140,34 @@ def test_keras_applications_loads_what_is_written_for_it(arch, tmp_path):
 
     assert run.computed_in == "float64"
     assert distance(run.logits, torch_logits(arch, source)["float64", 224]) <= BOUND64
+
+
+def test_every_form_converts_to_the_same_tensors(network, tmp_path):
+    """Zip, legacy, tar, old names, prefixed, wrapped, safetensors: one network; half precision is one of its own."""
+    arch, _, out = network
+    wanted = verify(out).manifest["tensors"]
+
+    found = {}
+    for form in FORMS:
+        source = checkpoint_file(tmp_path, arch, form)
+        found[form] = dict(convert(source, out=tmp_path / "form.safetensors", force=True).manifest["tensors"])
+        source.unlink()
+
+    half = found.pop("half")
+    assert [form for form, tensors in found.items() if tensors != wanted] == []
+    assert (list(half), half != wanted) == (list(wanted), True)
+
+
+def test_there_and_back_gives_torch_its_own_tensors(network, tmp_path):
+    """Torchvision → ours → torchvision: every floating-point tensor bit by bit, and a strict load."""
+    arch, source, out = network
+    convert(out, dst="torchvision", out=tmp_path / "back.pth")
+
+    before, after = torch.load(source, weights_only=True), torch.load(tmp_path / "back.pth", weights_only=True)
+
+    assert [name for name in before if not name.endswith("num_batches_tracked")] == list(after)
+    assert [name for name, value in after.items() if not torch.equal(value, before[name])] == []
+    getattr(torchvision.models, f"densenet{arch}")(weights=None).load_state_dict(after, strict=True)
 
 
 def test_the_digests_are_of_the_bytes(network):

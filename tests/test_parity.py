@@ -9,11 +9,13 @@ import torch
 from conftest import SMALL
 from networks import checkpoint_file, torchvision_network
 from ports import sides, weights_of, written
+from safetensors.numpy import save_file
 
 from densenet_port.arch import Input, Slot
 from densenet_port.convert import convert, ours
 from densenet_port.data import folder
 from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError, UsageError
+from densenet_port.mapping import Mapping as Table
 from densenet_port.parity import (
     check,
     judged,
@@ -302,6 +304,17 @@ def test_golden_logits_prove_a_file_without_a_framework(port, reference, tmp_pat
 
     assert [check.passed for check in right] == [True] * 4
     assert [check.name for check in bad if not check.passed] == [check.name for check in right]
+
+
+def test_a_port_without_metadata_is_judged_by_its_layout_s_contract(port, small, tmp_path):
+    """A file that Keras saved again says nothing of itself; its names do, and the rest is what the layout says."""
+    bare = tmp_path / "bare.safetensors"
+    rules = Table.load("keras").spell(port.architecture)
+    save_file({rule.name: port.weights[slot]() for slot, rule in rules.items()}, bare)
+
+    result = check(bare, against=small, backend="numpy", sizes=())
+
+    assert (result.passed, ours(bare).checkpoint.manifest) == (True, None)
 
 
 # -- bad input -------------------------------------------------------------------------------------------------------
