@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import images, torchvision_network
+from random_weights import random_weights
 from torch.nn import functional
 
 from densenet_port.arch import ROLES, Architecture, Contract, Slot
@@ -45,19 +46,6 @@ def taken_from(network, architecture):
 
 def to_torch(pictures, dtype=torch.float64):
     return torch.from_numpy(np.ascontiguousarray(pictures)).to(dtype).permute(0, 3, 1, 2)
-
-
-def random_weights(architecture, seed=0):
-    """Weights of any architecture that keep activations of order one."""
-    random, found = np.random.default_rng(seed), {}
-    for slot, shape in architecture.slots.items():
-        if slot.role == "kernel":
-            found[slot] = random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[:-1]))
-        elif slot.role in ("scale", "variance"):
-            found[slot] = random.uniform(0.5, 1.5, shape)
-        else:
-            found[slot] = random.normal(0, 0.2, shape)
-    return found
 
 
 def padded(x, kernel, rule):
@@ -248,7 +236,10 @@ def test_the_whole_121_is_torchvisions():
 @pytest.mark.parametrize("side", [32, 35])
 def test_other_stems_paddings_and_layers_are_torchs_functions(spec, contract, side):
     architecture = Architecture.named(spec)
-    weights, pictures = random_weights(architecture), images(3, side, architecture.channels, seed=11)[:, :, :-1]
+    weights, pictures = (
+        random_weights(architecture, dtype=np.float64),
+        images(3, side, architecture.channels, seed=11)[:, :, :-1],
+    )
     truth = torch_forward(architecture, contract, weights, pictures)
 
     found = forward(architecture, contract, weights, pictures)
@@ -258,7 +249,7 @@ def test_other_stems_paddings_and_layers_are_torchs_functions(spec, contract, si
 
 def test_a_published_cifar_network_is_torchs_functions():
     architecture = Architecture.named("cifar-bc-100-12")
-    weights, pictures = random_weights(architecture), images(2, 32, seed=12)
+    weights, pictures = random_weights(architecture, dtype=np.float64), images(2, 32, seed=12)
     truth = torch_forward(architecture, Contract(), weights, pictures)
 
     logits = forward(architecture, Contract(), weights, pictures)
@@ -314,7 +305,11 @@ def test_any_convolution_is_torchs(side, shape, outputs, seed):
 def test_the_smallest_image_is_the_smallest(layers, stem, padding):
     """At the smallest side a number comes out; one pixel less leaves a pool nothing."""
     architecture = Architecture(layers=tuple(layers), growth_rate=2, init_channels=4, stem=stem, classes=3)
-    weights, contract, side = random_weights(architecture), Contract(stem_padding=padding), smallest_side(architecture)
+    weights, contract, side = (
+        random_weights(architecture, dtype=np.float64),
+        Contract(stem_padding=padding),
+        smallest_side(architecture),
+    )
 
     logits = forward(architecture, contract, weights, np.zeros((1, side, side, 3)))
 

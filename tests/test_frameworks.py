@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from networks import checkpoint_file, images
+from random_weights import random_weights
 
 from densenet_port import frameworks
 from densenet_port.arch import Architecture, Contract
@@ -27,19 +28,6 @@ LAYER = {"block2.layer3.norm2": "features.denseblock2.denselayer3.norm2", "head.
 
 
 # -- helpers ---------------------------------------------------------------------------------------------------------
-
-
-def random_weights(architecture, seed=0):
-    """Float32 weights that keep activations of order one."""
-    random, found = np.random.default_rng(seed), {}
-    for slot, shape in architecture.slots.items():
-        if slot.role == "kernel":
-            found[slot] = random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[:-1]))
-        elif slot.role in ("scale", "variance"):
-            found[slot] = random.uniform(0.5, 1.5, shape)
-        else:
-            found[slot] = random.normal(0, 0.2, shape)
-    return {slot: array.astype(np.float32) for slot, array in found.items()}
 
 
 def given(architecture, contract=None, **how):

@@ -10,6 +10,7 @@ os.environ["KERAS_BACKEND"] = "torch"  # TensorFlow and torch do not share a pro
 import keras
 import torch
 from networks import images, torchvision_network
+from random_weights import random_weights
 
 from densenet_port import fetch, model
 from densenet_port.arch import Architecture, Contract, Slot
@@ -33,19 +34,6 @@ FLOAT32 = 1e-5  # of the logits' deviation: what two float32 passes differ by, a
 
 
 # -- helpers ---------------------------------------------------------------------------------------------------------
-
-
-def random_weights(architecture, seed=0):
-    """Float32 weights that keep activations of order one."""
-    random, found = np.random.default_rng(seed), {}
-    for slot, shape in architecture.slots.items():
-        if slot.role == "kernel":
-            found[slot] = random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[:-1]))
-        elif slot.role in ("scale", "variance"):
-            found[slot] = random.uniform(0.5, 1.5, shape)
-        else:
-            found[slot] = random.normal(0, 0.2, shape)
-    return {slot: array.astype(np.float32) for slot, array in found.items()}
 
 
 def held_by(network):
