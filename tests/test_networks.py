@@ -100,20 +100,20 @@ def test_tensorflow_agrees_with_torch(network):
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_the_other_backends_agree_with_torch(network, backend):
-    """Variables bit by bit, float32 logits within torch's own rounding, in either order of axes."""
+    """Variables bit by bit, float32 logits within torch's own rounding, 121 in either order of axes."""
     arch, source, out = network
+    keys = list(zip(PROBES, ORDERS, strict=True))[: 2 if arch == "121" else 1]
     jobs = [
-        Job(network="keras", images=PROBES[size], path=out, backend=backend, data_format=order)
-        for size, order in zip(PROBES, ORDERS, strict=True)
+        Job(network="keras", images=PROBES[size], path=out, backend=backend, data_format=order) for size, order in keys
     ]
 
     runs = run_all(jobs)
 
     truth = torch_logits(arch, source)
-    for size, result in zip(PROBES, runs, strict=True):
+    for (size, _), result in zip(keys, runs, strict=True):
         own = distance(truth["float32", size], truth["float64", size])
         assert distance(result.logits, truth["float64", size]) <= FACTOR32 * own
-    assert [result.variables for result in runs] == [torch_digests(source)] * 2
+    assert [result.variables for result in runs] == [torch_digests(source)] * len(keys)
 
 
 @pytest.mark.parametrize("arch", ["121", "169", "201"])
