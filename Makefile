@@ -9,7 +9,7 @@ demo: .venv-core/ready
 	.venv-core/bin/densenet-port demo
 
 test: .venv/ready
-	.venv/bin/python -m pytest -n 2 $(ARGS)
+	OPENBLAS_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 $(ARGS)
 
 check: .venv/ready
 	.venv/bin/ruff check
