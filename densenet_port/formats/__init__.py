@@ -106,6 +106,3 @@ def _umask() -> int:
 def _module(name: str) -> Any:
     """A reader, imported when it is first asked: h5py is not free."""
     return import_module(f"densenet_port.formats.{name}")
-
-
-_whole = whole
