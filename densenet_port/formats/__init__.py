@@ -104,5 +104,5 @@ def _umask() -> int:
 
 
 def _module(name: str) -> Any:
-    """A reader, imported when it is first asked: h5py is not free."""
+    """A reader, imported when it is first asked for."""
     return import_module(f"densenet_port.formats.{name}")
