@@ -16,26 +16,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
-from importlib import import_module
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 import numpy as np
 
 from densenet_port import model
 from densenet_port.arch import Architecture, Contract, Role, Slot
-from densenet_port.checkpoint import Array, array_digest
-from densenet_port.convert import Ours, ours
-from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError, UsageError
-from densenet_port.forward import forward
+from densenet_port.checkpoint import Array
+from densenet_port.errors import DiskError, PortError, UsageError
+from densenet_port.runners import RUNNERS, runner
 
-NETWORKS = ("torchvision", "keras", "keras.applications", "numpy")
 BACKENDS = ("tensorflow", "torch", "jax")
 PORT_ERRORS: list[type[PortError]] = [PortError, *PortError.__subclasses__()]
 KINDS = {kind.kind: kind for kind in PORT_ERRORS}
@@ -47,7 +41,6 @@ THREADS = (
     "TF_NUM_INTEROP_THREADS",
 )
 LAST_LINES = 8  # of a dead process's stderr, shown to the user
-FLOAT64 = 1e-10  # of the logits' deviation: what float64 keeps and float32 (1e-7 and more) cannot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,8 +140,8 @@ def _run_in(place: Path, jobs: Sequence[Job]) -> list[Run]:
 
 def _check(job: Job) -> None:
     """Refuse a job that cannot be run as given."""
-    if job.network not in NETWORKS or job.backend not in BACKENDS or job.dtype not in ("float32", "float64"):
-        raise UsageError(f"no reference is {job.title}", hint=f"known: {', '.join(NETWORKS)}; {', '.join(BACKENDS)}")
+    if job.network not in RUNNERS or job.backend not in BACKENDS or job.dtype not in ("float32", "float64"):
+        raise UsageError(f"no reference is {job.title}", hint=f"known: {', '.join(RUNNERS)}; {', '.join(BACKENDS)}")
     if (job.path is None) == (job.weights is None) or (job.weights is not None and job.network != "keras"):
         raise UsageError(f"{job.title} takes a file" + (" or weights, and not both" if job.network == "keras" else ""))
     if job.architecture is None and (job.network not in ("keras", "numpy") or job.weights is not None):
@@ -262,269 +255,12 @@ def main() -> None:
         folder = Path(name)
         job = _read_job(folder)
         try:
-            _write_run(RUNNERS[job.network](job), folder)
+            _write_run(runner(job.network)(job), folder)
         except PortError as error:
             plain = {"kind": error.kind, "message": error.message, "hint": error.hint}
             (folder / "error.json").write_text(json.dumps(plain), encoding="utf-8")
             break
 
-
-def _run_numpy(job: Job) -> Run:
-    """Our own forward pass on the file's weights, by the file's contract."""
-    told = _told_ours(cast("Path", job.path))
-    found: dict[str, Array] = {}
-
-    def tap(unit: str, output: Array) -> None:
-        if unit in job.taps:
-            found[unit] = output
-
-    weights = partial(_loaded_slot, told)
-    dtype = np.dtype(job.dtype)
-    logits = forward(told.architecture, told.contract, weights, job.images, dtype=dtype, tap=tap if job.taps else None)
-    digests = {str(slot): array_digest(load().astype(dtype)) for slot, load in told.weights.items()}
-    return Run(logits=logits, taps=found, computed_in=logits.dtype.name, variables=digests, versions=_versions())
-
-
-@lru_cache(maxsize=1)
-def _told_ours(path: Path) -> Ours:
-    """A file in our words, kept for the next job on it."""
-    return ours(path)
-
-
-def _loaded_slot(told: Ours, slot: Slot) -> Array:
-    return told.weights[slot]()
-
-
-def _run_torchvision(job: Job) -> Run:
-    """Torchvision's network on the images, with a hook at every tap."""
-    torch = model.framework("torch")
-    network = _torchvision_filled(replace(job, images=cast("Any", None), taps=cast("Any", ()), limit=0.0))
-    found: dict[str, Array] = {}
-    hooks = [_module(network, name).register_forward_hook(_keeper(found, unit)) for unit, name in job.taps.items()]
-    images = torch.from_numpy(job.images.astype(job.dtype, copy=False)).permute(0, 3, 1, 2).contiguous()
-    with torch.inference_mode():
-        headless = job.architecture is not None and job.architecture.classes is None
-        output = torch.relu(next(network.children())(images)) if headless else network(images)
-    for hook in hooks:
-        hook.remove()
-    return Run(
-        logits=_last(output.numpy()),
-        taps=found,
-        computed_in=str(output.dtype).removeprefix("torch."),
-        variables={name: array_digest(value.numpy()) for name, value in _floating(network.state_dict())},
-        versions=_versions("torch", "torchvision"),
-    )
-
-
-@lru_cache(maxsize=1)
-def _torchvision_filled(job: Job) -> Any:
-    """The job's network with its weights, kept for the next job that differs in its images and taps alone."""
-    network = _torchvision_network(job).to(getattr(model.framework("torch"), job.dtype)).eval()
-    _load_state(network, job)
-    return network
-
-
-def _torchvision_network(job: Job) -> Any:
-    """Torchvision's class with the architecture's numbers, as initialised."""
-    torch, densenet = model.framework("torch"), model.framework("torchvision.models.densenet")
-    numbers = job.architecture
-    assert numbers is not None  # noqa: S101 (`_check` saw to it)
-    network = densenet.DenseNet(
-        numbers.growth_rate,
-        numbers.layers,
-        numbers.init_channels,
-        bn_size=numbers.bottleneck,
-        num_classes=numbers.classes or 1,
-    )
-    (_, body), (head, _) = network.named_children()
-    if numbers.channels != 3:  # noqa: PLR2004 (the only count that the class can build)
-        body[0] = torch.nn.Conv2d(numbers.channels, numbers.init_channels, 7, stride=2, padding=3, bias=False)
-    if numbers.classes is None:
-        setattr(network, head, torch.nn.Identity())
-    return network
-
-
-def _load_state(network: Any, job: Job) -> None:
-    """Fill a network from the job's file, strictly, by torchvision's own loader, which knows its names of before 0.3.
-
-    Only floating-point tensors count: what else stands beside them counts training steps. A head is left out where the
-    architecture has none.
-    """
-    densenet = model.framework("torchvision.models.densenet")
-    (head, last) = list(network.named_children())[-1]
-    state = {
-        _renamed(name.removeprefix(job.prefix), job.head, head): value
-        for name, value in _floating(dict(_flat(_torch_file(job), "")))
-        if name.startswith(job.prefix)
-    }
-    if not list(last.parameters()):
-        state = {name: value for name, value in state.items() if not name.startswith(f"{head}.")}
-    loader = SimpleNamespace(get_state_dict=lambda **_: state)
-    try:
-        densenet._load_state_dict(network, loader, progress=False)  # noqa: SLF001 (its only place)
-    except RuntimeError as error:
-        raise MisfitError(f"{job.path}: torchvision does not take it\n{error}") from error
-
-
-def _torch_file(job: Job) -> Any:
-    """What torch, or safetensors (whose header is JSON behind eight bytes of length), reads from the file."""
-    assert job.path is not None  # noqa: S101 (`_check` saw to it)
-    torch = model.framework("torch")
-    try:
-        with job.path.open("rb") as file:
-            json_header = file.read(9)[8:] == b"{"
-        if json_header:
-            return import_module("safetensors.torch").load_file(job.path)
-        return torch.load(job.path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise DiskError(f"{job.path}: cannot be read: {error.strerror}") from error
-    except Exception as error:
-        raise CorruptError(f"{job.path}: torch does not read it: {str(error).partition(chr(10))[0]}") from error
-
-
-def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Everything in nested dictionaries, by dotted name."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, value
-
-
-def _floating(state: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """The floating-point tensors among what a dictionary holds."""
-    torch = model.framework("torch")
-    return [(name, value) for name, value in state.items() if torch.is_tensor(value) and value.is_floating_point()]
-
-
-def _renamed(name: str, head: str | None, own: str) -> str:
-    """The head's tensors under the network's own name."""
-    return f"{own}.{name.removeprefix(f'{head}.')}" if head and name.startswith(f"{head}.") else name
-
-
-def _module(network: Any, name: str) -> Any:
-    """A module by its dotted name."""
-    try:
-        return network.get_submodule(name)
-    except AttributeError as error:
-        raise UsageError(f"the reference has no module {name!r} to look at") from error
-
-
-def _keeper(found: dict[str, Array], unit: str) -> Callable[..., None]:
-    """A forward hook that copies a module's output, because the ReLU after it works in place."""
-    return lambda _module, _inputs, output: found.update({unit: _last(output.numpy()).copy()})
-
-
-def _last(output: Array) -> Array:
-    """Maps `n c h w` as `n h w c`; vectors as they are."""
-    return output.transpose(0, 2, 3, 1) if output.ndim == 4 else output  # noqa: PLR2004 (n c h w)
-
-
-def _run_keras(job: Job) -> Run:
-    """Our own Keras model, from a file or from weights."""
-    _set_keras(job)
-    if job.path is not None:
-        network = _keras_loaded(job.path, job.dtype, job.data_format)
-    else:
-        contract = job.contract or Contract()
-        assert job.architecture is not None  # noqa: S101 (`_check` saw to it)
-        network = model.build(job.architecture, contract, data_format=job.data_format, blank=True)
-        model.assign(network, job.weights or {})
-    return _keras_outputs(network, job, {str(slot): variable for slot, variable in model.slots(network).items()})
-
-
-@lru_cache(maxsize=1)
-def _keras_loaded(path: Path, _dtype: str, data_format: model.DataFormat) -> Any:
-    """The file's network in the dtype that Keras is set to, kept for the next job on it."""
-    return model.load(path, activation=None, data_format=data_format)
-
-
-def _run_applications(job: Job) -> Run:
-    """Keras's own DenseNet, which it builds for one size of image."""
-    keras = _set_keras(job)
-    assert job.architecture is not None  # noqa: S101 (`_check` saw to it)
-    name, classes = f"DenseNet{job.architecture.name}", job.architecture.classes
-    if not hasattr(keras.applications, name) or job.data_format != "channels_last":
-        raise UsageError(f"keras.applications has no {name} that is {job.data_format}")
-    try:
-        network = getattr(keras.applications, name)(
-            include_top=classes is not None,
-            weights=str(job.path),
-            input_shape=job.images.shape[1:],
-            classes=classes or 1,
-            classifier_activation=None,
-        )
-    except (ValueError, OSError, KeyError) as error:
-        raise MisfitError(f"{job.path}: {name} does not take it: {error}") from error
-    return _keras_outputs(network, job, {variable.path: variable for variable in network.variables})
-
-
-def _set_keras(job: Job) -> Any:
-    """Keras in the job's dtype, whatever the user's own settings, or an earlier job's, say."""
-    keras = model.framework("keras")
-    keras.config.set_floatx(job.dtype)
-    keras.config.set_dtype_policy(job.dtype)
-    keras.config.set_image_data_format("channels_last")
-    return keras
-
-
-def _keras_outputs(network: Any, job: Job, variables: Mapping[str, Any]) -> Run:
-    """One call of a network, not in training, with every tap as one more output."""
-    keras = model.framework("keras")
-    names = {layer.name for layer in network.layers}
-    if unknown := [name for name in job.taps.values() if name not in names]:
-        raise UsageError(f"the reference has no layer {unknown[0]!r} to look at")
-    tapped = {unit: network.get_layer(name).output for unit, name in job.taps.items()}
-    first = job.data_format == "channels_first"
-    images = job.images.astype(job.dtype, copy=False)
-    outputs = keras.Model(network.input, {"logits": network.output, **tapped})(
-        images.transpose(0, 3, 1, 2) if first else images, training=False
-    )
-    found = {name: np.asarray(keras.ops.convert_to_numpy(output)) for name, output in outputs.items()}
-    logits = found["logits"]
-    return Run(
-        logits=_last(logits) if first else logits,
-        taps={unit: found[unit] for unit in job.taps},
-        computed_in=_precision() if logits.dtype == np.float64 else logits.dtype.name,
-        variables={name: array_digest(keras.ops.convert_to_numpy(value)) for name, value in variables.items()},
-        versions=_versions("keras", job.backend),
-    )
-
-
-@lru_cache(maxsize=1)
-def _precision() -> str:
-    """What Keras really computes in when its arrays say float64, found by a small network that numpy runs as well.
-
-    On torch and JAX Keras turns float64 into float32 where it promotes types, and says float64 all the same.
-    """
-    keras = model.framework("keras")
-    architecture = Architecture(layers=(2, 2), growth_rate=4, init_channels=8, classes=8)
-    random = np.random.default_rng(0)
-    weights = {
-        slot: random.standard_normal(shape) if slot.role == "kernel" else random.uniform(0.5, 1.5, shape)
-        for slot, shape in architecture.slots.items()
-    }
-    images = random.standard_normal((1, 32, 32, 3))
-    network = model.build(architecture, Contract(), blank=True)
-    model.assign(network, weights)
-    theirs = keras.ops.convert_to_numpy(network(images, training=False))
-    truth = forward(architecture, Contract(), weights, images)
-    return "float64" if np.abs(theirs - truth).max() <= FLOAT64 * truth.std() else "float32"
-
-
-def _versions(*names: str) -> dict[str, str]:
-    """Versions of Python, numpy and the packages named, by the packages' own word or their metadata's."""
-    python = ".".join(map(str, sys.version_info[:3]))
-    found = {name: str(getattr(sys.modules.get(name), "__version__", None) or version(name)) for name in names}
-    return {"python": python, "numpy": np.__version__, **found}
-
-
-RUNNERS: dict[str, Callable[[Job], Run]] = {
-    "numpy": _run_numpy,
-    "torchvision": _run_torchvision,
-    "keras": _run_keras,
-    "keras.applications": _run_applications,
-}
 
 if __name__ == "__main__":
     main()

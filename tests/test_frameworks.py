@@ -18,7 +18,8 @@ from densenet_port.checkpoint import array_digest
 from densenet_port.convert import convert, ours
 from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError, UsageError
 from densenet_port.forward import forward
-from densenet_port.frameworks import RUNNERS, Job, run, run_all
+from densenet_port.frameworks import Job, run, run_all
+from densenet_port.runners import runner
 
 SMALL = Architecture.named("layers=2-3-2,growth_rate=8,init_channels=16,classes=7")
 TINY = Architecture.named("layers=1-1,growth_rate=4,init_channels=8,classes=7")
@@ -87,7 +88,7 @@ class Evil:
 
 def here(job):
     """What the worker would do, in this process, which has torch already."""
-    return RUNNERS[job.network](job)
+    return runner(job.network)(job)
 
 
 # -- torchvision -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,110 @@
+"""Networks that run in Keras 3, on any of its backends."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densenet_port import model
+from densenet_port.arch import Architecture, Contract
+from densenet_port.checkpoint import array_digest
+from densenet_port.errors import MisfitError, UsageError
+from densenet_port.forward import forward
+from densenet_port.frameworks import Job, Run
+from densenet_port.runners import last, versions
+
+FLOAT64 = 1e-10  # of the logits' deviation: what float64 keeps and float32 (1e-7 and more) cannot
+
+
+def run_keras(job: Job) -> Run:
+    """Our own Keras model, from a file or from weights."""
+    _set_keras(job)
+    if job.path is not None:
+        network = _keras_loaded(job.path, job.dtype, job.data_format)
+    else:
+        contract = job.contract or Contract()
+        assert job.architecture is not None  # noqa: S101 (`_check` saw to it)
+        network = model.build(job.architecture, contract, data_format=job.data_format, blank=True)
+        model.assign(network, job.weights or {})
+    return _keras_outputs(network, job, {str(slot): variable for slot, variable in model.slots(network).items()})
+
+
+@lru_cache(maxsize=1)
+def _keras_loaded(path: Path, _dtype: str, data_format: model.DataFormat) -> Any:
+    """The file's network in the dtype that Keras is set to, kept for the next job on it."""
+    return model.load(path, activation=None, data_format=data_format)
+
+
+def run_applications(job: Job) -> Run:
+    """Keras's own DenseNet, which it builds for one size of image."""
+    keras = _set_keras(job)
+    assert job.architecture is not None  # noqa: S101 (`_check` saw to it)
+    name, classes = f"DenseNet{job.architecture.name}", job.architecture.classes
+    if not hasattr(keras.applications, name) or job.data_format != "channels_last":
+        raise UsageError(f"keras.applications has no {name} that is {job.data_format}")
+    try:
+        network = getattr(keras.applications, name)(
+            include_top=classes is not None,
+            weights=str(job.path),
+            input_shape=job.images.shape[1:],
+            classes=classes or 1,
+            classifier_activation=None,
+        )
+    except (ValueError, OSError, KeyError) as error:
+        raise MisfitError(f"{job.path}: {name} does not take it: {error}") from error
+    return _keras_outputs(network, job, {variable.path: variable for variable in network.variables})
+
+
+def _set_keras(job: Job) -> Any:
+    """Keras in the job's dtype, whatever the user's own settings, or an earlier job's, say."""
+    keras = model.framework("keras")
+    keras.config.set_floatx(job.dtype)
+    keras.config.set_dtype_policy(job.dtype)
+    keras.config.set_image_data_format("channels_last")
+    return keras
+
+
+def _keras_outputs(network: Any, job: Job, variables: Mapping[str, Any]) -> Run:
+    """One call of a network, not in training, with every tap as one more output."""
+    keras = model.framework("keras")
+    names = {layer.name for layer in network.layers}
+    if unknown := [name for name in job.taps.values() if name not in names]:
+        raise UsageError(f"the reference has no layer {unknown[0]!r} to look at")
+    tapped = {unit: network.get_layer(name).output for unit, name in job.taps.items()}
+    first = job.data_format == "channels_first"
+    images = job.images.astype(job.dtype, copy=False)
+    outputs = keras.Model(network.input, {"logits": network.output, **tapped})(
+        images.transpose(0, 3, 1, 2) if first else images, training=False
+    )
+    found = {name: np.asarray(keras.ops.convert_to_numpy(output)) for name, output in outputs.items()}
+    logits = found["logits"]
+    return Run(
+        logits=last(logits) if first else logits,
+        taps={unit: found[unit] for unit in job.taps},
+        computed_in=_precision() if logits.dtype == np.float64 else logits.dtype.name,
+        variables={name: array_digest(keras.ops.convert_to_numpy(value)) for name, value in variables.items()},
+        versions=versions("keras", job.backend),
+    )
+
+
+@lru_cache(maxsize=1)
+def _precision() -> str:
+    """What Keras really computes in when its arrays say float64, found by a small network that numpy runs as well.
+
+    On torch and JAX Keras turns float64 into float32 where it promotes types, and says float64 all the same.
+    """
+    keras = model.framework("keras")
+    architecture = Architecture(layers=(2, 2), growth_rate=4, init_channels=8, classes=8)
+    random = np.random.default_rng(0)
+    weights = {
+        slot: random.standard_normal(shape) if slot.role == "kernel" else random.uniform(0.5, 1.5, shape)
+        for slot, shape in architecture.slots.items()
+    }
+    images = random.standard_normal((1, 32, 32, 3))
+    network = model.build(architecture, Contract(), blank=True)
+    model.assign(network, weights)
+    theirs = keras.ops.convert_to_numpy(network(images, training=False))
+    truth = forward(architecture, Contract(), weights, images)
+    return "float64" if np.abs(theirs - truth).max() <= FLOAT64 * truth.std() else "float32"
