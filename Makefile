@@ -1,15 +1,20 @@
 # make demo   convert the embedded network and show that it is still the same (core dependencies only)
 # make test   every test, with the frameworks
+# make owners the tests against software too heavy for every run
 # make check  ruff and mypy
 # make bench  the measurements behind README's tables
 PYTHON ?= python3
-.PHONY: demo test check bench clean
+.PHONY: demo test owners check bench clean
 
 demo: .venv-core/ready
 	.venv-core/bin/densenet-port demo
 
 test: .venv/ready
 	OPENBLAS_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 $(ARGS)
+
+owners: .venv/ready
+	.venv/bin/pip install --quiet --editable '.[owners]'
+	OPENBLAS_NUM_THREADS=1 .venv/bin/python -m pytest -m owners $(ARGS)
 
 check: .venv/ready
 	.venv/bin/ruff check

@@ -473,7 +473,8 @@ def diff(first: Ours, second: Ours) -> Difference:
 def _function_of(contract: Contract) -> dict[str, Any]:
     """The entries of a contract that change the logits."""
     plain = contract.to_json()
-    return {"epsilon": plain["epsilon"], "stem_padding": plain["stem_padding"], "input": plain["input"]}
+    del plain["output"]
+    return plain
 
 
 def _slot_difference(slot: Slot, first: Array, second: Array) -> SlotDifference | None:

@@ -62,7 +62,7 @@ class Job:
     (not JAX's); None leaves their defaults. `limit` is in seconds.
     """
 
-    network: Literal["torchvision", "keras", "keras.applications", "numpy"]
+    network: str
     images: Array
     path: Path | None = None
     architecture: Architecture | None = None

@@ -415,7 +415,17 @@ KEYS = {
     "order",
     "tensors",
 }
-REFERENCES = ("torchvision", "keras", "keras.applications", "numpy")
+REFERENCES = (
+    *("torchvision", "timm", "monai", "torchxrayvision"),
+    *("keras", "keras.applications", "keras-hub", "kimm"),
+    *("opencv", "onnxruntime", "numpy"),
+)
+CHOICES = {  # what a contract may say
+    "stem_padding": ("symmetric", "same"),
+    "stem_pool": ("max", "blur"),
+    "pool_rounding": ("floor", "ceil"),
+    "output": ("logits", "softmax", "sigmoid"),
+}
 OURS = (
     *("stem.conv", "stem.norm"),
     *(f"block{{b}}.layer{{l}}.{part}" for part in ("norm1", "conv1", "norm2", "conv2")),
@@ -492,12 +502,12 @@ def _contract(path: Path, table: Any) -> tuple[Contract, bool]:
     table = dict(_typed(path, "contract", table, dict))
     carried = _typed(path, "contract.carried", table.pop("carried", False), bool)
     keys = [entry.name for entry in fields(Contract)]
-    _known(path, "contract.", table, keys, required=keys)
+    _known(path, "contract.", table, keys, required=set(keys) - {"stem_pool", "pool_rounding"})
     picture = [entry.name for entry in fields(Input)]
     _known(path, "contract.input.", _typed(path, "contract.input", table["input"], dict), picture, required=picture)
     _typed(path, "contract.epsilon", table["epsilon"], float)
-    for key, allowed in (("stem_padding", ("symmetric", "same")), ("output", ("logits", "softmax", "sigmoid"))):
-        if table[key] not in allowed:
+    for key, allowed in CHOICES.items():
+        if key in table and table[key] not in allowed:
             raise UsageError(f"{path}: contract.{key} must be one of {', '.join(allowed)}, found {table[key]!r}")
     return Contract.from_json(table), carried
 

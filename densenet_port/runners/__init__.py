@@ -17,6 +17,13 @@ RUNNERS = {  # network → module and function; the same names stand in the tabl
     "torchvision": ("torch", "run_torchvision"),
     "keras": ("keras", "run_keras"),
     "keras.applications": ("keras", "run_applications"),
+    "keras-hub": ("keras", "run_keras_hub"),
+    "kimm": ("keras", "run_kimm"),
+    "timm": ("torch", "run_timm"),
+    "monai": ("torch", "run_monai"),
+    "torchxrayvision": ("torch", "run_torchxrayvision"),
+    "opencv": ("opencv", "run_opencv"),
+    "onnxruntime": ("onnxruntime", "run_onnxruntime"),
     "numpy": ("numpy", "run_numpy"),
 }
 
