@@ -362,8 +362,8 @@ class Contract:
     """What must hold beside the weights for the network to be the same function.
 
     `epsilon` is what every norm adds to its variance. `stem_padding` is "symmetric" (3 and 1 zeros on every side, the
-    original network) or "same" (TensorFlow's rule, which shifts even sizes by three pixels). `stem_pool` is the 3×3 pool
-    of the stem: "max" of stride 2, or "blur", a max of stride 1 and then a binomial 3×3 filter of stride 2 (timm's blur
+    original network) or "same" (TensorFlow's rule, which shifts even sizes by three pixels). `stem_pool` is the stem's
+    3×3 pool: "max" of stride 2, or "blur", a max of stride 1 and then a binomial 3×3 filter of stride 2 (timm's blur
     pool). `pool_rounding` is how a transition pools a map of odd size: "floor" drops the last row and column, "ceil"
     averages what is there of them (Caffe's default). `output` says what the layout's own network puts out; weights are
     the same for all three.
