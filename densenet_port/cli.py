@@ -308,7 +308,7 @@ def doctor(as_json: AsJson = False) -> None:
     result = {
         "version": __version__,
         "python": sys.version.split()[0],
-        "core": _versions("numpy", "typer", "rich", "jinja2", "platformdirs"),
+        "core": _versions("numpy", "typer", "rich", "jinja2", "platformdirs", "urllib3", "filelock"),
         "extras": {extra: _versions(*names) for extra, names in EXTRAS.items()},
         "mappings": str(folder("mappings")),
         "layouts": [Mapping.load(name).layout for name in known()],

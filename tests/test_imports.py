@@ -41,7 +41,7 @@ def test_the_probe_sees_a_framework():
 
 
 def test_the_command_line_starts_lean():
-    """Neither HDF5 nor rich is paid for by a command that does not need them."""
+    """Neither HDF5, rich nor a HTTP client is paid for by a command that does not need them."""
     loaded = loaded_after("import densenet_port.cli, densenet_port.convert, densenet_port.mapping")
 
-    assert loaded & {"h5py", "rich", "safetensors", "platformdirs"} == set()
+    assert loaded & {"h5py", "rich", "safetensors", "platformdirs", "urllib3", "filelock"} == set()
