@@ -1,7 +1,7 @@
 """A release's manifest: what each of its files is, and what it must hash to.
 
-`manifest.json` is UTF-8 JSON, one object, `schema` "densenet-port/release/1". Keys may be added to it, and what the known
-ones say stays; a reader ignores the others. What is relied on:
+`manifest.json` is UTF-8 JSON, one object, `schema` "densenet-port/release/1". Keys may be added to it, and what the
+known ones say stays; a reader ignores the others. What is relied on:
 
 - `tag`, `tool`: the release's tag, and what built it (`densenet-port 0.1.0`).
 - `files`: the weight files. Each has its `name`, `size` in bytes and `sha256`; `chunks` are the SHA-256 of its pieces
