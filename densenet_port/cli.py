@@ -38,6 +38,9 @@ app = typer.Typer(
     help="Move DenseNet weights between frameworks, and prove that the port is the same network.",
 )
 
+Kernels = Annotated[
+    str | None, typer.Option(help="theano or tensorflow: how the checkpoint stores its kernels, where it does not say.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Layout = Annotated[str | None, typer.Option("--src", help="The checkpoint's layout; found out without it.")]
 Table = Annotated[Path | None, typer.Option("--mapping", help="A mapping table of your own, read instead of --src.")]
@@ -96,6 +99,13 @@ def convert(
     out: Annotated[Path | None, typer.Option(help="Where to; the ending decides the container.")] = None,
     no_top: Annotated[bool, typer.Option("--no-top", help="Leave the head out.")] = False,
     dtype: Annotated[str, typer.Option(help="float32, float16 or float64.")] = "float32",
+    kernels: Kernels = None,
+    dst_kernels: Annotated[
+        str | None, typer.Option(help="theano or tensorflow: how to store the kernels, where the layout has both.")
+    ] = None,
+    dim_ordering: Annotated[
+        str | None, typer.Option(help="th or tf: out channels first or last, where the layout has both.")
+    ] = None,
     mapping: Table = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
@@ -115,6 +125,9 @@ def convert(
             src=mapping or src,
             arch=architecture,
             dst=dst,
+            kernels=_choice("--kernels", kernels, KERNELS),
+            dst_kernels=_choice("--dst-kernels", dst_kernels, KERNELS),
+            dim_ordering=_choice("--dim-ordering", dim_ordering, ("th", "tf")),
             no_top=no_top,
             dtype=dtype,
             force=force,
@@ -128,6 +141,7 @@ def convert(
 def inspect(
     file: Annotated[Path, typer.Argument(help="A checkpoint.")],
     src: Layout = None,
+    kernels: Kernels = None,
     mapping: Table = None,
     as_json: AsJson = False,
 ) -> None:
@@ -137,7 +151,7 @@ def inspect(
 
     checkpoint = formats.read(file)
     try:
-        told, misfit = verbs.told(checkpoint, src=mapping or src), None
+        told, misfit = verbs.told(checkpoint, src=mapping or src, kernels=_choice("--kernels", kernels, KERNELS)), None
     except PortError as error:
         told, misfit = None, error
     _say("inspect", _inspection(checkpoint, told, misfit), as_json, _inspection_text)
@@ -173,6 +187,9 @@ def check(
     reference: Annotated[
         Path | None, typer.Option(help="A saved run of the reference, in place of the framework.")
     ] = None,
+    src: Layout = None,
+    kernels: Kernels = None,
+    mapping: Table = None,
     backend: Annotated[str, typer.Option(help="What runs the port: tensorflow, torch, jax or numpy.")] = "tensorflow",
     size: Annotated[list[int] | None, typer.Option(help="Pixels of the noise; may be given several times.")] = None,
     batch: Annotated[int, typer.Option(help="Images of noise at each size.")] = 2,
@@ -190,6 +207,8 @@ def check(
     found = parity.check(
         converted,
         against=against,
+        src=mapping or src,
+        kernels=_choice("--kernels", kernels, KERNELS),
         reference=reference,
         backend=backend,
         sizes=tuple(size) if size else parity.SIZES,
@@ -212,13 +231,24 @@ def diagnose(
     reference: Annotated[
         Path | None, typer.Option(help="A saved run of the reference, in place of the framework.")
     ] = None,
+    src: Layout = None,
+    kernels: Kernels = None,
+    mapping: Table = None,
     backend: Annotated[str, typer.Option(help="What runs the port: tensorflow, torch, jax or numpy.")] = "numpy",
     as_json: AsJson = False,
 ) -> None:
     """Say which known mistake explains a difference, and on which units; exit 1 when there is one."""
     from densenet_port import parity
 
-    found = parity.check(converted, against=against, reference=reference, backend=backend, sizes=())
+    found = parity.check(
+        converted,
+        against=against,
+        src=mapping or src,
+        kernels=_choice("--kernels", kernels, KERNELS),
+        reference=reference,
+        backend=backend,
+        sizes=(),
+    )
     result = {"passed": found.passed, "where": found.where, "off": found.off, "findings": list(found.diagnosis)}
     _say("diagnose", result, as_json, _diagnosis_text)
     raise typer.Exit(0 if found.passed else 1)
@@ -339,6 +369,15 @@ EXTRAS = {
 
 # -- what the commands stand on ----------------------------------------------------------------------------------------
 
+KERNELS = ("theano", "tensorflow")
+
+
+def _choice(option: str, value: str | None, allowed: tuple[str, ...]) -> Any:
+    """The value of an option, if it is one of those allowed."""
+    if value is not None and value not in allowed:
+        raise UsageError(f"unknown {option} {value!r}", hint=f"known: {', '.join(allowed)}")
+    return value
+
 
 def _architecture(text: str | None) -> "Architecture | None":
     """The architecture of `--arch`."""
@@ -415,7 +454,7 @@ def _conversion(done: "Conversion", target: Path | None) -> dict[str, Any]:
         "ledger": {
             "used": len(ledger.claims),
             "ignored": rules,
-            "filled": len(done.tensors),
+            "filled": len(ledger.filled),
             "slots": len(done.source.architecture.slots),
         },
         "absorbed": done.absorbed,
@@ -434,7 +473,7 @@ def _inspection(checkpoint: "Checkpoint", told: "Ours | None", misfit: PortError
     """A checkpoint as JSON, fitting or not."""
     from densenet_port.checkpoint import array_digest
 
-    slots = {claim.name: str(slot) for slot, claim in told.ledger.claims.items()} if told else {}
+    slots = {claim.name: str(place) for place, claim in told.ledger.claims.items()} if told else {}
     ignored = told.ledger.ignored if told else {}
     return {
         "file": str(checkpoint.path),

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -18,8 +18,20 @@ from densenet_port import __version__, formats
 from densenet_port.arch import Architecture, Contract, Slot, infer
 from densenet_port.checkpoint import Array, Checkpoint, Tensor, array_digest, file_digest
 from densenet_port.errors import ComparisonError, DiskError, MisfitError, PortError, UsageError
-from densenet_port.mapping import Ledger, Mapping, Survey, fitted, layouts
-from densenet_port.transform import absorb, absorb_in_scale, absorb_in_variance, move
+from densenet_port.mapping import (
+    Kernels,
+    Ledger,
+    Mapping,
+    Ordering,
+    Place,
+    Rule,
+    Survey,
+    fitted,
+    layouts,
+    ours_axes,
+    written,
+)
+from densenet_port.transform import FOLDS, absorb, absorb_in_scale, absorb_in_variance, folded, move
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 SCHEMA = "densenet-port/file/1"
@@ -34,7 +46,8 @@ class Ours:
     """A checkpoint told in our words.
 
     `weights` maps each slot to a function that reads its tensor: our axes (`h w i o`, `i o`, `c`), the stored type
-    (bfloat16 widened to float32). `contract` is the file's own record where it has one, the layout's otherwise.
+    (bfloat16 widened to float32), or float64 where a fold computed it and the stored type cannot hold it. `contract` is
+    the file's own record where it has one, the layout's otherwise.
     """
 
     checkpoint: Checkpoint
@@ -60,6 +73,7 @@ class Conversion:
     source: Ours
     target: Mapping
     contract: Contract
+    rules: Map[Place, Rule]
     tensors: Map[str, Tensor]
     absorbed: Map[str, Any] | None
     out: Path | None
@@ -97,20 +111,38 @@ class Difference:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def ours(path: Path, *, src: str | Path | None = None, arch: Architecture | None = None, no_top: bool = False) -> Ours:
+def ours(
+    path: Path,
+    *,
+    src: str | Path | None = None,
+    arch: Architecture | None = None,
+    kernels: Kernels | None = None,
+    no_top: bool = False,
+) -> Ours:
     """The checkpoint in a file, in our words.
 
     `src` is a layout's name or a table of the user's own; without it the tables are asked which of them fits. Without
-    `arch` the shapes say. Raises MisfitError when anything is left over, missing or of another shape.
+    `arch` the shapes say. `kernels` says how convolution kernels are stored where the file does not record it: as a
+    true convolution has them ("theano"), or as a correlation ("tensorflow"). Raises MisfitError when anything is left
+    over, missing or of another shape.
     """
-    return told(formats.read(path), src=src, arch=arch, no_top=no_top)
+    return told(formats.read(path), src=src, arch=arch, kernels=kernels, no_top=no_top)
 
 
 def told(
-    checkpoint: Checkpoint, *, src: str | Path | None = None, arch: Architecture | None = None, no_top: bool = False
+    checkpoint: Checkpoint,
+    *,
+    src: str | Path | None = None,
+    arch: Architecture | None = None,
+    kernels: Kernels | None = None,
+    no_top: bool = False,
 ) -> Ours:
     """The same for a checkpoint that is already open."""
-    ledger = identify(checkpoint, src=src, arch=arch)
+    if kernels not in (None, "theano", "tensorflow"):
+        raise UsageError(f"unknown --kernels {kernels!r}", hint="known: theano, tensorflow")
+    ledger = identify(checkpoint, src=src, arch=arch, kernels=kernels)
+    if kernels and kernels != (ledger.kernels or "tensorflow"):
+        raise UsageError(f"{ledger.mapping.layout} never stores kernels as {kernels} does", hint="leave out --kernels")
     if no_top:
         ledger = _without_head(ledger)
     return Ours(
@@ -118,19 +150,27 @@ def told(
         ledger=ledger,
         architecture=ledger.architecture,
         contract=_contract_of(checkpoint, ledger.mapping),
-        weights={slot: _reader(ledger, slot) for slot in ledger.claims},
+        weights={slot: _reader(ledger, slot) for slot in ledger.filled},
     )
 
 
-def identify(checkpoint: Checkpoint, *, src: str | Path | None = None, arch: Architecture | None = None) -> Ledger:
+def identify(
+    checkpoint: Checkpoint,
+    *,
+    src: str | Path | None = None,
+    arch: Architecture | None = None,
+    kernels: Kernels | None = None,
+) -> Ledger:
     """The complete ledger of a file under the one table that fits it. Raises MisfitError that shows what does not."""
     known = (checkpoint.manifest or {}).get("layout")
     if src is None and known in layouts():
         src = known
     if src is not None:
-        return _sole(checkpoint, Mapping.load(src), arch)
-    tried = {layout: _try(checkpoint, Mapping.load(layout), arch) for layout in layouts()}
+        return _sole(checkpoint, Mapping.load(src), arch, kernels)
+    tables = _candidates(checkpoint)
+    tried = {table.layout: _try(checkpoint, table, arch, kernels) for table in tables}
     fits = [result for result in tried.values() if isinstance(result, Ledger) and not result.troubles]
+    fits = [ledger for ledger in fits if not ledger.mapping.refusal(ledger.architecture)] or fits
     if len(fits) == 1:
         return _floating(checkpoint, fits[0])
     if fits:
@@ -139,24 +179,37 @@ def identify(checkpoint: Checkpoint, *, src: str | Path | None = None, arch: Arc
             f"{checkpoint.path}: {len(fits)} layouts fit equally: {', '.join(names)}",
             hint=f"say which one it is with --src {names[0]} or --src {names[1]}",
         )
-    near = [layout for layout, result in tried.items() if result is not None]
+    near = [table for table in tables if tried[table.layout] is not None]
     if len(near) == 1:
-        return _sole(checkpoint, Mapping.load(near[0]), arch)
+        return _sole(checkpoint, near[0], arch, kernels)
     raise MisfitError(_no_layout(checkpoint, tried), hint="name the layout with --src to see every misfit")
 
 
-def _try(checkpoint: Checkpoint, mapping: Mapping, arch: Architecture | None) -> Ledger | PortError | None:
+def _candidates(checkpoint: Checkpoint) -> list[Mapping]:
+    """The tables that the file may have: those that its own record names, or else all that need no such record."""
+    tables = [Mapping.load(layout) for layout in layouts()]
+    said = [
+        table
+        for table in tables
+        if table.when and all(checkpoint.metadata.get(key) == value for key, value in table.when.items())
+    ]
+    return said or [table for table in tables if not table.when]
+
+
+def _try(
+    checkpoint: Checkpoint, mapping: Mapping, arch: Architecture | None, kernels: Kernels | None
+) -> Ledger | PortError | None:
     """The ledger under one table, the error that stopped it, or None where the table recognises nothing."""
     try:
-        survey = mapping.survey(checkpoint)
+        survey = mapping.survey(checkpoint, kernels)
         return mapping.match(checkpoint, _architecture(survey, arch), survey) if survey.found else None
     except MisfitError as error:
         return error
 
 
-def _sole(checkpoint: Checkpoint, mapping: Mapping, arch: Architecture | None) -> Ledger:
+def _sole(checkpoint: Checkpoint, mapping: Mapping, arch: Architecture | None, kernels: Kernels | None) -> Ledger:
     """The complete ledger under a table that is known to be the right one."""
-    survey = mapping.survey(checkpoint)
+    survey = mapping.survey(checkpoint, kernels)
     if not survey.found:
         shown = "\n".join(f"  {line}" for line in _listed(checkpoint.tensors))
         raise MisfitError(
@@ -192,28 +245,46 @@ def _floating(checkpoint: Checkpoint, ledger: Ledger) -> Ledger:
 
 def _without_head(ledger: Ledger) -> Ledger:
     """The ledger of the body, with the head's tensors ignored by the user's word."""
-    head = {claim.name: "--no-top" for slot, claim in ledger.claims.items() if slot.unit == "head.dense"}
+    head = {claim.name: "--no-top" for place, claim in ledger.claims.items() if place.unit == "head.dense"}
     return replace(
         ledger,
         architecture=ledger.architecture.without_head(),
-        claims={slot: claim for slot, claim in ledger.claims.items() if slot.unit != "head.dense"},
+        claims={place: claim for place, claim in ledger.claims.items() if place.unit != "head.dense"},
         ignored={**ledger.ignored, **head},
     )
 
 
 def _reader(ledger: Ledger, slot: Slot) -> Callable[[], Array]:
-    """A function that reads one slot's tensor in our axes."""
-    claim, axes = ledger.claims[slot], ledger.architecture.units[slot.unit].axes(slot.role)
+    """A function that reads one slot's tensor in our axes, folded from its parts where the layout has several."""
+    parts = [_part_reader(ledger, Place(slot.unit, part)) for part in ledger.parts(slot)]
+    if len(parts) == 1:
+        return parts[0]
+    assert ledger.mapping.fold is not None  # noqa: S101 (only a fold has parts)
+    made = FOLDS[ledger.mapping.fold].made[slot.role]
+    return lambda: folded(made, [part() for part in parts])
+
+
+def _part_reader(ledger: Ledger, place: Place) -> Callable[[], Array]:
+    """A function that reads one part in our axes."""
+    claim, axes = ledger.claims[place], ours_axes(ledger.mapping, ledger.architecture, place)
     return lambda: move(claim.tensor.load(), claim.axes, axes)
+
+
+RECORDED = {  # what a file's own graph may say of the contract
+    "epsilon": float,
+    "stem_padding": str,
+    "stem_pool": str,
+    "pool_rounding": str,
+    "output": str,
+}
 
 
 def _contract_of(checkpoint: Checkpoint, mapping: Mapping) -> Contract:
     """What the file records of itself, else what its layout says."""
     if checkpoint.manifest and "contract" in checkpoint.manifest:
         return Contract.from_json(checkpoint.manifest["contract"])
-    if "epsilon" in checkpoint.metadata:
-        return replace(mapping.contract, epsilon=float(checkpoint.metadata["epsilon"]))
-    return mapping.contract
+    said = {key: kind(checkpoint.metadata[key]) for key, kind in RECORDED.items() if key in checkpoint.metadata}
+    return replace(mapping.contract, **cast("Any", said))
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -226,6 +297,9 @@ def convert(
     src: str | Path | None = None,
     arch: Architecture | None = None,
     dst: str | Path = "keras",
+    kernels: Kernels | None = None,
+    dst_kernels: Kernels | None = None,
+    dim_ordering: Ordering | None = None,
     no_top: bool = False,
     dtype: str = "float32",
     force: bool = False,
@@ -233,9 +307,10 @@ def convert(
 ) -> Conversion:
     """Convert a checkpoint to another layout and write it to `out`; without `out` only say what would be done.
 
-    `dst` is a layout's name or a table of the user's own, `dtype` the floating type to write. `progress` is told after
-    each tensor. An existing `out` stays unless `force`, and on any failure. Raises the errors of `ours`, UsageError for
-    a container that the target does not come in.
+    `dst` is a layout's name or a table of the user's own, `dtype` the floating type to write. `kernels` is as in
+    `ours`; `dst_kernels` and `dim_ordering` ("th": out channels first, "tf": out channels last) say how to write them
+    where the target has several ways. `progress` is told after each tensor. An existing `out` stays unless `force`, and
+    on any failure. Raises the errors of `ours`, UsageError for a container that the target does not come in.
     """
     target = Mapping.load(dst)
     if dtype not in ("float16", "float32", "float64"):
@@ -244,8 +319,9 @@ def convert(
         _check_out(path, out, target, force=force)
     with ThreadPoolExecutor(1) as beside:  # hashing lets the interpreter go on
         digest = beside.submit(file_digest, path)
-        source = ours(path, src=src, arch=arch, no_top=no_top)
-        plan = _plan(source, target, np.dtype(dtype))
+        source = ours(path, src=src, arch=arch, kernels=kernels, no_top=no_top)
+        rules = target.spell(source.architecture, dim_ordering, dst_kernels)
+        plan = _plan(source, target, rules, np.dtype(dtype))
         return _written(plan, out, digest, beside, progress) if out else plan
 
 
@@ -265,42 +341,62 @@ def _check_out(path: Path, out: Path, target: Mapping, *, force: bool) -> None:
         raise UsageError(f"{out}: exists already", hint="pass --force to replace it, or --out to write elsewhere")
 
 
-def _plan(source: Ours, target: Mapping, dtype: np.dtype[Any]) -> Conversion:
+def _plan(source: Ours, target: Mapping, rules: Map[Place, Rule], dtype: np.dtype[Any]) -> Conversion:
     """The conversion with nothing read but the norms whose epsilon must change, and nothing written."""
-    contract = source.contract if target.carried else target.contract
-    if contract.stem_padding != source.contract.stem_padding:
-        raise MisfitError(
-            f"{source.checkpoint.path}: its network pads the stem {source.contract.stem_padding}, {target.layout} only "
-            f"{contract.stem_padding}: the same weights would be another function",
-            hint="convert to a layout that carries its contract (keras)",
-        )
-    rules = target.spell(source.architecture)
+    contract = _target_contract(source, target)
     replaced, absorbed = _absorb_all(source, contract, dtype)
     tensors = {
         rule.name: Tensor(
-            shape=_moved_shape(source.architecture, slot, rule.axes),
+            shape=_moved_shape(source.architecture, place, rule.axes),
             dtype=dtype.name,
-            load=partial(_spelled, source, slot, rule.axes, dtype, replaced),
+            load=partial(_spelled, source, target, place, rule.axes, dtype, replaced),
         )
-        for slot, rule in rules.items()
+        for place, rule in rules.items()
     }
-    return Conversion(
+    plan = Conversion(
         source=source,
         target=target,
         contract=contract,
+        rules=rules,
         tensors=tensors,
         absorbed=absorbed,
         out=None,
-        manifest=_manifest(source, target, contract, absorbed, {}, ""),
-        notes=tuple(_notes(source, dtype)),
+        manifest={},
+        notes=tuple(_notes(source, target, contract, dtype)),
     )
+    return replace(plan, manifest=_manifest(plan, {}, ""))
 
 
-def _spelled(source: Ours, slot: Slot, axes: str, dtype: np.dtype[Any], replaced: Map[Slot, Array]) -> Array:
+def _target_contract(source: Ours, target: Mapping) -> Contract:
+    """The contract of what is written: the layout's own, but for the entries that go with the weights.
+
+    Raises MisfitError where the two are different functions of the same weights.
+    """
+    carried = {key: getattr(source.contract, key) for key in target.carried}
+    contract = replace(target.contract, **cast("Any", carried))
+    if source.architecture.stem == "cifar":
+        return replace(contract, stem_padding=source.contract.stem_padding, stem_pool=source.contract.stem_pool)
+    for key, does in (("stem_padding", "pads the stem {}"), ("stem_pool", "pools the stem by {}")):
+        own, theirs = getattr(source.contract, key), getattr(contract, key)
+        if own != theirs:
+            raise MisfitError(
+                f"{source.checkpoint.path}: its network {does.format(own)}, {target.layout} only {theirs}: "
+                "the same weights would be another function",
+                hint="convert to a layout that carries its contract (keras)",
+            )
+    return contract
+
+
+def _spelled(
+    source: Ours, target: Mapping, place: Place, axes: str, dtype: np.dtype[Any], replaced: Map[Slot, Array]
+) -> Array:
     """One tensor in the target's axes and type, contiguous."""
+    what = written(target, place)
+    if not isinstance(what, str):
+        return np.full(_moved_shape(source.architecture, place, axes), what, dtype)
+    slot = Slot(place.unit, what)
     array = replaced[slot] if slot in replaced else source.weights[slot]()
-    ours_axes = source.architecture.units[slot.unit].axes(slot.role)
-    return np.ascontiguousarray(_cast(move(array, ours_axes, axes), dtype, slot))
+    return np.ascontiguousarray(_cast(move(array, ours_axes(target, source.architecture, place), axes), dtype, slot))
 
 
 def _cast(array: Array, dtype: np.dtype[Any], slot: Slot) -> Array:
@@ -314,9 +410,9 @@ def _cast(array: Array, dtype: np.dtype[Any], slot: Slot) -> Array:
     return cast
 
 
-def _moved_shape(architecture: Architecture, slot: Slot, axes: str) -> tuple[int, ...]:
-    sizes = architecture.units[slot.unit].sizes
-    return tuple(1 if axis == "1" else sizes[axis] for axis in axes.split())
+def _moved_shape(architecture: Architecture, place: Place, axes: str) -> tuple[int, ...]:
+    sizes = architecture.units[place.unit].sizes
+    return tuple(1 if axis == "1" else sizes[axis] for axis in axes.replace("-", "").split())
 
 
 def _absorb_all(
@@ -337,13 +433,13 @@ def _absorb_all(
         if unit.kind != "norm":
             continue
         slots = Slot(unit.name, "scale"), Slot(unit.name, "variance")
-        scale, variance = (_cast(source.weights[slot](), dtype, slot) for slot in slots)
+        scale, variance = (source.weights[slot]() for slot in slots)
         if undo is None:
-            chosen, scale, variance = absorb(scale, variance, old, new)
+            chosen, scale, variance = absorb(scale, variance, old, new, dtype)
         elif unit.name in undo:
-            chosen, scale = "scale", absorb_in_scale(scale, variance, old, new)
+            chosen, scale = "scale", absorb_in_scale(scale, variance, old, new, dtype)
         else:
-            chosen, variance = "variance", absorb_in_variance(variance, old, new)
+            chosen, variance = "variance", absorb_in_variance(variance, old, new, dtype)
         replaced[slots[0]], replaced[slots[1]] = scale, variance
         if chosen == "scale":
             stretched.append(unit.name)
@@ -380,7 +476,7 @@ def _written(
         settle(0)
         complete = all(digest != UNKNOWN for digest in digests.values())
         known = source_digest.result() if complete else UNKNOWN
-        return _manifest(plan.source, plan.target, plan.contract, plan.absorbed, digests, known)
+        return _manifest(plan, digests, known)
 
     tensors = {
         name: replace(tensor, load=partial(digested, done, name, tensor))
@@ -390,43 +486,69 @@ def _written(
     return replace(plan, out=out, manifest=manifest())
 
 
-def _manifest(
-    source: Ours,
-    target: Mapping,
-    contract: Contract,
-    absorbed: Map[str, Any] | None,
-    digests: Map[str, str],
-    source_digest: str,
-) -> dict[str, Any]:
-    """What the written file says of itself. The same input gives the same bytes: no names, no times."""
-    return {
+def _manifest(plan: Conversion, digests: Map[str, str], source_digest: str) -> dict[str, Any]:
+    """What the written file says of itself. The same input gives the same bytes: no names, no times.
+
+    `absorbed` and `fold` are what rounded tensors, if anything did; `kernels` is there where the layout has several
+    ways.
+    """
+    source, target = plan.source, plan.target
+    manifest = {
         "schema": SCHEMA,
         "tool": f"densenet-port {__version__}",
         "layout": target.layout,
         "architecture": source.architecture.to_json(),
-        "contract": contract.to_json(),
+        "contract": plan.contract.to_json(),
         "source": {
             "layout": source.layout,
             "container": source.checkpoint.container,
             "sha256": source_digest,
         },
         "mappings": {source.layout: source.ledger.mapping.digest, target.layout: target.digest},
-        "absorbed": absorbed,
+        "absorbed": plan.absorbed,
         "tensors": dict(digests),
     }
+    if source.ledger.mapping.fold:
+        manifest["fold"] = source.ledger.mapping.fold
+    if len(target.tensors["conv"]["kernel"].axes) > 1:
+        reversed_ = any("-" in rule.axes for rule in plan.rules.values())
+        manifest["kernels"] = "theano" if reversed_ else "tensorflow"
+    return manifest
 
 
-def _notes(source: Ours, dtype: np.dtype[Any]) -> Iterator[str]:
+def _notes(source: Ours, target: Mapping, contract: Contract, dtype: np.dtype[Any]) -> Iterator[str]:
     """What the owner of a file should know beside that it was converted."""
+    yield from source.checkpoint.metadata.get("notes", ())
+    yield from _contract_notes(source, target, contract)
+    if source.ledger.uncertain:
+        yield (
+            f"no record says how the kernels are stored: taken as {source.ledger.kernels} has them, as files of this "
+            "ordering usually are; --kernels says otherwise, and known logits of one image would decide"
+        )
     stored = {claim.tensor.dtype for claim in source.ledger.claims.values()}
     if "float64" in stored and dtype.itemsize < 8:  # noqa: PLR2004 (bytes of a float64)
         yield f"the checkpoint holds float64; what is written is rounded to {dtype.name} (--dtype float64 keeps it)"
     if stored & {"float16", "bfloat16"}:
         kinds = " and ".join(sorted(stored & {"float16", "bfloat16"}))
         yield f"the checkpoint holds {kinds}: its rounding stays in the weights"
-    if source.ledger.mapping.carried and not source.checkpoint.manifest and "epsilon" not in source.checkpoint.metadata:
+    if "epsilon" in source.ledger.mapping.carried and not (
+        source.checkpoint.manifest or "epsilon" in source.checkpoint.metadata
+    ):
         taken = f"epsilon {source.contract.epsilon:g} and {source.contract.stem_padding} stem padding are taken"
         yield f"the file records no contract: {taken}"
+
+
+def _contract_notes(source: Ours, target: Mapping, contract: Contract) -> Iterator[str]:
+    """Where the graph of the source, or of the target, is not quite what its weights are used with."""
+    layers, last = source.checkpoint.metadata.get("layers"), source.ledger.mapping.last_relu
+    if last and layers and last not in layers and "head.dense" in source.architecture.units:
+        yield f"the file's own graph lacks the last ReLU ({last}): its logits are not those of this network"
+    if source.contract.pool_rounding != contract.pool_rounding:
+        change = f"{source.contract.pool_rounding} to {contract.pool_rounding}"
+        yield f"average pools round from {change}: the same for maps of even size, as 224 and 256 pixels give"
+    if contract.input != target.contract.input and "output" not in target.carried:
+        order, usual = contract.input.order, target.contract.input.order
+        yield f"the input stays the source's ({order}), not what {target.layout} usually takes ({usual})"
 
 
 # -- judging -----------------------------------------------------------------------------------------------------------
@@ -506,7 +628,7 @@ def _trouble(checkpoint: Checkpoint, ledger: Ledger, survey: Survey, arch: Archi
         head = f"{checkpoint.path}: {_count(range(ledger.troubles), 'misfit')} as {network}"
         lines, hint = (
             list(_some(list(_misfits(ledger)))),
-            f"{ledger.fitting} of {len(ledger.architecture.slots)} tensors fit",
+            f"{ledger.fitting} of {len(ledger.mapping.places(ledger.architecture))} tensors fit",
         )
     return "\n  ".join([head, *lines]), hint
 
@@ -523,11 +645,13 @@ def _better(checkpoint: Checkpoint, ledger: Ledger, survey: Survey) -> Architect
 def _misfits(ledger: Ledger) -> Iterator[str]:
     """A line for each tensor in the way."""
     for wrong in ledger.misshapen:
-        yield f"{wrong.slot}  expected {wrong.expected}, found {wrong.found}  ({wrong.name})"
-    for slot, name in ledger.missing.items():
-        yield f"{slot}  is missing  (expected {name}, our shape {ledger.architecture.slots[slot]})"
-    for slot, names in ledger.doubled.items():
-        yield f"{slot}  could be any of {', '.join(names)}"
+        yield f"{wrong.place}  expected {wrong.expected}, found {wrong.found}  ({wrong.name})"
+    for place, name in ledger.missing.items():
+        unit, axes = ledger.architecture.units[place.unit], ours_axes(ledger.mapping, ledger.architecture, place)
+        shape = tuple(1 if axis == "1" else unit.sizes[axis] for axis in axes.split())
+        yield f"{place}  is missing  (expected {name}, our shape {shape})"
+    for place, names in ledger.doubled.items():
+        yield f"{place}  could be any of {', '.join(names)}"
     for line in _listed(ledger.unclaimed):
         yield f"{line}  is claimed by no line of mappings/{ledger.mapping.path.name}"
 

@@ -54,7 +54,8 @@ class Job:
     - "keras": what `model.load` makes of the converted file `path`; or, with `weights` in our axes, what `model.build`
       makes of `architecture` and `contract`.
     - "keras.applications": Keras's own network of the architecture's name, with its weights from `path`.
-    - "numpy": this project's forward pass on the file `path`, of any layout.
+    - "numpy": this project's forward pass on the file `path`, of the layout that `table` describes (found out without
+      it), with kernels stored as `kernels` says.
 
     Keras runs on `backend`; its network takes images in `data_format` order (they are turned here). Without classes in
     the architecture, or without a head in the file, the last map after its ReLU stands for the logits. `taps` asks for
@@ -65,6 +66,8 @@ class Job:
     network: str
     images: Array
     path: Path | None = None
+    table: Path | None = None
+    kernels: str | None = None
     architecture: Architecture | None = None
     contract: Contract | None = None
     weights: Mapping[Slot, Array] | None = None
@@ -165,6 +168,7 @@ def _write_job(job: Job, folder: Path) -> None:
     folder.mkdir()
     plain = {name: getattr(job, name) for name in Job.__slots__ if name not in ("images", "weights")}
     plain["path"] = str(job.path.absolute()) if job.path else None
+    plain["table"] = str(job.table.absolute()) if job.table else None
     plain["taps"] = dict(job.taps)
     plain["architecture"] = job.architecture.to_json() if job.architecture else None
     plain["contract"] = job.contract.to_json() if job.contract else None
@@ -180,6 +184,7 @@ def _read_job(folder: Path) -> Job:
         images = arrays["images"]
         weights = {_slot(name): arrays[name] for name in arrays.files if name != "images"}
     plain["path"] = Path(plain["path"]) if plain["path"] else None
+    plain["table"] = Path(plain["table"]) if plain["table"] else None
     plain["architecture"] = Architecture.from_json(plain["architecture"]) if plain["architecture"] else None
     plain["contract"] = Contract.from_json(plain["contract"]) if plain["contract"] else None
     return Job(**plain, images=images, weights=weights or None)

@@ -1,61 +1,73 @@
-"""Mapping tables: one TOML a layout, told against our units, and the match that accounts for every tensor.
+"""Mappings: one TOML a layout, told against our units, and the match that accounts for every tensor.
 
 A table says how a layout names its units (`[units]`, or `[order]` where a file keeps no names), how a unit's tensors
 are named and which way round their axes are (`[tensors]`), which tensors may be ignored, and the contract. The same
-table reads and writes. Patterns hold `{b}` (block), `{l}` (layer), `{n}` (layers in the block), each counted from
-`first`; `{unit}` is the unit as the layout spells it; `{_n}` is a running number, absent for the first.
+table reads and writes. `table` checks it; here it meets files.
 """
 
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Mapping as Map
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from pathlib import Path
-from string import Formatter
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
-from densenet_port.arch import ROLES, Architecture, Contract, Input, Kind, Role, Slot, Unit, infer, name_in_order
+from densenet_port.arch import Architecture, Contract, Kind, Role, Slot, Unit, infer, name_in_order
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.data import folder
 from densenet_port.errors import DiskError, MisfitError, UsageError
-from densenet_port.transform import compile_move
+from densenet_port.table import DEEP, PLAIN, Pattern, compiled, generic, kind_of, part_axes, regex, skeleton
+from densenet_port.transform import FOLDS
 
-PLACES = {"b": r"(?P<b>\d+)", "l": r"(?P<l>\d+)", "n": r"(?P<n>\d+)", "_n": r"(?:_(?P<order>\d+))?"}
 SPLIT = "./"  # what may stand between a prefix and a name
+
+Kernels = Literal["theano", "tensorflow"]
+Ordering = Literal["th", "tf"]
+
+
+class Place(NamedTuple):
+    """Unit and part: one tensor of theirs. A part is one of our roles, or what a fold needs beside them."""
+
+    unit: str
+    part: str
+
+    def __str__(self) -> str:
+        """`block1.layer2.norm1.second_scale`."""
+        return f"{self.unit}.{self.part}"
 
 
 class Rule(NamedTuple):
-    """How one role of a kind of unit is stored: its name (with `{unit}`) and the order of its axes."""
+    """How one tensor is written: its name and the order of its axes."""
 
     name: str
     axes: str
 
 
 class Found(NamedTuple):
-    """A name of the file recognised: which slot, the unit as the file spells it, and the tensor's full name."""
+    """A name of the file recognised: which place, the unit as the file spells it, and the tensor's full name."""
 
-    slot: Slot
+    place: Place
     spelled: str
     name: str
 
 
 class Claim(NamedTuple):
-    """One slot filled: from which tensor, with its axes in which order."""
+    """One place filled: from which tensor, with its axes in which order, and the unit as the file spells it."""
 
-    slot: Slot
+    place: Place
     name: str
     axes: str
     tensor: Tensor
+    spelled: str
 
 
 class Misshape(NamedTuple):
-    """A tensor whose sizes are not those of its slot: axis name → length, expected and found."""
+    """A tensor whose sizes are not those of its place: axis name → length, expected and found."""
 
-    slot: Slot
+    place: Place
     name: str
     expected: str
     found: str
@@ -65,19 +77,23 @@ class Misshape(NamedTuple):
 class Ledger:
     """Where each tensor went, counted on both sides.
 
-    `claims` are the slots filled, `ignored` the tensors left out with the rule that allows it; the rest is what stands
-    in the way: `missing` slots (with the name expected), `unclaimed` and `doubled` tensors, and wrong shapes.
+    `claims` are the places filled, `ignored` the tensors left out with the rule that allows it; the rest is what stands
+    in the way: `missing` places (with the name expected), `unclaimed` and `doubled` tensors, and wrong shapes.
+    `kernels` says how convolution kernels were taken where the layout has both ways, and `uncertain` that nothing in
+    the file said so.
     """
 
     mapping: "Mapping"
     architecture: Architecture
     prefix: str
-    claims: Map[Slot, Claim]
+    claims: Map[Place, Claim]
     ignored: Map[str, str]
-    missing: Map[Slot, str]
+    missing: Map[Place, str]
     unclaimed: Map[str, Tensor]
-    doubled: Map[Slot, tuple[str, ...]]
+    doubled: Map[Place, tuple[str, ...]]
     misshapen: tuple[Misshape, ...]
+    kernels: Kernels | None
+    uncertain: bool
 
     @property
     def troubles(self) -> int:
@@ -86,33 +102,47 @@ class Ledger:
 
     def spelled(self, unit: str) -> str | None:
         """The unit's name as this file has it, without the prefix; None where the file has no such unit."""
-        claim = next((claim for slot, claim in self.claims.items() if slot.unit == unit), None)
-        if claim is None:
-            return None
-        rule = self.mapping.tensors[_kind(unit)][claim.slot.role]
-        before, _, after = rule.name.partition("{unit}")
-        return claim.name.removeprefix(self.prefix).removeprefix(before).removesuffix(after)
+        return next((claim.spelled for place, claim in self.claims.items() if place.unit == unit), None)
+
+    def parts(self, slot: Slot) -> tuple[str, ...]:
+        """The parts from which a slot is made: the one of its role's name, or what the layout's fold takes."""
+        made = FOLDS[self.mapping.fold].made if self.mapping.fold and kind_of(slot.unit) == "norm" else {}
+        return made[slot.role].parts if slot.role in made else (slot.role,)
+
+    @property
+    def filled(self) -> tuple[Slot, ...]:
+        """The slots all of whose parts are there."""
+        return tuple(
+            slot
+            for slot in self.architecture.slots
+            if all(Place(slot.unit, part) in self.claims for part in self.parts(slot))
+        )
 
     @property
     def fitting(self) -> int:
-        """How many slots are filled by one tensor of the right shape."""
-        return len(self.claims.keys() - self.doubled.keys() - {wrong.slot for wrong in self.misshapen})
+        """How many places are filled by one tensor of the right shape."""
+        return len(self.claims.keys() - self.doubled.keys() - {wrong.place for wrong in self.misshapen})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What a table recognises in a file, before any architecture is known."""
+    """What a table recognises in a file, before any architecture is known.
+
+    `axes` are the orders that the file's tensors have, by kind and part.
+    """
 
     prefix: str
     found: tuple[Found, ...]
     ignored: Map[str, str]
     unclaimed: Map[str, Tensor]
     kernels: Map[str, Map[str, int]]
+    axes: Map[tuple[Kind, str], str]
+    uncertain: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mapping:
-    """One table, checked and compiled. Build it with `Mapping.load`."""
+    """One table, checked and compiled. Build it with `Mapping.load`; `table.compiled` says what the fields hold."""
 
     path: Path
     digest: str
@@ -123,12 +153,17 @@ class Mapping:
     first: Map[str, int]
     ignore: tuple[str, ...]
     only: Map[str, tuple[Any, ...]]
+    when: Map[str, Any]
+    last_relu: str
     contract: Contract
-    carried: bool
+    carried: frozenset[str]
     units: Map[str, tuple[str, ...]]
-    order: Map[Kind, str]
-    tensors: Map[Kind, Map[Role, Rule]]
-    _index: dict[str, list[tuple[re.Pattern[str], str, Role]]] = field(default_factory=dict, repr=False)
+    own: Map[str, Map[str, str]]
+    order: Map[Kind, tuple[str, ...]]
+    order_in: tuple[str, ...]
+    tensors: Map[Kind, Map[str, Pattern]]
+    fold: str | None
+    _index: dict[str, list[tuple[re.Pattern[str], str, str]]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def load(cls, layout: str | Path) -> "Mapping":
@@ -146,57 +181,132 @@ class Mapping:
             raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise UsageError(f"{path}: not TOML: {error}") from error
-        return _compile(path, hashlib.sha256(text).hexdigest(), table)
+        mapping = cls(path=path, digest=hashlib.sha256(text).hexdigest(), **compiled(path, table))
+        mapping._fill_index()
+        return mapping
+
+    def _fill_index(self) -> None:
+        """File every pattern under its skeleton, so that a name is compared with the few that can fit."""
+        for ours, patterns in self.units.items():
+            for theirs in patterns:
+                for part, pattern in self.tensors[kind_of(ours)].items():
+                    for name in pattern.names:
+                        before, _, after = name.partition("{unit}")
+                        expression = re.compile(
+                            f"{re.escape(before)}(?P<unit>{regex(theirs).pattern}){re.escape(after)}"
+                        )
+                        short = skeleton(name.format(unit=re.sub(r"\{[bln]\}", "0", theirs)))
+                        self._index.setdefault(short, []).append((expression, ours, part))
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
-    def spell(self, architecture: Architecture) -> dict[Slot, Rule]:
-        """Slot → the layout's name and axes, in order of execution.
+    def spell(
+        self, architecture: Architecture, ordering: Ordering | None = None, kernels: Kernels | None = None
+    ) -> dict[Place, Rule]:
+        """Place → the layout's name and axes, in order of execution.
 
-        Raises MisfitError for what the layout cannot say.
+        Where kernels have several orders of axes, `ordering` and `kernels` choose among them; the first is the usual.
+        Raises MisfitError for what the layout cannot say, UsageError for a choice that it does not have.
         """
+        if refused := self.refusal(architecture):
+            raise MisfitError(refused)
+        axes = self._written_axes(ordering, kernels)
+        spelled = self.spell_units(architecture)
+        return {
+            Place(unit.name, part): Rule(pattern.names[0].format(unit=spelled[unit.name]), axes[unit.kind, part])
+            for unit in architecture.units.values()
+            for part, pattern in self.tensors[unit.kind].items()
+        }
+
+    def refusal(self, architecture: Architecture) -> str | None:
+        """Why the layout cannot hold a network of these numbers; None where it can."""
         for key, allowed in self.only.items():
             if (value := getattr(architecture, key)) not in allowed:
                 known = " or ".join(map(str, allowed))
-                raise MisfitError(f"{self.layout} cannot hold this network: {key} must be {known}, found {value}")
-        return {
-            Slot(unit.name, role): Rule(rule.name.format(unit=self._spell_unit(unit, architecture)), rule.axes)
-            for unit in architecture.units.values()
-            for role, rule in self.tensors[unit.kind].items()
-        }
+                return f"{self.layout} cannot hold this network: {key} must be {known}, found {value}"
+        return None
+
+    def _written_axes(self, ordering: Ordering | None, kernels: Kernels | None) -> dict[tuple[Kind, str], str]:
+        """The order of axes that is written, by kind and part."""
+        axes = {(kind, part): pattern.axes[0] for kind, many in self.tensors.items() for part, pattern in many.items()}
+        for option, choice in (("--dim-ordering", ordering), ("--dst-kernels", kernels)):
+            if choice and len(self.tensors["conv"]["kernel"].axes) == 1:
+                raise UsageError(f"{self.layout} stores its kernels in one way only", hint=f"leave out {option}")
+        fits = [
+            alternative
+            for alternative in self.tensors["conv"]["kernel"].axes
+            if (ordering is None or (alternative.split()[0] == "o") == (ordering == "th"))
+            and (kernels is None or ("-" in alternative) == (kernels == "theano"))
+        ]
+        if not fits:
+            raise UsageError(f"{self.layout} has no kernels of ordering {ordering} for {kernels}")
+        axes["conv", "kernel"] = fits[0]
+        return axes
 
     def spell_units(self, architecture: Architecture) -> dict[str, str]:
         """Our unit → the layout's name for it, which is also what its software calls the module or layer."""
+        if not self.units:
+            return self._spell_in_order(architecture)
         return {unit.name: self._spell_unit(unit, architecture) for unit in architecture.units.values()}
 
-    def _spell_unit(self, unit: Unit, architecture: Architecture) -> str:
-        """The unit's name as the layout writes it: the first alternative."""
-        generic, places = _generic(unit.name)
-        if generic not in self.units:
-            raise MisfitError(f"{self.layout} has no place for {unit.name}")
-        return self._fill(self.units[generic][0], places, architecture)
+    def _spell_in_order(self, architecture: Architecture) -> dict[str, str]:
+        """Units by running number among those of their kind."""
+        counts: dict[Kind, int] = {}
+        spelled: dict[str, str] = {}
+        for unit in architecture.units.values():
+            number = counts.setdefault(unit.kind, self.first.get("n", 0))
+            counts[unit.kind] += 1
+            spelled[unit.name] = self.order[unit.kind][0].format(_n=f"_{number}" if number else "")
+        return spelled
 
-    def _fill(self, pattern: str, places: Map[str, int], architecture: Architecture) -> str:
+    def _spell_unit(self, unit: Unit, architecture: Architecture) -> str:
+        """The unit's name as the layout writes it: the architecture's own pattern, or the usual one."""
+        ours, numbers = generic(unit.name)
+        if ours not in self.units:
+            raise MisfitError(f"{self.layout} has no place for {unit.name}")
+        pattern = self.own[ours].get(architecture.name, self.units[ours][0])
+        return self._fill(pattern, numbers, architecture)
+
+    def _fill(self, pattern: str, numbers: Map[str, int], architecture: Architecture) -> str:
         """A unit's pattern with its numbers put in, counted from the layout's own firsts."""
-        shifted = {key: number - 1 + self.first.get(key, 1) for key, number in places.items()}
-        if "{n}" in pattern:
-            shifted["n"] = architecture.layers[places["b"] - 1]
+        shifted = {key: number - 1 + self.first.get(key, 1) for key, number in numbers.items()}
+        shifted["n"] = architecture.layers[
+            min(numbers.get("b", len(architecture.layers)), len(architecture.layers)) - 1
+        ]
         return pattern.format(**shifted)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def survey(self, checkpoint: Checkpoint) -> Survey:
+    def survey(self, checkpoint: Checkpoint, kernels: Kernels | None = None) -> Survey:
         """What the table recognises in a file, by name or, where the file keeps no names, by order.
 
-        Raises MisfitError when two networks in one file answer, or none does.
+        `kernels` is the user's word on how kernels are stored. Raises MisfitError when two networks in one file answer,
+        or an order that no DenseNet has.
         """
+        known = kernels or _recorded_kernels(checkpoint)
         found, prefix = self._by_name(checkpoint), self._prefix(checkpoint)
-        if not found and self.order:
-            found = self._by_order(checkpoint)
+        if not found and self.order and (not self.order_in or checkpoint.container in self.order_in):
+            found = self._by_order(checkpoint, known)
+        ignored, unclaimed = self._left_over(checkpoint, found, prefix)
+        axes, uncertain = self._axes(found, checkpoint, known)
+        return Survey(
+            prefix=prefix,
+            found=tuple(found),
+            ignored=ignored,
+            unclaimed=unclaimed,
+            kernels=_kernel_sizes(found, axes, checkpoint),
+            axes=axes,
+            uncertain=uncertain,
+        )
+
+    def _left_over(
+        self, checkpoint: Checkpoint, found: Iterable[Found], prefix: str
+    ) -> tuple[dict[str, str], dict[str, Tensor]]:
+        """What is not recognised: tensor → the rule that lets it be ignored, and the tensors that none does."""
         seen = {entry.name for entry in found}
+        spelled = {entry.spelled for entry in found}
         ignored: dict[str, str] = {}
         unclaimed: dict[str, Tensor] = {}
-        spelled = {entry.spelled for entry in found}
         for name, tensor in checkpoint.tensors.items():
             if name in seen:
                 continue
@@ -205,13 +315,23 @@ class Mapping:
                 unclaimed[name] = tensor
             else:
                 ignored[name] = rule
-        return Survey(
-            prefix=prefix,
-            found=tuple(found),
-            ignored=ignored,
-            unclaimed=unclaimed,
-            kernels=self._kernel_sizes(found, checkpoint),
-        )
+        return ignored, unclaimed
+
+    def _axes(
+        self, found: Iterable[Found], checkpoint: Checkpoint, kernels: Kernels | None
+    ) -> tuple[dict[tuple[Kind, str], str], bool]:
+        """The orders that the recognised tensors have, and whether one was taken that nothing in the file tells."""
+        shapes: dict[tuple[Kind, str], list[tuple[int, ...]]] = {}
+        for entry in found:
+            key = kind_of(entry.place.unit), entry.place.part
+            shapes.setdefault(key, []).append(checkpoint.tensors[entry.name].shape)
+        axes: dict[tuple[Kind, str], str] = {}
+        guessed = False
+        for kind, patterns in self.tensors.items():
+            for part, pattern in patterns.items():
+                axes[kind, part], unsure = _choose(pattern.axes, shapes.get((kind, part), []), kernels)
+                guessed |= unsure and (kind, part) in shapes
+        return axes, guessed
 
     def match(self, checkpoint: Checkpoint, architecture: Architecture, survey: Survey | None = None) -> Ledger:
         """The ledger of a file against an architecture; nothing is refused here, see `Ledger.troubles`.
@@ -220,61 +340,72 @@ class Mapping:
         caller to say so beforehand (`fitted`).
         """
         survey = survey or self.survey(checkpoint)
-        choices: dict[Slot, list[Found]] = {}
+        places = self.places(architecture)
+        choices: dict[Place, list[Found]] = {}
         unclaimed = dict(survey.unclaimed)
         for entry in survey.found:
-            if entry.slot in architecture.slots:
-                choices.setdefault(entry.slot, []).append(entry)
+            if entry.place in places:
+                choices.setdefault(entry.place, []).append(entry)
             else:
                 unclaimed[entry.name] = checkpoint.tensors[entry.name]
         claims = {
-            slot: Claim(slot, found[0].name, self._rule(architecture, slot).axes, checkpoint.tensors[found[0].name])
-            for slot, found in choices.items()
+            place: Claim(
+                place, entry.name, survey.axes[places[place], place.part], checkpoint.tensors[entry.name], entry.spelled
+            )
+            for place, (entry, *_) in choices.items()
         }
-        expected = self._expected_names(architecture, survey) if len(claims) < len(architecture.slots) else {}
+        expected = self._expected_names(architecture, survey) if len(claims) < len(places) else {}
+        kernel = survey.axes["conv", "kernel"]
+        both = len({"-" in axes for axes in self.tensors["conv"]["kernel"].axes}) > 1
         return Ledger(
             mapping=self,
             architecture=architecture,
             prefix=survey.prefix,
-            claims={slot: claims[slot] for slot in architecture.slots if slot in claims},
+            claims={place: claims[place] for place in places if place in claims},
             ignored=survey.ignored,
-            missing={slot: expected.get(slot, str(slot)) for slot in architecture.slots if slot not in claims},
+            missing={place: expected.get(place, str(place)) for place in places if place not in claims},
             unclaimed=unclaimed,
             doubled=_doubled(choices),
             misshapen=tuple(self._misshapen(claims.values(), architecture)),
+            kernels=("theano" if "-" in kernel else "tensorflow") if both else None,
+            uncertain=survey.uncertain,
         )
 
-    def _rule(self, architecture: Architecture, slot: Slot) -> Rule:
-        return self.tensors[architecture.units[slot.unit].kind][slot.role]
+    def places(self, architecture: Architecture) -> dict[Place, Kind]:
+        """Every tensor that a file of the layout has, in order of execution, with the kind of its unit."""
+        return {
+            Place(unit.name, part): unit.kind
+            for unit in architecture.units.values()
+            for part in self.tensors[unit.kind]
+        }
 
-    def _expected_names(self, architecture: Architecture, survey: Survey) -> dict[Slot, str]:
-        """The names under which missing slots would have been found."""
-        names: dict[Slot, str] = {}
-        spelled = {entry.slot.unit: entry.spelled for entry in survey.found}
+    def _expected_names(self, architecture: Architecture, survey: Survey) -> dict[Place, str]:
+        """The names under which missing tensors would have been found."""
+        spelled = {entry.place.unit: entry.spelled for entry in survey.found}
+        names: dict[Place, str] = {}
         for unit in architecture.units.values():
-            own = spelled.get(unit.name) or self._fill(
-                self.units[_generic(unit.name)[0]][0], _generic(unit.name)[1], architecture
-            )
-            for role, rule in self.tensors[unit.kind].items():
-                names[Slot(unit.name, role)] = survey.prefix + rule.name.format(unit=own)
+            ours = generic(unit.name)[0]
+            own = spelled.get(unit.name) or (self._spell_unit(unit, architecture) if ours in self.units else unit.name)
+            for part, pattern in self.tensors[unit.kind].items():
+                names[Place(unit.name, part)] = survey.prefix + pattern.names[0].format(unit=own)
         return names
 
     def _misshapen(self, claims: Iterable[Claim], architecture: Architecture) -> Iterator[Misshape]:
         """The claims whose sizes are not those of their units."""
         for claim in claims:
-            unit = architecture.units[claim.slot.unit]
-            axes = claim.axes.split()
+            unit = architecture.units[claim.place.unit]
+            axes = [axis.removeprefix("-") for axis in claim.axes.split()]
             expected = tuple(1 if axis == "1" else unit.sizes[axis] for axis in axes)
             if claim.tensor.shape != expected:
-                yield Misshape(claim.slot, claim.name, _sizes(axes, expected), _sizes(axes, claim.tensor.shape))
+                yield Misshape(claim.place, claim.name, _sizes(axes, expected), _sizes(axes, claim.tensor.shape))
 
     def _prefix(self, checkpoint: Checkpoint) -> str:
         """What stands before every name of the network: `module.`, `state_dict.model.` or nothing.
 
-        The stem's kernel tells. Raises MisfitError when several networks are in the file.
+        The stem's first kernel tells. Raises MisfitError when several networks are in the file.
         """
-        rule = self.tensors["conv"]["kernel"]
-        ends = [rule.name.format(unit=spelled) for spelled in self.units["stem.conv"]]
+        stems = [spelled for unit in (PLAIN[0], DEEP[0]) for spelled in self.units.get(unit, ())]
+        ends = {name.format(unit=stem) for stem in stems for name in self.tensors["conv"]["kernel"].names}
         prefixes = {
             name[: -len(end)]
             for name in checkpoint.tensors
@@ -297,57 +428,53 @@ class Mapping:
             if not name.startswith(prefix):
                 continue
             bare = name[len(prefix) :]
-            for pattern, generic, role in self._index.get(_skeleton(bare), ()):
+            for pattern, ours, part in self._index.get(skeleton(bare), ()):
                 if hit := pattern.fullmatch(bare):
-                    found.append(Found(Slot(self._ours(generic, hit), role), hit["unit"], name))
+                    found.append(Found(Place(self._ours(ours, hit), part), hit["unit"], name))
                     break
         return found
 
-    def _ours(self, generic: str, hit: re.Match[str]) -> str:
+    def _ours(self, ours: str, hit: re.Match[str]) -> str:
         """Our unit's name for a recognised one."""
         groups = hit.groupdict()
-        return generic.format(
+        return ours.format(
             **{key: int(groups[key]) + 1 - self.first.get(key, 1) for key in ("b", "l") if groups.get(key)}
         )
 
-    def _by_order(self, checkpoint: Checkpoint) -> list[Found]:
+    def _by_order(self, checkpoint: Checkpoint, known: Kernels | None) -> list[Found]:
         """Every tensor that the running numbers place: the k-th of a kind is the k-th unit of that kind."""
         groups = {kind: self._running(kind, checkpoint) for kind in self.order}
-        if not groups.get("conv"):
+        shapes = [checkpoint.tensors[parts["kernel"]].shape for parts in groups["conv"].values() if "kernel" in parts]
+        if not shapes:
             return []
-        kernels = [numbered[self.tensors["conv"]["kernel"].name] for numbered in groups["conv"].values()]
-        sizes = [_named_sizes(self.tensors["conv"]["kernel"].axes, checkpoint.tensors[name].shape) for name in kernels]
-        convs = name_in_order([size for size in sizes if size])
-        body = infer(dict(zip(convs, (size for size in sizes if size), strict=True)))
-        places = {
-            "conv": convs,
-            "norm": [unit.name for unit in body.units.values() if unit.kind == "norm"],
-            "dense": ["head.dense"],
-        }
-        found: list[Found] = []
-        for kind, numbered_groups in groups.items():
-            units = places[kind]
-            if kind == "norm" and len(numbered_groups) != len(units):
-                counts = f"{len(numbered_groups)} norms for {len(convs)} convolutions, expected {len(units)}"
-                raise MisfitError(
-                    f"{checkpoint.path}: {counts}",
-                    hint="without layer names the order is all there is, so every layer must be there",
-                )
-            for unit, (spelled, names) in zip(units, numbered_groups.items(), strict=False):
-                for role, rule in self.tensors[kind].items():
-                    if rule.name in names:
-                        found.append(Found(Slot(unit, role), spelled, names[rule.name]))
-        return found
+        axes, _ = _choose(self.tensors["conv"]["kernel"].axes, shapes, known)
+        sizes = [size for shape in shapes if (size := _named_sizes(axes, shape))]
+        convs = name_in_order([*sizes])
+        body = infer(dict(zip(convs, sizes, strict=True)))
+        norms = [unit.name for unit in body.units.values() if unit.kind == "norm"]
+        if len(groups["norm"]) != len(norms):
+            counts = f"{len(groups['norm'])} norms for {len(convs)} convolutions, expected {len(norms)}"
+            raise MisfitError(
+                f"{checkpoint.path}: {counts}",
+                hint="without layer names the order is all there is, so every layer must be there",
+            )
+        units: dict[Kind, list[str]] = {"conv": convs, "norm": norms, "dense": ["head.dense"]}
+        return [
+            Found(Place(unit, part), spelled, name)
+            for kind, layers in groups.items()
+            for unit, (spelled, parts) in zip(units[kind], layers.items(), strict=False)
+            for part, name in parts.items()
+        ]
 
     def _running(self, kind: Kind, checkpoint: Checkpoint) -> dict[str, dict[str, str]]:
-        """Layers of a kind in the order of their running numbers: layer → rule's name → tensor's name."""
-        pattern = _regex(self.order[kind])
+        """Layers of a kind in the order of their running numbers: layer → part → tensor's name."""
+        expressions = [regex(pattern) for pattern in self.order[kind]]
         layers: dict[tuple[int, str], dict[str, str]] = {}
-        for rule in self.tensors[kind].values():
-            ending = rule.name.removeprefix("{unit}")
-            for name in checkpoint.tensors:
-                if name.endswith(ending) and (hit := pattern.fullmatch(name.removesuffix(ending))):
-                    layers.setdefault((int(hit["order"] or 0), hit[0]), {})[rule.name] = name
+        for part, pattern in self.tensors[kind].items():
+            for ending in (name.removeprefix("{unit}") for name in pattern.names):
+                for name in checkpoint.tensors:
+                    if name.endswith(ending) and (hit := _first_hit(expressions, name.removesuffix(ending))):
+                        layers.setdefault((int(hit.groupdict().get("order") or 0), hit[0]), {})[part] = name
         return {spelled: layers[number, spelled] for number, spelled in sorted(layers)}
 
     def _ignoring_rule(self, name: str, prefix: str, spelled: set[str]) -> str | None:
@@ -363,36 +490,17 @@ class Mapping:
                 return rule
         return None
 
-    def _kernel_sizes(self, found: Iterable[Found], checkpoint: Checkpoint) -> dict[str, dict[str, int]]:
-        """Unit → axis → length, for every kernel recognised that has as many axes as it should."""
-        sizes: dict[str, dict[str, int]] = {}
-        for entry in found:
-            if entry.slot.role == "kernel":
-                axes = self.tensors[_kind(entry.slot.unit)]["kernel"].axes
-                if named := _named_sizes(axes, checkpoint.tensors[entry.name].shape):
-                    sizes.setdefault(entry.slot.unit, named)
-        return sizes
-
 
 def layouts() -> tuple[str, ...]:
     """The layouts that have a table, in alphabetical order."""
     return tuple(sorted(path.stem for path in folder("mappings").glob("*.toml")))
 
 
-def _doubled(choices: Map[Slot, list[Found]]) -> dict[Slot, tuple[str, ...]]:
-    """Slots with several tensors to choose from, and slots of a unit that the file spells in two ways."""
-    spellings: dict[str, set[str]] = {}
-    for slot, found in choices.items():
-        spellings.setdefault(slot.unit, set()).update(entry.spelled for entry in found)
-    return {
-        slot: tuple(entry.name for entry in found) for slot, found in choices.items() if len(spellings[slot.unit]) > 1
-    }
-
-
 def fitted(architecture: Architecture, survey: Survey) -> Architecture:
     """The architecture with the classes and input channels that the file's own shapes say."""
-    head, stem = survey.kernels.get("head.dense"), survey.kernels.get("stem.conv")
-    headless = not any(entry.slot.unit == "head.dense" for entry in survey.found)
+    head = survey.kernels.get("head.dense")
+    stem = next((survey.kernels[unit] for unit in (PLAIN[0], DEEP[0]) if unit in survey.kernels), None)
+    headless = not any(entry.place.unit == "head.dense" for entry in survey.found)
     classes = None if headless else head["o"] if head else architecture.classes
     channels = stem["i"] if stem else architecture.channels
     if (classes, channels) == (architecture.classes, architecture.channels):
@@ -400,234 +508,82 @@ def fitted(architecture: Architecture, survey: Survey) -> Architecture:
     return replace(architecture, classes=classes, channels=channels)
 
 
-# -- compiling a table -------------------------------------------------------------------------------------------------
-
-KEYS = {
-    "layout",
-    "about",
-    "containers",
-    "reference",
-    "first",
-    "only",
-    "ignore",
-    "contract",
-    "units",
-    "order",
-    "tensors",
-}
-REFERENCES = (
-    *("torchvision", "timm", "monai", "torchxrayvision"),
-    *("keras", "keras.applications", "keras-hub", "kimm"),
-    *("opencv", "onnxruntime", "numpy"),
-)
-CHOICES = {  # what a contract may say
-    "stem_padding": ("symmetric", "same"),
-    "stem_pool": ("max", "blur"),
-    "pool_rounding": ("floor", "ceil"),
-    "output": ("logits", "softmax", "sigmoid"),
-}
-OURS = (
-    *("stem.conv", "stem.norm"),
-    *(f"block{{b}}.layer{{l}}.{part}" for part in ("norm1", "conv1", "norm2", "conv2")),
-    *("transition{b}.norm", "transition{b}.conv", "final.norm", "head.dense"),
-)
+def ours_axes(mapping: Mapping, architecture: Architecture, place: Place) -> str:
+    """Our order of the axes of one of a layout's parts."""
+    return part_axes(architecture.units[place.unit].kind, mapping.fold)[place.part]
 
 
-def _compile(path: Path, digest: str, table: dict[str, Any]) -> Mapping:
-    """A checked Mapping of a parsed table. Raises UsageError that names the file and the key."""
-    _known(path, "", table, KEYS, required=KEYS - {"reference", "first", "only", "ignore", "order"})
-    contract, carried = _contract(path, table["contract"])
-    mapping = Mapping(
-        path=path,
-        digest=digest,
-        layout=_typed(path, "layout", table["layout"], str),
-        about=_typed(path, "about", table["about"], str),
-        containers=_strings(path, "containers", table["containers"]),
-        reference=_reference(path, table.get("reference", "numpy")),
-        first=_first(path, table.get("first", {})),
-        ignore=_strings(path, "ignore", table.get("ignore", [])),
-        only=_only(path, table.get("only", {})),
-        contract=contract,
-        carried=carried,
-        units=_units(path, _typed(path, "units", table["units"], dict)),
-        order=_order(path, table.get("order", {})),
-        tensors=_tensors(path, _typed(path, "tensors", table["tensors"], dict)),
-    )
-    _fill_index(mapping)
-    return mapping
+def written(mapping: Mapping, place: Place) -> Role | float:
+    """What is written for a part: one of our roles, or a constant."""
+    what: str | float = place.part
+    if mapping.fold and kind_of(place.unit) == "norm":
+        what = FOLDS[mapping.fold].written.get(place.part, place.part)
+    return cast("Role | float", what)
 
 
-def _known(path: Path, where: str, table: Map[str, Any], keys: Iterable[str], *, required: Iterable[str] = ()) -> None:
-    """Refuse a key that nothing reads, and the lack of one that is needed."""
-    known = set(keys)
-    for key in table:
-        if key not in known:
-            raise UsageError(f"{path}: unknown key {where + key!r} (known: {', '.join(sorted(known))})")
-    for key in sorted(required):
-        if key not in table:
-            raise UsageError(f"{path}: missing key {where + key!r}")
+def _recorded_kernels(checkpoint: Checkpoint) -> Kernels | None:
+    """How the file itself says that its kernels are stored."""
+    told = (checkpoint.manifest or {}).get("kernels") or checkpoint.metadata.get("kernels")
+    return cast("Kernels", told) if told in ("theano", "tensorflow") else None
 
 
-def _typed(path: Path, where: str, value: Any, kind: type) -> Any:
-    """The value, if it is of the kind."""
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UsageError(f"{path}: {where} must be a {kind.__name__}, found {value!r}")
-    return value
+def _choose(
+    alternatives: tuple[str, ...], shapes: Sequence[tuple[int, ...]], kernels: Kernels | None
+) -> tuple[str, bool]:
+    """The first order of axes that all shapes fit, and whether its direction is a guess.
+
+    Sizes tell the order, never the direction: that is for `kernels` to say.
+    """
+    if len(alternatives) == 1:
+        return alternatives[0], False
+    fits = [axes for axes in alternatives if all(_fits(axes, shape) for shape in shapes)] or [alternatives[0]]
+    alike = [axes for axes in fits if axes.replace("-", "") == fits[0].replace("-", "")]
+    wanted = [axes for axes in alike if kernels and ("-" in axes) == (kernels == "theano")]
+    return (wanted or alike)[0], kernels is None and len({"-" in axes for axes in alike}) > 1
 
 
-def _strings(path: Path, where: str, value: Any) -> tuple[str, ...]:
-    """One string, or a list of them."""
-    many = value if isinstance(value, list) else [value]
-    return tuple(_typed(path, f"{where}[{place}]", text, str) for place, text in enumerate(many))
+def _fits(axes: str, shape: tuple[int, ...]) -> bool:
+    """Whether a shape can have these axes: as many, `1` of length one, kernels as high as wide."""
+    sizes = _named_sizes(axes, shape)
+    return bool(sizes) and sizes.get("1", 1) == 1 and sizes.get("h") == sizes.get("w")
 
 
-def _reference(path: Path, value: Any) -> str:
-    if value not in REFERENCES:
-        raise UsageError(f"{path}: reference must be one of {', '.join(REFERENCES)}, found {value!r}")
-    return str(value)
+def _first_hit(expressions: Iterable[re.Pattern[str]], text: str) -> re.Match[str] | None:
+    return next((hit for expression in expressions if (hit := expression.fullmatch(text))), None)
 
 
-def _first(path: Path, table: Any) -> dict[str, int]:
-    _known(path, "first.", _typed(path, "first", table, dict), ("b", "l"))
-    return {key: _typed(path, f"first.{key}", value, int) for key, value in table.items()}
+def _kernel_sizes(
+    found: Iterable[Found], axes: Map[tuple[Kind, str], str], checkpoint: Checkpoint
+) -> dict[str, dict[str, int]]:
+    """Unit → axis → length, for every kernel recognised that has as many axes as it should."""
+    sizes: dict[str, dict[str, int]] = {}
+    for entry in found:
+        if entry.place.part == "kernel":
+            order = axes[kind_of(entry.place.unit), "kernel"]
+            if named := _named_sizes(order, checkpoint.tensors[entry.name].shape):
+                sizes.setdefault(entry.place.unit, named)
+    return sizes
 
 
-def _only(path: Path, table: Any) -> dict[str, tuple[Any, ...]]:
-    _known(path, "only.", _typed(path, "only", table, dict), [entry.name for entry in fields(Architecture)])
-    return {key: tuple(value) if isinstance(value, list) else (value,) for key, value in table.items()}
-
-
-def _contract(path: Path, table: Any) -> tuple[Contract, bool]:
-    """The contract, and whether a file of this layout carries its source's."""
-    table = dict(_typed(path, "contract", table, dict))
-    carried = _typed(path, "contract.carried", table.pop("carried", False), bool)
-    keys = [entry.name for entry in fields(Contract)]
-    _known(path, "contract.", table, keys, required=set(keys) - {"stem_pool", "pool_rounding"})
-    picture = [entry.name for entry in fields(Input)]
-    _known(path, "contract.input.", _typed(path, "contract.input", table["input"], dict), picture, required=picture)
-    _typed(path, "contract.epsilon", table["epsilon"], float)
-    for key, allowed in CHOICES.items():
-        if key in table and table[key] not in allowed:
-            raise UsageError(f"{path}: contract.{key} must be one of {', '.join(allowed)}, found {table[key]!r}")
-    return Contract.from_json(table), carried
-
-
-def _units(path: Path, table: Map[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Our generic unit → the layout's patterns."""
-    _known(path, "units.", table, OURS, required=OURS)
-    units = {ours: _strings(path, f"units.{ours!r}", theirs) for ours, theirs in table.items()}
-    for ours, patterns in units.items():
-        for pattern in patterns:
-            _check_places(path, f"units.{ours!r}", pattern, required=_places(ours), allowed={*_places(ours), "n"})
-    return units
-
-
-def _order(path: Path, table: Any) -> dict[Kind, str]:
-    """Kind → the pattern of its running numbers."""
-    _known(path, "order.", _typed(path, "order", table, dict), ROLES, required=ROLES if table else ())
-    for kind, pattern in table.items():
-        _check_places(
-            path, f"order.{kind}", _typed(path, f"order.{kind}", pattern, str), required={"_n"}, allowed={"_n"}
-        )
-    return dict(table)
-
-
-def _tensors(path: Path, table: Map[str, Any]) -> dict[Kind, dict[Role, Rule]]:
-    """Kind → role → rule."""
-    _known(path, "tensors.", table, ROLES, required=ROLES)
-    rules: dict[Kind, dict[Role, Rule]] = {}
-    for kind, roles in ROLES.items():
-        given = _typed(path, f"tensors.{kind}", table[kind], dict)
-        _known(path, f"tensors.{kind}.", given, roles, required=roles)
-        rules[kind] = {role: _rule(path, f"tensors.{kind}.{role}", given[role], kind, role) for role in roles}
-    return rules
-
-
-def _rule(path: Path, where: str, value: Any, kind: Kind, role: Role) -> Rule:
-    """One tensor's name and axes; a tensor of one axis needs none said."""
-    ours = _our_axes(kind, role)
-    table = {"name": value, "axes": ours} if isinstance(value, str) and " " not in ours else value
-    _known(path, f"{where}.", _typed(path, where, table, dict), ("name", "axes"), required=("name", "axes"))
-    name, axes = _typed(path, f"{where}.name", table["name"], str), _typed(path, f"{where}.axes", table["axes"], str)
-    _check_places(path, f"{where}.name", name, required={"unit"}, allowed={"unit"})
-    try:
-        compile_move(axes, ours)
-    except ValueError as error:
-        raise UsageError(f"{path}: {where}.axes must name {ours!r} in their order, found {axes!r}") from error
-    return Rule(name, axes)
-
-
-def _our_axes(kind: Kind, role: Role) -> str:
-    """The order of our axes for a role of a kind."""
-    return Unit("", kind, {}).axes(role)
-
-
-def _check_places(path: Path, where: str, pattern: str, *, required: set[str], allowed: set[str]) -> None:
-    """Refuse a pattern whose places are not those that its key can fill."""
-    try:
-        found = _places(pattern)
-    except ValueError as error:
-        raise UsageError(f"{path}: {where}: bad pattern {pattern!r}: {error}") from error
-    if not required <= found <= allowed:
-        wanted = ", ".join(f"{{{name}}}" for name in sorted(required)) or "no places"
-        raise UsageError(f"{path}: {where}: pattern {pattern!r} must have {wanted}")
-
-
-def _places(pattern: str) -> set[str]:
-    return {name for _, name, _, _ in Formatter().parse(pattern) if name is not None}
-
-
-def _fill_index(mapping: Mapping) -> None:
-    """File every pattern under its skeleton, so that a name is compared with the few that can fit."""
-    for generic, patterns in mapping.units.items():
-        for theirs in patterns:
-            for role, rule in mapping.tensors[_kind(generic)].items():
-                before, _, after = rule.name.partition("{unit}")
-                expression = re.compile(f"{re.escape(before)}(?P<unit>{_regex(theirs).pattern}){re.escape(after)}")
-                skeleton = _skeleton(rule.name.format(unit=re.sub(r"\{[bln]\}", "0", theirs)))
-                mapping._index.setdefault(skeleton, []).append((expression, generic, role))  # noqa: SLF001
-
-
-# -- names and numbers -------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=1 << 14)  # every table asks for the same names
-def _skeleton(name: str) -> str:
-    """A name with every number replaced by `#`."""
-    return re.sub(r"\d+", "#", name)
-
-
-def _regex(pattern: str) -> re.Pattern[str]:
-    """A pattern with its places as groups; the same place twice must have the same number."""
-    parts, seen = [], set[str]()
-    for literal, name, _, _ in Formatter().parse(pattern):
-        parts.append(re.escape(literal))
-        if name is not None:
-            parts.append(f"(?P={name})" if name in seen else PLACES[name])
-            seen.add(name)
-    return re.compile("".join(parts))
-
-
-def _generic(unit: str) -> tuple[str, dict[str, int]]:
-    """`block2.layer3.norm1` → `block{b}.layer{l}.norm1` and its numbers."""
-    found = re.fullmatch(r"(?:(block)(\d+)\.layer(\d+)|(transition)(\d+))\.(\w+)", unit)
-    if found is None:
-        return unit, {}
-    if found[1]:
-        return f"block{{b}}.layer{{l}}.{found[6]}", {"b": int(found[2]), "l": int(found[3])}
-    return f"transition{{b}}.{found[6]}", {"b": int(found[5])}
-
-
-def _kind(unit: str) -> Kind:
-    """The kind of a unit, from its last word."""
-    last = unit.rpartition(".")[2]
-    return "dense" if last == "dense" else "norm" if last.startswith("norm") else "conv"
+def _doubled(choices: Map[Place, list[Found]]) -> dict[Place, tuple[str, ...]]:
+    """Places with several tensors to choose from, and places of a unit that the file spells in two ways."""
+    spellings: dict[str, set[str]] = {}
+    for place, found in choices.items():
+        spellings.setdefault(place.unit, set()).update(entry.spelled for entry in found)
+    return {
+        place: tuple(entry.name for entry in found)
+        for place, found in choices.items()
+        if len(found) > 1 or len(spellings[place.unit]) > 1
+    }
 
 
 def _named_sizes(axes: str, shape: tuple[int, ...]) -> dict[str, int]:
-    """Axis → length; nothing when the number of axes is another."""
-    names = axes.split()
-    return dict(zip(names, shape, strict=True)) if len(names) == len(shape) else {}
+    """Axis → length, the largest of those called `1`; nothing when the number of axes is another."""
+    names = axes.replace("-", "").split()
+    if len(names) != len(shape):
+        return {}
+    ones = [length for name, length in zip(names, shape, strict=True) if name == "1"]
+    return dict(zip(names, shape, strict=True)) | ({"1": max(ones)} if ones else {})
 
 
 def _sizes(axes: list[str], shape: tuple[int, ...]) -> str:

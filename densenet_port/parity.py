@@ -27,6 +27,7 @@ from densenet_port.errors import CorruptError, DiskError, MisfitError, UsageErro
 from densenet_port.formats import whole
 from densenet_port.forward import forward, smallest_side
 from densenet_port.frameworks import Job, Run, run_all
+from densenet_port.mapping import Kernels
 from densenet_port.transform import absorb_in_scale, absorb_in_variance
 
 BOUND64 = 1e-10  # of the logits' deviation: a right port measures 1e-14, the smallest known mistake 1e-6
@@ -162,6 +163,8 @@ def check(
     converted: Path,
     *,
     against: Path | None = None,
+    src: str | Path | None = None,
+    kernels: Kernels | None = None,
     reference: Path | None = None,
     backend: str = "tensorflow",
     sizes: tuple[int, ...] = SIZES,
@@ -173,12 +176,13 @@ def check(
 ) -> Parity:
     """Whether a converted file is the same network as the checkpoint it came from.
 
-    The reference is the framework that owns the layout of `against`, or a run of it saved before (`reference`). The
-    port is Keras on `backend` (tensorflow, torch, jax) or the forward pass in numpy; float64 evidence comes from
-    TensorFlow or numpy alone, since Keras computes float32 elsewhere. `sizes` are of the noise, `batch` images of each;
-    `images` is a folder of the user's own pictures, without it scikit-learn's two photographs are taken where they are
-    installed. `limit` is each side's time in seconds. Raises UsageError for options that do not go together,
-    MisfitError for networks with different numbers, and what reading and running raise.
+    The reference is the framework that owns the layout of `against`, or a run of it saved before (`reference`); `src`
+    and `kernels` say of `against` what `ours` cannot find out. The port is Keras on `backend` (tensorflow, torch, jax)
+    or the forward pass in numpy; float64 evidence comes from TensorFlow or numpy alone, since Keras computes float32
+    elsewhere. `sizes` are of the noise, `batch` images of each; `images` is a folder of the user's own pictures,
+    without it scikit-learn's two photographs are taken where they are installed. `limit` is each side's time in
+    seconds. Raises UsageError for options that do not go together, MisfitError for networks with different numbers, and
+    what reading and running raise.
     """
     started = time.perf_counter()
     port = ours(converted)
@@ -189,7 +193,7 @@ def check(
         _same_numbers(port, side.architecture, str(reference))
         other = run_port(port, backend, side.probes, side.tapped, limit)
     else:
-        source = ours(cast("Path", against))
+        source = ours(cast("Path", against), src=src, kernels=kernels)
         _same_numbers(port, source.architecture, str(against))
         probes = make_probes(source, sizes, batch, images, seed)
         side, other = _side_by_side(
@@ -308,6 +312,8 @@ def _job(told: Ours, network: str, backend: str, probe: Probe, dtype: Precision,
         network=cast("Any", network),
         images=probe.images,
         path=told.checkpoint.path,
+        table=told.ledger.mapping.path,
+        kernels=told.ledger.kernels,
         architecture=told.architecture,
         contract=told.contract,
         prefix=told.ledger.prefix,
@@ -330,6 +336,7 @@ def _file_told(told: Ours) -> dict[str, Any]:
         "architecture": {"name": told.architecture.name, **told.architecture.to_json()},
         "contract": told.contract.to_json(),
         "ledger": {"used": len(ledger.claims), "ignored": len(ledger.ignored), "slots": len(told.architecture.slots)},
+        "kernels": ledger.kernels,
         "mapping": {"layout": ledger.mapping.layout, "sha256": ledger.mapping.digest},
     }
 
@@ -742,7 +749,7 @@ def replay(converted: Path, golden: Path) -> list[Check]:
     """
     port, side = ours(converted), load_side(golden)
     _same_numbers(port, side.architecture, str(golden))
-    rounded = port.contract.epsilon != side.contract.epsilon or port.contract != side.contract
+    rounded = bool((port.checkpoint.manifest or {}).get("fold")) or port.contract != side.contract
     checks: list[Check] = []
     for probe in side.probes:
         taps: dict[str, float] = {}

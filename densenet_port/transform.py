@@ -1,13 +1,19 @@
-"""Axis moves and the absorbed epsilon, each with its inverse; numpy only.
+"""Axis moves, folds and the absorbed epsilon, each with its inverse; numpy only.
 
 A move is told by two orders of named axes (`o i h w` → `h w i o`) and never written as a transpose. The axis `1` has no
-name of ours: it must have length one, and is dropped or put in.
+name of ours: it must have length one, and is dropped or put in. An axis with a minus is stored reversed: the kernels of
+a true convolution, Theano's, are `o i -h -w`.
+
+A fold makes our tensors of several of theirs. It says which parts it needs beside our roles, how a role is computed
+from the parts, and what is written for each part: one of our roles, or a constant.
 """
 
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from densenet_port.checkpoint import Array
 
@@ -17,27 +23,34 @@ TIE = 1e-6  # a change too small for either tensor costs both the same, but for 
 
 
 class Move(NamedTuple):
-    """A compiled axis move: drop `dropped`, permute by `order`, put axes of length one in at `added`."""
+    """A compiled axis move: drop axes, permute the rest by `order`, reverse some, put axes of length one in.
+
+    `dropped` are places in the old order, `reversed` among the permuted axes, `added` in the new order.
+    """
 
     dropped: tuple[int, ...]
     order: tuple[int, ...]
+    reversed: tuple[int, ...]
     added: tuple[int, ...]
 
 
 @lru_cache(maxsize=256)
 def compile_move(source: str, target: str) -> Move:
-    """The move from one order of axes to another, for example `o i 1 1` to `i o`.
+    """The move from one order of axes to another, for example `o i 1 1` to `i o` or `o i -h -w` to `h w i o`.
 
     Raises ValueError when the two do not name the same axes, each once.
     """
     old, new = source.split(), target.split()
     named = [axis for axis in old if axis != "1"]
     wanted = [axis for axis in new if axis != "1"]
-    if sorted(named) != sorted(wanted) or len(set(named)) != len(named):
+    bare = [axis.removeprefix("-") for axis in named]
+    aims = [axis.removeprefix("-") for axis in wanted]
+    if sorted(bare) != sorted(aims) or len(set(bare)) != len(bare):
         raise ValueError(f"axes {source!r} and {target!r} do not name the same axes, each once")
     return Move(
         dropped=tuple(place for place, axis in enumerate(old) if axis == "1"),
-        order=tuple(named.index(axis) for axis in wanted),
+        order=tuple(bare.index(axis) for axis in aims),
+        reversed=tuple(place for place, axis in enumerate(wanted) if axis not in named),
         added=tuple(place for place, axis in enumerate(new) if axis == "1"),
     )
 
@@ -48,21 +61,91 @@ def move(array: Array, source: str, target: str) -> Array:
     No value is computed or copied, so the way back gives the same bits.
     """
     steps = compile_move(source, target)
-    return np.expand_dims(array.squeeze(axis=steps.dropped).transpose(steps.order), steps.added)
+    turned = np.flip(array.squeeze(axis=steps.dropped).transpose(steps.order), steps.reversed)
+    return np.expand_dims(turned, steps.added)
 
 
-def absorb(scale: Array, variance: Array, source: float, target: float) -> tuple[Absorber, Array, Array]:
+# -- folds -------------------------------------------------------------------------------------------------------------
+
+
+class Made(NamedTuple):
+    """How a fold makes one role: from which parts, in the order that `compute` takes their float64 arrays."""
+
+    parts: tuple[str, ...]
+    compute: Callable[..., Array]
+
+
+class Fold(NamedTuple):
+    """Several of their tensors that make one of ours, and back.
+
+    `extra` are the parts beside our roles, with their axes; a part that is called as a role has the role's axes. `made`
+    says how roles are computed; every other role is the part of its name. `written` says what each part gets, one of
+    our roles or a constant; every other part gets the role of its name.
+    """
+
+    extra: Mapping[str, str]
+    made: Mapping[str, Made]
+    written: Mapping[str, str | float]
+
+
+def unscaled(accumulated: Array, factor: Array) -> Array:
+    """Caffe's running statistics (`c`) over the factor (`1`) that they accumulated; all zeros where that is zero.
+
+    Source: BVLC Caffe, batch_norm_layer.cpp, Forward_cpu with use_global_stats.
+    """
+    if not factor.all():
+        return np.zeros_like(accumulated)
+    result: Array = accumulated / factor
+    return result
+
+
+FOLDS: dict[str, Fold] = {
+    # a norm with its own affine map, and a layer that scales and shifts behind it
+    "batchnorm+scale": Fold(
+        extra={"second_scale": "c", "second_shift": "c"},
+        made={
+            "scale": Made(("scale", "second_scale"), np.multiply),
+            "shift": Made(
+                ("shift", "second_scale", "second_shift"), lambda shift, scale, second: shift * scale + second
+            ),
+        },
+        written={"scale": 1.0, "shift": 0.0, "second_scale": "scale", "second_shift": "shift"},
+    ),
+    # statistics that are stored times a factor
+    "unscale": Fold(
+        extra={"factor": "1"},
+        made={"mean": Made(("mean", "factor"), unscaled), "variance": Made(("variance", "factor"), unscaled)},
+        written={"factor": 1.0},
+    ),
+}
+
+
+def folded(made: Made, parts: list[Array]) -> Array:
+    """One role from its parts, computed in float64; in the first part's own type where that holds it exactly."""
+    with np.errstate(all="ignore"):  # NaN and infinity in a file are carried over, and told of elsewhere
+        exact = made.compute(*(part.astype(np.float64) for part in parts))
+        narrow: Array = exact.astype(parts[0].dtype)
+    return narrow if np.array_equal(narrow, exact, equal_nan=True) else exact
+
+
+# -- the absorbed epsilon ----------------------------------------------------------------------------------------------
+
+
+def absorb(
+    scale: Array, variance: Array, source: float, target: float, dtype: DTypeLike | None = None
+) -> tuple[Absorber, Array, Array]:
     """Scale and variance (both `c`, float) for a norm whose epsilon must change from `source` to `target`.
 
     The function stays the same: scale / sqrt(variance + epsilon) is kept, either by the variance (variance + source −
     target) or by the scale (scale · sqrt((variance + target) / (variance + source))). Both are computed in float64 and
-    rounded once to the arrays' type. The more accurate one is taken: the one whose rounding moves the norm's slope
-    less, relative to itself. A variance that would turn negative, or that could not be given back within one ULP, rules
-    the first out. Gives the tensor that absorbed, then scale and variance, of which one is as it was.
+    rounded once to `dtype`, by default the variance's. The more accurate one is taken: the one whose rounding moves the
+    norm's slope less, relative to itself. A variance that would turn negative, or that could not be given back within
+    one ULP, rules the first out. Gives the tensor that absorbed, then scale and variance, of which one is as it was.
     """
-    shifted = absorb_in_variance(variance, source, target)
-    stretched = absorb_in_scale(scale, variance, source, target)
-    if not _gives_back(variance, shifted, source - target):
+    kind = np.dtype(dtype or variance.dtype)
+    shifted = absorb_in_variance(variance, source, target, kind)
+    stretched = absorb_in_scale(scale, variance, source, target, kind)
+    if not _gives_back(variance.astype(kind), shifted, source - target):
         return "scale", stretched, variance
     of_variance = _slope_error_of_variance(variance, shifted, source, target)
     of_scale = _slope_error_of_scale(scale, stretched, variance, source, target)
@@ -71,14 +154,16 @@ def absorb(scale: Array, variance: Array, source: float, target: float) -> tuple
     return "scale", stretched, variance
 
 
-def absorb_in_variance(variance: Array, source: float, target: float) -> Array:
-    """The variance (`c`) that keeps variance + epsilon, computed in float64, rounded once to its type."""
-    return (variance.astype(np.float64) + (source - target)).astype(variance.dtype)
+def absorb_in_variance(variance: Array, source: float, target: float, dtype: DTypeLike | None = None) -> Array:
+    """The variance (`c`) that keeps variance + epsilon, computed in float64, rounded once to `dtype` or its type."""
+    return (variance.astype(np.float64) + (source - target)).astype(dtype or variance.dtype)
 
 
-def absorb_in_scale(scale: Array, variance: Array, source: float, target: float) -> Array:
-    """The scale (`c`) that keeps scale / sqrt(variance + epsilon), computed in float64, rounded once to its type."""
-    return (scale.astype(np.float64) * _stretch(variance, source, target)).astype(scale.dtype)
+def absorb_in_scale(
+    scale: Array, variance: Array, source: float, target: float, dtype: DTypeLike | None = None
+) -> Array:
+    """The scale (`c`) that keeps scale / sqrt(variance + epsilon), rounded as in `absorb_in_variance`."""
+    return (scale.astype(np.float64) * _stretch(variance, source, target)).astype(dtype or scale.dtype)
 
 
 def _stretch(variance: Array, source: float, target: float) -> Array:

@@ -25,11 +25,12 @@ def recorded(path):
     return sketch({name: (tuple(map(int, re.findall(r"\d+", shape))), dtype) for name, shape, dtype in rows}, path)
 
 
-def sketch(tensors, path=Path("sketch.pth")):
+def sketch(tensors, path=Path("sketch.pth"), container="pth", **metadata):
     """A checkpoint of names → (shape, dtype) whose arrays are zeros."""
     return Checkpoint(
         path=path,
-        container="pth",
+        container=container,
+        metadata=metadata,
         tensors={n: Tensor(s, d, lambda s=s, d=d: np.zeros(s, d)) for n, (s, d) in tensors.items()},
     )
 
@@ -111,7 +112,7 @@ def test_without_names_the_order_decides():
         variable = rule.name.rpartition("/")[2]
         names[f"{groups[kind]}_{number}/{variable}"] = (arch.slots[slot], "float32")
 
-    ledger = identify(sketch(dict(sorted(names.items()))), src="keras")
+    ledger = identify(sketch(dict(sorted(names.items())), container="weights-h5"), src="keras")
 
     assert (ledger.architecture, ledger.troubles, len(ledger.claims)) == (arch, 0, len(arch.slots))
 
@@ -125,7 +126,7 @@ def test_two_layouts_that_fit_equally_are_refused():
         names[f"{group}{f'_{number}' if number else ''}/{rule.name.rpartition('/')[2]}"] = (arch.slots[slot], "float32")
 
     with pytest.raises(MisfitError) as error:
-        identify(sketch(names))
+        identify(sketch(names, container="weights-h5"))
 
     assert str(error.value) == (
         "sketch.pth: 2 layouts fit equally: keras, keras-applications\n"

@@ -11,12 +11,13 @@ from densenet_port.checkpoint import Array, array_digest
 from densenet_port.convert import Ours, ours
 from densenet_port.forward import forward
 from densenet_port.frameworks import Job, Run
+from densenet_port.mapping import Kernels
 from densenet_port.runners import versions
 
 
 def run_numpy(job: Job) -> Run:
     """Our own forward pass on the file's weights, by the file's contract."""
-    told = _told_ours(cast("Path", job.path))
+    told = _told_ours(cast("Path", job.path), job.table, cast("Kernels | None", job.kernels))
     found: dict[str, Array] = {}
 
     def tap(unit: str, output: Array) -> None:
@@ -31,9 +32,9 @@ def run_numpy(job: Job) -> Run:
 
 
 @lru_cache(maxsize=1)
-def _told_ours(path: Path) -> Ours:
+def _told_ours(path: Path, table: Path | None, kernels: Kernels | None) -> Ours:
     """A file in our words, kept for the next job on it."""
-    return ours(path)
+    return ours(path, src=table, kernels=kernels)
 
 
 def _loaded_slot(told: Ours, slot: Slot) -> Array:
