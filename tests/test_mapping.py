@@ -2,6 +2,7 @@
 
 import ast
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from densenet_port.arch import NAMED, Architecture, infer
 from densenet_port.checkpoint import Checkpoint, Tensor
-from densenet_port.convert import identify
+from densenet_port.convert import convert, identify, ours
 from densenet_port.data import folder
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.mapping import Mapping, layouts
@@ -237,3 +238,185 @@ def test_inference_needs_the_first_layer():
     """Without a stem or a first layer there is nothing to count from."""
     with pytest.raises(MisfitError, match=r"no DenseNet without block1.layer1.conv1"):
         infer({"stem.conv": {"h": 7, "w": 7, "i": 3, "o": 64}})
+
+
+# -- folds, orders of axes, own names ----------------------------------------------------------------------------------
+
+SMALL = Architecture(layers=(2, 2), growth_rate=4, init_channels=8, classes=5)
+TWO_WAYS = 'conv.kernel  = { name = ["{unit}.weight", "{unit}.W"], axes = ["h w i o", "o i -h -w", "o i h w"] }'
+TWO_MAPS = '{ fold = "batchnorm+scale", second_scale = "{unit}.s.weight", second_shift = "{unit}.s.bias", scale'
+THEANO = {
+    'layout     = "torchvision"': 'layout     = "mine"',
+    'conv.kernel  = { name = "{unit}.weight", axes = "o i h w" }': TWO_WAYS,
+    "norm         = { scale": f"norm         = {TWO_MAPS}",
+}
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A table of one's own with a fold, and kernels of either order and direction."""
+    text = FIRST_TABLE
+    for change in THEANO.items():
+        text = replaced(change, text)
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    return Mapping.load(tmp_path / "mine.toml")
+
+
+def file_of(mapping, ordering=None, stored=None, **metadata):
+    """A file as the table writes it."""
+    rules = mapping.spell(SMALL, ordering, stored)
+    sizes = {place: {**SMALL.units[place.unit].sizes, "1": 1} for place in rules}
+    shapes = {
+        rule.name: (tuple(sizes[place][axis.removeprefix("-")] for axis in rule.axes.split()), "float32")
+        for place, rule in rules.items()
+    }
+    return sketch(shapes, **metadata)
+
+
+def test_a_fold_s_parts_are_claimed_one_by_one(mine):
+    """Six tensors fill the four slots of a norm; the ledger counts both."""
+    ledger = mine.match(file_of(mine), SMALL)
+
+    norms = sum(unit.kind == "norm" for unit in SMALL.units.values())
+    assert (ledger.troubles, len(ledger.claims)) == (0, len(SMALL.slots) + 2 * norms)
+    assert ledger.filled == tuple(SMALL.slots)
+
+
+def test_a_missing_part_of_a_fold_is_missed(mine):
+    """The error names the part, and its slots are not filled."""
+    file = file_of(mine)
+    tensors = {name: tensor for name, tensor in file.tensors.items() if name != "features.norm0.s.bias"}
+
+    ledger = mine.match(Checkpoint(path=file.path, container="pth", tensors=tensors), SMALL)
+
+    assert {str(place): name for place, name in ledger.missing.items()} == {
+        "stem.norm.second_shift": "features.norm0.s.bias"
+    }
+    assert set(SMALL.slots) - set(ledger.filled) == {("stem.norm", "shift")}
+
+
+@pytest.mark.parametrize(
+    ("ordering", "stored", "said", "axes", "uncertain"),
+    [
+        ("tf", None, {}, "h w i o", False),
+        ("th", "theano", {}, "o i -h -w", True),
+        ("th", "theano", {"kernels": "tensorflow"}, "o i h w", False),
+        ("th", "tensorflow", {"kernels": "theano"}, "o i -h -w", False),
+    ],
+)
+def test_sizes_tell_the_order_and_the_file_s_record_the_direction(mine, ordering, stored, said, axes, uncertain):
+    """The first order that fits holds; where two directions do and nothing says which, that is told."""
+    ledger = mine.match(file_of(mine, ordering, stored, **said), SMALL)
+
+    kernels = {claim.axes for place, claim in ledger.claims.items() if place.unit.endswith(("conv", "conv1", "conv2"))}
+    assert (ledger.troubles, kernels, ledger.uncertain) == (0, {axes}, uncertain)
+
+
+def test_the_user_s_word_overrules_the_record(mine):
+    """`--kernels` is asked for because files are wrong or silent."""
+    file = file_of(mine, "th", "theano", kernels="tensorflow")
+
+    ledger = mine.match(file, SMALL, mine.survey(file, "theano"))
+
+    assert (ledger.kernels, ledger.uncertain) == ("theano", False)
+
+
+def test_kernels_are_turned_and_norms_folded_into_the_same_function(mine, tmp_path):
+    """A file written as Theano has it, with two affine maps, comes back as ours to the bit."""
+    told = ours(folder("weights") / "sample" / "digits.pth")
+    for out, options in {"a.pth": {"dim_ordering": "th", "dst_kernels": "theano"}, "b.pth": {}}.items():
+        convert(told.checkpoint.path, dst=mine.path, out=tmp_path / out, **options)
+
+        back = ours(tmp_path / out, src=mine.path)
+
+        assert [slot for slot in told.weights if not np.array_equal(back.weights[slot](), told.weights[slot]())] == []
+
+
+def test_a_way_to_store_kernels_that_a_layout_does_not_have_is_refused(mine):
+    """Asking for it is a mistake, not a preference."""
+    with pytest.raises(UsageError, match=r"torchvision stores its kernels in one way only"):
+        Mapping.load("torchvision").spell(SMALL, "th")
+    with pytest.raises(UsageError, match=r"mine has no kernels of ordering tf for theano"):
+        mine.spell(SMALL, "tf", "theano")
+
+
+def test_an_architecture_s_own_names_are_read_and_written(tmp_path):
+    """One network of a family may spell a unit differently; `{n}` counts the layers of the block."""
+    table = tmp_path / "mine.toml"
+    change = (
+        '"transition{b}.conv"      = "features.transition{b}.conv"',
+        '"transition{b}.conv"      = { any = "features.transition{b}.conv", 201 = "features.last{b}_{n}.conv" }',
+    )
+    table.write_text(replaced(change), encoding="utf-8")
+    mapping = Mapping.load(table)
+
+    spelled = {name: mapping.spell_units(NAMED[name])["transition2.conv"] for name in ("121", "201")}
+
+    assert spelled == {"121": "features.transition2.conv", "201": "features.last2_12.conv"}
+    for name in spelled:
+        shapes = {rule.name: (NAMED[name].slots[slot], "float32") for slot, rule in mapping.spell(NAMED[name]).items()}
+        assert (mapping.match(sketch(shapes), NAMED[name]).missing, len(shapes)) == ({}, len(NAMED[name].slots))
+
+
+def test_a_table_without_units_writes_running_numbers(tmp_path):
+    """Where a layout has no names, the k-th of a kind is called by its number, from the layout's first."""
+    text = re.sub(
+        r"\[units\].*?(?=\[tensors\])",
+        '[order]\nconv = "c{_n}"\nnorm = "n{_n}"\ndense = "d{_n}"\n',
+        FIRST_TABLE,
+        flags=re.S,
+    )
+    (tmp_path / "mine.toml").write_text(text.replace("first      = { b = 1, l = 1 }", "first = { n = 1 }"))
+
+    mapping = Mapping.load(tmp_path / "mine.toml")
+
+    spelled = mapping.spell_units(SMALL)
+    assert (spelled["stem.conv"], spelled["final.norm"], spelled["head.dense"]) == ("c_1", "n_11", "d_1")
+    assert mapping.match(file_of(mapping), SMALL).troubles == 0
+
+
+def test_a_file_s_own_record_can_name_its_table(monkeypatch):
+    """A table that asks for a record is tried for files that have it, and for no other."""
+    told = Mapping.load("torchvision")
+    special = replace(told, layout="special", when={"module": "a.Network"})
+    monkeypatch.setattr("densenet_port.convert.layouts", lambda: ("special", "torchvision"))
+    monkeypatch.setattr(Mapping, "load", lambda layout: {"special": special, "torchvision": told}[layout])
+
+    found = [
+        identify(sketch(spelled("torchvision", SMALL), **said)).mapping.layout for said in ({}, {"module": "a.Network"})
+    ]
+
+    assert found == ["torchvision", "special"]
+
+
+MORE_FAULTS = [
+    (
+        ("norm         = {", 'norm         = { fold = "divide",'),
+        "unknown fold 'divide' in tensors.norm.fold (known: batchnorm+scale, unscale)",
+    ),
+    (("norm         = {", 'norm         = { fold = "unscale",'), "missing key 'tensors.norm.factor'"),
+    (
+        ('axes = "o i h w"', 'axes = ["o i h w", "o i -h -x"]'),
+        "tensors.conv.kernel.axes must name 'h w i o' in their order, found 'o i -h -x'",
+    ),
+    (('= "features.norm5"', '= { 201 = "features.norm5" }'), "missing key \"units.'final.norm'.any\""),
+    (("epsilon      = 1e-5", 'epsilon = 1e-5\ncarried = ["epsilom"]'), "contract.carried must be one of epsilon"),
+    (
+        ('output       = "logits"', 'output = "logits"\nstem_pool = "mean"'),
+        "contract.stem_pool must be one of max, blur, found 'mean'",
+    ),
+    (('"final.norm" ', '"stem.conv1" = "x"\n"final.norm" '), "missing key 'units.stem.conv2'"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), MORE_FAULTS, ids=[message[:40] for _, message in MORE_FAULTS])
+def test_the_newer_keys_are_as_strict(tmp_path, change, message):
+    """The error names the file and the key."""
+    table = tmp_path / "mine.toml"
+    table.write_text(replaced(change), encoding="utf-8")
+
+    with pytest.raises(UsageError) as error:
+        Mapping.load(table)
+
+    assert error.value.message.startswith(f"{table}: ")
+    assert message in error.value.message

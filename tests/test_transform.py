@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from densenet_port.transform import absorb, absorb_in_scale, absorb_in_variance, move
+from densenet_port.transform import FOLDS, Made, absorb, absorb_in_scale, absorb_in_variance, folded, move
 
 ORDERS = [" ".join(order) for order in permutations("ohwi")]
 SMALL = hnp.arrays(np.float32, (3, 4, 5, 2), elements=st.floats(-1, 1, width=32), unique=True)
@@ -105,3 +105,78 @@ def test_ordinary_variances_absorb_themselves():
     chosen, _, _ = absorb(rng.normal(size=64).astype("f4"), rng.uniform(0.1, 2, 64).astype("f4"), 1e-5, 1.001e-5)
 
     assert chosen == "variance"
+
+
+@given(SMALL, st.sampled_from(ORDERS), st.sampled_from([*ORDERS, "o i -h -w", "-h -w i o", "-w o -i h"]))
+def test_a_reversed_axis_and_its_inverse_give_the_same_bits(array, source, target):
+    """A true convolution's kernels come back as they were."""
+    assert np.array_equal(move(move(array, source, target), target, source), array)
+
+
+def test_a_minus_turns_the_axis_around():
+    """Theano's kernel is the correlation's, turned by half a circle."""
+    kernel = np.arange(2 * 3 * 3 * 4).reshape(2, 3, 3, 4)
+
+    turned = move(kernel, "o -h -w i", "h w i o")
+
+    assert np.array_equal(turned, kernel[:, ::-1, ::-1].transpose(1, 2, 3, 0))
+
+
+NORMS = hnp.arrays(np.float32, 5, elements=st.floats(-100, 100, width=32))
+
+
+@given(NORMS, NORMS, NORMS, NORMS, NORMS)
+def test_two_affine_maps_fold_into_one(x, scale, shift, second_scale, second_shift):
+    """Applied one after the other or folded: the same function, to float64's rounding."""
+    parts = {"scale": scale, "shift": shift, "second_scale": second_scale, "second_shift": second_shift}
+
+    a, b = (fold("batchnorm+scale", role, parts).astype(np.float64) for role in ("scale", "shift"))
+
+    apart = (x.astype("f8") * scale + shift) * second_scale + second_shift - (x * a + b)
+    size = (
+        np.abs(x.astype("f8") * scale * second_scale) + np.abs(shift.astype("f8") * second_scale) + np.abs(second_shift)
+    )
+    assert np.all(np.abs(apart) <= 8 * np.spacing(size))
+
+
+@given(NORMS, NORMS)
+def test_an_identity_folds_to_the_stored_bits(second_scale, second_shift):
+    """Ones and zeros in front change neither a value nor its type."""
+    one, zero = np.ones(5, np.float32), np.zeros(5, np.float32)
+    parts = {"scale": one, "shift": zero, "second_scale": second_scale, "second_shift": second_shift}
+
+    folded_ = [fold("batchnorm+scale", role, parts) for role in ("scale", "shift")]
+
+    assert [array.dtype for array in folded_] == [np.float32, np.float32]
+    assert np.array_equal(folded_[0], second_scale)
+    assert np.array_equal(folded_[1], second_shift)
+
+
+@pytest.mark.parametrize(("factor", "mean"), [(1.0, [3.0, -6.0]), (4.0, [0.75, -1.5]), (0.0, [0.0, 0.0])])
+def test_statistics_are_divided_by_their_factor(factor, mean):
+    """A factor of zero means that nothing was accumulated, and zeros."""
+    found = fold("unscale", "mean", {"mean": np.array([3, -6], "f4"), "factor": np.array([factor], "f4")})
+
+    assert found.tolist() == mean
+
+
+@pytest.mark.parametrize("name", FOLDS)
+def test_what_is_written_folds_back_to_ours(name):
+    """Every fold has an inverse: the parts that are written make the roles they came from, bit by bit."""
+    random, kept = np.random.default_rng(0), FOLDS[name]
+    roles = {role: random.standard_normal(6).astype("f4") for role in ("scale", "shift", "mean", "variance")}
+    whats = {part: kept.written.get(part, part) for part in (*roles, *kept.extra)}
+    parts = {
+        part: roles[what] if isinstance(what, str) else np.full(1 if kept.extra.get(part) == "1" else 6, what, "f4")
+        for part, what in whats.items()
+    }
+
+    back = {role: fold(name, role, parts) for role in roles}
+
+    assert all(np.array_equal(back[role], roles[role]) for role in roles)
+
+
+def fold(name, role, parts):
+    """One role as a fold makes it."""
+    made = FOLDS[name].made.get(role, Made((role,), lambda part: part))
+    return folded(made, [parts[part] for part in made.parts])
