@@ -364,7 +364,7 @@ def test_a_table_without_units_writes_running_numbers(tmp_path):
         r"\[units\].*?(?=\[tensors\])",
         '[order]\nconv = "c{_n}"\nnorm = "n{_n}"\ndense = "d{_n}"\n',
         FIRST_TABLE,
-        flags=re.S,
+        flags=re.DOTALL,
     )
     (tmp_path / "mine.toml").write_text(text.replace("first      = { b = 1, l = 1 }", "first = { n = 1 }"))
 
