@@ -9,7 +9,10 @@ A **slot** is a unit and a role: one tensor of ours. Convolution kernels are `h 
 kernel is `i o`, everything else has one axis `c`. Dense blocks concatenate old channels first, then the new ones.
 
 The ImageNet stem is a 7×7 convolution of stride 2, norm, ReLU and a 3×3 max pool of stride 2; the CIFAR stem is a 3×3
-convolution alone (Huang et al., *Densely Connected Convolutional Networks*, 2017, tables 1 and section 4.2).
+convolution alone (Huang et al., *Densely Connected Convolutional Networks*, 2017, tables 1 and section 4.2). The deep
+stem has three 3×3 convolutions in the place of the 7×7 one, each with its norm and ReLU: `stem.conv1 stem.norm1` to
+`stem.conv3 stem.norm3`. The first has stride 2; the first two have half of the last one's channels (timm 1.0.31,
+models/densenet.py, whose `stem_type="deep"` has the growth rate there, and init channels of twice that).
 """
 
 import re
@@ -18,13 +21,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from itertools import pairwise
 from math import floor, prod
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from densenet_port.errors import MisfitError, UsageError
 
 Kind = Literal["conv", "norm", "dense"]
 Role = Literal["kernel", "bias", "scale", "shift", "mean", "variance"]
-StemKind = Literal["imagenet", "cifar"]
+StemKind = Literal["imagenet", "cifar", "deep"]
 StemPadding = Literal["symmetric", "same"]
 StemPool = Literal["max", "blur"]
 Rounding = Literal["floor", "ceil"]
@@ -99,16 +102,20 @@ class Architecture:
             raise UsageError(f"no DenseNet has these numbers: {asdict(self)}", hint="every count must be at least 1")
         if not 0 <= self.reduction < 1:
             raise UsageError(f"reduction must be at least 0 and below 1, found {self.reduction}")
-        if self.stem not in ("imagenet", "cifar"):
-            raise UsageError(f"unknown stem {self.stem!r} (known: imagenet, cifar)")
+        if self.stem not in get_args(StemKind):
+            raise UsageError(f"unknown stem {self.stem!r} (known: {', '.join(get_args(StemKind))})")
+        if self.stem == "deep" and self.init_channels % 2:
+            raise UsageError(f"a deep stem's init_channels must be even, found {self.init_channels}")
 
     @classmethod
     def named(cls, name: str) -> "Architecture":
         """The architecture of a published name (`121`, `densenet121`, `cifar-bc-100-12`) or of its own `spec`.
 
+        timm's `densenetblur121d` is `121d`: the architecture says nothing of pools.
+
         Raises UsageError for a name that means nothing.
         """
-        plain = re.sub(r"^densenet[-_]?", "", name.strip().lower())
+        plain = re.sub(r"^densenet(?:blur)?[-_]?", "", name.strip().lower())
         if plain in NAMED:
             return NAMED[plain]
         if "=" in plain:
@@ -152,12 +159,7 @@ class Architecture:
     @cached_property
     def units(self) -> dict[str, Unit]:
         """Name → unit, in order of execution."""
-        found: list[Unit] = []
-        size = 7 if self.stem == "imagenet" else 3
-        found.append(_conv("stem.conv", size, self.channels, self.init_channels))
-        if self.stem == "imagenet":
-            found.append(_norm("stem.norm", self.init_channels))
-        width = self.init_channels
+        found, width = self._stem(), self.init_channels
         for b, count in enumerate(self.layers, start=1):
             for index in range(1, count + 1):
                 found += self._layer(f"block{b}.layer{index}", width)
@@ -170,6 +172,16 @@ class Architecture:
         if self.classes is not None:
             found.append(Unit("head.dense", "dense", {"i": width, "o": self.classes}))
         return {unit.name: unit for unit in found}
+
+    def _stem(self) -> list[Unit]:
+        """The units before the first dense block."""
+        if self.stem == "cifar":
+            return [_conv("stem.conv", 3, self.channels, self.init_channels)]
+        if self.stem == "imagenet":
+            return [_conv("stem.conv", 7, self.channels, self.init_channels), _norm("stem.norm", self.init_channels)]
+        widths = self.channels, self.init_channels // 2, self.init_channels // 2, self.init_channels
+        pairs = enumerate(pairwise(widths), start=1)
+        return [unit for n, (i, o) in pairs for unit in (_conv(f"stem.conv{n}", 3, i, o), _norm(f"stem.norm{n}", o))]
 
     def _layer(self, name: str, width: int) -> list[Unit]:
         """The units of one dense layer that reads `width` channels."""
@@ -214,7 +226,7 @@ def infer(sizes: Mapping[str, Mapping[str, int]]) -> Architecture:
         first = sizes["block1.layer1.conv1"]
         second = sizes.get("block1.layer1.conv2")
         growth = second["o"] if second else first["o"]
-        stem = sizes["stem.conv"]
+        stem, channels, init_channels = _seen_stem(sizes)
     except KeyError as error:
         raise MisfitError(f"no DenseNet without {error.args[0]}") from error
     if second and first["o"] % growth:
@@ -223,11 +235,11 @@ def infer(sizes: Mapping[str, Mapping[str, int]]) -> Architecture:
     return Architecture(
         layers=layers,
         growth_rate=growth,
-        init_channels=stem["o"],
+        init_channels=init_channels,
         bottleneck=first["o"] // growth if second else 0,
         reduction=_reduction([sizes[t] for b in range(1, len(layers)) if (t := f"transition{b}.conv") in sizes]),
-        stem="imagenet" if stem["h"] == 7 else "cifar",  # noqa: PLR2004 (the stem's two sizes, see the module)
-        channels=stem["i"],
+        stem=stem,
+        channels=channels,
         classes=head["o"] if head else None,
     )
 
@@ -240,10 +252,11 @@ def name_in_order(kernels: list[Mapping[str, int]]) -> list[str]:
     """
     if not kernels:
         raise MisfitError("no convolution found")
-    spots = [(k["h"], k["w"]) for k in kernels[1:]] + [(0, 0)]
+    names = ["stem.conv1", "stem.conv2", "stem.conv3"] if _begins_deep(kernels) else ["stem.conv"]
+    spots = [(k["h"], k["w"]) for k in kernels[len(names) :]] + [(0, 0)]
     narrow = spots[0] == (1, 1)  # a first 1×1 kernel means bottlenecks throughout
-    names, block, layer = ["stem.conv"], 1, 1
-    for place, (here, after) in enumerate(pairwise(spots), start=2):
+    block, layer = 1, 1
+    for place, (here, after) in enumerate(pairwise(spots), start=len(names) + 1):
         if here == (3, 3):
             names.append(f"block{block}.layer{layer}.conv{2 if narrow else 1}")
             layer += 1
@@ -256,6 +269,23 @@ def name_in_order(kernels: list[Mapping[str, int]]) -> list[str]:
             found = f"{here[0]}x{here[1]}"
             raise MisfitError(f"convolution {place} of {len(kernels)} has a {found} kernel; DenseNets have 1x1 and 3x3")
     return names
+
+
+def _begins_deep(kernels: list[Mapping[str, int]]) -> bool:
+    """Whether the first three kernels are a deep stem's.
+
+    Its third reads what the second puts out, where a dense layer's would read the stem's channels too.
+    """
+    first = kernels[:3]
+    return len(first) == 3 and {k["h"] for k in first} == {3} and first[2]["i"] == first[1]["o"]  # noqa: PLR2004
+
+
+def _seen_stem(sizes: Mapping[str, Mapping[str, int]]) -> tuple[StemKind, int, int]:
+    """The stem's kind and the channels that enter and leave it. Raises KeyError that names what is missing."""
+    if "stem.conv1" in sizes:
+        return "deep", sizes["stem.conv1"]["i"], sizes["stem.conv3"]["o"]
+    kernel = sizes["stem.conv"]
+    return "imagenet" if kernel["h"] == 7 else "cifar", kernel["i"], kernel["o"]  # noqa: PLR2004 (its two sizes)
 
 
 def _count_layers(sizes: Mapping[str, Mapping[str, int]]) -> tuple[int, ...]:
@@ -311,8 +341,8 @@ def _norm(name: str, width: int) -> Unit:
     return Unit(name, "norm", {"c": width})
 
 
-def _imagenet(layers: tuple[int, ...], growth_rate: int = 32) -> Architecture:
-    return Architecture(layers=layers, growth_rate=growth_rate, init_channels=2 * growth_rate)
+def _imagenet(layers: tuple[int, ...], growth_rate: int = 32, stem: StemKind = "imagenet") -> Architecture:
+    return Architecture(layers=layers, growth_rate=growth_rate, init_channels=2 * growth_rate, stem=stem)
 
 
 def cifar(depth: int, growth_rate: int, *, bottleneck: bool, reduction: float = 0.0) -> Architecture:
@@ -338,6 +368,8 @@ NAMED: dict[str, Architecture] = {
     "169": _imagenet((6, 12, 32, 32)),
     "201": _imagenet((6, 12, 48, 32)),
     "264": _imagenet((6, 12, 64, 48)),
+    "121d": _imagenet((6, 12, 24, 16), stem="deep"),  # timm's densenetblur121d, once densenet121d
+    "264d": _imagenet((6, 12, 64, 48), growth_rate=48, stem="deep"),  # timm's densenet264d
     "cifar-40-12": cifar(40, 12, bottleneck=False),
     "cifar-100-12": cifar(100, 12, bottleneck=False),
     "cifar-100-24": cifar(100, 24, bottleneck=False),
@@ -363,10 +395,10 @@ class Contract:
 
     `epsilon` is what every norm adds to its variance. `stem_padding` is "symmetric" (3 and 1 zeros on every side, the
     original network) or "same" (TensorFlow's rule, which shifts even sizes by three pixels). `stem_pool` is the stem's
-    3×3 pool: "max" of stride 2, or "blur", a max of stride 1 and then a binomial 3×3 filter of stride 2 (timm's blur
-    pool). `pool_rounding` is how a transition pools a map of odd size: "floor" drops the last row and column, "ceil"
-    averages what is there of them (Caffe's default). `output` says what the layout's own network puts out; weights are
-    the same for all three.
+    3×3 pool: "max" of stride 2, or "blur", a max of stride 1 and then a binomial 3×3 filter of stride 2 over the map
+    and its reflection at the border (timm's blur pool; `stem_padding` has no say in it). `pool_rounding` is how a
+    transition pools a map of odd size: "floor" drops the last row and column, "ceil" averages what is there of them
+    (Caffe's default). `output` says what the layout's own network puts out; weights are the same for all three.
     """
 
     epsilon: float = 1e-5

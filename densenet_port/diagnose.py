@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from densenet_port.arch import ROLES, Architecture, Contract, Output, Role, Slot, StemPadding, Unit
 from densenet_port.checkpoint import Array
 from densenet_port.errors import MisfitError, UsageError
-from densenet_port.forward import Map, Network, average_pooled, forward, max_pooled, rectified, stem_convolved
+from densenet_port.forward import Map, Network, average_pooled, forward, rectified, stem_pooled
 from densenet_port.mistakes import (
     BOUND,
     FREE,
@@ -153,11 +153,12 @@ def diagnose(
 class Reference:
     """The reference's activations, and what they say enters each unit.
 
-    `pool` is the rule by which the stem's pool pads. `shapes` are those that activations must have, `sources` the units
-    whose outputs enter a unit.
+    `pool` is the rule by which the stem's pool pads; `contract`, the port's, says the rest of its pools. `shapes` are
+    those that activations must have, `sources` the units whose outputs enter a unit.
     """
 
     architecture: Architecture
+    contract: Contract
     images: Map
     taps: Mapping[str, Array]
     pool: StemPadding
@@ -183,7 +184,7 @@ class Reference:
         if output.shape != self.shapes[unit]:
             raise UsageError(
                 f"the reference's {unit} has shape {output.shape}, expected {self.shapes[unit]}",
-                hint="axes are n h w c; a network whose pools round up (Caffe) agrees at even sizes only",
+                hint="axes are n h w c; where the contract's pool_rounding is another, only even sizes agree",
             )
         return output
 
@@ -195,9 +196,11 @@ class Reference:
     def _arriving(self, source: str) -> Map:
         """A unit's output as the next one finds it, behind the pool if there is one."""
         output = self.leaving(source)
-        if source == "stem.norm":
-            return max_pooled(np.maximum(output, 0), self.pool)
-        return average_pooled(output) if source.startswith("transition") and source.endswith(".conv") else output
+        if source in ("stem.norm", "stem.norm3"):
+            return stem_pooled(np.maximum(output, 0), replace(self.contract, stem_padding=self.pool))
+        if source.startswith("transition") and source.endswith(".conv"):
+            return average_pooled(output, self.contract.pool_rounding)
+        return output
 
 
 def _reference(port: Port, images: Array, taps: Mapping[str, Array], logits: Array) -> Reference:
@@ -210,10 +213,11 @@ def _reference(port: Port, images: Array, taps: Mapping[str, Array], logits: Arr
         )
     reference = Reference(
         architecture=architecture,
+        contract=port.contract,
         images=images,
         taps={**taps, "head.dense": logits},
         pool=port.contract.stem_padding,
-        shapes=_shapes(architecture, images.shape),
+        shapes=_shapes(architecture, port.contract, images.shape),
         sources=_sources(architecture),
     )
     other = replace(reference, pool=other_padding(reference.pool))
@@ -246,17 +250,18 @@ def _sources(architecture: Architecture) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _shapes(architecture: Architecture, images: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+def _shapes(architecture: Architecture, contract: Contract, images: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """Unit → shape of its output, `n h w c`, and `n classes` of the head. Either padding of the stem rounds up."""
+    up = contract.pool_rounding == "ceil"
     count, *sides, _ = images
     found: dict[str, tuple[int, ...]] = {}
     for name, unit in architecture.units.items():
-        if architecture.stem == "imagenet" and name in ("stem.conv", "block1.layer1.norm1"):
+        if is_strided(unit) or (architecture.stem != "cifar" and name == "block1.layer1.norm1"):
             sides = [(side + 1) // 2 for side in sides]
         channels = unit.sizes["c" if unit.kind == "norm" else "o"]
         found[name] = (count, channels) if unit.kind == "dense" else (count, *sides, channels)
         if name.startswith("transition") and unit.kind == "conv":
-            sides = [side // 2 for side in sides]
+            sides = [(side + up) // 2 for side in sides]
     return found
 
 
@@ -533,8 +538,9 @@ def _last_map(port: Port, reference: Reference, logits: Array) -> Iterator[Outco
 
 
 class Graph(NamedTuple):
-    """What a framework can do otherwise with the right weights."""
+    """What a framework can do otherwise with the right weights; `first` is the unit that images enter."""
 
+    first: str
     convolution: StemPadding
     pool: StemPadding
     epsilon: float
@@ -549,7 +555,7 @@ Otherwise = Iterator[tuple[Graph, Mapping[str, Any], tuple[str, ...]]]  # a grap
 def _padded_otherwise(graph: Graph) -> Otherwise:
     rules: tuple[StemPadding, ...] = ("symmetric", "same")
     for convolution, pool in product(rules, repeat=2):
-        parts = {"stem.conv": convolution != graph.convolution, "block1.layer1.norm1": pool != graph.pool}
+        parts = {graph.first: convolution != graph.convolution, "block1.layer1.norm1": pool != graph.pool}
         units = tuple(unit for unit, differs in parts.items() if differs)
         yield graph._replace(convolution=convolution, pool=pool), {"convolution": convolution, "pool": pool}, units
 
@@ -559,7 +565,7 @@ def _without_last_relu(graph: Graph) -> Otherwise:
 
 
 def _reversed_images(graph: Graph) -> Otherwise:
-    yield graph._replace(reverse=True), {}, ("stem.conv",)
+    yield graph._replace(reverse=True), {}, (graph.first,)
 
 
 def _with_epsilon(graph: Graph) -> Otherwise:
@@ -585,7 +591,8 @@ GRAPHS: tuple[tuple[str, Callable[[Graph], Otherwise], str], ...] = (
 def _graph(port: Port, images: Array, port_logits: Array) -> Iterator[Finding]:
     """What the port's framework does otherwise than its weights and contract say, if anything."""
     network = Network.prepared(port.architecture, port.contract, lambda slot: port.weights[slot]())
-    right = Graph(port.contract.stem_padding, port.contract.stem_padding, port.contract.epsilon)
+    first, padding = next(iter(port.architecture.units)), port.contract.stem_padding
+    right = Graph(first, padding, padding, port.contract.epsilon)
     images = images.astype(np.float64)
     bound, before = _noise(port, images, port_logits), _gap(network, images, right, port_logits)
     if before <= bound:
@@ -623,12 +630,9 @@ def _free_run(network: Network, images: Map, graph: Graph) -> Map:
     """The port in numpy, from the images, with another graph."""
     contract = replace(network.contract, epsilon=graph.epsilon, stem_padding=graph.convolution)
     network = replace(network, contract=contract)
-    x = images[..., ::-1] if graph.reverse else images
-    if network.architecture.stem == "cifar":
-        x = network.stem(x)
-    else:
-        x = stem_convolved(x, network.weights[Slot("stem.conv", "kernel")], graph.convolution)
-        x = max_pooled(rectified(network.norm("stem.norm", x)), graph.pool)
+    x = network.before_pool(images[..., ::-1] if graph.reverse else images)
+    if network.architecture.stem != "cifar":
+        x = stem_pooled(x, replace(contract, stem_padding=graph.pool))
     for b in range(1, len(network.architecture.layers)):
         x = network.transition(f"transition{b}", network.block(b, x))
     x = network.norm("final.norm", network.block(len(network.architecture.layers), x))

@@ -4,8 +4,8 @@ Maps are `n h w c` throughout. BLAS does the work: a 1×1 convolution is one mat
 product with its nine taps side by side, whose results are added shifted (no copy of the input is made, and the border
 needs no padding); the 7×7 stem gathers its windows. A dense block fills one buffer of its final width, old channels
 first. The function is that of the original network (Huang et al., 2017) as its contract states it: epsilon from there,
-the stem's padding symmetric or TensorFlow's "same", transitions pooling 2×2 without padding (an odd last row or column
-is dropped), logits without softmax.
+the stem's padding symmetric or TensorFlow's "same", its pool a maximum or a maximum and a blur, transitions pooling 2×2
+(an odd last row or column dropped, or averaged with itself alone), logits without softmax.
 
 `Network` gives the same pass piece by piece, so that a checker can feed one piece with another framework's activations.
 
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from densenet_port.arch import ROLES, Architecture, Contract, Slot, StemPadding
+from densenet_port.arch import ROLES, Architecture, Contract, Rounding, Slot, StemPadding
 from densenet_port.checkpoint import Array
 from densenet_port.errors import MisfitError, UsageError
 
@@ -50,20 +50,23 @@ def forward(
     infinities pass through silently. Raises UsageError for images that the network cannot take and for another dtype,
     MisfitError for weights that are missing or of another shape.
     """
-    images = _checked(architecture, images)
+    images = _checked(architecture, contract, images)
     network = Network.prepared(architecture, contract, weights, dtype=dtype, tap=tap)
     count = max(len(images), 1)
     step = count if tap else max(1, SAME_TIME // (images.shape[1] * images.shape[2]))
     return np.concatenate([network(images[first : first + step]) for first in range(0, count, step)])
 
 
-def smallest_side(architecture: Architecture) -> int:
-    """The smallest height and width that leave every average pool something to pool: 29 for the ImageNet networks.
+def smallest_side(architecture: Architecture, contract: Contract) -> int:
+    """The smallest height and width that leave every pool something to pool: 29 for the original ImageNet networks.
 
-    Each transition halves, rounding down; the ImageNet stem quarters, rounding up, with either padding.
+    Each transition halves, rounding as the contract says; the stems of the ImageNet networks quarter, rounding up, with
+    either padding. A map can be reflected from its second row and column on.
     """
-    needed: int = 2 ** (len(architecture.layers) - 1)
-    return 4 * (needed - 1) + 1 if architecture.stem == "imagenet" else needed
+    needed: int = 1 if contract.pool_rounding == "ceil" else 2 ** (len(architecture.layers) - 1)
+    if architecture.stem == "cifar":
+        return needed
+    return max(4 * (needed - 1) + 1, 3 if contract.stem_pool == "blur" else 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,12 +107,23 @@ class Network:
 
     def stem(self, images: Array) -> Map:
         """The map that enters the first dense block."""
-        kernel = self.weights[Slot("stem.conv", "kernel")]
+        x = self.before_pool(images)
+        return x if self.architecture.stem == "cifar" else stem_pooled(x, self.contract)
+
+    def before_pool(self, images: Array) -> Map:
+        """The stem's convolutions, each with its norm and ReLU (the CIFAR stem's has neither)."""
+        first = next(iter(self.architecture.units))
+        kernel = self.weights[Slot(first, "kernel")]
         images = images.astype(kernel.dtype, copy=False)
         if self.architecture.stem == "cifar":
-            return self.conv("stem.conv", images)
-        x = self._tapped("stem.conv", stem_convolved(images, kernel, self.contract.stem_padding))
-        return max_pooled(rectified(self.norm("stem.norm", x)), self.contract.stem_padding)
+            return self.conv(first, images)
+        x = self._tapped(first, stem_convolved(images, kernel, self.contract.stem_padding))
+        if self.architecture.stem == "imagenet":
+            return rectified(self.norm("stem.norm", x))
+        x = rectified(self.norm("stem.norm1", x))
+        for place in (2, 3):
+            x = rectified(self.norm(f"stem.norm{place}", self.conv(f"stem.conv{place}", x)))
+        return x
 
     def block(self, b: int, x: Map) -> Map:
         """Dense block `b` (from 1): the map that entered, then the new channels of each layer."""
@@ -129,7 +143,8 @@ class Network:
 
     def transition(self, name: str, x: Map) -> Map:
         """The map that enters the next block, from everything in the block before `transition1`, say."""
-        return average_pooled(self.conv(f"{name}.conv", rectified(self.norm(f"{name}.norm", x))))
+        x = self.conv(f"{name}.conv", rectified(self.norm(f"{name}.norm", x)))
+        return average_pooled(x, self.contract.pool_rounding)
 
     def head(self, x: Map) -> Map:
         """Logits `n classes` from the last map, after its ReLU."""
@@ -142,7 +157,7 @@ class Network:
         return self._tapped(unit, normalised(x, scale, shift, mean, variance, self.contract.epsilon))
 
     def conv(self, unit: str, x: Map) -> Map:
-        """The output of one convolution unit but the ImageNet stem's; what enters has passed the ReLU already."""
+        """The output of one convolution unit of stride 1; what enters has passed the ReLU already."""
         return self._tapped(unit, convolved(x, self.weights[Slot(unit, "kernel")]))
 
     def _tapped(self, unit: str, output: Map) -> Map:
@@ -197,20 +212,48 @@ def stem_convolved(images: Map, kernel: Map, padding: StemPadding) -> Map:
     return result
 
 
+def stem_pooled(x: Map, contract: Contract) -> Map:
+    """The stem's pool by its contract; what enters has passed the ReLU."""
+    return blur_pooled(x) if contract.stem_pool == "blur" else max_pooled(x, contract.stem_padding)
+
+
 def max_pooled(x: Map, padding: StemPadding) -> Map:
     """The stem's 3×3 max pool of stride 2. Padding with zeros is exact, because a ReLU stands before it."""
-    padded = _padded(x, 3, padding)
-    rows, columns = ((size - 3) // 2 + 1 for size in padded.shape[1:3])
-    tall = np.maximum.reduce([padded[:, i : i + 2 * rows - 1 : 2] for i in range(3)])
-    result: Map = np.maximum.reduce([tall[:, :, j : j + 2 * columns - 1 : 2] for j in range(3)])
+    return _maxima(_padded(x, 3, padding), 2)
+
+
+def blur_pooled(x: Map) -> Map:
+    """A 3×3 max pool of stride 1, then [1 2 1]/4 along both axes with stride 2, over the map and its reflection.
+
+    The reflection does not repeat the border: 1 | 0 1 2 … (timm 1.0.31, layers/blur_pool.py; Zhang, *Making
+    Convolutional Networks Shift-Invariant Again*, 2019). Along each axis ⌈size / 2⌉ results come out.
+    """
+    x = np.pad(_maxima(np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 1), ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
+    half, quarter = x.dtype.type(0.5), x.dtype.type(0.25)
+    tall = (x[:, :-2:2] + x[:, 2::2]) * quarter + x[:, 1:-1:2] * half
+    result: Map = (tall[:, :, :-2:2] + tall[:, :, 2::2]) * quarter + tall[:, :, 1:-1:2] * half
     return result
 
 
-def average_pooled(x: Map) -> Map:
-    """A transition's 2×2 average pool of stride 2; an odd last row or column is dropped."""
+def average_pooled(x: Map, rounding: Rounding) -> Map:
+    """A transition's 2×2 average pool of stride 2.
+
+    At an odd size "floor" drops the last row or column, and "ceil" averages what there is of it (BVLC Caffe,
+    pooling_layer.cpp: the divisor counts places within the map).
+    """
+    if rounding == "ceil":  # a row that is averaged with itself is the average of what there is
+        x = np.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)), "edge")
     rows, columns = (size // 2 * 2 for size in x.shape[1:3])
     tall = x[:, 0:rows:2] + x[:, 1:rows:2]
     result: Map = (tall[:, :, 0:columns:2] + tall[:, :, 1:columns:2]) * x.dtype.type(0.25)
+    return result
+
+
+def _maxima(x: Map, stride: int) -> Map:
+    """The largest of every 3×3 places, no padding."""
+    rows, columns = ((size - 3) // stride + 1 for size in x.shape[1:3])
+    tall = np.maximum.reduce([x[:, i : i + stride * (rows - 1) + 1 : stride] for i in range(3)])
+    result: Map = np.maximum.reduce([tall[:, :, j : j + stride * (columns - 1) + 1 : stride] for j in range(3)])
     return result
 
 
@@ -243,10 +286,10 @@ def _cast(slot: Slot, shape: tuple[int, ...], look_up: Callable[[Slot], Array], 
         return np.ascontiguousarray(array, dtype)
 
 
-def _checked(architecture: Architecture, images: Array) -> Array:
+def _checked(architecture: Architecture, contract: Contract, images: Array) -> Array:
     """Images that the network can take, as an array."""
     images = np.asarray(images)
-    least, channels = smallest_side(architecture), architecture.channels
+    least, channels = smallest_side(architecture, contract), architecture.channels
     if images.ndim != 4 or images.shape[-1] != channels:  # noqa: PLR2004 (n h w c)
         raise UsageError(f"images must have the axes n h w c with c={channels}, found shape {images.shape}")
     if min(images.shape[1:3]) < least:

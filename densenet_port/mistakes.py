@@ -24,6 +24,7 @@ A sum of K products is off by at most K · 1.1e-16 · Σ|w·x|. The widest has K
 below some fifty deviations: 2e-11. A norm whose mean is a thousand deviations from zero reaches 1e-12. Measured: 1e-14.
 The smallest known mistake, an epsilon off by 1e-8, moves a norm's slope by 5e-9 / variance.
 """
+CIFAR = 3  # side of the CIFAR stem's kernel
 SIGNATURE = 256  # places that are enough to tell channels apart
 SIGMAS = 4.0  # the chance that statistics fit strange activations so well is below 1e-4
 
@@ -96,8 +97,13 @@ def _few(unit: Unit, full: Sight) -> Sight:
 
 
 def is_strided(unit: Unit) -> bool:
-    """Whether this is the ImageNet stem's convolution."""
-    return unit.name == "stem.conv" and unit.sizes["h"] == 7  # noqa: PLR2004 (the larger of the stem's two sizes)
+    """Whether this is the convolution of stride 2, which begins the stem of an ImageNet network."""
+    return unit.name == "stem.conv1" or (unit.name == "stem.conv" and unit.sizes["h"] > CIFAR)
+
+
+def sees_images(unit: Unit) -> bool:
+    """Whether images enter this unit."""
+    return unit.name in ("stem.conv", "stem.conv1")
 
 
 def activated(logits: Map, output: Output) -> Map:
@@ -361,7 +367,7 @@ KNOWN = (  # tried one at a time and in pairs, in this order; what is solved for
     Mistake("kernel-flipped", _is_spatial, _flipped),
     Mistake("kernel-transposed", _is_spatial, _transposed),
     Mistake("kernel-mirrored", _is_spatial, _mirrored),
-    Mistake("channels-reversed", lambda unit: unit.name == "stem.conv" and unit.sizes["i"] > 1, _reversed_inputs),
+    Mistake("channels-reversed", lambda unit: sees_images(unit) and unit.sizes["i"] > 1, _reversed_inputs),
     Mistake("stem-padding", is_strided, _repadded),
     Mistake("scale-shift-swapped", _is_norm, partial(_swapped, "scale", "shift")),
     Mistake("mean-variance-swapped", _is_norm, partial(_swapped, "mean", "variance")),

@@ -236,7 +236,7 @@ def build(
     keras = _keras()
     default = (None, None, architecture.channels)
     shape, order = _input(input_shape, input_tensor, data_format, default, {architecture.channels})
-    _check_input(architecture, shape, order)
+    _check_input(architecture, contract, shape, order)
     inputs = keras.Input(shape=shape, name="images") if input_tensor is None else input_tensor
     pieces = _Pieces(keras.layers, architecture, contract, dropout_rate, weight_decay, blank)
     outputs = pieces.network(inputs, order, activation)
@@ -316,17 +316,38 @@ class _Pieces:
         return self.layers.Permute((3, 1, 2), name="channels_to_first")(x) if first else x
 
     def stem(self, x: KerasTensor) -> KerasTensor:
+        decay, symmetric = self.weight_decay, self.contract.stem_padding == "symmetric"
         if self.architecture.stem == "cifar":
-            return self.conv("stem.conv", x, decay=self.weight_decay)
-        symmetric = self.contract.stem_padding == "symmetric"
-        padding, last = "valid" if symmetric else "same", "channels_last"
+            return self.conv("stem.conv", x, decay=decay)
+        first, *others = [unit for unit in self.architecture.units.values() if unit.name.startswith("stem.conv")]
         if symmetric:
-            x = self.layers.ZeroPadding2D(3, data_format=last, name="stem_conv_pad")(x)
-        x = self.conv("stem.conv", x, decay=self.weight_decay, strides=2, padding=padding)
-        x = self.norm("stem.norm", x)
-        if symmetric:  # zeros are as good as −∞ here: a ReLU stands before the pool
-            x = self.layers.ZeroPadding2D(1, data_format=last, name="stem_pool_pad")(x)
-        return self.layers.MaxPooling2D(3, strides=2, padding=padding, data_format=last, name="stem_pool")(x)
+            x = self.zeros(f"{first.name}.pad", x, first.sizes["h"] // 2)
+        x = self.conv(first.name, x, decay=decay, strides=2, padding="valid" if symmetric else "same")
+        x = self.norm(first.name.replace("conv", "norm"), x)
+        for unit in others:
+            x = self.norm(unit.name.replace("conv", "norm"), self.conv(unit.name, x, decay=decay))
+        return self.blur_pool(x) if self.contract.stem_pool == "blur" else self.max_pool(x, symmetric=symmetric)
+
+    def max_pool(self, x: KerasTensor, *, symmetric: bool) -> KerasTensor:
+        """The stem's; zeros are as good as −∞ around it: a ReLU stands before the pool."""
+        x = self.zeros("stem.pool.pad", x, 1) if symmetric else x
+        return self.pool("MaxPooling2D", "stem.pool", x, 3, 2, "valid" if symmetric else "same")
+
+    def blur_pool(self, x: KerasTensor) -> KerasTensor:
+        """The stem's; two averages of two are the binomial filter, and no layer of Keras reflects."""
+        x = self.pool("MaxPooling2D", "stem.pool", self.zeros("stem.pool.pad", x, 1), 3, 1, "valid")
+        x = _keras().ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+        x = self.pool("AveragePooling2D", "stem.blur1", x, 2, 1, "valid")
+        return self.pool("AveragePooling2D", "stem.blur2", x, 2, 2, "valid")
+
+    def zeros(self, name: str, x: KerasTensor, width: int) -> KerasTensor:
+        """Zeros on every side."""
+        return self.layers.ZeroPadding2D(width, data_format="channels_last", name=layer_name(name))(x)
+
+    def pool(self, kind: str, name: str, x: KerasTensor, size: int, strides: int, padding: str) -> KerasTensor:
+        """A pool over squares."""
+        layer, last = getattr(self.layers, kind), "channels_last"
+        return layer(size, strides=strides, padding=padding, data_format=last, name=layer_name(name))(x)
 
     def layer(self, name: str, x: KerasTensor) -> KerasTensor:
         new = self.norm(f"{name}.norm1", x)
@@ -338,10 +359,10 @@ class _Pieces:
         return self.layers.Concatenate(axis=-1, name=layer_name(f"{name}.concat"))([x, new])
 
     def transition(self, name: str, x: KerasTensor) -> KerasTensor:
+        """A transition; Keras's "same" pool rounds up, and averages what there is of a window."""
         x = self.conv(f"{name}.conv", self.norm(f"{name}.norm", x), decay=self.weight_decay)
-        return self.layers.AveragePooling2D(2, strides=2, data_format="channels_last", name=layer_name(f"{name}.pool"))(
-            x
-        )
+        padding = "same" if self.contract.pool_rounding == "ceil" else "valid"
+        return self.pool("AveragePooling2D", f"{name}.pool", x, 2, 2, padding)
 
     def head(self, x: KerasTensor, activation: Activation | None) -> KerasTensor:
         x = self.layers.GlobalAveragePooling2D(data_format="channels_last", name="head_pool")(x)
@@ -493,9 +514,9 @@ def _check_sides(shape: Shape, order: DataFormat, *, known: bool) -> None:
         raise ValueError(f"height and width must be at least {SMALLEST}, found input_shape={shape} ({order})")
 
 
-def _check_input(architecture: Architecture, shape: Shape, order: DataFormat) -> None:
+def _check_input(architecture: Architecture, contract: Contract, shape: Shape, order: DataFormat) -> None:
     """Refuse what the network cannot take."""
-    least = smallest_side(architecture)
+    least = smallest_side(architecture, contract)
     if _channels(shape, order) != architecture.channels:
         raise ValueError(f"the network takes {architecture.channels} channels, found input_shape={shape} ({order})")
     if any(side is not None and side < least for side in _sides(shape, order)):

@@ -349,7 +349,7 @@ def make_probes(source: Ours, sizes: tuple[int, ...], batch: int, folder: Path |
 
     Noise is smooth over four pixels, of mean 0 and deviation 1 a value, which is what prepared photographs are like.
     """
-    least = smallest_side(source.architecture)
+    least = smallest_side(source.architecture, source.contract)
     if small := [size for size in sizes if size < least]:
         raise UsageError(f"images of {small[0]} pixels are too small", hint=f"this network needs at least {least}")
     if batch < BATCH:

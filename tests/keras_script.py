@@ -112,27 +112,43 @@ def network(arch, contract):
     def norm(x):
         return layers.ReLU()(layers.BatchNormalization(epsilon=contract.epsilon, name=next(names))(x))
 
-    def padded(x, width):
-        return layers.ZeroPadding2D(width)(x) if contract.stem_padding == "symmetric" else x
-
     inputs = x = keras.Input((None, None, arch.channels))
-    if arch.stem == "imagenet":
-        padding = "valid" if contract.stem_padding == "symmetric" else "same"
-        x = norm(conv(padded(x, 3), arch.init_channels, 7, strides=2, padding=padding))
-        x = layers.MaxPooling2D(3, 2, padding=padding)(padded(x, 1))
-    else:
-        x = conv(x, arch.init_channels, 3, padding="same")
+    x = stem(x, arch, contract, conv, norm)
+    rounding = "same" if contract.pool_rounding == "ceil" else "valid"
     for block, count in enumerate(arch.layers):
         for _ in range(count):
             y = norm(conv(norm(x), arch.bottleneck * arch.growth_rate, 1)) if arch.bottleneck else norm(x)
             x = layers.Concatenate()([x, conv(y, arch.growth_rate, 3, padding="same")])
         if block < len(arch.layers) - 1:
-            x = layers.AveragePooling2D(2)(conv(norm(x), int(x.shape[-1] * (1 - arch.reduction)), 1))
+            x = conv(norm(x), int(x.shape[-1] * (1 - arch.reduction)), 1)
+            x = layers.AveragePooling2D(2, padding=rounding)(x)
     x = norm(x)
     if arch.classes is not None:
         activation = None if contract.output == "logits" else contract.output
         x = layers.Dense(arch.classes, activation, name=next(names))(layers.GlobalAveragePooling2D()(x))
     return keras.Model(inputs, x)
+
+
+def stem(x, arch, contract, conv, norm):
+    """What stands before the first dense block."""
+    padding = "valid" if contract.stem_padding == "symmetric" else "same"
+    half = arch.init_channels // 2
+
+    def padded(x, width):
+        return layers.ZeroPadding2D(width)(x) if contract.stem_padding == "symmetric" else x
+
+    if arch.stem == "cifar":
+        return conv(x, arch.init_channels, 3, padding="same")
+    if arch.stem == "imagenet":
+        x = norm(conv(padded(x, 3), arch.init_channels, 7, strides=2, padding=padding))
+    else:
+        x = norm(conv(padded(x, 1), half, 3, strides=2, padding=padding))
+        x = norm(conv(x, half, 3, padding="same"))
+        x = norm(conv(x, arch.init_channels, 3, padding="same"))
+    if contract.stem_pool == "max":
+        return layers.MaxPooling2D(3, 2, padding=padding)(padded(x, 1))
+    x = keras.ops.pad(layers.MaxPooling2D(3, 1, padding="same")(x), [[0, 0], [1, 1], [1, 1], [0, 0]], "reflect")
+    return layers.AveragePooling2D(2, 2)(layers.AveragePooling2D(2, 1)(x))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ IMAGENET = {  # trained values, statistics, convolutions, norms, tensors; torchv
     "169": (14_149_480, 158_400, 168, 169, 846),
     "201": (20_013_928, 229_056, 200, 201, 1006),
     "264": (33_337_704, 398_528, 264, 265, 1326),
+    "121d": (7_998_088, 83_776, 122, 123, 616),  # timm's, as timm counts them
+    "264d": (72_736_216, 597_984, 266, 267, 1336),
 }
 CIFAR = [  # depth, growth rate, first channels, bottleneck, classes; trained values, statistics, convolutions, channels
     (40, 12, None, False, 10, 1_059_298, 18_720, 39, 456),
@@ -39,10 +41,10 @@ def architectures():
         Architecture,
         layers=st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple),
         growth_rate=st.integers(2, 12),
-        init_channels=st.integers(8, 24),
+        init_channels=st.integers(4, 12).map(lambda half: 2 * half),
         bottleneck=st.sampled_from([0, 1, 2, 4]),
         reduction=st.sampled_from([0.0, 0.25, 0.5]),
-        stem=st.sampled_from(["imagenet", "cifar"]),
+        stem=st.sampled_from(["imagenet", "cifar", "deep"]),
         channels=st.integers(1, 4),
         classes=st.none() | st.integers(1, 20),
     )
@@ -78,7 +80,7 @@ def test_an_architecture_is_found_again_from_its_kernels(arch):
     assert found.units == arch.units
 
 
-@given(architectures().filter(lambda arch: arch.bottleneck or arch.stem == "cifar" or len(arch.layers) == 1))
+@given(architectures())
 def test_convolutions_in_order_find_their_names(arch):
     """Kernel sizes in order of execution say which unit each one is."""
     convs = [unit for unit in arch.units.values() if unit.kind == "conv"]
@@ -97,14 +99,54 @@ def test_named_architectures_know_their_name_and_depth(name):
     """The name comes back, and the depth is the one in the name."""
     arch = Architecture.named(name)
 
-    depth = int(name.removeprefix("cifar-").removeprefix("bc-").split("-")[0])
-    assert (arch.name, arch.depth) == (name, depth + (name == "264"))  # 264 has 265 layers by the paper's own count
+    depth = int(name.removeprefix("cifar-").removeprefix("bc-").split("-")[0].rstrip("d"))
+    more = name.startswith("264") + 2 * name.endswith("d")  # 264 has 265 layers by the paper's own count
+    assert (arch.name, arch.depth) == (name, depth + more)
 
 
-@pytest.mark.parametrize("name", ["densenet121", "DenseNet-121", " 121 "])
-def test_a_name_may_be_spelled_as_people_do(name):
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("densenet121", "121"),
+        ("DenseNet-121", "121"),
+        (" 121 ", "121"),
+        ("densenetblur121d", "121d"),
+        ("densenet264d", "264d"),
+    ],
+)
+def test_a_name_may_be_spelled_as_people_do(name, known):
     """Capitals and the family's name do not matter."""
-    assert Architecture.named(name) == NAMED["121"]
+    assert Architecture.named(name) == NAMED[known]
+
+
+def test_a_deep_stem_has_three_convolutions_in_the_place_of_one():
+    """Half the channels in the first two; the rest of the network is the same."""
+    deep, plain = NAMED["121d"].units, NAMED["121"].units
+
+    stem = [unit for unit in deep.values() if unit.name.startswith("stem")]
+    found = [(unit.name, *unit.sizes.values()) for unit in stem]
+    assert found == [
+        ("stem.conv1", 3, 3, 3, 32),
+        ("stem.norm1", 32),
+        ("stem.conv2", 3, 3, 32, 32),
+        ("stem.norm2", 32),
+        ("stem.conv3", 3, 3, 32, 64),
+        ("stem.norm3", 64),
+    ]
+    assert list(deep.values())[6:] == list(plain.values())[2:]
+
+
+def test_a_deep_stem_is_no_dense_block():
+    """Kernels of the same sides in the same order: only the channels tell the two networks apart."""
+    deep = Architecture.named("layers=2,growth_rate=4,init_channels=8,stem=deep")
+    wide = Architecture.named("layers=2-1-1,growth_rate=4,init_channels=8,bottleneck=0,stem=cifar")
+    convs = [[unit for unit in arch.units.values() if unit.kind == "conv"] for arch in (deep, wide)]
+    sides = [[unit.sizes["h"] for unit in units] for units in convs]
+
+    named = [name_in_order([unit.sizes for unit in units]) for units in convs]
+
+    assert sides[0] == sides[1]
+    assert named == [[unit.name for unit in units] for units in convs]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +158,8 @@ def test_a_name_may_be_spelled_as_people_do(name):
         ("layers=6,growth=32", "unknown number 'growth' in --arch layers=6,growth=32"),
         ("layers=6,growth_rate=0,init_channels=8", "no DenseNet has these numbers"),
         ("layers=6,growth_rate=4,init_channels=8,reduction=1.5", "reduction must be at least 0 and below 1, found 1.5"),
-        ("layers=6,growth_rate=4,init_channels=8,stem=deep", "unknown stem 'deep' (known: imagenet, cifar)"),
+        ("layers=6,growth_rate=4,init_channels=8,stem=wide", "unknown stem 'wide' (known: imagenet, cifar, deep)"),
+        ("layers=6,growth_rate=4,init_channels=9,stem=deep", "a deep stem's init_channels must be even, found 9"),
     ],
 )
 def test_a_name_that_means_nothing_is_refused(text, message):

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import timm.layers
+import timm.models.densenet
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -67,13 +69,20 @@ def torch_forward(architecture, contract, weights, pictures):
     def conv(x, unit, **how):
         return functional.conv2d(x, held[Slot(unit, "kernel")].permute(3, 2, 0, 1), **how)
 
-    x = to_torch(pictures)
-    if architecture.stem == "imagenet":
-        x = norm_relu(conv(padded(x, 7, contract.stem_padding), "stem.conv", stride=2), "stem.norm")
-        x = functional.max_pool2d(padded(x, 3, contract.stem_padding), 3, 2)
-    else:
-        x = conv(x, "stem.conv", padding=1)
-    for unit in architecture.units:
+    def stem(x):
+        if architecture.stem == "cifar":
+            return conv(x, "stem.conv", padding=1)
+        if architecture.stem == "imagenet":
+            x = norm_relu(conv(padded(x, 7, contract.stem_padding), "stem.conv", stride=2), "stem.norm")
+        else:
+            x = norm_relu(conv(padded(x, 3, contract.stem_padding), "stem.conv1", stride=2), "stem.norm1")
+            x = norm_relu(conv(x, "stem.conv2", padding=1), "stem.norm2")
+            x = norm_relu(conv(x, "stem.conv3", padding=1), "stem.norm3")
+        return functional.max_pool2d(padded(x, 3, contract.stem_padding), 3, 2)
+
+    x = stem(to_torch(pictures))
+    up = {"ceil_mode": contract.pool_rounding == "ceil", "count_include_pad": False}
+    for unit in [unit for unit in architecture.units if not unit.startswith("stem")]:
         place, _, part = unit.rpartition(".")
         if part == "norm1":
             new = norm_relu(x, unit)
@@ -83,7 +92,7 @@ def torch_forward(architecture, contract, weights, pictures):
             new = conv(new, unit, padding=held[Slot(unit, "kernel")].shape[0] // 2)
             x = torch.cat([x, new], 1) if (part == "conv2") is bool(architecture.bottleneck) else x
         elif place.startswith("transition") and part == "conv":
-            x = functional.avg_pool2d(conv(norm_relu(x, f"{place}.norm"), unit), 2)
+            x = functional.avg_pool2d(conv(norm_relu(x, f"{place}.norm"), unit), 2, **up)
     x = norm_relu(x, "final.norm")
     if architecture.classes is None:
         return x.permute(0, 2, 3, 1).numpy()
@@ -219,6 +228,78 @@ def test_the_whole_121_is_torchvisions():
     assert apart(logits, truth) <= FULL
 
 
+# -- against timm ----------------------------------------------------------------------------------------------------
+
+
+def timm_network(architecture, weights, pool):
+    """Timm's class in float64 with a deep stem, and our weights put into it by name."""
+    network = timm.models.densenet.DenseNet(
+        growth_rate=architecture.growth_rate,
+        block_config=architecture.layers,
+        num_classes=architecture.classes,
+        stem_type="deep",
+        aa_layer=timm.layers.BlurPool2d if pool == "blur" else None,
+    )
+    names = torch_names(architecture) | {
+        f"stem.{part}{n}": f"features.{part}{n - 1}" for n in (1, 2, 3) for part in ("conv", "norm")
+    }
+    suffix = {"scale": "weight", "shift": "bias", "mean": "running_mean", "variance": "running_var", "bias": "bias"}
+    state = {
+        f"{names[slot.unit]}.{suffix.get(slot.role, 'weight')}": torch.from_numpy(
+            array.transpose((3, 2, 0, 1)[-array.ndim :] if array.ndim == 4 else range(array.ndim)[::-1])
+        )
+        for slot, array in weights.items()
+    }
+    counters = {name: value for name, value in network.state_dict().items() if value.dtype == torch.int64}
+    network.load_state_dict(counters | state, strict=True)
+    return network.double().eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("pool", ["max", "blur"])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (65, 65), (66, 63)])
+def test_deep_stems_are_timms(pool, height, width):
+    architecture = Architecture.named(f"{SMALL},stem=deep")
+    weights, pictures = random_weights(architecture), images(2, 66, seed=18)[:, :height, :width]
+    truth = timm_network(architecture, weights, pool)(to_torch(pictures)).numpy()
+
+    logits = forward(architecture, Contract(stem_pool=pool), weights, pictures)
+
+    assert apart(logits, truth) <= FULL
+
+
+@pytest.mark.parametrize(
+    ("own", "pool", "size"),
+    [("densenetblur121d", "blur", 224), ("densenetblur121d", "blur", 65), ("densenet264d", "max", 65)],
+)
+def test_the_whole_deep_networks_are_timms(own, pool, size):
+    """The numbers are those of timm's own constructors, and so are the logits."""
+    architecture = Architecture.named(own)
+    weights, pictures = random_weights(architecture), images(1, size, seed=19)
+    network = timm_network(architecture, weights, pool)
+    truth = network(to_torch(pictures)).numpy()
+
+    logits = forward(architecture, Contract(stem_pool=pool), weights, pictures)
+
+    with torch.device("meta"):
+        shapes = [
+            {name: value.shape for name, value in one.state_dict().items()}
+            for one in (getattr(timm.models.densenet, own)(), network)
+        ]
+    assert shapes[0] == shapes[1]
+    assert apart(logits, truth) <= FULL
+
+
+def test_a_map_of_one_place_cannot_be_reflected():
+    architecture = Architecture.named("layers=1,growth_rate=2,init_channels=4,stem=deep,classes=2")
+    weights, contract = random_weights(architecture), Contract(stem_pool="blur")
+
+    logits = forward(architecture, contract, weights, np.zeros((1, 3, 3, 3)))
+
+    assert np.isfinite(logits).all()
+    with pytest.raises(UsageError, match="images of 2 by 2 pixels are too small"):
+        forward(architecture, contract, weights, np.zeros((1, 2, 2, 3)))
+
+
 # -- what torchvision's class cannot be ------------------------------------------------------------------------------
 
 
@@ -230,6 +311,9 @@ def test_the_whole_121_is_torchvisions():
         ("layers=2-2,growth_rate=6,init_channels=10,bottleneck=0,classes=10", Contract()),
         (SMALL, Contract(stem_padding="same", epsilon=1.1e-5)),
         (f"{SMALL},channels=5", Contract(stem_padding="same")),
+        (SMALL, Contract(pool_rounding="ceil")),
+        (f"{SMALL},stem=deep", Contract(stem_padding="same", pool_rounding="ceil")),
+        ("layers=1-1-1,growth_rate=6,init_channels=10,stem=cifar,classes=3", Contract(pool_rounding="ceil")),
         ("layers=2-2,growth_rate=6,init_channels=10,stem=cifar,classes=none", Contract()),
     ],
 )
@@ -268,6 +352,17 @@ def test_the_two_paddings_agree_only_where_both_are_symmetric(small, side, equal
     assert np.array_equal(*both) is equal
 
 
+@pytest.mark.parametrize(("side", "equal"), [(96, True), (72, False), (97, False)])
+def test_rounding_shows_only_where_a_transition_sees_an_odd_size(small, side, equal):
+    """96 pixels are 24 and 12 at the two transitions, 72 are 18 and 9, 97 are 25 and 12 or 13."""
+    _, architecture, weights = small
+    pictures = images(1, side, seed=13)
+
+    both = [forward(architecture, Contract(pool_rounding=rule), weights, pictures) for rule in ("floor", "ceil")]
+
+    assert np.array_equal(*both) is equal
+
+
 def test_a_hair_of_epsilon_shows(small):
     """The bound of the comparisons above tells 1.001e-5 from 1e-5."""
     _, architecture, weights = small
@@ -298,18 +393,16 @@ def test_any_convolution_is_torchs(side, shape, outputs, seed):
 
 @given(
     st.lists(st.integers(1, 2), min_size=1, max_size=4),
-    st.sampled_from(["imagenet", "cifar"]),
+    st.sampled_from(["imagenet", "cifar", "deep"]),
     st.sampled_from(["symmetric", "same"]),
+    st.sampled_from(["floor", "ceil"]),
 )
 @settings(max_examples=20, deadline=None)
-def test_the_smallest_image_is_the_smallest(layers, stem, padding):
+def test_the_smallest_image_is_the_smallest(layers, stem, padding, rounding):
     """At the smallest side a number comes out; one pixel less leaves a pool nothing."""
     architecture = Architecture(layers=tuple(layers), growth_rate=2, init_channels=4, stem=stem, classes=3)
-    weights, contract, side = (
-        random_weights(architecture, dtype=np.float64),
-        Contract(stem_padding=padding),
-        smallest_side(architecture),
-    )
+    contract = Contract(stem_padding=padding, pool_rounding=rounding)
+    weights, side = random_weights(architecture, dtype=np.float64), smallest_side(architecture, contract)
 
     logits = forward(architecture, contract, weights, np.zeros((1, side, side, 3)))
 
@@ -320,7 +413,9 @@ def test_the_smallest_image_is_the_smallest(layers, stem, padding):
 
 
 def test_the_imagenet_networks_need_29_pixels():
-    assert {smallest_side(Architecture.named(name)) for name in ("121", "161", "169", "201", "264")} == {29}
+    names = ("121", "161", "169", "201", "264", "121d", "264d")
+
+    assert {smallest_side(Architecture.named(name), Contract()) for name in names} == {29}
 
 
 # -- behaviour -------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from densenet_port.frameworks import Job, run, run_all
 from densenet_port.runners import runner
 
 SMALL = Architecture.named("layers=2-3-2,growth_rate=8,init_channels=16,classes=7")
+DEEP = replace(SMALL, stem="deep")
 TINY = Architecture.named("layers=1-1,growth_rate=4,init_channels=8,classes=7")
 FULL = 1e-10  # of the logits' deviation: what two right float64 passes must agree to
 SINGLE = 1e-5  # and two float32 passes of networks of this size
@@ -212,7 +213,7 @@ def tensorflow_jobs(files, tmp_path_factory):
     applications = tmp_path_factory.mktemp("applications") / "121.h5"
     convert(checkpoint_file(applications.parent, "121", "zip", classes=7), out=applications, dst="keras-applications")
     full = {"dtype": "float64"}
-    every = {unit: unit.replace(".", "_") for unit in SMALL.units}
+    every, deep = ({unit: unit.replace(".", "_") for unit in network.units} for network in (SMALL, DEEP))
     return {
         "last": given(SMALL, taps=every, **full),
         "first": given(SMALL, data_format="channels_first", taps=every, **full),
@@ -221,6 +222,8 @@ def tensorflow_jobs(files, tmp_path_factory):
         ),
         "same": given(SMALL, Contract(stem_padding="same"), **full),
         "cifar": given(replace(SMALL, bottleneck=0, stem="cifar", reduction=0.0), Contract(epsilon=1e-3), **full),
+        "deep, blur, ceil": given(DEEP, Contract(stem_pool="blur", pool_rounding="ceil"), taps=deep, **full),
+        "deep, same": given(DEEP, Contract(stem_padding="same"), data_format="channels_first", taps=deep, **full),
         "no head": given(SMALL.without_head(), Contract(stem_padding="same"), **full),
         "no head, first": given(SMALL.without_head(), data_format="channels_first", **full),
         "file": Job(network="keras", images=images(2, 40), path=files["zip"], **full),
@@ -242,7 +245,11 @@ def tensorflow_runs(tensorflow_jobs):
 
 
 @pytest.mark.parametrize(
-    "title", ["last", "first", "same, first", "same", "cifar", "no head", "no head, first", "file", "applications"]
+    "title",
+    [
+        *("last", "first", "same, first", "same", "cifar", "deep, blur, ceil", "deep, same"),
+        *("no head", "no head, first", "file", "applications"),
+    ],
 )
 def test_keras_on_tensorflow_is_numpys_network_in_float64(tensorflow_jobs, tensorflow_runs, title):
     """Logits and every tapped unit, in either order of the input's axes."""
@@ -250,6 +257,15 @@ def test_keras_on_tensorflow_is_numpys_network_in_float64(tensorflow_jobs, tenso
 
     assert result.computed_in == "float64"
     assert farthest(tensorflow_jobs[title], result) <= FULL
+
+
+def test_keras_on_jax_is_numpys_network_with_a_deep_stem_a_blur_pool_and_rounding_up():
+    """The torch backend is tested with the models."""
+    job = given(DEEP, Contract(stem_pool="blur", pool_rounding="ceil"), backend="jax", threads=1)
+
+    result = run(job)
+
+    assert farthest(job, result) <= SINGLE
 
 
 def test_keras_on_tensorflow_in_float32_says_so(tensorflow_jobs, tensorflow_runs):

@@ -4,6 +4,7 @@ import io
 import json
 import time
 import zipfile
+from dataclasses import replace
 
 import h5py
 import pytest
@@ -19,11 +20,14 @@ from densenet_port.formats import keras_archive, keras_h5
 CIFAR = Architecture(
     layers=(2, 2), growth_rate=3, init_channels=6, bottleneck=0, reduction=0.0, stem="cifar", channels=1, classes=3
 )
+DEEP = replace(SMALL, stem="deep")
 NETWORKS = {
     "ImageNet's stem": (SMALL, Contract()),
     "same padding, softmax": (SMALL, Contract(epsilon=1e-3, stem_padding="same", output="softmax")),
     "CIFAR's stem, sigmoid, grey": (CIFAR, Contract(epsilon=1.1e-5, output="sigmoid")),
     "without head": (SMALL.without_head(), Contract()),
+    "deep stem, blur pool, rounding up": (DEEP, Contract(stem_pool="blur", pool_rounding="ceil")),
+    "deep stem, same padding": (DEEP, Contract(stem_padding="same")),
 }
 
 

@@ -125,10 +125,21 @@ def test_layers_are_named_after_our_units():
     )
 
 
+def test_a_deep_stem_and_a_blur_pool_are_named_alike():
+    architecture = Architecture.named("layers=1,growth_rate=2,init_channels=4,classes=3,stem=deep")
+    network = build(architecture, Contract(stem_pool="blur"))
+
+    assert " ".join(layer.name for layer in network.layers).partition(" block1")[0] == (
+        "images stem_conv1_pad stem_conv1 stem_norm1 stem_relu1 stem_conv2 stem_norm2 stem_relu2 "
+        "stem_conv3 stem_norm3 stem_relu3 stem_pool_pad stem_pool stem_blur1 stem_blur2"
+    )
+
+
 @pytest.mark.parametrize(
     "architecture",
     [
         SMALL,
+        replace(SMALL, stem="deep"),
         SMALL.without_head(),
         replace(SMALL, bottleneck=0, channels=1),
         replace(SMALL, stem="cifar", reduction=0.0),
@@ -158,6 +169,10 @@ def test_every_norm_has_the_contracts_epsilon_and_the_papers_momentum(epsilon):
         (replace(SMALL, bottleneck=0, stem="cifar", reduction=0.2), Contract(), (37, 37)),
         (replace(SMALL, channels=1), Contract(), (37, 37)),
         (SMALL.without_head(), Contract(), (34, 40)),
+        (SMALL, Contract(pool_rounding="ceil"), (37, 35)),
+        (replace(SMALL, stem="deep"), Contract(stem_pool="blur"), (37, 40)),
+        (replace(SMALL, stem="deep"), Contract(stem_padding="same", pool_rounding="ceil"), (34, 35)),
+        (SMALL, Contract(stem_padding="same", stem_pool="blur"), (34, 35)),
     ],
 )
 def test_it_computes_what_numpy_computes(architecture, contract, shape):
@@ -188,6 +203,18 @@ def test_weight_decay_holds_for_all_kernels_but_the_3x3_ones_in_blocks_and_the_h
     decayed = {layer.name for layer in network.layers if getattr(layer, "kernel_regularizer", None) is not None}
     narrow = {f"block{b}_layer{i}_conv1" for b, n in ((1, 2), (2, 3), (3, 2)) for i in range(1, n + 1)}
     assert decayed == {"stem_conv", "transition1_conv", "transition2_conv"} | (narrow if bottleneck else set())
+
+
+def test_a_blur_pool_survives_keras_own_file(tmp_path):
+    """Its reflection is an operation of Keras, so that nothing custom has to be known to whoever loads it."""
+    architecture, pictures = replace(SMALL, stem="deep"), images(2, 40)
+    network = build(architecture, Contract(stem_pool="blur", pool_rounding="ceil"))
+    assign(network, random_weights(architecture))
+    network.save(tmp_path / "blur.keras")
+
+    again = keras.saving.load_model(tmp_path / "blur.keras")
+
+    assert np.array_equal(put_out(again, pictures), put_out(network, pictures))
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])

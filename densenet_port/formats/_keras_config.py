@@ -5,6 +5,9 @@
 Each layer names its class, its settings and the layers it reads; these stand as `__keras_tensor__` with a shape, a type
 and a history `[layer, 0, 0]`. Initialisers, regularisers and the like are left out, so that versions which spell them
 otherwise read the file too; the order of axes and the type are given, because the reader's own settings would decide.
+
+No layer of Keras pads by reflection, which a blur pool needs. `keras.ops.pad` does, and Keras keeps an operation in its
+graph like a layer, by its own class: `keras.src.ops.numpy>Pad`. Nothing custom is in the file.
 """
 
 from collections.abc import Mapping
@@ -69,12 +72,40 @@ class _Graph:
         if self.arch.stem == "cifar":
             return self.conv("stem.conv", x)
         padding = "same" if self.contract.stem_padding == "same" else "valid"
+        first, *others = [unit for unit in self.arch.units.values() if unit.name.startswith("stem.conv")]
         if padding == "valid":
-            x = self.plain("ZeroPadding2D", "stem_conv_pad", x, padding=[[3, 3], [3, 3]], **_LAST)
-        x = self.norm("stem.norm", self.conv("stem.conv", x, strides=2, padding=padding))
-        if padding == "valid":
-            x = self.plain("ZeroPadding2D", "stem_pool_pad", x, padding=[[1, 1], [1, 1]], **_LAST)
-        return self.plain("MaxPooling2D", "stem_pool", x, pool_size=[3, 3], strides=[2, 2], padding=padding, **_LAST)
+            x = self.zeros(f"{first.name.replace('.', '_')}_pad", x, first.sizes["h"] // 2)
+        x = self.norm(first.name.replace("conv", "norm"), self.conv(first.name, x, strides=2, padding=padding))
+        for unit in others:
+            x = self.norm(unit.name.replace("conv", "norm"), self.conv(unit.name, x))
+        if self.contract.stem_pool == "blur":
+            return self.blur_pool(x)
+        x = self.zeros("stem_pool_pad", x, 1) if padding == "valid" else x
+        return self.pool("MaxPooling2D", "stem_pool", x, 3, 2, padding)
+
+    def blur_pool(self, x: _Output) -> _Output:
+        """Append the stem's blur pool: two averages of two are the binomial filter. Its reflection is an operation."""
+        x = self.pool("MaxPooling2D", "stem_pool", self.zeros("stem_pool_pad", x, 1), 3, 1, "valid")
+        x = self.reflected("stem_blur_pad", x)
+        return self.pool("AveragePooling2D", "stem_blur2", self.pool("AveragePooling2D", "stem_blur1", x, 2, 1), 2, 2)
+
+    def zeros(self, name: str, x: _Output, width: int) -> _Output:
+        """Append zeros on every side."""
+        return self.plain("ZeroPadding2D", name, x, padding=[[width, width], [width, width]], **_LAST)
+
+    def pool(self, kind: str, name: str, x: _Output, size: int, strides: int, padding: str = "valid") -> _Output:
+        """Append a pool over squares."""
+        settings = {"pool_size": [size, size], "strides": [strides, strides], "padding": padding}
+        return self.plain(kind, name, x, **settings, **_LAST)
+
+    def reflected(self, name: str, x: _Output) -> _Output:
+        """Append what `keras.ops.pad` leaves in a graph: one place on every side, mirrored at the border."""
+        name = self.free(name)
+        config = {"name": name, "pad_width": [[0, 0], [1, 1], [1, 1], [0, 0]], "mode": "reflect"}
+        place = {"module": "keras.src.ops.numpy", "class_name": "Pad", "registered_name": "Pad"}
+        nodes = [{"args": [_history(x)], "kwargs": {"constant_values": None}}]
+        self.layers.append({**place, "config": config, "name": name, "inbound_nodes": nodes})
+        return _Output(name, x.channels)
 
     def layer(self, name: str, x: _Output) -> _Output:
         """Append a dense layer: old channels first, then the new ones."""
@@ -85,10 +116,10 @@ class _Graph:
         return self.add("Concatenate", self.free(f"{name.replace('.', '_')}_concat"), [x, new], joined, axis=-1)
 
     def transition(self, name: str, x: _Output) -> _Output:
-        """Append a transition, whose pool drops the last row and column of odd sizes."""
+        """Append a transition, whose pool drops the last row and column of odd sizes, or averages what there is."""
         x = self.conv(f"{name}.conv", self.norm(f"{name}.norm", x))
-        settings = {"pool_size": [2, 2], "strides": [2, 2], "padding": "valid"}
-        return self.plain("AveragePooling2D", f"{name}_pool", x, **settings, **_LAST)
+        padding = "same" if self.contract.pool_rounding == "ceil" else "valid"
+        return self.pool("AveragePooling2D", f"{name}_pool", x, 2, 2, padding)
 
     def head(self, x: _Output) -> _Output:
         """Append the mean over the picture and the dense layer, with the activation of the contract's output."""
