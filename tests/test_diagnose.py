@@ -227,15 +227,20 @@ def test_a_right_121_has_no_findings(full):
 
 @given(
     st.lists(st.integers(1, 3), min_size=1, max_size=3),
-    st.sampled_from(["imagenet", "cifar"]),
+    st.sampled_from(["imagenet", "cifar", "deep"]),
     st.sampled_from([0, 2, 4]),
     st.sampled_from([0.0, 0.3, 0.5]),
     st.sampled_from([None, 1, 5]),
-    st.sampled_from(["symmetric", "same"]),
+    st.builds(
+        Contract,
+        stem_padding=st.sampled_from(["symmetric", "same"]),
+        stem_pool=st.sampled_from(["max", "blur"]),
+        pool_rounding=st.sampled_from(["floor", "ceil"]),
+    ),
     st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=25, deadline=None)
-def test_no_architecture_has_findings_against_itself(layers, stem, bottleneck, reduction, classes, padding, seed):
+def test_no_architecture_has_findings_against_itself(layers, stem, bottleneck, reduction, classes, contract, seed):
     architecture = Architecture(
         layers=tuple(layers),
         growth_rate=4,
@@ -245,7 +250,7 @@ def test_no_architecture_has_findings_against_itself(layers, stem, bottleneck, r
         stem=stem,
         classes=classes,
     )
-    pair = numpy_pair(architecture, images(2, 30, seed=seed % 100), Contract(stem_padding=padding), seed)
+    pair = numpy_pair(architecture, images(2, 30, seed=seed % 100), contract, seed)
 
     diagnosis = pair.judged()
 
@@ -269,6 +274,54 @@ def test_the_paddings_are_one_where_nothing_tells_them_apart(tmp_path):
     pair = torchvision_pair(SMALL, tmp_path, images(2, 65, seed=1))
 
     assert pair.judged(contract=Contract(stem_padding="same")).findings == ()
+
+
+# -- a deep stem -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def deep():
+    """A network with a deep stem and a blur pool, whose transitions round odd sizes up."""
+    contract = Contract(stem_pool="blur", pool_rounding="ceil")
+    return numpy_pair(Architecture.named(f"{SMALL},stem=deep"), images(4, 66, seed=1), contract)
+
+
+def test_faults_in_a_deep_stem_are_told_apart(deep):
+    damaged = deep.damaged(
+        {
+            "stem.conv1": reversed_inputs,
+            "stem.norm1": swapped("scale", "shift"),
+            "stem.conv2": flipped,
+            "stem.norm2": times(999.982),
+            "stem.conv3": transposed,
+            "stem.norm3": at_start,
+            "transition1.conv": one_channel,
+        }
+    )
+
+    assert found(deep.judged(damaged)) == {
+        "channels-reversed": ("stem.conv1",),
+        "scale-shift-swapped": ("stem.norm1",),
+        "kernel-flipped": ("stem.conv2",),
+        "caffe-factor": ("stem.norm2",),
+        "kernel-transposed": ("stem.conv3",),
+        "statistics-at-start": ("stem.norm3",),
+        "channel-wrong": ("transition1.conv",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("slug", "otherwise", "pictures"),
+    [
+        ("stem-padding", {"stem_padding": "same"}, lambda pictures: pictures),
+        ("channels-reversed", {}, lambda pictures: pictures[..., ::-1]),
+    ],
+)
+def test_a_framework_that_enters_a_deep_stem_otherwise_is_found(deep, slug, otherwise, pictures):
+    contract = replace(deep.contract, **otherwise)
+    logits = forward(deep.architecture, contract, deep.weights, pictures(deep.reference.images))
+
+    assert found(deep.judged(port_logits=logits)) == {slug: ("stem.conv1",)}
 
 
 # -- several faults ----------------------------------------------------------------------------------------------------
@@ -610,7 +663,7 @@ def test_a_wrong_variance_alone_is_no_overwritten_scale(small):
             ),
             (
                 "the reference's stem.conv has shape (4, 16, 32, 32), expected (4, 32, 32, 16)\n"
-                "  axes are n h w c; a network whose pools round up (Caffe) agrees at even sizes only"
+                "  axes are n h w c; where the contract's pool_rounding is another, only even sizes agree"
             ),
         ),
         (

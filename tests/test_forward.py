@@ -69,18 +69,7 @@ def torch_forward(architecture, contract, weights, pictures):
     def conv(x, unit, **how):
         return functional.conv2d(x, held[Slot(unit, "kernel")].permute(3, 2, 0, 1), **how)
 
-    def stem(x):
-        if architecture.stem == "cifar":
-            return conv(x, "stem.conv", padding=1)
-        if architecture.stem == "imagenet":
-            x = norm_relu(conv(padded(x, 7, contract.stem_padding), "stem.conv", stride=2), "stem.norm")
-        else:
-            x = norm_relu(conv(padded(x, 3, contract.stem_padding), "stem.conv1", stride=2), "stem.norm1")
-            x = norm_relu(conv(x, "stem.conv2", padding=1), "stem.norm2")
-            x = norm_relu(conv(x, "stem.conv3", padding=1), "stem.norm3")
-        return functional.max_pool2d(padded(x, 3, contract.stem_padding), 3, 2)
-
-    x = stem(to_torch(pictures))
+    x = torch_stem(architecture.stem, contract.stem_padding, to_torch(pictures), conv, norm_relu)
     up = {"ceil_mode": contract.pool_rounding == "ceil", "count_include_pad": False}
     for unit in [unit for unit in architecture.units if not unit.startswith("stem")]:
         place, _, part = unit.rpartition(".")
@@ -97,6 +86,19 @@ def torch_forward(architecture, contract, weights, pictures):
     if architecture.classes is None:
         return x.permute(0, 2, 3, 1).numpy()
     return (x.mean((2, 3)) @ held[Slot("head.dense", "kernel")] + held[Slot("head.dense", "bias")]).numpy()
+
+
+def torch_stem(kind, padding, x, conv, norm_relu):
+    """What stands before the first dense block, with a max pool."""
+    if kind == "cifar":
+        return conv(x, "stem.conv", padding=1)
+    if kind == "imagenet":
+        x = norm_relu(conv(padded(x, 7, padding), "stem.conv", stride=2), "stem.norm")
+    else:
+        x = norm_relu(conv(padded(x, 3, padding), "stem.conv1", stride=2), "stem.norm1")
+        x = norm_relu(conv(x, "stem.conv2", padding=1), "stem.norm2")
+        x = norm_relu(conv(x, "stem.conv3", padding=1), "stem.norm3")
+    return functional.max_pool2d(padded(x, 3, padding), 3, 2)
 
 
 def apart(found, truth):
