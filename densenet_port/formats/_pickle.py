@@ -14,6 +14,11 @@ Nothing is imported, called or hashed at the file's wish: dicts stay lists of pa
 keys can choose keys that collide, or keys whose hash goes so deep that Python itself dies of it. There is no recursion,
 every length is checked against the data before memory is taken, and the number of steps is bounded.
 
+Any other name may be called, by any operation: what comes of it is a token, and the readers above know a few of them.
+That is what protects. Two things are refused all the same, because they serve nothing but an attack on whoever loads
+the file elsewhere: a name that runs commands or code when it is called (`_RUNNING`, `_RUNNING_BUILTINS`; no such list
+is ever complete), and a second state for one object, by which a `__setstate__` that came as the first would be called.
+
 Protocols 0 to 5 are read, without the extension registry and out-of-band buffers, which no file by itself can use. The
 operations and their arguments are those of Python's `pickletools`.
 """
@@ -32,6 +37,14 @@ _MAX_ARGS = 64  # of one call: some ways to write a call copy them, however ofte
 _MAX_WORD = 1000  # characters of a module's or a class's name
 _MAX_PROTOCOL = 5
 _STOP = ord(".")
+# Modules of which a checkpoint needs nothing, and that run commands, load code, or reach out of the process.
+_RUNNING = frozenset(
+    (
+        *("os", "posix", "nt", "subprocess", "pty", "popen2", "sys", "shutil", "socket", "ctypes"),
+        *("importlib", "imp", "runpy", "codeop", "webbrowser", "pip"),
+    )
+)
+_RUNNING_BUILTINS = frozenset(["eval", "exec", "execfile", "compile", "open", "__import__", "input", "breakpoint"])
 _UINT4, _FLOAT8 = struct.Struct("<I"), struct.Struct(">d")
 _BROKEN = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError, struct.error)
 
@@ -232,6 +245,12 @@ def _global(module: Any, name: Any) -> Global:
     for word in (module, name):
         if not isinstance(word, str) or len(word) > _MAX_WORD:
             raise TypeError("a name that is no short text")
+    builtin = module in ("builtins", "__builtin__")
+    if module.partition(".")[0] in _RUNNING or (builtin and name.partition(".")[0] in _RUNNING_BUILTINS):
+        raise CorruptError(
+            f"a hostile pickle: it names {module}.{name}, to run code where it is loaded (nothing of it ran here)",
+            hint="load this file nowhere; get the checkpoint from its makers",
+        )
     return Global(module, name)
 
 
@@ -263,8 +282,11 @@ def _update(machine: _Machine, items: Sequence[Any]) -> None:
 
 
 def _build(machine: _Machine, state: Any) -> None:
-    """State for what is on top of the stack; only what was made can have one."""
-    machine.stack[-1].state = state
+    """State for what is on top of the stack; only what was made can have one, and only one."""
+    target = machine.stack[-1]
+    if target.state is not None:
+        raise ValueError("a second state for one object")
+    target.state = state
 
 
 def _check_protocol(number: int) -> None:

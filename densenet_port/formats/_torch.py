@@ -18,7 +18,7 @@ each perhaps within a parameter: `torch._utils._rebuild_parameter`, `…_with_st
 `torch.autograd.variable.Variable`. Quantised, sparse, nested and 8-bit floating tensors are refused.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from math import prod
 from operator import mul
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ import numpy as np
 
 from densenet_port.errors import CorruptError, MisfitError
 from densenet_port.formats._pickle import Global, Made, Persistent
+from densenet_port.formats._torch_tree import kind_of
 
 # Storage class → type of its elements. A storage without a type counts bytes.
 STORAGES = {
@@ -53,12 +54,8 @@ STORED = {
 _PLAIN = "in PyTorch, make it a plain tensor (`dequantize()`, `to_dense()`, `float()`) and save it again"
 _SIZE = Global("torch", "Size")
 _READABLE = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter"}
-_DICTS = {Global("collections", "OrderedDict"), Global("collections", "defaultdict"), Global("builtins", "dict")}
 _LISTS = (list, tuple)
 _SCALARS = (str, int, float)
-_MAX_NODES = 1_000_000  # values visited; a training checkpoint of DenseNet-201 has some 10,000
-_MAX_DEPTH = 64
-_MAX_NAME = 512  # characters; the longest names seen have 90
 MAX_AXES = 32  # numpy 1's own limit
 _MAX_REPEATED = 2**27  # elements of a tensor that repeats its storage; DenseNet-264's largest kernel has 2**22
 _MAX_WRAPS = 8  # a parameter of a variable of a tensor
@@ -87,65 +84,6 @@ class View(NamedTuple):
     def reach(self) -> int:
         """Elements from the first to the last that the tensor touches."""
         return 1 + sum(map(mul, self.shape, self.strides)) - sum(self.strides) if prod(self.shape) else 0
-
-
-def leaves(tree: Any) -> Iterator[tuple[str, Any]]:
-    """Everything that is no dict, list or tuple, with its name: keys and indices joined by dots, in the file's order.
-
-    What is shared comes once for each of its names. Raises CorruptError for what refers to itself.
-    """
-    pending = [iter([("", tree)])]
-    visits = 0
-    while pending:
-        if (entry := next(pending[-1], None)) is None:
-            pending.pop()
-            continue
-        visits += 1
-        if visits > _MAX_NODES or len(pending) > _MAX_DEPTH or len(entry[0]) > _MAX_NAME:
-            raise CorruptError(f"the pickle nests without end, from {entry[0][:80]!r} on")
-        if (branches := _branches(*entry)) is None:
-            yield entry
-        else:
-            pending.append(branches)
-
-
-def _branches(name: str, value: Any) -> Iterator[tuple[str, Any]] | None:
-    """Names and values inside of a dict, list or tuple; None for a leaf."""
-    pairs: Iterable[tuple[Any, Any]]
-    match value:
-        case list() | tuple():
-            pairs = enumerate(value)
-        case Made(Global("collections", "OrderedDict"), (list(items),), _, []):
-            pairs = map(_pair, items)  # Python 2 gives them as the only argument
-        case Made() if value.pairs or value.maker in _DICTS:
-            pairs = value.pairs
-        case _:
-            return None
-    before = f"{name}." if name else ""
-    return ((f"{before}{_spell(key, index)}", item) for index, (key, item) in enumerate(pairs))
-
-
-def _pair(item: Any) -> tuple[Any, Any]:
-    """Key and value; what is no pair has no key that could be spelled."""
-    return tuple(item) if isinstance(item, _LISTS) and len(item) == 2 else ((), item)  # noqa: PLR2004 (a pair)
-
-
-def _spell(key: Any, index: int) -> str:
-    """A key as part of a name; what has no spelling goes by its place."""
-    if isinstance(key, bytes):
-        return key.decode("latin-1")
-    return str(key) if key is None or isinstance(key, _SCALARS) else str(index)
-
-
-def kind_of(leaf: Made | Global | Persistent) -> str:
-    """`module.name` of the class or function that a leaf comes from."""
-    match leaf:
-        case Made(Global() as maker) | Made(Persistent(("module", Global() as maker, *_))):
-            return str(maker)
-        case (Global() as maker) | Persistent(("storage", Global() as maker, *_)):
-            return str(maker)
-        case _:
-            return "unknown"
 
 
 def storage_of(reference: Persistent) -> Storage | None:

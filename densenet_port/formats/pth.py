@@ -19,12 +19,14 @@ the number of elements (int64) and the elements, then a list of windows (key, ke
 axes (int32, then 4 bytes that mean nothing), shape, strides and offset (int64); `pickle`, the object, whose tensors are
 persistent ids.
 
-What is read: every tensor in the object, wherever it stands in dicts, lists and tuples, under its keys and indices
-joined by dots. In the metadata, `form` is the container ("zip", "legacy" for a stream, "tar"), `values` has the plain
-numbers and texts beside the tensors, `opaque` the classes of everything else, which is neither imported nor made; both
-hold a few hundred names of up to three keys. Arrays are read one by one when they are asked for, with ordinary reads:
-measured, they take half the time of mapping the file, and a file that is cut short meanwhile gives an error instead of
-a crash.
+What is read: every tensor in the object, wherever it stands in dicts, lists, tuples and whole modules (`_torch_tree`),
+under its keys and indices joined by dots; in a module, under the names of its state dict. In the metadata, `form` is
+the container ("zip", "legacy" for a stream, "tar"), `values` has the plain numbers and texts beside the tensors,
+`opaque` the classes of everything else, which is neither imported nor made; both hold a few hundred names of up to
+three keys. Where whole modules hold tensors, `module` is the dotted name of the outermost one's class, torch's own
+wrappers (DataParallel, Sequential …) left aside; it is absent where several such classes stand side by side. Arrays are
+read one by one when they are asked for, with ordinary reads: measured, they take half the time of mapping the file, and
+a file that is cut short meanwhile gives an error instead of a crash.
 
 What is written: a zip of plain, contiguous tensors in an OrderedDict without `_metadata`, which `torch.load` takes with
 `weights_only=True` and `mmap=True`, and a model with or without the norms' `num_batches_tracked`. Our manifest is one
@@ -45,8 +47,9 @@ from numpy.typing import NDArray
 from densenet_port.checkpoint import Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError
 from densenet_port.formats._pickle import Global, Made, Persistent
-from densenet_port.formats._torch import STORAGES, STORED, View, kind_of, leaves, view_of
+from densenet_port.formats._torch import STORAGES, STORED, View, view_of
 from densenet_port.formats._torch_files import ANEW, MANIFEST, Contents, Order, Place, fetch, open_file, sniff
+from densenet_port.formats._torch_tree import Module, kind_of, leaves
 
 __all__ = ["read", "sniff", "write"]
 
@@ -54,6 +57,7 @@ _MAX_NOTES = 300  # values and opaque names kept
 _MAX_KEYS = 3  # in the name of one that is kept
 _MAX_TEXT = 1000  # characters of a value kept
 _MAX_TENSORS = 100_000
+_WRAPPING = "torch."  # modules of torch's own, such as DataParallel, which say nothing about the network inside
 _ALIGNMENT = 64  # bytes, to which PyTorch aligns storages in a zip
 _ROOT = "archive/"
 _TIME = (1980, 1, 1, 0, 0, 0)  # the same for every file, so that its bytes are
@@ -96,30 +100,67 @@ def write(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[], byte
 def _checkpoint(path: Path, contents: Contents) -> Checkpoint:
     """Name → tensor for what is one, and notes of the rest."""
     tensors: dict[str, Tensor] = {}
-    values: dict[str, Any] = {}
-    opaque: dict[str, str] = {}
+    notes: dict[str, dict[str, Any]] = {"values": {}, "opaque": {}}
+    owners = {"network": _Owners(), "wrapper": _Owners()}
     for name, leaf in leaves(contents.tree):
-        if view := view_of(name, leaf, contents.outside):
+        if isinstance(leaf, Module):
+            owners["wrapper" if leaf.kind.startswith(_WRAPPING) else "network"].enter(name, leaf)
+        elif view := view_of(name, leaf, contents.outside):
             if name in tensors or len(tensors) == _MAX_TENSORS:
                 raise CorruptError(f"two tensors are called {name!r}" if name in tensors else "too many tensors")
             tensors[name] = _tensor(path, name, view, contents)
-        elif isinstance(leaf, str | int | float):
-            _note(values, name, leaf)
-        elif isinstance(leaf, Made | Global | Persistent):
-            _note(opaque, name, kind_of(leaf))
-    for key, place in contents.places.items():
-        if place.found < place.size:
-            raise _cut_short(key, place.size, place)
+            for owner in owners.values():
+                owner.hold(name)
+        else:
+            _note(notes, name, leaf)
+    _check_lengths(contents.places)
     if not tensors:
-        raise CorruptError(_explain_no_tensors(opaque), hint="in PyTorch, save `model.state_dict()`")
-    metadata = {"form": contents.form, "values": values, "opaque": opaque}
+        raise CorruptError(_explain_no_tensors(notes["opaque"]), hint="in PyTorch, save `model.state_dict()`")
+    metadata: dict[str, Any] = {"form": contents.form, **notes}
+    if len(kinds := owners["network"].found or owners["wrapper"].found) == 1:
+        metadata["module"] = next(iter(kinds))
     return Checkpoint(path=path, container="pth", tensors=tensors, metadata=metadata, manifest=contents.manifest)
 
 
-def _note(notes: dict[str, Any], name: str, value: Any) -> None:
+def _check_lengths(places: Mapping[str, Place]) -> None:
+    """Raise CorruptError for a storage that the file ends in, whoever needs it."""
+    for key, place in places.items():
+        if place.found < place.size:
+            raise _cut_short(key, place.size, place)
+
+
+class _Owners:
+    """The classes of the outermost modules that hold tensors, told as the file is walked through."""
+
+    def __init__(self) -> None:
+        self._before: str | None = None  # what the names inside of the latest outermost module begin with
+        self._kind = ""
+        self.found: dict[str, None] = {}
+
+    def enter(self, name: str, module: Module) -> None:
+        """A module begins, which may be a part of another."""
+        if not self._within(name):
+            self._before, self._kind = (f"{name}." if name else ""), module.kind
+
+    def hold(self, name: str) -> None:
+        """A tensor stands here."""
+        if self._within(name):
+            self.found[self._kind] = None
+
+    def _within(self, name: str) -> bool:
+        return self._before is not None and name.startswith(self._before)
+
+
+def _note(notes: Mapping[str, dict[str, Any]], name: str, leaf: Any) -> None:
     """Keep what is worth showing: not an optimiser's every number, and no novels."""
-    if len(notes) < _MAX_NOTES and name.count(".") < _MAX_KEYS and len(str(value)) <= _MAX_TEXT:
-        notes[name] = value
+    if isinstance(leaf, str | int | float):
+        kept, value = notes["values"], leaf
+    elif isinstance(leaf, Made | Global | Persistent):
+        kept, value = notes["opaque"], kind_of(leaf)
+    else:
+        return
+    if len(kept) < _MAX_NOTES and name.count(".") < _MAX_KEYS and len(str(value)) <= _MAX_TEXT:
+        kept[name] = value
 
 
 def _explain_no_tensors(opaque: Mapping[str, str]) -> str:
