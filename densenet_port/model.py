@@ -44,7 +44,12 @@ VARIABLES: dict[Role, str] = {
     "mean": "moving_mean",
     "variance": "moving_variance",
 }
-EXTRAS = {"keras": "keras", "tensorflow": "keras", "jax": "jax", "torch": "torch", "torchvision": "torch"}
+EXTRAS = {
+    **dict.fromkeys(("keras", "tensorflow"), "keras"),
+    **dict.fromkeys(("torch", "torchvision"), "torch"),
+    **dict.fromkeys(("keras_hub", "kimm"), "owners"),
+    "jax": "jax",
+}
 UNIT = re.compile(r"(?:stem|block\d+\.layer\d+|transition\d+|final|head)\.(conv|norm|dense)\d?")
 MOMENTUM = 0.9  # the paper's networks were trained with it: torch's 0.1, counted from the other end
 SMALLEST = 8  # sides below it were always refused by the constructors, even where the network could take them

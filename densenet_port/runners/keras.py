@@ -1,6 +1,6 @@
 """Networks that run in Keras 3, on any of its backends."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,10 @@ from densenet_port.errors import MisfitError, UsageError
 from densenet_port.forward import forward
 from densenet_port.frameworks import Job, Run
 from densenet_port.runners import last, versions
+
+PACKAGES = {"keras-hub": ("keras-hub",), "kimm": ("kimm",)}  # network → what takes part beside Keras
+Shape = tuple[int | None, ...]
+Builder = Callable[[Path, Architecture, Shape], Any]
 
 FLOAT64 = 1e-10  # of the logits' deviation: what float64 keeps and float32 (1e-7 and more) cannot
 
@@ -39,22 +43,82 @@ def _keras_loaded(path: Path, _dtype: str, data_format: model.DataFormat) -> Any
 
 def run_applications(job: Job) -> Run:
     """Keras's own DenseNet, which it builds for one size of image."""
-    keras = _set_keras(job)
+    return _run_owned(job, _applications, job.images.shape[1:])
+
+
+def run_keras_hub(job: Job) -> Run:
+    """KerasHub's backbone, or its classifier where the architecture has classes."""
+    return _run_owned(job, _keras_hub, (None, None, job.images.shape[-1]))
+
+
+def run_kimm(job: Job) -> Run:
+    """The DenseNet of kimm, without the preparation of pixels that it can hold."""
+    return _run_owned(job, _kimm, (None, None, job.images.shape[-1]))
+
+
+def _run_owned(job: Job, build: Builder, shape: Shape) -> Run:
+    """The network of the software that owns the file's layout, which loads the file itself."""
+    _set_keras(job)
     assert job.architecture is not None  # noqa: S101 (`_check` saw to it)
-    name, classes = f"DenseNet{job.architecture.name}", job.architecture.classes
-    if not hasattr(keras.applications, name) or job.data_format != "channels_last":
-        raise UsageError(f"keras.applications has no {name} that is {job.data_format}")
+    assert job.path is not None  # noqa: S101 (`_check` saw to it)
+    if job.data_format != "channels_last":
+        raise UsageError(f"{job.network} runs channels_last, not {job.data_format}")
     try:
-        network = getattr(keras.applications, name)(
-            include_top=classes is not None,
-            weights=str(job.path),
-            input_shape=job.images.shape[1:],
-            classes=classes or 1,
-            classifier_activation=None,
-        )
+        network = _owned(build, job.dtype, job.path, job.architecture, shape)
     except (ValueError, OSError, KeyError) as error:
-        raise MisfitError(f"{job.path}: {name} does not take it: {error}") from error
+        raise MisfitError(f"{job.path}: {job.network} does not take it: {error}") from error
     return _keras_outputs(network, job, {variable.path: variable for variable in network.variables})
+
+
+@lru_cache(maxsize=1)
+def _owned(build: Builder, _dtype: str, path: Path, numbers: Architecture, shape: Shape) -> Any:
+    """A network in the dtype that Keras is set to, kept for the next job on it."""
+    return build(path, numbers, shape)
+
+
+def _applications(path: Path, numbers: Architecture, shape: Shape) -> Any:
+    return _constructor("keras.applications", numbers)(
+        include_top=numbers.classes is not None,
+        weights=str(path),
+        input_shape=shape,
+        classes=numbers.classes or 1,
+        classifier_activation=None,
+    )
+
+
+def _kimm(path: Path, numbers: Architecture, shape: Shape) -> Any:
+    return _constructor("kimm.models", numbers)(
+        include_preprocessing=False,
+        include_top=numbers.classes is not None,
+        weights=path,
+        input_shape=shape,
+        classes=numbers.classes or 1,
+        classifier_activation=None,
+    )
+
+
+def _constructor(module: str, numbers: Architecture) -> Callable[..., Any]:
+    """A module's own DenseNet of the architecture's name. Raises UsageError where it has none."""
+    name = f"DenseNet{numbers.name}"
+    found: Callable[..., Any] | None = getattr(model.framework(module), name, None)
+    if found is None:
+        raise UsageError(f"{module} has no {name}")
+    return found
+
+
+def _keras_hub(path: Path, numbers: Architecture, shape: Shape) -> Any:
+    """A network of any numbers; KerasHub fixes the stem's channels and the bottleneck, and refuses the file if not."""
+    models = model.framework("keras_hub.models")
+    network = models.DenseNetBackbone(
+        stackwise_num_repeats=list(numbers.layers),
+        image_shape=shape,
+        compression_ratio=1 - numbers.reduction,
+        growth_rate=numbers.growth_rate,
+    )
+    if numbers.classes is not None:
+        network = models.DenseNetImageClassifier(network, num_classes=numbers.classes)
+    network.load_weights(path)
+    return network
 
 
 def _set_keras(job: Job) -> Any:
@@ -69,10 +133,7 @@ def _set_keras(job: Job) -> Any:
 def _keras_outputs(network: Any, job: Job, variables: Mapping[str, Any]) -> Run:
     """One call of a network, not in training, with every tap as one more output."""
     keras = model.framework("keras")
-    names = {layer.name for layer in network.layers}
-    if unknown := [name for name in job.taps.values() if name not in names]:
-        raise UsageError(f"the reference has no layer {unknown[0]!r} to look at")
-    tapped = {unit: network.get_layer(name).output for unit, name in job.taps.items()}
+    tapped = {unit: _layer(network, name).output for unit, name in job.taps.items()}
     first = job.data_format == "channels_first"
     images = job.images.astype(job.dtype, copy=False)
     outputs = keras.Model(network.input, {"logits": network.output, **tapped})(
@@ -85,8 +146,18 @@ def _keras_outputs(network: Any, job: Job, variables: Mapping[str, Any]) -> Run:
         taps={unit: found[unit] for unit in job.taps},
         computed_in=_precision() if logits.dtype == np.float64 else logits.dtype.name,
         variables={name: array_digest(keras.ops.convert_to_numpy(value)) for name, value in variables.items()},
-        versions=versions("keras", job.backend),
+        versions=versions("keras", job.backend, *PACKAGES.get(job.network, ())),
     )
+
+
+def _layer(network: Any, name: str) -> Any:
+    """A layer by its name; `body/conv` is one of a model within the model."""
+    found = network
+    for part in name.split("/"):
+        found = next((layer for layer in getattr(found, "layers", ()) if layer.name == part), None)
+    if found is None:
+        raise UsageError(f"the reference has no layer {name!r} to look at")
+    return found
 
 
 @lru_cache(maxsize=1)
