@@ -2,9 +2,10 @@
 
 Layers carry our units' names with underscores for dots (`block1_layer2_conv1`); layers without weights are named after
 what they belong to (`block1_layer2_relu1`, `block1_layer2_concat`, `stem_pool`, `transition1_pool`, `final_relu`,
-`head_pool`, `head_softmax`). The network itself always runs channels last, whatever the user's global setting:
-TensorFlow has no channels-first convolution on the CPU, and kernels are `h w i o` in either order. A channels-first
-input goes through one Permute in front, so weights and logits are the same in both orders.
+`head_pool`, `head_softmax`). A blur pool is `stem_pool`, a reflection, `stem_blur1` and `stem_blur2`: nothing in it is
+a variable, and every layer is Keras's own. The network itself always runs channels last, whatever the user's global
+setting: TensorFlow has no channels-first convolution on the CPU, and kernels are `h w i o` in either order. A
+channels-first input goes through one Permute in front, so weights and logits are the same in both orders.
 
 The constructors' arguments and checks are those of the DenseNet for Keras 2 that users know (`DenseNet`,
 `DenseNetImageNet121` …), with these differences: every refusal is a ValueError (some were assertions); `weights` is

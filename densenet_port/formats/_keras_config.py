@@ -7,7 +7,8 @@ and a history `[layer, 0, 0]`. Initialisers, regularisers and the like are left 
 otherwise read the file too; the order of axes and the type are given, because the reader's own settings would decide.
 
 No layer of Keras pads by reflection, which a blur pool needs. `keras.ops.pad` does, and Keras keeps an operation in its
-graph like a layer, by its own class: `keras.src.ops.numpy>Pad`. Nothing custom is in the file.
+graph like a layer, by its own class: `keras.src.ops.numpy>Pad`. Nothing custom is in the file. Keras 3.10 and before
+refuse a name among an operation's settings, which 3.15 writes and does not need; so it stands beside them alone.
 """
 
 from collections.abc import Mapping
@@ -101,7 +102,7 @@ class _Graph:
     def reflected(self, name: str, x: _Output) -> _Output:
         """Append what `keras.ops.pad` leaves in a graph: one place on every side, mirrored at the border."""
         name = self.free(name)
-        config = {"name": name, "pad_width": [[0, 0], [1, 1], [1, 1], [0, 0]], "mode": "reflect"}
+        config = {"pad_width": [[0, 0], [1, 1], [1, 1], [0, 0]], "mode": "reflect"}
         place = {"module": "keras.src.ops.numpy", "class_name": "Pad", "registered_name": "Pad"}
         nodes = [{"args": [_history(x)], "kwargs": {"constant_values": None}}]
         self.layers.append({**place, "config": config, "name": name, "inbound_nodes": nodes})

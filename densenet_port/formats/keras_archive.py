@@ -111,7 +111,7 @@ def _named(model: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
         kind = _snake(layer["class_name"])
         path = (*place, "layers", f"{kind}_{counts[kind]}" if counts[kind] else kind)
         counts[kind] += 1
-        yield path, "/".join((*outer, layer["config"]["name"]))
+        yield path, "/".join((*outer, layer["config"].get("name") or layer["name"]))
         yield from _named(layer, path)
 
 
