@@ -95,7 +95,7 @@ def convert(
     checkpoint: Annotated[Path | None, typer.Argument(help="The file; without it, the registered one.")] = None,
     src: Layout = None,
     arch: Arch = None,
-    dst: Annotated[str, typer.Option(help="The layout to write.")] = "keras",
+    dst: Annotated[str, typer.Option(help="The layout to write, or a mapping table of your own (.toml).")] = "keras",
     out: Annotated[Path | None, typer.Option(help="Where to; the ending decides the container.")] = None,
     no_top: Annotated[bool, typer.Option("--no-top", help="Leave the head out.")] = False,
     dtype: Annotated[str, typer.Option(help="float32, float16 or float64.")] = "float32",
@@ -117,14 +117,15 @@ def convert(
     started = perf_counter()
     architecture = _architecture(arch)
     path = checkpoint or _registered(src, architecture)
-    target = out or (Path(_stem(path) + _default_ending(dst)) if not dry_run else None)
+    layout = Path(dst) if dst.endswith(".toml") else dst
+    target = out or (Path(_stem(path) + _default_ending(layout)) if not dry_run else None)
     with _bar("converting") as progress:
         done = verbs.convert(
             path,
             out=None if dry_run else target,
             src=mapping or src,
             arch=architecture,
-            dst=dst,
+            dst=layout,
             kernels=_choice("--kernels", kernels, KERNELS),
             dst_kernels=_choice("--dst-kernels", dst_kernels, KERNELS),
             dim_ordering=_choice("--dim-ordering", dim_ordering, ("th", "tf")),
@@ -401,7 +402,7 @@ def _stem(path: Path) -> str:
     return re.sub(r"(\.(weights\.h5|h5|hdf5|keras|safetensors|pth\.tar|pth|pt|bin|ckpt|tar))+$", "", path.name)
 
 
-def _default_ending(dst: str) -> str:
+def _default_ending(dst: str | Path) -> str:
     from densenet_port.mapping import Mapping
 
     return Mapping.load(dst).containers[0]
