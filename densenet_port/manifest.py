@@ -83,6 +83,11 @@ class Manifest:
         """The weight file of a name."""
         return next((file for file in self.files if file.name == name), None)
 
+    def entries(self) -> tuple[Document, ...]:
+        """Name, size and digest of every file that the manifest tells of."""
+        files = (Document(name=file.name, size=file.size, sha256=file.sha256) for file in self.files)
+        return (*files, *self.documents)
+
     def to_bytes(self) -> bytes:
         """The manifest as it is written: the same manifest gives the same bytes."""
         return (json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, ensure_ascii=False) + "\n").encode()
@@ -119,7 +124,7 @@ def parsed(data: bytes, where: str) -> Manifest:
 
 def _agree(manifest: Manifest, told: "_Told") -> None:
     """Every name once, and nothing named that is not there."""
-    names = [*(file.name for file in manifest.files), *(document.name for document in manifest.documents)]
+    names = [entry.name for entry in manifest.entries()]
     if twice := sorted({name for name in names if names.count(name) > 1} | ({NAME, SUMS, SIGNATURE} & set(names))):
         raise told.wrong("files", "every file once", f"{twice[0]} twice")
     golden = [file.golden for file in manifest.files if file.golden is not None]

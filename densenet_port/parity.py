@@ -173,6 +173,7 @@ def check(
     seed: int = 0,
     save_reference: Path | None = None,
     limit: float = 600.0,
+    threads: int | None = None,
 ) -> Parity:
     """Whether a converted file is the same network as the checkpoint it came from.
 
@@ -181,8 +182,9 @@ def check(
     or the forward pass in numpy; float64 evidence comes from TensorFlow or numpy alone, since Keras computes float32
     elsewhere. `sizes` are of the noise, `batch` images of each; `images` is a folder of the user's own pictures,
     without it scikit-learn's two photographs are taken where they are installed. `limit` is each side's time in
-    seconds. Raises UsageError for options that do not go together, MisfitError for networks with different numbers, and
-    what reading and running raise.
+    seconds, `threads` bounds its threads: on one, figures do not depend on the number of cores. Raises UsageError for
+    options that do not go together, MisfitError for networks with different numbers, and what reading and running
+    raise.
     """
     started = time.perf_counter()
     port = ours(converted)
@@ -191,14 +193,14 @@ def check(
     if reference is not None:
         side, source = load_side(reference), None
         _same_numbers(port, side.architecture, str(reference))
-        other = run_port(port, backend, side.probes, side.tapped, limit)
+        other = run_port(port, backend, side.probes, side.tapped, limit, threads)
     else:
         source = ours(cast("Path", against), src=src, kernels=kernels)
         _same_numbers(port, source.architecture, str(against))
         probes = make_probes(source, sizes, batch, images, seed)
         side, other = _side_by_side(
-            partial(run_reference, source, probes, limit=limit),
-            partial(run_port, port, backend, probes, probes[0].name, limit),
+            partial(run_reference, source, probes, limit=limit, threads=threads),
+            partial(run_port, port, backend, probes, probes[0].name, limit, threads),
         )
     if save_reference is not None:
         save_side(side, save_reference)
@@ -226,23 +228,38 @@ def _same_numbers(port: Ours, architecture: Architecture, against: str) -> None:
 # -- the two sides -----------------------------------------------------------------------------------------------------
 
 
-def run_reference(source: Ours, probes: tuple[Probe, ...], *, limit: float = 600.0) -> Side:
+def run_reference(source: Ours, probes: tuple[Probe, ...], *, limit: float = 600.0, threads: int | None = None) -> Side:
     """The original network in the framework that owns its layout; in numpy where no framework does."""
-    return _run_side(source, source.ledger.mapping.reference, "tensorflow", probes, probes[0].name, limit)
+    return _run_side(source, source.ledger.mapping.reference, "tensorflow", probes, probes[0].name, limit, threads)
 
 
-def run_port(port: Ours, backend: str, probes: tuple[Probe, ...], tapped: str, limit: float = 600.0) -> Side:
+def run_port(
+    port: Ours,
+    backend: str,
+    probes: tuple[Probe, ...],
+    tapped: str,
+    limit: float = 600.0,
+    threads: int | None = None,
+) -> Side:
     """The converted network: its layout's framework, on `backend` where that is Keras, or numpy."""
     if backend not in ("numpy", "tensorflow", "torch", "jax"):
         raise UsageError(f"unknown --backend {backend!r}", hint="known: numpy, tensorflow, torch, jax")
     network = "numpy" if backend == "numpy" else port.ledger.mapping.reference
-    return _run_side(port, network, backend, probes, tapped, limit)
+    return _run_side(port, network, backend, probes, tapped, limit, threads)
 
 
-def _run_side(told: Ours, network: str, backend: str, probes: tuple[Probe, ...], tapped: str, limit: float) -> Side:
+def _run_side(
+    told: Ours,
+    network: str,
+    backend: str,
+    probes: tuple[Probe, ...],
+    tapped: str,
+    limit: float,
+    threads: int | None,
+) -> Side:
     """All probes in both precisions, one process for each implementation that is needed."""
     started = time.perf_counter()
-    plan = plan_side(told, network, backend, probes, tapped, limit)
+    plan = plan_side(told, network, backend, probes, tapped, limit, threads)
     exact, single = (plan[precision] for precision in PRECISIONS)
     one_process = exact[0].network == single[0].network
     runs = run_all([*exact, *single]) if one_process else [*run_all(exact), *run_all(single)]
@@ -250,7 +267,13 @@ def _run_side(told: Ours, network: str, backend: str, probes: tuple[Probe, ...],
 
 
 def plan_side(
-    told: Ours, network: str, backend: str, probes: tuple[Probe, ...], tapped: str, limit: float = 600.0
+    told: Ours,
+    network: str,
+    backend: str,
+    probes: tuple[Probe, ...],
+    tapped: str,
+    limit: float = 600.0,
+    threads: int | None = None,
 ) -> dict[Precision, list[Job]]:
     """Precision → the jobs that run a network on every probe.
 
@@ -259,7 +282,9 @@ def plan_side(
     exact = network if network in ("torchvision", "numpy") or backend == "tensorflow" else "numpy"
     networks: dict[Precision, str] = {"float64": exact, "float32": network}
     return {
-        precision: [_job(told, networks[precision], backend, probe, precision, tapped, limit) for probe in probes]
+        precision: [
+            _job(told, networks[precision], backend, probe, precision, tapped, limit, threads) for probe in probes
+        ]
         for precision in PRECISIONS
     }
 
@@ -304,7 +329,16 @@ def _computed(precision: Precision, found: Mapping[tuple[Precision, str], Run]) 
     )
 
 
-def _job(told: Ours, network: str, backend: str, probe: Probe, dtype: Precision, tapped: str, limit: float) -> Job:
+def _job(
+    told: Ours,
+    network: str,
+    backend: str,
+    probe: Probe,
+    dtype: Precision,
+    tapped: str,
+    limit: float,
+    threads: int | None,
+) -> Job:
     """One run of one probe."""
     spelled = told.ledger.mapping.spell_units(told.architecture)
     followed = {unit: unit if network == "numpy" else name for unit, name in spelled.items()}
@@ -322,6 +356,7 @@ def _job(told: Ours, network: str, backend: str, probe: Probe, dtype: Precision,
         dtype=dtype,
         taps=followed if probe.name == tapped else {},
         limit=limit,
+        threads=threads,
     )
 
 

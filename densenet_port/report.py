@@ -162,12 +162,11 @@ def write(parity: Parity, folder: Path) -> dict[str, Path]:
 def _verdict(parity: Parity) -> tuple[str, str]:
     """The verdict as a word and a sentence."""
     port, source = _shown(parity.port.get("path", "the port")), _shown(parity.source.get("path", "the original"))
-    failed = sum(not check.passed for check in parity.checks)
+    failed, took = sum(not check.passed for check in parity.checks), f", {parity.seconds:.1f} s" * bool(parity.seconds)
     if parity.passed:
-        return "PASSED", f"{port} is the same network as {source} ({len(parity.checks)} checks, {parity.seconds:.1f} s)"
+        return "PASSED", f"{port} is the same network as {source} ({len(parity.checks)} checks{took})"
     return "FAILED", (
-        f"{port} is not the same network as {source} "
-        f"({failed} of {len(parity.checks)} checks failed, {parity.seconds:.1f} s)"
+        f"{port} is not the same network as {source} ({failed} of {len(parity.checks)} checks failed{took})"
     )
 
 

@@ -18,3 +18,13 @@ def files(tmp_path_factory):
 def small(files):
     """A small torchvision checkpoint as `torch.save` writes it today."""
     return files["zip"]
+
+
+@pytest.fixture(scope="session")
+def release(tmp_path_factory):
+    """A release of two small networks with random weights; nobody changes it."""
+    from releases import SPECS, built, sources
+
+    folder = tmp_path_factory.mktemp("releases")
+    built(folder, sources(folder, *SPECS), *SPECS)
+    return folder / "release"

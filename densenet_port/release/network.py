@@ -1,0 +1,245 @@
+"""One network of a release: its checkpoint converted, checked, and described, in a workspace.
+
+The same inputs give the same bytes: nothing tells a path, a time or a duration, and the frameworks run on one thread,
+because on another number of threads they round in another order. So do other versions of them, and processors with
+other vector units: from one machine to another the figures may differ in their last digits, the weights do not.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from densenet_port import __version__, manifest, parity, report
+from densenet_port.arch import Architecture
+from densenet_port.convert import Conversion, convert, verify
+from densenet_port.errors import ComparisonError, DiskError
+from densenet_port.formats import ending, whole
+from densenet_port.manifest import Document, File
+from densenet_port.parity import Check, Parity
+
+TOOL = f"densenet-port {__version__}"
+LAYOUT = "keras"  # what is published
+CONTAINERS = (".weights.h5", ".safetensors")
+FORMS = {"report.json": "json", "report.html": "html", "summary.md": "md", "junit.xml": "xml"}
+FOLLOWED = re.compile(r"stem\.conv\d*|transition\d+\.conv|final\.norm")  # units whose activations a golden file keeps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a network is checked, as `parity.check` takes it; a release says so."""
+
+    backend: str = "tensorflow"
+    sizes: tuple[int, ...] = parity.SIZES
+    batch: int = parity.BATCH
+    seed: int = 0
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The checkpoint of a network. `url` is known of a registered file alone, `licence` where anybody said it."""
+
+    path: Path
+    layout: str
+    architecture: Architecture
+    sha256: str
+    url: str | None
+    licence: str | None
+
+    @property
+    def title(self) -> str:
+        """What a report calls the checkpoint, wherever it lies."""
+        return f"{self.layout} {self.architecture.name} (SHA-256 {self.sha256[:12]}…)"
+
+    @property
+    def network(self) -> str:
+        """The name that the files of this network begin with: `densenet121-torchvision`."""
+        name = re.sub(r"[^A-Za-z0-9]+", "-", self.architecture.name)
+        return f"densenet{name}-{self.layout}" if name.isdigit() else f"densenet-{name}-{self.layout}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """One network of a build: its files, or the checks that it failed and where the evidence is.
+
+    `kept` says that it was built before, from the same inputs.
+    """
+
+    name: str
+    arch: str
+    kept: bool = False
+    files: tuple[File, ...] = ()
+    documents: tuple[Document, ...] = ()
+    failed: tuple[str, ...] = ()
+    report: Path | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the network is in the release."""
+        return not self.failed
+
+
+def made(source: Source, work: Path, options: Options, limit: float) -> Network:
+    """Convert and check a checkpoint in an empty workspace; every file of it that a release has lies there then.
+
+    `limit` is in seconds for each side. A failed check leaves its report there and gives no files. Raises what reading,
+    converting and checking raise.
+    """
+    converted = _converted(source, work)
+    first = next(iter(converted))
+    judged, golden = _checked(source, first, options, limit)
+    reports = _reported(judged, source.network, work)
+    if not judged.passed:
+        failed = tuple(check.name for check in judged.checks if not check.passed)
+        return Network(name=source.network, arch=source.architecture.name, failed=failed, report=work)
+    figures = {"report": reports[0].name, **_figures(judged, first.name, options)}
+    files = tuple(_file(path, done, source, figures, golden.name) for path, done in converted.items())
+    card = written(work / f"{source.network}.card.md", rendered("card.md", files=files, figures=figures))
+    documents = tuple(manifest.document(path) for path in (golden, card, *reports))
+    return Network(name=source.network, arch=source.architecture.name, files=files, documents=documents)
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def _converted(source: Source, work: Path) -> dict[Path, Conversion]:
+    """Path → conversion of every weight file, the one that is checked first.
+
+    All of them hold the very tensors of the first, those without the head all but the head's; each is read back.
+    """
+    found: dict[Path, Conversion] = {}
+    for top in (True, False) if source.architecture.classes else (False,):
+        for container in CONTAINERS:
+            path = work / f"{source.network}{'' if top else '-notop'}{container}"
+            found[path] = convert(source.path, out=path, src=source.layout, dst=LAYOUT, no_top=not top, force=True)
+            verify(path)
+    first, *others = found.items()
+    for path, done in others:
+        tensors, known = (conversion.manifest["tensors"].items() for conversion in (done, first[1]))
+        if len(tensors) != len(done.source.architecture.slots) or not tensors <= known:
+            raise ComparisonError(f"{path}: its tensors are not those of {first[0].name}")
+    return found
+
+
+def _checked(source: Source, converted: Path, options: Options, limit: float) -> tuple[Parity, Path]:
+    """The verdict on a converted file without paths and times, and the reference's run as a golden file."""
+    reference, golden = converted.with_name("reference.npz"), converted.with_name(f"{source.network}.golden.npz")
+    judged = parity.check(
+        converted, against=source.path, src=source.layout, save_reference=reference, limit=limit, **asdict(options)
+    )
+    _save_golden(reference, golden, source.title)
+    timeless = replace(
+        judged,
+        source=_timeless(judged.source, source.title),
+        port=_timeless(judged.port, converted.name),
+        sides={name: _timeless(told) for name, told in judged.sides.items()},
+        seconds=0.0,
+    )
+    return timeless, golden
+
+
+def _save_golden(reference: Path, golden: Path, title: str) -> None:
+    """What `verify` replays of a saved reference: logits, and the activations of few units; the rest is large."""
+    side = parity.load_side(reference)
+    followed = {unit: tap for unit, tap in side.taps["float64"].items() if FOLLOWED.fullmatch(unit)}
+    bare = replace(
+        side,
+        probes=tuple(replace(probe, pictures=None) for probe in side.probes),
+        taps={"float64": followed, "float32": {}},
+        told=_timeless(side.told, title),
+    )
+    parity.save_side(bare, golden)
+    remove(reference)
+
+
+def _timeless(told: Mapping[str, Any], path: str | None = None) -> dict[str, Any]:
+    """Facts without how long it took, and with a name in the place of a path."""
+    return {key: path if key == "path" else fact for key, fact in told.items() if key != "seconds"}
+
+
+def _reported(judged: Parity, network: str, work: Path) -> list[Path]:
+    """The report in all its forms, named as the release has them, JSON first."""
+    paths = report.write(judged, work)
+    return [paths[name].rename(work / f"{network}.parity.{form}") for name, form in FORMS.items()]
+
+
+# -- what the manifest says of them ------------------------------------------------------------------------------------
+
+
+def _figures(judged: Parity, checked: str, options: Options) -> dict[str, Any]:
+    """What was measured, for the manifest: the worst check of each kind, on which file and with what."""
+    worst = {kind: _worst(judged, kind) for kind in ("float64", "float32", "weights")}
+    sides = {name: {key: side[key] for key in ("name", "versions")} for name, side in judged.sides.items()}
+    measured = {kind: check for kind, check in worst.items() if check}
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(options).items()}
+    return {"passed": judged.passed, "checked": checked, "checks": len(judged.checks), **measured, **sides, **plain}
+
+
+def _worst(judged: Parity, kind: str) -> dict[str, Any] | None:
+    """The check of a kind that came nearest to its bound; none where the kind was not needed."""
+    checks = [check for check in judged.checks if check.kind == kind]
+    return _told(max(checks, key=lambda check: (check.measured or 0.0) / (check.bound or 1.0))) if checks else None
+
+
+def _told(check: Check) -> dict[str, Any]:
+    return {"check": check.name, "measured": check.measured, "bound": check.bound}
+
+
+def _file(path: Path, done: Conversion, source: Source, figures: Mapping[str, Any], golden: str) -> File:
+    """The manifest's entry of a converted file. Golden logits are those of the whole network."""
+    size, sha256, chunks = manifest.digests(path)
+    told, top = done.manifest, done.source.architecture.classes is not None
+    return File(
+        name=path.name,
+        size=size,
+        sha256=sha256,
+        chunk_size=manifest.CHUNK,
+        chunks=chunks,
+        network=source.network,
+        arch=source.architecture.name,
+        top=top,
+        container=ending(path),
+        layout=told["layout"],
+        architecture=told["architecture"],
+        contract=told["contract"],
+        source={**told["source"], "url": source.url, "licence": source.licence},
+        mappings=told["mappings"],
+        tensors=told["tensors"],
+        parity=figures,
+        golden=golden if done.source.architecture == source.architecture else None,
+    )
+
+
+# -- documents ---------------------------------------------------------------------------------------------------------
+
+
+def rendered(template: str, **told: Any) -> str:
+    """A document in Markdown from a template of the package."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 (only a release needs it)
+
+    environment = Environment(  # noqa: S701 (Markdown, not HTML)
+        loader=PackageLoader("densenet_port"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(**told)
+
+
+def written(path: Path, text: str) -> Path:
+    """Write a text, whole or not at all; give its path."""
+    with whole(path) as temporary:
+        temporary.write_bytes(text.encode())
+    return path
+
+
+def remove(*paths: Path) -> None:
+    """Remove files that may be there."""
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise DiskError(f"{path}: cannot be removed: {error.strerror}") from error
