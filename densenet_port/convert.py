@@ -508,8 +508,8 @@ def _manifest(plan: Conversion, digests: Map[str, str], source_digest: str) -> d
         "absorbed": plan.absorbed,
         "tensors": dict(digests),
     }
-    if source.ledger.mapping.fold:
-        manifest["fold"] = source.ledger.mapping.fold
+    if fold := source.ledger.mapping.fold or source.checkpoint.metadata.get("fold"):
+        manifest["fold"] = fold
     if len(target.tensors["conv"]["kernel"].axes) > 1:
         reversed_ = any("-" in rule.axes for rule in plan.rules.values())
         manifest["kernels"] = "theano" if reversed_ else "tensorflow"
@@ -526,7 +526,8 @@ def _notes(source: Ours, target: Mapping, contract: Contract, dtype: np.dtype[An
             "ordering usually are; --kernels says otherwise, and known logits of one image would decide"
         )
     stored = {claim.tensor.dtype for claim in source.ledger.claims.values()}
-    if "float64" in stored and dtype.itemsize < 8:  # noqa: PLR2004 (bytes of a float64)
+    worked = "fold" in source.checkpoint.metadata  # by the reader, in float64
+    if "float64" in stored and dtype.itemsize < 8 and not worked:  # noqa: PLR2004 (bytes of a float64)
         yield f"the checkpoint holds float64; what is written is rounded to {dtype.name} (--dtype float64 keeps it)"
     if stored & {"float16", "bfloat16"}:
         kinds = " and ".join(sorted(stored & {"float16", "bfloat16"}))

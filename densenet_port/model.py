@@ -49,6 +49,7 @@ EXTRAS = {
     **dict.fromkeys(("keras", "tensorflow"), "keras"),
     **dict.fromkeys(("torch", "torchvision"), "torch"),
     **dict.fromkeys(("keras_hub", "kimm"), "owners"),
+    **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
     "jax": "jax",
 }
 UNIT = re.compile(r"(?:stem|block\d+\.layer\d+|transition\d+|final|head)\.(conv|norm|dense)\d?")

@@ -348,8 +348,8 @@ def test_a_truncated_file_is_corrupt(small, tmp_path):
     [
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
         (b"<!DOCTYPE html><html>", "a web page, not a checkpoint: the download went wrong"),
-        (b"hello", "known: PyTorch .pth (zip, legacy, tar), .safetensors, Keras .h5, .weights.h5 and .keras"),
-        (b"", "known: PyTorch .pth (zip, legacy, tar), .safetensors, Keras .h5, .weights.h5 and .keras"),
+        (b"hello", "known: PyTorch .pth (zip, legacy, tar), .safetensors, Keras .h5, .weights.h5 and .keras, ONNX"),
+        (b"", "known: PyTorch .pth (zip, legacy, tar), .safetensors, Keras .h5, .weights.h5 and .keras, ONNX"),
     ],
 )
 def test_what_is_no_checkpoint_is_said(tmp_path, content, hint):
@@ -398,7 +398,7 @@ def test_a_layout_that_cannot_hold_the_network_says_so(small, tmp_path):
 @pytest.mark.parametrize(
     ("out", "dst", "message"),
     [
-        ("out.onnx", "keras", "unknown ending"),
+        ("out.bin", "keras", "unknown ending"),
         ("out.pth", "keras", "keras does not come as .pth"),
         ("old.weights.h5", "keras", "exists already"),
         ("folder.weights.h5", "keras", "is a directory"),

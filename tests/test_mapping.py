@@ -38,11 +38,13 @@ def sketch(tensors, path=Path("sketch.pth"), container="pth", **metadata):
 
 def spelled(layout, arch, prefix=""):
     """The names and shapes that a layout's table gives an architecture."""
-    axes = {slot: arch.units[slot.unit].sizes for slot in arch.slots}
     rules = Mapping.load(layout).spell(arch)
     return {
-        prefix + rule.name: (tuple(1 if a == "1" else axes[slot][a] for a in rule.axes.split()), "float32")
-        for slot, rule in rules.items()
+        prefix + rule.name: (
+            tuple(arch.units[place.unit].sizes.get(a.strip("-"), 1) for a in rule.axes.split()),
+            "float32",
+        )
+        for place, rule in rules.items()
     }
 
 
@@ -81,7 +83,7 @@ def test_what_a_table_spells_it_also_reads(layout, name):
 
     ledger = mapping.match(sketch(spelled(layout, arch)), arch)
 
-    assert (tuple(ledger.claims), ledger.troubles) == (tuple(arch.slots), 0)
+    assert (ledger.filled, ledger.troubles) == (tuple(arch.slots), 0)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "state_dict.module.densenet121.", "model.net."])
@@ -193,6 +195,7 @@ def test_a_table_that_is_not_exactly_right_is_refused(tmp_path, change, message)
 def test_every_key_of_a_table_is_read(layout, tmp_path):
     """No key can be misspelled without an error: a letter added to any of them is noticed."""
     text = (folder("mappings") / f"{layout}.toml").read_text(encoding="utf-8")
+    text = re.sub(r"^when .*", "when = {}", text, flags=re.MULTILINE)
     keys = set(re.findall(r'^"?([a-z][\w.{}]*)"? *=', text, re.MULTILINE)) | set(re.findall(r"[{,] *(\w+) +=", text))
     assert len(keys) > 20
     for key in keys:
@@ -228,7 +231,7 @@ def test_no_layer_name_of_any_framework_stands_in_python():
     """Tables state facts, code holds none: no spelled unit of a table is in the package's strings."""
     package = folder("mappings").parent / "densenet_port"
     code = "\n".join(text for path in package.rglob("*.py") for text in strings_of(path))
-    for layout in set(layouts()) - {"keras"}:
+    for layout in set(layouts()) - {"keras", "onnx", "onnx-caffe2"}:  # which have the names of our own units
         for patterns in Mapping.load(layout).units.values():
             stems = {re.split(r"\{\w+\}", pattern)[0] for pattern in patterns}
             assert [stem for stem in stems if len(stem) > 5 and stem in code] == [], layout

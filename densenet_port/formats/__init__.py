@@ -11,7 +11,7 @@ from typing import Any
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import CorruptError, DiskError, UsageError
 
-READERS = ("pth", "safetensors", "keras_archive", "keras_h5")
+READERS = ("pth", "safetensors", "keras_archive", "keras_h5", "onnx")
 ENDINGS = {  # the longest ending wins
     ".weights.h5": ("keras_h5", "write_weights_h5"),
     ".h5": ("keras_h5", "write_legacy"),
@@ -20,6 +20,7 @@ ENDINGS = {  # the longest ending wins
     ".safetensors": ("safetensors", "write"),
     ".pth": ("pth", "write"),
     ".pt": ("pth", "write"),
+    ".onnx": ("onnx", "write"),
 }
 HEAD = 4096
 STRANGERS = {
@@ -47,7 +48,7 @@ def read(path: Path) -> Checkpoint:
     hint = next((text for start, text in STRANGERS.items() if head.lower().startswith(start)), None)
     raise CorruptError(
         f"{path}: not a checkpoint that densenet-port reads",
-        hint=hint or "known: PyTorch .pth (zip, legacy, tar), .safetensors, Keras .h5, .weights.h5 and .keras",
+        hint=hint or "known: PyTorch .pth (zip, legacy, tar), .safetensors, Keras .h5, .weights.h5 and .keras, ONNX",
     )
 
 
