@@ -289,21 +289,31 @@ def verify(
 
 @app.command()
 def layouts(as_json: AsJson = False) -> None:
-    """List the layouts that have a table."""
-    from densenet_port.mapping import Mapping
-    from densenet_port.mapping import layouts as known
+    """List the layouts that have a table, the networks each can hold, and what verifies it."""
+    from dataclasses import asdict
 
-    tables = [Mapping.load(name) for name in known()]
-    rows = [
-        {
-            "layout": table.layout,
-            "about": table.about,
-            "writes": list(table.containers),
-            "contract": "the source's" if table.carried else table.contract.to_json(),
-            "sha256": table.digest,
-        }
-        for table in tables
-    ]
+    from densenet_port import support
+    from densenet_port.arch import Contract
+    from densenet_port.mapping import Mapping
+
+    cells = list(support.matrix())
+    rows = []
+    for table in map(Mapping.load, dict.fromkeys(cell.layout for cell in cells)):
+        card = support.card_of(table.layout)
+        whole = table.carried >= Contract().to_json().keys()
+        rows.append(
+            {
+                "layout": table.layout,
+                "about": table.about,
+                "writes": list(table.containers),
+                "contract": "the source's" if whole else table.contract.to_json(),
+                "carried": sorted(table.carried),
+                "reference": table.reference,
+                "support": {c.architecture: [c.source, c.target] for c in cells if c.layout == table.layout},
+                "card": asdict(card) if card else None,
+                "sha256": table.digest,
+            }
+        )
     _say("layouts", {"layouts": rows}, as_json, _layouts_text)
 
 
@@ -676,13 +686,42 @@ def _verification_text(data: Map[str, Any]) -> str:
     return "\n".join(lines)
 
 
+LEVELS = {"logits": "●", "names": "◐", "table": "○", None: "–"}  # the best evidence first
+LEGEND = (
+    "Each network twice, as a source and as a target. ● the logits of the layout's own software agree (its card is in\n"
+    "--json); ◐ the names of its tensors are recorded from that software; ○ by the table alone; – not possible."
+)
+
+
 def _layouts_text(data: Map[str, Any]) -> list[Any]:
-    rows = []
+    rows, cells = [], []
     for entry in data["layouts"]:
-        contract = entry["contract"]
+        contract, card = entry["contract"], entry["card"]
         told = contract if isinstance(contract, str) else f"{contract['epsilon']:g}, {contract['stem_padding']}"
         rows.append((entry["layout"], ", ".join(entry["writes"]), told, entry["about"]))
-    return [_rows(("layout", "written as", "epsilon, stem padding", "what it is"), rows)]
+        measured = f"{card['software']}, {card['date']}" if card else "–"
+        cells.append((entry["layout"], *_marks(entry["support"]).values(), measured))
+    columns = _marks(data["layouts"][0]["support"])
+    return [
+        _rows(("layout", "written as", "epsilon, stem padding", "what it is"), rows),
+        "",
+        _rows(("layout", *columns, "measured with"), cells),
+        "",
+        LEGEND,
+    ]
+
+
+def _marks(support: Map[str, Sequence[str | None]]) -> dict[str, str]:
+    """Architecture, or family of CIFAR networks → the marks of its weakest member, as a source and as a target."""
+    order = list(LEVELS)
+    families: dict[str, list[Sequence[str | None]]] = {}
+    for name, levels in support.items():
+        family = re.sub(r"^(cifar(-bc)?)-\d.*", r"\1", name)
+        families.setdefault(family, []).append(levels)
+    return {
+        family: "".join(LEVELS[max(side, key=order.index)] for side in zip(*many, strict=True))
+        for family, many in families.items()
+    }
 
 
 def _archs_text(data: Map[str, Any]) -> list[Any]:

@@ -1,0 +1,158 @@
+"""Measures what the verification cards say, and writes them into mappings/cards/.
+
+    python tests/record_cards.py              every layout, each in a process of its own
+    python tests/record_cards.py LAYOUT …
+
+Full-size networks with random weights are written in the layout; the layout's own software takes each file by its own
+loader and runs it, in float64 where it can, on images of 64 pixels. Its logits are compared with those of the weights'
+own network, and with those of the file as we read it. The recorded lists of names are counted as well.
+"""
+
+import json
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from networks import images
+from random_weights import random_weights
+from test_mapping import KEYS, LAYOUT_OF, recorded
+
+from densenet_port import formats, parity, support
+from densenet_port.arch import NAMED
+from densenet_port.checkpoint import Tensor
+from densenet_port.convert import convert, ours
+from densenet_port.errors import UsageError
+from densenet_port.forward import forward
+from densenet_port.frameworks import run
+from densenet_port.mapping import Mapping, layouts
+from densenet_port.support import Measured
+
+CARDS = Path(__file__).parent.parent / "mappings" / "cards"
+PROBE = parity.Probe(name="noise 64", images=images(2, 64, seed=0))
+
+
+def our_file(folder, architecture, contract):
+    """A converted file of a random network, and its float64 logits."""
+    weights, path = random_weights(architecture), folder / "ours.safetensors"
+    rules = Mapping.load("keras").spell(architecture)
+    tensors = {rule.name: held(weights[place]) for place, rule in rules.items()}
+    manifest = {"layout": "keras", "architecture": architecture.to_json(), "contract": contract.to_json()}
+    formats.write(path, tensors, lambda: json.dumps(manifest).encode())
+    return path, forward(architecture, contract, weights, PROBE.images)
+
+
+def held(array):
+    return Tensor(array.shape, array.dtype.name, lambda: array)
+
+
+def apart(found, truth):
+    """The largest difference in deviations of the truth."""
+    return float(np.abs(found - truth).max() / truth.std())
+
+
+def owned(told, reference):
+    """The run of the layout's own software, in float64 if it can."""
+    jobs = [parity._job(told, reference, "tensorflow", PROBE, dtype, "", 900.0) for dtype in ("float64", "float32")]
+    try:
+        return run(jobs[0])
+    except UsageError:
+        return run(jobs[1])
+
+
+def logits_rows(table, name, folder):
+    """Both directions of one network, and the versions of what took part."""
+    architecture, out = NAMED[name], folder / f"theirs{table.containers[0]}"
+    source, truth = our_file(folder, architecture, table.contract)
+    convert(source, dst=table.layout, out=out, force=True)
+    told = ours(out, src=table.layout)
+    answer = owned(told, table.reference)
+    read = forward(told.architecture, told.contract, lambda slot: told.weights[slot](), PROBE.images)
+    bound = parity.BOUND64
+    if answer.computed_in == "float32":
+        single = forward(told.architecture, told.contract, lambda s: told.weights[s](), PROBE.images, dtype=np.float32)
+        bound = parity.FACTOR32 * apart(single, read)
+    figures = {"written": apart(answer.logits, truth), "read": apart(read, answer.logits)}
+    return [row(name, what, answer.computed_in, figure, bound) for what, figure in figures.items()], answer.versions
+
+
+def names_rows(table):
+    """The recorded lists of a layout, and the software that wrote them."""
+    for path in sorted(KEYS.glob("*.txt")):
+        software, _, name = path.stem.rpartition("-")
+        if LAYOUT_OF.get(software, software) == table.layout and name in NAMED:
+            troubles = table.match(recorded(path), NAMED[name]).troubles
+            yield row(name, "names", "float32", troubles, 0), path.read_text(encoding="utf-8").split()[1:3]
+
+
+def row(name, what, dtype, figure, bound):
+    figure = float(figure)
+    return Measured(architecture=name, what=what, dtype=dtype, figure=figure, bound=bound, passed=figure <= bound)
+
+
+def record(layout):
+    """Measure one layout and write its card, if there is anything to say."""
+    table = Mapping.load(layout)
+    rows, versions = {}, {"densenet-port": version("densenet-port")}
+    for found, (software, number) in names_rows(table):
+        rows[found.architecture, "names"] = found
+        versions[software] = number
+    for name in [name for name in NAMED if table.reference != "numpy" and support.holds(table, NAMED[name])]:
+        with TemporaryDirectory() as folder:
+            try:
+                measured, took_part = logits_rows(table, name, Path(folder))
+            except UsageError as error:
+                say(f"{layout} {name} cannot be measured: {error}")
+                continue
+        versions |= took_part
+        rows |= {(name, one.what): one for one in measured}
+        say(f"{layout} {name} {', '.join(f'{one.what} {one.figure:.1e} of {one.bound:.1e}' for one in measured)}")
+    if rows:
+        software = table.reference if table.reference != "numpy" else ", ".join([*versions][1:])
+        write(layout, software, versions, sorted(rows.values(), key=lambda one: list(NAMED).index(one.architecture)))
+
+
+def say(line):
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def write(layout, software, versions, rows):
+    """One card."""
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    pairs = ", ".join(f'{json.dumps(name)} = "{number}"' for name, number in sorted(versions.items()))
+    lines = [
+        "# written by tests/record_cards.py, never by hand",
+        f'layout   = "{layout}"',
+        f'software = "{software}"',
+        f"versions = {{ {pairs} }}",
+        f'command  = "python tests/record_cards.py {layout}"',
+        f"date     = {datetime.now(UTC).date().isoformat()}",
+        f'system   = "{system}"',
+    ]
+    for one in rows:
+        lines += [
+            "",
+            "[[measured]]",
+            f'architecture = "{one.architecture}"',
+            f'what = "{one.what}"',
+            f'dtype = "{one.dtype}"',
+            f"figure = {float(f'{one.figure:.3g}')!r}",
+            f"bound = {float(f'{one.bound:.3g}')!r}",
+            f"passed = {str(one.passed).lower()}",
+        ]
+    CARDS.mkdir(exist_ok=True)
+    (CARDS / f"{layout}.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    support.read_card(CARDS / f"{layout}.toml")
+
+
+if __name__ == "__main__":
+    for given in sys.argv[1:] or layouts():
+        if sys.argv[1:]:
+            record(given)
+        else:
+            subprocess.run([sys.executable, __file__, given], check=True)
