@@ -375,6 +375,7 @@ EXTRAS = {
     "torch": ("torch", "torchvision"),
     "caffe": ("opencv-python-headless",),
     "onnx": ("onnx", "onnxruntime"),
+    "sign": ("model-signing",),
 }
 
 

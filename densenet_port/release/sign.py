@@ -1,0 +1,64 @@
+"""The signature of a manifest: made and checked with a key pair, by the package model-signing, offline.
+
+`manifest.json.sig` is a Sigstore bundle (JSON) around the manifest's SHA-256 and an ECDSA signature of it. Since the
+manifest tells the digest of every other file, the signature covers the release. Keys are PEM files of the curves that
+model-signing takes (P-256, P-384, P-521), the private one without a password:
+
+    openssl ecparam -name prime256v1 -genkey -noout -out key.pem
+    openssl ec -in key.pem -pubout -out key.pub
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from densenet_port.errors import ComparisonError, UsageError
+from densenet_port.formats import whole
+from densenet_port.manifest import SIGNATURE
+
+
+def sign(manifest: Path, key: Path) -> Path:
+    """Sign a manifest with a private key; give the signature's path, beside it.
+
+    Raises UsageError when model-signing is missing or takes no such key, DiskError when nothing can be written. Two
+    signatures of the same bytes differ, because ECDSA draws a random number for each.
+    """
+    config = _model_signing("signing").Config()
+    place = manifest.with_name(SIGNATURE)
+    with whole(place) as temporary:
+        try:
+            config.use_elliptic_key_signer(private_key=key).sign(manifest, temporary)
+        except Exception as error:
+            raise UsageError(f"{key}: cannot sign: {_reason(error)}", hint="see `openssl ecparam -genkey`") from error
+    return place
+
+
+def check_signature(manifest: Path, signature: Path, key: Path) -> None:
+    """Whether a signature is that of the manifest by the owner of a public key.
+
+    Raises ComparisonError when it is not, UsageError when model-signing is missing or takes no such key.
+    """
+    config = _model_signing("verifying").Config()
+    try:
+        config.use_elliptic_key_verifier(public_key=key)
+    except Exception as error:
+        raise UsageError(f"{key}: no public key that can be used: {_reason(error)}") from error
+    try:
+        config.verify(manifest, signature)
+    except Exception as error:
+        hint = "it was made by another key, or the manifest is not the one that was signed"
+        raise ComparisonError(f"{signature}: does not sign {manifest.name}: {_reason(error)}", hint=hint) from error
+
+
+def _reason(error: Exception) -> str:
+    """What an error of the library says, on one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _model_signing(module: str) -> Any:
+    """A module of model-signing."""
+    try:
+        return import_module(f"model_signing.{module}")
+    except ImportError as error:
+        hint = 'pip install "densenet-port[sign]"'
+        raise UsageError(f"signatures need model-signing, which cannot be imported: {error}", hint=hint) from error
