@@ -379,6 +379,73 @@ EXTRAS = {
 }
 
 
+# -- weight files by name, and the cache -------------------------------------------------------------------------------
+
+cache_app = typer.Typer(no_args_is_help=True, help="The weight files that were fetched: list, verify, import, prune.")
+app.add_typer(cache_app, name="cache")
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="A registered file, such as torchvision-121 or imagenet-121.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take a registered weight file from the cache, or download it; print its path."""
+    from densenet_port import stock
+    from densenet_port.fetch import named
+
+    with _bar("downloading") as progress:
+        path = named(name, progress=progress)
+    _say("fetch", {"name": name, **stock.told(stock.entry_of(path))}, as_json, lambda data: str(data["path"]))
+
+
+@cache_app.command("list")
+def list_cache(as_json: AsJson = False) -> None:
+    """List the weight files in the cache."""
+    from densenet_port import stock
+    from densenet_port.fetch import cache
+
+    result = {"folder": str(cache()), "files": [stock.told(entry) for entry in stock.held()]}
+    _say("cache-list", result, as_json, _cache_text)
+
+
+@cache_app.command("verify")
+def verify_cache(as_json: AsJson = False) -> None:
+    """Hash every weight file in the cache anew; exit 4 when one is not what it was."""
+    from densenet_port import stock
+    from densenet_port.errors import CorruptError
+    from densenet_port.fetch import cache
+
+    files = [stock.verified(entry) for entry in stock.held()]
+    _say("cache-verify", {"folder": str(cache()), "files": files}, as_json, _cache_text)
+    raise typer.Exit(0 if all(file["state"] == "right" for file in files) else CorruptError.exit_code)
+
+
+@cache_app.command("import")
+def import_into_cache(
+    file: Annotated[Path, typer.Argument(help="A registered file, brought by hand, whatever it is called.")],
+    as_json: AsJson = False,
+) -> None:
+    """Copy a file into the cache, if its digests are those of a registered one."""
+    from densenet_port import stock
+
+    _say("cache-import", stock.told(stock.brought(file)), as_json, lambda data: str(data["path"]))
+
+
+@cache_app.command("prune")
+def prune_cache(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Remove what was fetched, and what first came, too.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what broken downloads left in the cache."""
+    from densenet_port import stock
+
+    removed = [str(path) for path in stock.pruned(everything=everything)]
+    _say("cache-prune", {"removed": removed}, as_json, lambda _data: "\n".join(removed) or "nothing to remove")
+
+
 # -- what the commands stand on ----------------------------------------------------------------------------------------
 
 KERNELS = ("theano", "tensorflow")
@@ -752,6 +819,27 @@ def _doctor_text(data: Map[str, Any]) -> list[Any]:
     rows += [("mappings", data["mappings"]), ("layouts", ", ".join(data["layouts"]))]
     rows += [("registered", ", ".join(data["registered"])), ("cache", data["cache"])]
     return [_rows(("", ""), rows)]
+
+
+def _cache_text(data: Map[str, Any]) -> list[Any]:
+    heads = ("file", "source", "arch", "bytes", "known by", "SHA-256", "")
+    rows = [
+        (
+            e["file"],
+            e["source"],
+            e["arch"],
+            f"{e['bytes']:,}",
+            e["known_by"],
+            (e["sha256"] or "not hashed")[:12],
+            _state(e),
+        )
+        for e in data["files"]
+    ]
+    return [data["folder"], _rows(heads, rows) if rows else "  empty"]
+
+
+def _state(entry: Map[str, Any]) -> str:
+    return ": ".join(filter(None, (entry.get("state"), entry.get("fault"))))
 
 
 def _demo_text(data: Map[str, Any]) -> str:

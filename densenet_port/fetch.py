@@ -30,7 +30,19 @@ from densenet_port.manifest import File, Manifest
 from densenet_port.part import Wanted
 from densenet_port.web import LIMITS, Limits
 
-__all__ = ["IMAGENET", "Known", "Registered", "Release", "cache", "known", "named", "registered", "registry", "release"]
+__all__ = [
+    "IMAGENET",
+    "Known",
+    "Registered",
+    "Release",
+    "cache",
+    "known",
+    "named",
+    "registered",
+    "registry",
+    "release",
+    "release_folders",
+]
 
 IMAGENET = "imagenet"  # the source that means a release of ours
 NO_TOP = "-no-top"  # ends an architecture's name where the file has no head
@@ -97,6 +109,13 @@ class Known:
     wanted: Wanted
     path: Path
 
+    @property
+    def known_by(self) -> str:
+        """What its bytes are compared with beforehand; a file is held to its whole SHA-256 once it was fetched."""
+        if self.wanted.pinned:
+            return "sha256"
+        return "md5" if self.wanted.md5 else "sha256-prefix" if self.wanted.sha256 else "first use"
+
 
 def registry() -> dict[tuple[str, str], Registered]:
     """(source, architecture's name, with `-no-top` where the file has no head) → file that someone hosts."""
@@ -157,16 +176,21 @@ def release(*, limits: Limits = LIMITS) -> Release:
 def known() -> list[Known]:
     """Every file that has a name: those of the registry, and those of the releases whose manifests are in the cache."""
     found = [Known(source, arch, entry.wanted, entry.path) for (source, arch), entry in registry().items()]
-    for path in sorted(cache().glob(f"release-*/{manifests.NAME}")):
-        found += _of_release(path)
+    for place in release_folders():
+        found += _of_release(place / manifests.NAME) if (place / manifests.NAME).is_file() else []
     return found
+
+
+def release_folders() -> list[Path]:
+    """The folders of releases in the cache."""
+    return sorted(cache().glob(f"release-{'[0-9a-f]' * 12}"))
 
 
 def _of_release(path: Path) -> list[Known]:
     """A cached manifest and the files that it names; the manifest alone where it is damaged."""
     record = read(path)
     url = record.url if record else ""
-    found = [Known("release", "manifest", Wanted(url=url, sha256=record.digests.sha256 if record else ""), path)]
+    found = [Known("release", "manifest", Wanted(url=url), path)]
     try:
         held = Release(manifests.read(path), url.rpartition("/")[0], path.parent)
     except CorruptError:

@@ -9,9 +9,9 @@ channels-first input goes through one Permute in front, so weights and logits ar
 
 The constructors' arguments and checks are those of the DenseNet for Keras 2 that users know (`DenseNet`,
 `DenseNetImageNet121` …), with these differences: every refusal is a ValueError (some were assertions); `weights` is
-None by default, because no release exists yet, and never leaves a named set random; `activation=None` gives logits;
-epsilon and the stem's padding follow the weights, else the original network (1e-5, symmetric); an ImageNet network
-with its head and without `input_shape` takes 224×224.
+None by default, because no release is published yet, and never leaves a named set random; `activation=None` gives
+logits; epsilon and the stem's padding follow the weights, else the original network (1e-5, symmetric); an ImageNet
+network with its head and without `input_shape` takes 224×224.
 """
 
 import re
@@ -89,9 +89,11 @@ def DenseNet(  # noqa: N802 (a constructor, with the arguments that users know)
     layer; weight decay holds for the stem's, the transitions' and the bottlenecks' 1×1 kernels. Without the head the
     output is the pooled last map, `n c`.
 
-    `weights` is None (random), a file of any layout that densenet-port reads, or a registered set's name; the file's
-    epsilon and stem padding hold, and one given here must not contradict them. Raises ValueError for arguments that do
-    not fit each other or the file, and the PortErrors of reading a file.
+    `weights` is None (random), a file of any layout that densenet-port reads, or the name of a registered set, which is
+    downloaded when it is first called for: "imagenet" (our release's default), "torchvision", "keras-applications" or
+    "titu1994". The file's epsilon and stem padding hold, and one given here must not contradict them. Raises ValueError
+    for arguments that do not fit each other or the file, and for a set that has no such network; and the PortErrors of
+    reading and fetching a file.
     """
     _check_output(activation, classes)
     if weights == "imagenet" and include_top and classes != 1000:  # noqa: PLR2004 (ImageNet's classes)
@@ -432,9 +434,21 @@ def _located(weights: str | PathLike[str], architecture: Architecture) -> Path:
     from densenet_port.fetch import registered  # noqa: PLC0415 (only a name needs the cache)
 
     try:
-        return registered(str(weights), architecture)
+        return registered(str(weights), architecture, progress=_bar())
     except UsageError as error:
         raise ValueError(f"weights={weights!r} is neither a file nor a registered set of weights\n{error}") from error
+
+
+def _bar() -> Callable[[int, int], None]:
+    """Keras's own bar, which begins with the first bytes of a download."""
+    begun: list[Any] = []
+
+    def progress(done: int, total: int) -> None:
+        if not begun:
+            begun.append(_keras().utils.Progbar(total or None, unit_name="byte"))
+        begun[0].update(done)
+
+    return progress
 
 
 def _contract(found: Contract | None, epsilon: float | None, stem_padding: StemPadding | None) -> Contract:

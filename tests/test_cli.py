@@ -177,17 +177,25 @@ def test_every_listing_has_a_schema(command):
     assert run(command).returncode == 0
 
 
+def commands(group, name=""):
+    """Every command below a group, and the groups: full name → command."""
+    for word, command in group.commands.items():
+        yield f"{name} {word}".strip(), command
+        yield from commands(command, f"{name} {word}") if hasattr(command, "commands") else ()
+
+
 def test_every_command_and_option_has_help():
     """A command line explains itself."""
-    command = typer.main.get_command(app)
+    known = dict(commands(typer.main.get_command(app)))
 
     unexplained = [
         f"{name} {parameter.name}"
-        for name, sub in command.commands.items()
+        for name, sub in known.items()
         for parameter in sub.params
         if not getattr(parameter, "help", None)
     ]
-    assert ([name for name, sub in command.commands.items() if not sub.help], unexplained) == ([], [])
+    assert ([name for name, sub in known.items() if not sub.help], unexplained) == ([], [])
+    assert "cache list" in known
 
 
 def test_output_into_a_closed_pipe_is_quiet(small):

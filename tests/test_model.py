@@ -9,11 +9,13 @@ import pytest
 os.environ["KERAS_BACKEND"] = "torch"  # TensorFlow and torch do not share a process well
 import keras
 import torch
+from hosting import Host
 from networks import images, torchvision_network
 from random_weights import random_weights
 
 from densenet_port import fetch, model
 from densenet_port.arch import Architecture, Contract, Slot
+from densenet_port.checkpoint import file_digest
 from densenet_port.convert import ours
 from densenet_port.errors import DiskError, MisfitError, UsageError
 from densenet_port.forward import forward
@@ -490,12 +492,40 @@ def test_a_checkpoint_without_a_head_gives_none(small, monkeypatch):
 
 def test_a_registered_name_means_its_file(small, truth, monkeypatch):
     asked = []
-    monkeypatch.setattr(fetch, "registered", lambda *names: asked.append(names) or small)
+    monkeypatch.setattr(fetch, "registered", lambda *names, progress: asked.append(names) or small)
 
     network = DenseNet(**NUMBERS, weights="somewhere", activation=None)
 
     assert asked == [("somewhere", SMALL)]
     assert apart(put_out(network, images(4, 40)), truth) <= FLOAT32
+
+
+def test_a_registered_set_is_downloaded_when_it_is_called_for(small, truth, monkeypatch, tmp_path, capsys):
+    """Once, with Keras's own bar; the second call takes the cache's."""
+    entry = fetch.Registered(url="https://example.org/w.pth", sha256=file_digest(small))
+    monkeypatch.setattr(fetch, "registry", lambda: {("somewhere", SMALL.name): entry})
+    monkeypatch.setenv("DENSENET_PORT_CACHE", str(tmp_path))
+    with Host({"w.pth": small.read_bytes()}) as host:
+        monkeypatch.setenv("DENSENET_PORT_MIRROR", host.url())
+
+        networks = [DenseNet(**NUMBERS, weights="somewhere", activation=None) for _ in range(2)]
+
+    assert [apart(put_out(network, images(4, 40)), truth) <= FLOAT32 for network in networks] == [True, True]
+    assert (len(host.log), f"{small.stat().st_size}/{small.stat().st_size}" in capsys.readouterr().out) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("imagenet", "no release of converted weights is published yet"),
+        ("torchvision", "no weight file is registered for torchvision 264"),
+        ("titu1994", "no weight file is registered for titu1994 264"),
+    ],
+)
+def test_a_named_set_without_the_network_is_never_random(weights, message):
+    """What is not there raises, with the way out."""
+    with pytest.raises(ValueError, match=f"weights='{weights}' is neither .*\n{message}\n"):
+        model.DenseNetImageNet264(weights=weights)
 
 
 def test_a_name_that_means_nothing_is_never_random():
