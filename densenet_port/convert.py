@@ -19,6 +19,7 @@ from densenet_port.arch import Architecture, Contract, Slot, infer
 from densenet_port.checkpoint import Array, Checkpoint, Tensor, array_digest, file_digest
 from densenet_port.errors import ComparisonError, DiskError, MisfitError, PortError, UsageError
 from densenet_port.mapping import (
+    HEAD,
     Kernels,
     Ledger,
     Mapping,
@@ -182,7 +183,9 @@ def identify(
     near = [table for table in tables if tried[table.layout] is not None]
     if len(near) == 1:
         return _sole(checkpoint, near[0], arch, kernels)
-    raise MisfitError(_no_layout(checkpoint, tried), hint="name the layout with --src to see every misfit")
+    hints = {getattr(tried[table.layout], "hint", None) for table in near}
+    agreed = hints.pop() if len(hints) == 1 else None
+    raise MisfitError(_no_layout(checkpoint, tried), hint=agreed or "name the layout with --src to see every misfit")
 
 
 def _candidates(checkpoint: Checkpoint) -> list[Mapping]:
@@ -219,7 +222,7 @@ def _sole(checkpoint: Checkpoint, mapping: Mapping, arch: Architecture | None, k
     try:
         architecture = _architecture(survey, arch)
     except MisfitError as error:
-        raise MisfitError(f"{checkpoint.path}: as {mapping.layout}: {error.message}") from error
+        raise MisfitError(f"{checkpoint.path}: as {mapping.layout}: {error.message}", hint=error.hint) from error
     ledger = mapping.match(checkpoint, architecture, survey)
     if ledger.troubles:
         message, hint = _trouble(checkpoint, ledger, survey, arch)
@@ -229,6 +232,11 @@ def _sole(checkpoint: Checkpoint, mapping: Mapping, arch: Architecture | None, k
 
 def _architecture(survey: Survey, arch: Architecture | None) -> Architecture:
     """The architecture asked for, with the file's own classes and channels; or the one its shapes say."""
+    if survey.found and not survey.unclaimed and all(entry.place.unit == HEAD for entry in survey.found):
+        raise MisfitError(
+            f"it holds a head without a network: {', '.join(entry.name for entry in survey.found)}",
+            hint="take the file of the whole network; KerasHub's presets keep the body in another one beside it",
+        )
     return fitted(arch or infer(survey.kernels), survey)
 
 
@@ -245,11 +253,11 @@ def _floating(checkpoint: Checkpoint, ledger: Ledger) -> Ledger:
 
 def _without_head(ledger: Ledger) -> Ledger:
     """The ledger of the body, with the head's tensors ignored by the user's word."""
-    head = {claim.name: "--no-top" for place, claim in ledger.claims.items() if place.unit == "head.dense"}
+    head = {claim.name: "--no-top" for place, claim in ledger.claims.items() if place.unit == HEAD}
     return replace(
         ledger,
         architecture=ledger.architecture.without_head(),
-        claims={place: claim for place, claim in ledger.claims.items() if place.unit != "head.dense"},
+        claims={place: claim for place, claim in ledger.claims.items() if place.unit != HEAD},
         ignored={**ledger.ignored, **head},
     )
 
@@ -525,6 +533,8 @@ def _notes(source: Ours, target: Mapping, contract: Contract, dtype: np.dtype[An
             f"no record says how the kernels are stored: taken as {source.ledger.kernels} has them, as files of this "
             "ordering usually are; --kernels says otherwise, and known logits of one image would decide"
         )
+    if not (source.ledger.mapping.units or source.checkpoint.manifest):
+        yield f"its layers have no names of their own: taken by their order for {source.layout}'s ({_brief(source)})"
     stored = {claim.tensor.dtype for claim in source.ledger.claims.values()}
     worked = "fold" in source.checkpoint.metadata  # by the reader, in float64
     if "float64" in stored and dtype.itemsize < 8 and not worked:  # noqa: PLR2004 (bytes of a float64)
@@ -535,14 +545,18 @@ def _notes(source: Ours, target: Mapping, contract: Contract, dtype: np.dtype[An
     if "epsilon" in source.ledger.mapping.carried and not (
         source.checkpoint.manifest or "epsilon" in source.checkpoint.metadata
     ):
-        taken = f"epsilon {source.contract.epsilon:g} and {source.contract.stem_padding} stem padding are taken"
-        yield f"the file records no contract: {taken}"
+        yield f"the file records no contract: {_brief(source)} are taken"
+
+
+def _brief(source: Ours) -> str:
+    """What of a contract a file most often leaves out."""
+    return f"epsilon {source.contract.epsilon:g} and {source.contract.stem_padding} stem padding"
 
 
 def _contract_notes(source: Ours, target: Mapping, contract: Contract) -> Iterator[str]:
     """Where the graph of the source, or of the target, is not quite what its weights are used with."""
     layers, last = source.checkpoint.metadata.get("layers"), source.ledger.mapping.last_relu
-    if last and layers and last not in layers and "head.dense" in source.architecture.units:
+    if last and layers and last not in layers and HEAD in source.architecture.units:
         yield f"the file's own graph lacks the last ReLU ({last}): its logits are not those of this network"
     if source.contract.pool_rounding != contract.pool_rounding:
         change = f"{source.contract.pool_rounding} to {contract.pool_rounding}"
@@ -682,5 +696,5 @@ def _no_layout(checkpoint: Checkpoint, tried: Map[str, Ledger | PortError | None
             first = next(_misfits(result))
             lines.append(f"{layout}: {_count(range(result.troubles), 'misfit')}; {first}")
         else:
-            lines.append(f"{layout}: {result}")
+            lines.append(f"{layout}: {result.message}")
     return "\n  ".join(lines)

@@ -22,6 +22,7 @@ from densenet_port.errors import DiskError, MisfitError, UsageError
 from densenet_port.table import DEEP, PLAIN, Pattern, compiled, generic, kind_of, part_axes, regex, skeleton
 from densenet_port.transform import FOLDS
 
+HEAD = "head.dense"
 SPLIT = "./"  # what may stand between a prefix and a name
 
 Kernels = Literal["theano", "tensorflow"]
@@ -155,6 +156,7 @@ class Mapping:
     only: Map[str, tuple[Any, ...]]
     when: Map[str, Any]
     last_relu: str
+    body: str
     contract: Contract
     carried: frozenset[str]
     units: Map[str, tuple[str, ...]]
@@ -247,7 +249,11 @@ class Mapping:
         """Our unit → the layout's name for it, which is also what its software calls the module or layer."""
         if not self.units:
             return self._spell_in_order(architecture)
-        return {unit.name: self._spell_unit(unit, architecture) for unit in architecture.units.values()}
+        body = self.body if HEAD in architecture.units else ""
+        return {
+            unit.name: ("" if unit.name == HEAD else body) + self._spell_unit(unit, architecture)
+            for unit in architecture.units.values()
+        }
 
     def _spell_in_order(self, architecture: Architecture) -> dict[str, str]:
         """Units by running number among those of their kind."""
@@ -423,16 +429,22 @@ class Mapping:
     def _by_name(self, checkpoint: Checkpoint) -> list[Found]:
         """Every tensor whose name a line of the table says."""
         prefix = self._prefix(checkpoint)
-        found: list[Found] = []
-        for name in checkpoint.tensors:
-            if not name.startswith(prefix):
-                continue
-            bare = name[len(prefix) :]
-            for pattern, ours, part in self._index.get(skeleton(bare), ()):
-                if hit := pattern.fullmatch(bare):
-                    found.append(Found(Place(self._ours(ours, hit), part), hit["unit"], name))
-                    break
+        found = [hit for name in checkpoint.tensors if (hit := self._hit(name, prefix))]
+        if self.body:
+            outside = re.sub(r"[^./]*[./]$", "", prefix)
+            hits = [self._hit(name, outside) for name in checkpoint.tensors if not name.startswith(prefix)]
+            found += [hit for hit in hits if hit and hit.place.unit == HEAD]
         return found
+
+    def _hit(self, name: str, prefix: str) -> Found | None:
+        """What a tensor's name means behind a prefix, if any line of the table says it."""
+        if not name.startswith(prefix):
+            return None
+        bare = name[len(prefix) :]
+        for pattern, ours, part in self._index.get(skeleton(bare), ()):
+            if hit := pattern.fullmatch(bare):
+                return Found(Place(self._ours(ours, hit), part), hit["unit"], name)
+        return None
 
     def _ours(self, ours: str, hit: re.Match[str]) -> str:
         """Our unit's name for a recognised one."""
@@ -458,7 +470,7 @@ class Mapping:
                 f"{checkpoint.path}: {counts}",
                 hint="without layer names the order is all there is, so every layer must be there",
             )
-        units: dict[Kind, list[str]] = {"conv": convs, "norm": norms, "dense": ["head.dense"]}
+        units: dict[Kind, list[str]] = {"conv": convs, "norm": norms, "dense": [HEAD]}
         return [
             Found(Place(unit, part), spelled, name)
             for kind, layers in groups.items()
@@ -498,9 +510,9 @@ def layouts() -> tuple[str, ...]:
 
 def fitted(architecture: Architecture, survey: Survey) -> Architecture:
     """The architecture with the classes and input channels that the file's own shapes say."""
-    head = survey.kernels.get("head.dense")
+    head = survey.kernels.get(HEAD)
     stem = next((survey.kernels[unit] for unit in (PLAIN[0], DEEP[0]) if unit in survey.kernels), None)
-    headless = not any(entry.place.unit == "head.dense" for entry in survey.found)
+    headless = not any(entry.place.unit == HEAD for entry in survey.found)
     classes = None if headless else head["o"] if head else architecture.classes
     channels = stem["i"] if stem else architecture.channels
     if (classes, channels) == (architecture.classes, architecture.channels):

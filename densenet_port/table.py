@@ -20,10 +20,10 @@ from densenet_port.transform import FOLDS, compile_move
 
 PLACES = {"b": r"(?P<b>\d+)", "l": r"(?P<l>\d+)", "n": r"(?P<n>\d+)", "_n": r"(?:_(?P<order>\d+))?"}
 KEYS = {
-    *("layout", "about", "containers", "reference", "first", "only", "when", "ignore", "last_relu"),
+    *("layout", "about", "containers", "reference", "first", "only", "when", "ignore", "last_relu", "body"),
     *("contract", "units", "order", "tensors"),
 }
-OPTIONAL = {"reference", "first", "only", "when", "ignore", "last_relu", "units", "order"}
+OPTIONAL = {"reference", "first", "only", "when", "ignore", "last_relu", "body", "units", "order"}
 REFERENCES = (
     *("torchvision", "timm", "monai", "torchxrayvision"),
     *("keras", "keras.applications", "keras-hub", "kimm"),
@@ -72,6 +72,7 @@ def compiled(path: Path, table: dict[str, Any]) -> dict[str, Any]:
         "only": _only(path, table.get("only", {})),
         "when": dict(_typed(path, "when", table.get("when", {}), dict)),
         "last_relu": _typed(path, "last_relu", table.get("last_relu", ""), str),
+        "body": _typed(path, "body", table.get("body", ""), str),
         "contract": contract,
         "carried": carried,
         "units": units,

@@ -11,6 +11,7 @@ without memory ("meta"), and Keras's on its lightest backend.
 """
 
 import os
+import re
 import subprocess
 import sys
 import zlib
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from densenet_port.arch import Architecture
 from densenet_port.checkpoint import Checkpoint, Tensor
 
 KEYS = Path(__file__).resolve().parent / "data" / "keys"
@@ -92,11 +94,70 @@ def keras_applications_networks() -> Iterator[Network]:
         yield arch, {weight.path: weight.value for weight in model.weights}
 
 
+def keras_applications_old_networks() -> Iterator[Network]:
+    """The names of keras_applications 1.0, whose networks end in `fc1000`.
+
+    No software of today writes them, so they are ours to spell, from the layer names in the sources of
+    keras_applications 1.0.8 (`conv1/conv`, `conv1/bn`, `fc1000`).
+    """
+    for arch, tensors in keras_applications_networks():
+        names = {name: name.replace("conv1_", "conv1/", 1) if name.startswith("conv1_") else name for name in tensors}
+        yield arch, {names[name].replace("predictions", "fc1000"): tensor for name, tensor in tensors.items()}
+
+
+def keras_hub_networks() -> Iterator[Network]:
+    """The weights of KerasHub's classifiers; the backbone is a model within the model, as in their files."""
+    os.environ["KERAS_BACKEND"] = "jax"
+    from keras_hub.models import DenseNetBackbone, DenseNetImageClassifier
+
+    for arch in ("121", "169", "201"):
+        backbone = DenseNetBackbone(stackwise_num_repeats=Architecture.named(arch).layers)
+        model = DenseNetImageClassifier(backbone, num_classes=1000)
+        inner = {f"{backbone.name}/{weight.path}": weight.value for weight in backbone.weights}
+        yield arch, inner | {weight.path: weight.value for weight in model.output_dense.weights}
+
+
+def kimm_networks() -> Iterator[Network]:
+    """The weights of kimm's DenseNets."""
+    os.environ["KERAS_BACKEND"] = "jax"
+    import kimm
+
+    for arch in ("121", "161", "169", "201"):
+        model = getattr(kimm.models, f"DenseNet{arch}")(weights=None, input_shape=(64, 64, 3))
+        yield arch, {weight.path: weight.value for weight in model.weights}
+
+
+def titu1994_networks() -> Iterator[Network]:
+    """The names that Keras 2 gives by itself to titu1994's networks, which count from 1 in a new session.
+
+    Keras 2 is not installed, so they are ours to spell: Keras 3 gives them to the same layers, counting from 0.
+    """
+    os.environ["KERAS_BACKEND"] = "jax"
+    import keras
+    from titu1994 import network
+
+    for arch in ("121", "161", "169"):
+        keras.backend.clear_session()
+        weights = network(keras, Architecture.named(arch)).weights
+        yield arch, {_from_one(weight.path): weight.value for weight in weights}
+
+
+def _from_one(path: str) -> str:
+    """`conv2d/kernel` → `conv2d_1/kernel`, `conv2d_1/kernel` → `conv2d_2/kernel`."""
+    layer, _, variable = path.partition("/")
+    found = re.fullmatch(r"(.*?)(?:_(\d+))?", layer)
+    return f"{found[1]}_{int(found[2] or 0) + 1}/{variable}"
+
+
 RECORDED: dict[str, tuple[str, Callable[[], Iterator[Network]]]] = {
     "torchvision": ("torchvision", torchvision_networks),
     "torchvision_dotted": ("torchvision", torchvision_dotted_networks),
     "timm": ("timm", timm_networks),
     "keras-applications": ("keras", keras_applications_networks),
+    "keras-applications_old": ("spelled, not written by software; shapes: keras", keras_applications_old_networks),
+    "keras-hub": ("keras-hub", keras_hub_networks),
+    "kimm": ("kimm", kimm_networks),
+    "titu1994": ("spelled, not written by software; shapes: keras", titu1994_networks),
 }
 
 
@@ -104,7 +165,7 @@ def record(layout: str) -> None:
     """Write the lists of one layout."""
     software, networks = RECORDED[layout]
     for arch, tensors in networks():
-        lines = [f"# {software} {version(software)} {datetime.now(UTC).date().isoformat()}"]
+        lines = [f"# {software} {version(software.rpartition(' ')[2])} {datetime.now(UTC).date().isoformat()}"]
         for name, tensor in tensors.items():
             lines.append(f"{name}\t{' '.join(map(str, tensor.shape))}\t{str(tensor.dtype).removeprefix('torch.')}")
         (KEYS / f"{layout}-{arch}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

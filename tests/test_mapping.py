@@ -16,7 +16,11 @@ from densenet_port.errors import MisfitError, UsageError
 from densenet_port.mapping import Mapping, layouts
 
 KEYS = Path(__file__).parent / "data" / "keys"
-LAYOUT_OF = {"timm": "torchvision", "torchvision_dotted": "torchvision"}  # software whose names another table says
+LAYOUT_OF = {  # software whose names another table says
+    "timm": "torchvision",
+    "torchvision_dotted": "torchvision",
+    "keras-applications_old": "keras-applications",
+}
 FIRST_TABLE = (folder("mappings") / "torchvision.toml").read_text(encoding="utf-8")
 
 
@@ -65,10 +69,12 @@ def test_key_lists_of_every_layout_and_depth_are_recorded():
     """The lists that the test above stands on are all there."""
     found = {path.stem for path in KEYS.glob("*.txt")}
 
-    torch_like = {
-        f"{kind}-{arch}" for kind in ("torchvision", "torchvision_dotted", "timm") for arch in (121, 161, 169, 201)
+    depths = {
+        **dict.fromkeys(("torchvision", "torchvision_dotted", "timm", "kimm"), (121, 161, 169, 201)),
+        **dict.fromkeys(("keras-applications", "keras-applications_old", "keras-hub"), (121, 169, 201)),
+        "titu1994": (121, 161, 169),
     }
-    assert found >= torch_like | {f"keras-applications-{arch}" for arch in (121, 169, 201)}
+    assert found >= {f"{kind}-{arch}" for kind, many in depths.items() for arch in many}
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -132,7 +138,7 @@ def test_two_layouts_that_fit_equally_are_refused():
         identify(sketch(names, container="weights-h5"))
 
     assert str(error.value) == (
-        "sketch.pth: 2 layouts fit equally: keras, keras-applications\n"
+        "sketch.pth: 5 layouts fit equally: keras, keras-applications, keras-hub, kimm, titu1994\n"
         "  say which one it is with --src keras or --src keras-applications"
     )
 
@@ -233,7 +239,7 @@ def test_no_layer_name_of_any_framework_stands_in_python():
     code = "\n".join(text for path in package.rglob("*.py") for text in strings_of(path))
     for layout in set(layouts()) - {"keras", "onnx", "onnx-caffe2"}:  # which have the names of our own units
         for patterns in Mapping.load(layout).units.values():
-            stems = {re.split(r"\{\w+\}", pattern)[0] for pattern in patterns}
+            stems = {re.split(r"\{\w+\}", pattern)[0] for pattern in patterns} - {"transition"}  # ours as well
             assert [stem for stem in stems if len(stem) > 5 and stem in code] == [], layout
 
 

@@ -279,14 +279,16 @@ def write_weights_h5(path: Path, tensors: Mapping[str, Tensor], manifest: Callab
 
 def weights_tree(tensors: Mapping[str, Tensor]) -> Group:
     """The tree of a `.weights.h5`. Keras 3.0 to 3.5 want the root's `vars`, though it is empty."""
-    root, counts = Group(), Counter[str]()
+    root, counts = Group(), Counter[tuple[str, ...]]()
     root.group("vars")
     for layer, variables in by_layer(tensors).items():
+        *models, name = layer.split("/")
+        place = tuple(part for model in models for part in ("layers", model))
         kind = layer_class(layer, {variable: tensors[name] for variable, name in variables.items()})
-        suffix = f"_{counts[kind]}" if counts[kind] else ""
-        counts[kind] += 1
-        group = root.group("layers", kind + suffix, "vars")
-        group.attributes["name"] = layer
+        number = counts[*place, kind]
+        counts[*place, kind] += 1
+        group = root.group(*place, "layers", f"{kind}_{number}" if number else kind, "vars")
+        group.attributes["name"] = name
         order = [variable for variable in VARIABLES[kind] if variable in variables]
         group.members |= {str(number): variables[variable] for number, variable in enumerate(order)}
     return root
