@@ -154,10 +154,16 @@ RECORDED: dict[str, tuple[str, Callable[[], Iterator[Network]]]] = {
     "torchvision_dotted": ("torchvision", torchvision_dotted_networks),
     "timm": ("timm", timm_networks),
     "keras-applications": ("keras", keras_applications_networks),
-    "keras-applications_old": ("spelled, not written by software; shapes: keras", keras_applications_old_networks),
+    "keras-applications_old": ("keras", keras_applications_old_networks),
     "keras-hub": ("keras-hub", keras_hub_networks),
     "kimm": ("kimm", kimm_networks),
-    "titu1994": ("spelled, not written by software; shapes: keras", titu1994_networks),
+    "titu1994": ("keras", titu1994_networks),
+}
+
+
+SPELLED = {  # said in the first line where the software that wrote such names is not installed
+    "keras-applications_old": "(shapes alone; names spelled after keras_applications 1.0.8)",
+    "titu1994": "(shapes alone; names spelled as Keras 2 numbers layers)",
 }
 
 
@@ -165,7 +171,8 @@ def record(layout: str) -> None:
     """Write the lists of one layout."""
     software, networks = RECORDED[layout]
     for arch, tensors in networks():
-        lines = [f"# {software} {version(software.rpartition(' ')[2])} {datetime.now(UTC).date().isoformat()}"]
+        head = f"# {software} {version(software)} {datetime.now(UTC).date().isoformat()}"
+        lines = [f"{head} {SPELLED[layout]}" if layout in SPELLED else head]
         for name, tensor in tensors.items():
             lines.append(f"{name}\t{' '.join(map(str, tensor.shape))}\t{str(tensor.dtype).removeprefix('torch.')}")
         (KEYS / f"{layout}-{arch}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
