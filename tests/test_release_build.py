@@ -14,6 +14,8 @@ from releases import FIRST, QUICK, SECOND, SPECS, built, content, copied, source
 from densenet_port import convert, manifest, parity
 from densenet_port.arch import NAMED, Slot
 from densenet_port.errors import DiskError, MisfitError, UsageError
+from densenet_port.fetch import Registered
+from densenet_port.part import digests_of
 from densenet_port.release import build as building
 from densenet_port.release import network as networks
 
@@ -243,11 +245,12 @@ def _made_before(release, source, work, _options, _limit):
     )
 
 
-def test_the_registered_source_has_url_and_licence(monkeypatch, place):
-    """They are said of the very file that is registered, and of no other."""
+@pytest.mark.parametrize("by", ["sha256", "md5"])
+def test_the_registered_source_has_url_and_licence(monkeypatch, place, by):
+    """They are said of the very file that is registered, by whatever digest, and of no other."""
     (path,) = sources(place, SPECS[0])
-    digest, url = convert.file_digest(path), "https://example.org/densenet.pth"
-    entry = type("Entry", (), {"url": url, "sha256": digest[:8]})
+    digests, url = digests_of(path, with_md5=True), "https://example.org/densenet.pth"
+    entry = Registered(url=url, **{by: {"sha256": digests.sha256[:8], "md5": digests.md5}[by]})
     arch = building.Architecture.named(SPECS[0])
     monkeypatch.setattr(building, "registry", lambda: {("torchvision", arch.name): entry})
 

@@ -23,6 +23,7 @@ from densenet_port.errors import DiskError, PortError, UsageError
 from densenet_port.fetch import registered, registry
 from densenet_port.manifest import NAME, SIGNATURE, SUMS, File, Manifest
 from densenet_port.mapping import Mapping as Table
+from densenet_port.part import digests_of
 from densenet_port.release.network import (
     CONTAINERS,
     LAYOUT,
@@ -99,7 +100,7 @@ def _source(src: str, arch: Architecture, checkpoint: Path | None, licence: str 
     path = checkpoint or registered(src, arch)
     architecture, digest = ours(path, src=src, arch=arch).architecture, file_digest(path)
     entry = registry().get((src, arch.name))
-    known = entry is not None and digest.startswith(entry.sha256)
+    known = entry is not None and entry.wanted.misfit(digests_of(path, with_md5=True)) is None
     return Source(
         path=path,
         layout=src,
