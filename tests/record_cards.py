@@ -36,14 +36,12 @@ CARDS = Path(__file__).parent.parent / "mappings" / "cards"
 PROBE = parity.Probe(name="noise 64", images=images(2, 64, seed=0))
 
 
-def our_file(folder, architecture, contract):
-    """A converted file of a random network, and its float64 logits."""
-    weights, path = random_weights(architecture), folder / "ours.safetensors"
-    rules = Mapping.load("keras").spell(architecture)
-    tensors = {rule.name: held(weights[place]) for place, rule in rules.items()}
+def keras_file(path, architecture, contract, weights):
+    """A converted file of our own with these weights and this contract."""
+    tensors = {rule.name: held(weights[place]) for place, rule in Mapping.load("keras").spell(architecture).items()}
     manifest = {"layout": "keras", "architecture": architecture.to_json(), "contract": contract.to_json()}
     formats.write(path, tensors, lambda: json.dumps(manifest).encode())
-    return path, forward(architecture, contract, weights, PROBE.images)
+    return path
 
 
 def held(array):
@@ -67,7 +65,9 @@ def owned(told, reference):
 def logits_rows(table, name, folder):
     """Both directions of one network, and the versions of what took part."""
     architecture, out = NAMED[name], folder / f"theirs{table.containers[0]}"
-    source, truth = our_file(folder, architecture, table.contract)
+    weights = random_weights(architecture)
+    truth = forward(architecture, table.contract, weights, PROBE.images)
+    source = keras_file(folder / "ours.safetensors", architecture, table.contract, weights)
     convert(source, dst=table.layout, out=out, force=True)
     told = ours(out, src=table.layout)
     answer = owned(told, table.reference)
