@@ -180,12 +180,27 @@ def identify(
             f"{checkpoint.path}: {len(fits)} layouts fit equally: {', '.join(names)}",
             hint=f"say which one it is with --src {names[0]} or --src {names[1]}",
         )
-    near = [table for table in tables if tried[table.layout] is not None]
-    if len(near) == 1:
-        return _sole(checkpoint, near[0], arch, kernels)
-    hints = {getattr(tried[table.layout], "hint", None) for table in near}
+    if near := _nearest(checkpoint, tables, tried, kernels):
+        return _sole(checkpoint, near, arch, kernels)
+    hints = {getattr(found, "hint", None) for found in tried.values() if found is not None}
     agreed = hints.pop() if len(hints) == 1 else None
     raise MisfitError(_no_layout(checkpoint, tried), hint=agreed or "name the layout with --src to see every misfit")
+
+
+def _nearest(
+    checkpoint: Checkpoint, tables: list[Mapping], tried: Map[str, Ledger | PortError | None], kernels: Kernels | None
+) -> Mapping | None:
+    """The one table whose misfits are worth showing in full, if there is one.
+
+    That which would fit without the user's architecture, or the only one that recognises a network, or any name at all.
+    """
+    own = (_try(checkpoint, table, None, kernels) for table in tables)
+    stages = (
+        [table for table, found in zip(tables, own, strict=True) if isinstance(found, Ledger) and not found.troubles],
+        [table for table in tables if isinstance(tried[table.layout], Ledger)],
+        [table for table in tables if tried[table.layout] is not None],
+    )
+    return next((stage[0] for stage in stages if len(stage) == 1), None)
 
 
 def _candidates(checkpoint: Checkpoint) -> list[Mapping]:

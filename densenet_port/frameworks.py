@@ -40,6 +40,12 @@ THREADS = (
     "TF_NUM_INTRAOP_THREADS",
     "TF_NUM_INTEROP_THREADS",
 )
+STEMS = {  # the stems that the networks of torch's family can have
+    "torchvision": ("imagenet",),
+    "timm": ("imagenet", "deep"),
+    "monai": ("imagenet",),
+    "torchxrayvision": ("imagenet",),
+}
 LAST_LINES = 8  # of a dead process's stderr, shown to the user
 
 
@@ -47,10 +53,11 @@ LAST_LINES = 8  # of a dead process's stderr, shown to the user
 class Job:
     """One run of one network on images `n h w c`.
 
-    - "torchvision": `torchvision.models.densenet.DenseNet` with the architecture's numbers, in evaluation mode, filled
-      strictly with the state dict in `path` (what torch itself loads, or safetensors). `prefix` is what stands before
-      the names in the file, wrapping dictionaries included (`state_dict.module.`), and `head` the head's name in the
-      file where that is not torchvision's own (`classifier.0`).
+    - "torchvision", "timm", "monai", "torchxrayvision": their own DenseNet with the architecture's numbers, in
+      evaluation mode, filled strictly with the state dict in `path` (what torch itself loads, or safetensors; whole
+      modules by our own reader). `prefix` is what stands before the names in the file, wrapping dictionaries included
+      (`state_dict.module.`), `head` the head's name in the file where that is not the software's own (`classifier.0`),
+      and `ignored` are the names in the file that are no part of the network.
     - "keras": what `model.load` makes of the converted file `path`; or, with `weights` in our axes, what `model.build`
       makes of `architecture` and `contract`.
     - "keras.applications": Keras's own network of the architecture's name, with its weights from `path`.
@@ -73,6 +80,7 @@ class Job:
     weights: Mapping[Slot, Array] | None = None
     prefix: str = ""
     head: str | None = None
+    ignored: tuple[str, ...] = ()
     backend: Literal["tensorflow", "torch", "jax"] = "tensorflow"
     dtype: Literal["float32", "float64"] = "float32"
     data_format: model.DataFormat = "channels_last"
@@ -149,15 +157,18 @@ def _check(job: Job) -> None:
         raise UsageError(f"{job.title} takes a file" + (" or weights, and not both" if job.network == "keras" else ""))
     if job.architecture is None and (job.network not in ("keras", "numpy") or job.weights is not None):
         raise UsageError(f"{job.title} must be told the architecture")
-    if job.network == "torchvision" and job.architecture is not None:
-        _check_torchvision(job.architecture)
+    if job.network in STEMS and job.architecture is not None:
+        _check_torch(job.network, job.architecture)
 
 
-def _check_torchvision(numbers: Architecture) -> None:
-    """Refuse what torchvision's class cannot be."""
-    if numbers.stem != "imagenet" or not numbers.bottleneck or numbers.reduction != 0.5:  # noqa: PLR2004 (its half)
-        hint = "its networks have the ImageNet stem, bottlenecks and a reduction of 0.5"
-        raise UsageError(f"torchvision has no DenseNet {numbers.name}", hint=hint)
+def _check_torch(network: str, numbers: Architecture) -> None:
+    """Refuse what a class of torch's family cannot be."""
+    halves = numbers.bottleneck and numbers.reduction == 0.5  # noqa: PLR2004 (their half)
+    if numbers.stem not in STEMS[network] or not halves:
+        hint = f"its networks have a stem of {' or '.join(STEMS[network])}, bottlenecks and a reduction of 0.5"
+        raise UsageError(f"{network} has no DenseNet {numbers.name}", hint=hint)
+    if network == "timm" and numbers.init_channels != 2 * numbers.growth_rate:
+        raise UsageError(f"timm has no DenseNet {numbers.name}", hint="its init_channels are twice the growth_rate")
 
 
 # -- between the two processes -----------------------------------------------------------------------------------------
@@ -185,6 +196,7 @@ def _read_job(folder: Path) -> Job:
         weights = {_slot(name): arrays[name] for name in arrays.files if name != "images"}
     plain["path"] = Path(plain["path"]) if plain["path"] else None
     plain["table"] = Path(plain["table"]) if plain["table"] else None
+    plain["ignored"] = tuple(plain["ignored"])
     plain["architecture"] = Architecture.from_json(plain["architecture"]) if plain["architecture"] else None
     plain["contract"] = Contract.from_json(plain["contract"]) if plain["contract"] else None
     return Job(**plain, images=images, weights=weights or None)

@@ -567,13 +567,21 @@ def _first_hit(expressions: Iterable[re.Pattern[str]], text: str) -> re.Match[st
 def _kernel_sizes(
     found: Iterable[Found], axes: Map[tuple[Kind, str], str], checkpoint: Checkpoint
 ) -> dict[str, dict[str, int]]:
-    """Unit → axis → length, for every kernel recognised that has as many axes as it should."""
+    """Unit → axis → length, for every kernel recognised that has as many axes as it should.
+
+    Raises MisfitError where no convolution's has: a network of volumes or of sequences.
+    """
     sizes: dict[str, dict[str, int]] = {}
+    others: list[str] = []
     for entry in found:
         if entry.place.part == "kernel":
-            order = axes[kind_of(entry.place.unit), "kernel"]
-            if named := _named_sizes(order, checkpoint.tensors[entry.name].shape):
+            kind, shape = kind_of(entry.place.unit), checkpoint.tensors[entry.name].shape
+            if named := _named_sizes(axes[kind, "kernel"], shape):
                 sizes.setdefault(entry.place.unit, named)
+            elif kind == "conv":
+                others.append(f"{entry.name} has {len(shape)} axes {shape}, expected 4 ({axes[kind, 'kernel']})")
+    if others and not any(kind_of(unit) == "conv" for unit in sizes):
+        raise MisfitError(f"{others[0]}: not a network of pictures, which have two spatial dimensions")
     return sizes
 
 

@@ -26,7 +26,7 @@ from densenet_port.diagnose import diagnose
 from densenet_port.errors import CorruptError, DiskError, MisfitError, UsageError
 from densenet_port.formats import whole
 from densenet_port.forward import forward, smallest_side
-from densenet_port.frameworks import Job, Run, run_all
+from densenet_port.frameworks import STEMS, Job, Run, run_all
 from densenet_port.mapping import Kernels
 from densenet_port.transform import absorb_in_scale, absorb_in_variance
 
@@ -279,7 +279,7 @@ def plan_side(
 
     Keras computes in float64 on TensorFlow alone; on the other backends the float64 evidence is numpy's.
     """
-    exact = network if network in ("torchvision", "numpy") or backend == "tensorflow" else "numpy"
+    exact = network if network in (*STEMS, "numpy") or backend == "tensorflow" else "numpy"
     networks: dict[Precision, str] = {"float64": exact, "float32": network}
     return {
         precision: [
@@ -352,6 +352,7 @@ def _job(
         contract=told.contract,
         prefix=told.ledger.prefix,
         head=told.ledger.spelled("head.dense"),
+        ignored=tuple(told.ledger.ignored),
         backend=cast("Any", "tensorflow" if backend == "numpy" else backend),
         dtype=dtype,
         taps=followed if probe.name == tapped else {},
