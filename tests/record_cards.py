@@ -29,7 +29,7 @@ from densenet_port.convert import convert, ours
 from densenet_port.errors import UsageError
 from densenet_port.forward import forward
 from densenet_port.frameworks import run
-from densenet_port.mapping import Mapping, layouts
+from densenet_port.mapping import Mapping, fitted, layouts
 from densenet_port.support import Measured
 
 CARDS = Path(__file__).parent.parent / "mappings" / "cards"
@@ -85,7 +85,9 @@ def names_rows(table):
     for path in sorted(KEYS.glob("*.txt")):
         software, _, name = path.stem.rpartition("-")
         if LAYOUT_OF.get(software, software) == table.layout and name in NAMED:
-            troubles = table.match(recorded(path), NAMED[name]).troubles
+            file = recorded(path)
+            survey = table.survey(file)
+            troubles = table.match(file, fitted(NAMED[name], survey), survey).troubles
             yield row(name, "names", "float32", troubles, 0), path.read_text(encoding="utf-8").split()[1:3]
 
 

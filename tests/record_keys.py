@@ -2,9 +2,10 @@
 
     python tests/record_keys.py
 
-writes `data/keys/<layout>-<arch>.txt`. The first line is a comment, `# software version date`; each other line is one
-tensor in the software's order: name, sizes of the axes with spaces between (none for a scalar), and type, with tabs
-between. `read_keys` gives such a file back as a checkpoint, for tests that need no framework.
+writes `data/keys/<layout>-<arch>.txt`. The first line is a comment, `# software version date`, perhaps with what the
+file's metadata says (`key=value`); each other line is one tensor in the software's order: name, sizes of the axes with
+spaces between (none for a scalar), and type, with tabs between. `read_keys` gives such a file back as a checkpoint, for
+tests that need no framework.
 
 Each software runs in a process of its own. Nothing is trained, downloaded or loaded: torch's networks are built
 without memory ("meta"), and Keras's on its lightest backend.
@@ -84,6 +85,44 @@ def timm_networks() -> Iterator[Network]:
             yield arch, timm.create_model(f"densenet{arch}", pretrained=False).state_dict()
 
 
+def timm_blur_networks() -> Iterator[Network]:
+    """The state dict of timm's network with a deep stem and a pool that blurs."""
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        yield "121d", timm.create_model("densenetblur121d", pretrained=False).state_dict()
+
+
+def timm_deep_networks() -> Iterator[Network]:
+    """The state dict of timm's network with a deep stem and a max pool."""
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        yield "264d", timm.create_model("densenet264d", pretrained=False).state_dict()
+
+
+def monai_networks() -> Iterator[Network]:
+    """The state dicts of MONAI's networks of two spatial dimensions."""
+    import torch
+    from monai.networks import nets
+
+    for arch in ("121", "169", "201", "264"):
+        with torch.device("meta"):
+            network = getattr(nets, f"DenseNet{arch}")(spatial_dims=2, in_channels=3, out_channels=1000)
+        yield arch, network.state_dict()
+
+
+def torchxrayvision_networks() -> Iterator[Network]:
+    """The state dict of torchxrayvision's network: one channel, eighteen labels."""
+    import torch
+    import torchxrayvision
+
+    with torch.device("meta"):
+        yield "121", torchxrayvision.models.DenseNet(weights=None).state_dict()
+
+
 def keras_applications_networks() -> Iterator[Network]:
     """The weights of keras.applications, `<layer>/<variable>`, in the model's order."""
     os.environ["KERAS_BACKEND"] = "jax"
@@ -153,6 +192,10 @@ RECORDED: dict[str, tuple[str, Callable[[], Iterator[Network]]]] = {
     "torchvision": ("torchvision", torchvision_networks),
     "torchvision_dotted": ("torchvision", torchvision_dotted_networks),
     "timm": ("timm", timm_networks),
+    "timm-blur": ("timm", timm_blur_networks),
+    "timm-deep": ("timm", timm_deep_networks),
+    "monai": ("monai", monai_networks),
+    "torchxrayvision": ("torchxrayvision", torchxrayvision_networks),
     "keras-applications": ("keras", keras_applications_networks),
     "keras-applications_old": ("keras", keras_applications_old_networks),
     "keras-hub": ("keras-hub", keras_hub_networks),
@@ -161,9 +204,10 @@ RECORDED: dict[str, tuple[str, Callable[[], Iterator[Network]]]] = {
 }
 
 
-SPELLED = {  # said in the first line where the software that wrote such names is not installed
+SAID = {  # in the first line: where the software that wrote such names is not installed, and what a file's metadata say
     "keras-applications_old": "(shapes alone; names spelled after keras_applications 1.0.8)",
     "titu1994": "(shapes alone; names spelled as Keras 2 numbers layers)",
+    "torchxrayvision": "module=torchxrayvision.models.DenseNet",
 }
 
 
@@ -172,7 +216,7 @@ def record(layout: str) -> None:
     software, networks = RECORDED[layout]
     for arch, tensors in networks():
         head = f"# {software} {version(software)} {datetime.now(UTC).date().isoformat()}"
-        lines = [f"{head} {SPELLED[layout]}" if layout in SPELLED else head]
+        lines = [f"{head} {SAID[layout]}" if layout in SAID else head]
         for name, tensor in tensors.items():
             lines.append(f"{name}\t{' '.join(map(str, tensor.shape))}\t{str(tensor.dtype).removeprefix('torch.')}")
         (KEYS / f"{layout}-{arch}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

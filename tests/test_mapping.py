@@ -26,8 +26,10 @@ FIRST_TABLE = (folder("mappings") / "torchvision.toml").read_text(encoding="utf-
 
 def recorded(path):
     """A checkpoint with the names, shapes and types that real software was seen to write; no values."""
-    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    return sketch({name: (tuple(map(int, re.findall(r"\d+", shape))), dtype) for name, shape, dtype in rows}, path)
+    first, *lines = path.read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines]
+    tensors = {name: (tuple(map(int, re.findall(r"\d+", shape))), dtype) for name, shape, dtype in rows}
+    return sketch(tensors, path, **dict(re.findall(r"(\w+)=(\S+)", first)))
 
 
 def sketch(tensors, path=Path("sketch.pth"), container="pth", **metadata):
@@ -61,7 +63,7 @@ def test_every_recorded_tensor_is_claimed_once(path):
 
     arch = Architecture.named(name)
     assert ledger.mapping.layout == LAYOUT_OF.get(software, software)
-    assert (ledger.architecture, set(ledger.claims), ledger.troubles) == (arch, set(arch.slots), 0)
+    assert (ledger.architecture.name, set(ledger.claims), ledger.troubles) == (name, set(arch.slots), 0)
     assert len(ledger.claims) + len(ledger.ignored) == len(recorded(path).tensors)
 
 
@@ -73,6 +75,10 @@ def test_key_lists_of_every_layout_and_depth_are_recorded():
         **dict.fromkeys(("torchvision", "torchvision_dotted", "timm", "kimm"), (121, 161, 169, 201)),
         **dict.fromkeys(("keras-applications", "keras-applications_old", "keras-hub"), (121, 169, 201)),
         "titu1994": (121, 161, 169),
+        "monai": (121, 169, 201, 264),
+        "torchxrayvision": (121,),
+        "timm-blur": ("121d",),
+        "timm-deep": ("264d",),
     }
     assert found >= {f"{kind}-{arch}" for kind, many in depths.items() for arch in many}
 

@@ -46,7 +46,7 @@ def run_monai(job: Job) -> Run:
 
 
 def run_torchxrayvision(job: Job) -> Run:
-    """The DenseNet of torchxrayvision without thresholds and sigmoid, so that its output is the logits of its classifier."""
+    """The DenseNet of torchxrayvision, without thresholds and sigmoid: its output is the logits of its classifier."""
     return _run(job, _torchxrayvision)
 
 
