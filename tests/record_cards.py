@@ -55,7 +55,8 @@ def apart(found, truth):
 
 def owned(told, reference):
     """The run of the layout's own software, in float64 if it can."""
-    jobs = [parity._job(told, reference, "tensorflow", PROBE, dtype, "", 900.0) for dtype in ("float64", "float32")]
+    kinds = ("float64", "float32")
+    jobs = [parity._job(told, reference, "tensorflow", PROBE, dtype, "", 900.0, None) for dtype in kinds]
     try:
         return run(jobs[0])
     except UsageError:
