@@ -8,16 +8,25 @@ dynamo        the dynamo exporter as it is called by default: folded, weights in
 unoptimised   the same with optimize=False: biases of zeros, worked out in the graph
 """
 
+import json
 import warnings
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
-from networks import torchvision_network
+from containers import tensor
+from networks import images, torchvision_network
 from onnx import TensorProto, helper, numpy_helper
+from random_weights import random_weights
 
+from densenet_port import formats
 from densenet_port.arch import Architecture, Slot
+from densenet_port.forward import forward
+from densenet_port.frameworks import Job
+from densenet_port.mapping import Mapping, ours_axes, written
+from densenet_port.runners import runner
+from densenet_port.transform import move
 
 SMALL = Architecture.named("layers=2-1,growth_rate=4,init_channels=8,classes=7")
 FORMS = {
@@ -30,6 +39,9 @@ FORMS = {
 }
 WHOLE = [form for form in FORMS if form not in ("folded", "dynamo")]
 FOLDED = ["folded", "dynamo"]
+FULL = 1e-10  # of the logits' deviation: what two right float64 passes must agree to
+SINGLE = 1e-5  # and two float32 passes of networks of this size, or an exporter's folding in float32
+PICTURES = images(2, 33)
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"  # the model zoo's, with most weights made constant
 
 
@@ -120,3 +132,46 @@ class _Zoo:
         opset = [helper.make_opsetid("", 9)]
         onnx.save(helper.make_model(graph, producer_name="onnx-caffe2", ir_version=3, opset_imports=opset), path)
         return path
+
+
+def random_model(architecture, contract, path, layout="onnx", dtype="float32", told=None):
+    """Write random weights in a layout of ours, as a conversion would; give the weights, slot → array in our axes.
+
+    `told` is a manifest to write instead of the true one.
+    """
+    table, weights = Mapping.load(layout), random_weights(architecture, dtype=dtype)
+    tensors = {}
+    for place, rule in table.spell(architecture).items():
+        what, sizes = written(table, place), architecture.units[place.unit].sizes
+        array = weights[Slot(place.unit, what)] if isinstance(what, str) else np.full(sizes["c"], what, dtype)
+        tensors[rule.name] = tensor(move(array, ours_axes(table, architecture, place), rule.axes))
+    manifest = {"layout": layout, "architecture": architecture.to_json(), "contract": contract.to_json()}
+    formats.write(path, tensors, lambda: json.dumps(manifest if told is None else told).encode())
+    return weights
+
+
+def by_numpy(told, pictures=PICTURES):
+    """What numpy makes of a file, in float64."""
+    return forward(told.architecture, told.contract, lambda slot: told.weights[slot](), pictures)
+
+
+def by_onnx(path, pictures=PICTURES, dtype="float64", architecture=SMALL, **how):
+    """What ONNX's own software makes of it: its reference in float64, ONNX Runtime in float32."""
+    job = Job(network="onnxruntime", images=pictures, path=path, architecture=architecture, dtype=dtype, **how)
+    return runner("onnxruntime")(job)
+
+
+def apart(found, expected):
+    """The largest difference, in deviations of what is expected."""
+    assert found.shape == expected.shape
+    return float(np.abs(found - expected).max() / expected.std())
+
+
+def node_of(model, op, number=0):
+    """A model's node, by its operator and number among those."""
+    return [node for node in model.graph.node if node.op_type == op][number]
+
+
+def tensor_of(model, name):
+    """A model's initialiser."""
+    return next(tensor for tensor in model.graph.initializer if tensor.name == name)

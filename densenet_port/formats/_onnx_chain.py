@@ -59,6 +59,8 @@ class Chain:
         if self.next() not in ops:
             self.fail(expected, self.here())
         step = self.steps[self.at]
+        if any(isinstance(value, Map) for value in step.others):
+            self.fail(f"{expected} of one map", f"{step.node} of several, as residual networks have it")
         if step.reads != self.x or (step.place and step.op not in _EITHER):
             self.fail(f"{expected} that reads {shown(self.x)}", f"{step.node}, which reads {shown(step.reads)}")
         self.at, self.x = self.at + 1, step.gives
@@ -97,7 +99,7 @@ class Chain:
         """What a Mul or Add has for each channel, as a vector: shape `c 1 1`, or `c` with ONNX's old `axis`."""
         value = step.others[0]
         if not isinstance(value, Constant):
-            self.fail("a number for each channel", f"{step.node} of two maps, as residual networks have it")
+            self.fail("a number for each channel", f"{step.node} of {value}")
         shape = value.tensor.shape
         old = "broadcast" in step.node.attributes and attribute(step, "axis") == 1
         wide = (*shape, 1, 1) if old and len(shape) == 1 else shape

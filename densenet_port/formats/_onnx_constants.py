@@ -1,11 +1,12 @@
 """Operators of ONNX on tensors that the graph holds itself: what an exporter leaves between a weight and its use.
 
 Nothing large is computed: elements are moved, cast or repeated when a tensor is loaded. Only small tensors of integers,
-which are shapes and axes, are loaded to know a result's shape.
+which are shapes, axes and pads, are loaded at once, and reckoned with.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from densenet_port.errors import CorruptError
 from densenet_port.formats._onnx_model import DTYPES, Constant, Node
 
 Args = Sequence[Constant | None]
+Attributes = Mapping[str, Any]
 MOST = 1 << 28  # elements of a repeated constant; DenseNet's largest kernel has 2²³
 _SMALL = 64  # elements of a tensor that says a shape
 
@@ -150,11 +152,27 @@ def _shape(node: Node, args: Args) -> Constant:
     return _of(np.array(found, "int64"))
 
 
-def _concat(node: Node, args: Args) -> Constant | None:
-    """Small tensors of integers side by side: a shape. Of others nothing is made."""
-    if not all(constant and constant.tensor.dtype == "int64" for constant in args):
-        return None
-    return _of(np.array([number for constant in args for number in numbers(constant, node)], "int64"))
+def _reckoned(compute: Callable[..., Array]) -> Callable[[Node, Args], Constant | None]:
+    """An operator on small tensors of integers. `compute` takes the node's attributes and the arrays; no others are."""
+
+    def operator(node: Node, args: Args) -> Constant | None:
+        known = [constant.tensor for constant in args if constant is not None]
+        if any(tensor.dtype != "int64" or prod(tensor.shape) > _SMALL for tensor in known):
+            return None
+        return _of(np.asarray(compute(node.attributes, *(tensor.load() for tensor in known)), "int64"))
+
+    return operator
+
+
+def _sliced(_: Attributes, array: Array, *told: Array) -> Array:
+    """A part along some axes: starts, ends, axes, steps."""
+    starts, ends, *more = (each.reshape(-1).tolist() for each in told)
+    axes = more[0] if more else range(len(starts))
+    steps = more[1] if len(more) > 1 else [1] * len(starts)
+    part = [slice(None)] * array.ndim
+    for axis, *ends_and_step in zip(axes, starts, ends, steps, strict=True):
+        part[axis] = slice(*ends_and_step)
+    return array[tuple(part)]
 
 
 _OPERATORS: dict[str, Callable[[Node, Args], Constant | None]] = {
@@ -169,5 +187,10 @@ _OPERATORS: dict[str, Callable[[Node, Args], Constant | None]] = {
     "Cast": _cast,
     "CastLike": _cast_like,
     "Shape": _shape,
-    "Concat": _concat,
+    "Concat": _reckoned(lambda told, *arrays: np.concatenate(arrays, told["axis"])),
+    "Gather": _reckoned(lambda told, array, places: np.take(array, places, told.get("axis", 0))),
+    "Slice": _reckoned(_sliced),
+    "Add": _reckoned(lambda _, one, other: one + other),
+    "Sub": _reckoned(lambda _, one, other: one - other),
+    "Mul": _reckoned(lambda _, one, other: one * other),
 }

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from densenet_port.checkpoint import Array, Tensor
+from densenet_port.checkpoint import Tensor
 from densenet_port.formats._onnx_chain import Chain, any_of, attribute
 from densenet_port.formats._onnx_graph import Step
 from densenet_port.formats._onnx_model import Constant
@@ -62,7 +62,7 @@ def take(chain: Chain, unit: str, bias: Constant | None) -> Norm:
 
 def parts(chain: Chain, norm: Norm, epsilon: float, *, double: bool) -> Parts:
     """A norm's tensors by part; with `double` those of a Scale, too, where it has none of ones and zeros."""
-    found = _whole(chain, norm) if norm.batch else _stand_in(norm, epsilon)
+    found = _whole(chain, norm) if norm.batch else _stand_in(chain, norm, epsilon)
     if double:
         like = found["scale"]
         mul, add = (norm.mul, norm.add) if norm.double else (None, None)
@@ -75,11 +75,11 @@ def _whole(chain: Chain, norm: Norm) -> Parts:
     assert norm.batch is not None  # noqa: S101 (`parts` saw to it)
     scale, shift, mean, variance = (chain.constant(norm.batch, place, 1) for place in range(4))
     if norm.bias is not None and norm.worked:
-        mean = _worked(_wide(mean) - _wide(norm.bias))
+        mean = _less(chain, mean, norm.bias)
     return {"scale": scale, "shift": shift, "mean": mean, "variance": variance}
 
 
-def _stand_in(norm: Norm, epsilon: float) -> Parts:
+def _stand_in(chain: Chain, norm: Norm, epsilon: float) -> Parts:
     """The norm that does the same as a bias, or as a Mul and an Add behind one."""
     like = norm.mul or norm.add or norm.bias
     assert like is not None  # noqa: S101 (`take` saw to it)
@@ -88,24 +88,24 @@ def _stand_in(norm: Norm, epsilon: float) -> Parts:
     return {
         "scale": norm.mul or filled(like, 1.0),
         "shift": alone or norm.add or filled(like, 0.0),
-        "mean": _worked(-_wide(inside)) if inside else filled(like, 0.0),
-        "variance": _worked(np.full(like.tensor.shape, 1.0 - epsilon)),
+        "mean": _less(chain, filled(like, 0.0), inside) if inside else filled(like, 0.0),
+        "variance": filled(like, 1.0 - epsilon, dtype="float64"),
     }
 
 
-def filled(like: Constant, value: float, shape: tuple[int, ...] | None = None) -> Constant:
-    """A number, repeated, in the type of another tensor, and in its shape if no other is given."""
-    wanted, dtype = like.tensor.shape if shape is None else shape, like.tensor.dtype
-    kind = "float32" if dtype == "bfloat16" else dtype
-    return Constant(Tensor(wanted, dtype, lambda: np.full(wanted, value, kind)))
+def filled(like: Constant, value: float, shape: tuple[int, ...] | None = None, dtype: str | None = None) -> Constant:
+    """A number, repeated, in the shape and type of another tensor unless others are given."""
+    wanted, kind = like.tensor.shape if shape is None else shape, dtype or like.tensor.dtype
+    native = "float32" if kind == "bfloat16" else kind
+    return Constant(Tensor(wanted, kind, lambda: np.full(wanted, value, native)))
 
 
-def _wide(constant: Constant) -> Array:
-    return constant.tensor.load().astype(np.float64)
-
-
-def _worked(array: Array) -> Constant:
-    return Constant(Tensor(array.shape, array.dtype.name, lambda: array))
+def _less(chain: Chain, first: Constant, second: Constant) -> Constant:
+    """The difference of two vectors, in float64."""
+    one, other = first.tensor, second.tensor
+    if one.shape != other.shape:
+        chain.fail(f"a bias of the shape {one.shape}", other.shape)
+    return Constant(Tensor(one.shape, "float64", lambda: one.load().astype(np.float64) - other.load()))
 
 
 def lost(norms: list[Norm]) -> list[str]:

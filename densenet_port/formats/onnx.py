@@ -18,11 +18,13 @@ metadata_props.
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from densenet_port.arch import Architecture, Contract
-from densenet_port.checkpoint import Checkpoint, Tensor
+from densenet_port.checkpoint import Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError
 from densenet_port.formats import _protobuf
 from densenet_port.formats._onnx_densenet import Network, densenet
@@ -56,13 +58,22 @@ def read(path: Path) -> Checkpoint:
             path=path,
             container="onnx",
             tensors={
-                f"{layer.unit}.{part}": constant.tensor
+                f"{layer.unit}.{part}": replace(constant.tensor, load=partial(_load, path, constant.tensor))
                 for layer in network.layers
                 for part, constant in layer.parts.items()
             },
             metadata=_metadata(found, network),
             manifest=manifest,
         )
+
+
+def _load(path: Path, tensor: Tensor) -> Array:
+    """A tensor's elements. Raises CorruptError where they cannot be what the graph says."""
+    with guarded(path, "ONNX model"):
+        array = tensor.load()
+        if array.shape != tensor.shape:
+            raise CorruptError(f"{path}: a tensor of the shape {array.shape}, expected {tensor.shape}")
+        return array
 
 
 def _metadata(found: Model, network: Network) -> dict[str, Any]:
