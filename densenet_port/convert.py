@@ -360,8 +360,9 @@ def _check_out(path: Path, out: Path, target: Mapping, *, force: bool) -> None:
         raise UsageError(f"{out}: is the checkpoint itself", hint="write to another file")
     if out.is_dir():
         raise DiskError(f"{out}: cannot be written: is a directory")
-    if out.exists() and not force:
-        raise UsageError(f"{out}: exists already", hint="pass --force to replace it, or --out to write elsewhere")
+    for file in (out, formats.companion(out)):
+        if file and file.exists() and not force:
+            raise UsageError(f"{file}: exists already", hint="pass --force to replace it, or --out to write elsewhere")
 
 
 def _plan(source: Ours, target: Mapping, rules: Map[Place, Rule], dtype: np.dtype[Any]) -> Conversion:

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -60,8 +61,6 @@ def torchvision_dotted_networks() -> Iterator[Network]:
     No installed software writes them any more, so they are ours to spell, and torchvision's to accept: its own code for
     published files loads every one of them, strictly.
     """
-    from types import SimpleNamespace
-
     import torch
     from networks import dotted, without_counters
     from torchvision.models import densenet, get_model
@@ -188,6 +187,29 @@ def _from_one(path: str) -> str:
     return f"{found[1]}_{int(found[2] or 0) + 1}/{variable}"
 
 
+def caffe_networks() -> Iterator[Network]:
+    """The blobs of shicai/DenseNet-Caffe's networks, as their .prototxt (d47f7b7) name and shape them.
+
+    The published files are not at hand, so the names are ours to spell, Google's Protocol Buffers' to write, and
+    OpenCV's Caffe importer's to accept: it finds every blob under its layer's name.
+    """
+    import cv2
+    from caffe_files import net, prototxt
+
+    for arch in ("121", "161", "169", "201"):
+        numbers = Architecture.named(arch)
+        told = net(numbers, {slot: np.zeros(shape) for slot, shape in numbers.slots.items()}, long=arch == "201")
+        files = prototxt(told, rounding="ceil_mode").encode(), told.SerializeToString()
+        read = cv2.dnn.readNetFromCaffe(*(np.frombuffer(file, np.uint8) for file in files))
+        tensors = {}
+        for layer in told.layer:
+            found = [blob.size for blob in read.getLayer(layer.name).blobs] if layer.blobs else []
+            assert found == [len(blob.data) for blob in layer.blobs]
+            for number, blob in enumerate(layer.blobs):
+                tensors[f"{layer.name}#{number}"] = SimpleNamespace(shape=tuple(blob.shape.dim), dtype="float32")
+        yield arch, tensors
+
+
 RECORDED: dict[str, tuple[str, Callable[[], Iterator[Network]]]] = {
     "torchvision": ("torchvision", torchvision_networks),
     "torchvision_dotted": ("torchvision", torchvision_dotted_networks),
@@ -201,6 +223,7 @@ RECORDED: dict[str, tuple[str, Callable[[], Iterator[Network]]]] = {
     "keras-hub": ("keras-hub", keras_hub_networks),
     "kimm": ("kimm", kimm_networks),
     "titu1994": ("keras", titu1994_networks),
+    "caffe": ("protobuf", caffe_networks),
 }
 
 
@@ -208,6 +231,7 @@ SAID = {  # in the first line: where the software that wrote such names is not i
     "keras-applications_old": "(shapes alone; names spelled after keras_applications 1.0.8)",
     "titu1994": "(shapes alone; names spelled as Keras 2 numbers layers)",
     "torchxrayvision": "module=torchxrayvision.models.DenseNet",
+    "caffe": "(names and shapes after shicai/DenseNet-Caffe d47f7b7, accepted by OpenCV)",
 }
 
 

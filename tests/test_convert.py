@@ -348,8 +348,14 @@ def test_a_truncated_file_is_corrupt(small, tmp_path):
     [
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
         (b"<!DOCTYPE html><html>", "a web page, not a checkpoint: the download went wrong"),
-        (b"hello", "known: PyTorch .pth (zip, legacy, tar), .safetensors, Keras .h5, .weights.h5 and .keras, ONNX"),
-        (b"", "known: PyTorch .pth (zip, legacy, tar), .safetensors, Keras .h5, .weights.h5 and .keras, ONNX"),
+        (
+            b"hello",
+            "known: PyTorch .pth (zip, legacy, tar), .safetensors, Keras .h5, .weights.h5 and .keras, Caffe, ONNX",
+        ),
+        (
+            b"",
+            "known: PyTorch .pth (zip, legacy, tar), .safetensors, Keras .h5, .weights.h5 and .keras, Caffe, ONNX",
+        ),
     ],
 )
 def test_what_is_no_checkpoint_is_said(tmp_path, content, hint):

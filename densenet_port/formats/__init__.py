@@ -11,7 +11,7 @@ from typing import Any
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import CorruptError, DiskError, UsageError
 
-READERS = ("pth", "safetensors", "keras_archive", "keras_h5", "onnx")
+READERS = ("pth", "safetensors", "keras_archive", "caffemodel", "caffe_h5", "keras_h5", "onnx")
 ENDINGS = {  # the longest ending wins
     ".weights.h5": ("keras_h5", "write_weights_h5"),
     ".h5": ("keras_h5", "write_legacy"),
@@ -21,7 +21,9 @@ ENDINGS = {  # the longest ending wins
     ".pth": ("pth", "write"),
     ".pt": ("pth", "write"),
     ".onnx": ("onnx", "write"),
+    ".caffemodel": ("caffemodel", "write"),
 }
+COMPANIONS = {".caffemodel": ".prototxt"}  # what goes with a file: made by its module's `companion`
 HEAD = 4096
 STRANGERS = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself: run `git lfs pull`",
@@ -48,7 +50,8 @@ def read(path: Path) -> Checkpoint:
     hint = next((text for start, text in STRANGERS.items() if head.lower().startswith(start)), None)
     raise CorruptError(
         f"{path}: not a checkpoint that densenet-port reads",
-        hint=hint or "known: PyTorch .pth (zip, legacy, tar), .safetensors, Keras .h5, .weights.h5 and .keras, ONNX",
+        hint=hint
+        or "known: PyTorch .pth (zip, legacy, tar), .safetensors, Keras .h5, .weights.h5 and .keras, Caffe, ONNX",
     )
 
 
@@ -61,6 +64,15 @@ def write(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[], byte
     module, function = ENDINGS[ending(path)]
     with whole(path) as temporary:
         getattr(_module(module), function)(temporary, tensors, manifest)
+        if other := companion(path):
+            with whole(other) as text:
+                text.write_bytes(_module(module).companion(tensors, manifest()))
+
+
+def companion(path: Path) -> Path | None:
+    """The file that is written beside a file of this ending, if one is."""
+    beside = COMPANIONS.get(ending(path))
+    return path.with_suffix(beside) if beside else None
 
 
 def ending(path: Path) -> str:
