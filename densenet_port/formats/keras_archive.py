@@ -59,6 +59,7 @@ def read(path: Path) -> Checkpoint:
             container="keras",
             tensors=keras_h5.spell(path, found, named or keras_h5.stored_names(found)),
             metadata=({"keras_version": saved["keras_version"]} if "keras_version" in saved else {})
+            | {"kernels": "tensorflow"}
             | keras_h5.described(config),
             manifest=keras_h5.manifest_of(root),
         )

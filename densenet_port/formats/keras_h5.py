@@ -5,14 +5,23 @@ the attribute `layer_names`; each layer is a group of that name (`conv1/conv` is
 `weight_names`, whose entries are paths of datasets below it:
 
     conv1/conv    conv1/conv/kernel:0    Keras 2 and tf.keras, dataset /conv1/conv/conv1/conv/kernel:0
-    conv1         conv1_W                Keras 1, dataset /conv1/conv1_W
+    conv1         conv1_W                Keras 1 on Theano, dataset /conv1/conv1_W
+    conv1         conv1_W_1:0            Keras 1 on TensorFlow, the second variable of that name in its graph
+    scale         scale/scale_gamma:0    Keras 2, a layer that calls its variables as Keras 1 did
     conv1_conv    kernel                 Keras 3.0 to 3.2
     conv1_conv    conv1_conv/kernel      Keras 3.3 and later
 
-The variable is the last part without `:0`, or all of the path where two of a layer would be called the same. Lists of
-names are strings of fixed or variable length, or an empty list of floats; a long list is split into `layer_names0`,
-`layer_names1` … The order is that of the lists. Beside them `keras_version` and `backend` (not in Keras 1), and
-`model_config`, a JSON text, in a whole model. Its weights of the optimizer stand elsewhere and are not read.
+The variable is the last part without `:0`; where it begins with the layer's name and `_`, what follows, without the
+number that makes it unique in a graph (`W`, `gamma`). It is all of the path where two of a layer would be called the
+same. Lists of names are strings of fixed or variable length, or an empty list of floats; a long list is split into
+`layer_names0`, `layer_names1` … The order is that of the lists. Beside them `keras_version` and `backend`, which is
+what convolves: Theano truly, the others by correlation. Keras 1 writes neither, but the version at the root of a whole
+model, whose groups stand in `model_weights` beside `model_config`, a JSON text; the weights of the optimizer stand
+elsewhere and are not read.
+
+Keras 1 calls a norm's variance `running_std`. Up to 1.0.5, and on Theano in 1.0.6, it was a deviation; Keras 1.0.7 on
+Theano adds epsilon to the deviation. From 1.0.8 on, inference is that of Keras 2 and 3. Only whole models tell the
+version, and they exist since 1.0.7.
 
 **`.weights.h5`** (Keras 3). A tree of objects by the names of their classes, each with its variables by number in a
 group `vars`: `layers/conv2d/vars/0`, `layers/conv2d_1/vars/0` …, a model within the model
@@ -33,7 +42,7 @@ from pathlib import Path
 from typing import Any
 
 from densenet_port.checkpoint import Checkpoint, Tensor
-from densenet_port.errors import CorruptError, UsageError
+from densenet_port.errors import CorruptError, MisfitError, UsageError
 from densenet_port.formats import _hdf5, _hdf5_write
 from densenet_port.formats._hdf5_write import MANIFEST, Group
 from densenet_port.formats._stream import Source, guarded
@@ -48,6 +57,8 @@ VARIABLES: dict[str, tuple[str, ...]] = {
 _LISTS = ("layers", "_layer_checkpoint_dependencies")
 _ATTRIBUTE_LIMIT = 64_512  # bytes of a list that Keras keeps in one attribute, HDF5's limit less some room
 _WRITTEN_AS = "3.0.0"  # Keras 2 takes files without a version for Keras 1's and would transpose kernels; 3 ignores it
+_KERAS_1 = frozenset({"W", "b", "running_mean", "running_std"})  # variables that no other Keras has
+_VARIANCES_SINCE = (1, 0, 8)  # the first Keras whose `running_std` is a variance, and used like one, on both backends
 _NAME_LIMIT = 1024  # bytes of a tensor's name; HDF5 keeps lengths in 16 bits, and the longest names seen have 90
 
 
@@ -74,7 +85,7 @@ def read(path: Path) -> Checkpoint:
             path=path,
             container="weights-h5",
             tensors=tensors,
-            metadata={"named": bool(stored)},
+            metadata={"named": bool(stored), "kernels": "tensorflow"},
             manifest=manifest_of(root),
         )
 
@@ -82,14 +93,18 @@ def read(path: Path) -> Checkpoint:
 def _legacy(path: Path, root: _hdf5.Node, group: _hdf5.Node, layers: list[str]) -> Checkpoint:
     """The checkpoint of a legacy file whose layers stand in `group`."""
     tensors: dict[str, Tensor] = {}
+    weightless = False
     for layer in layers:
-        for name, tensor in _layer(group.member(*layer.split("/")), layer):
-            if name in tensors:
-                raise CorruptError(f"{path}: two tensors are called {name}")
-            tensors[name] = tensor
-    return Checkpoint(
-        path=path, container="keras-h5", tensors=tensors, metadata=_metadata(root, group), manifest=manifest_of(root)
-    )
+        found = dict(_layer(group.member(*layer.split("/")), layer))
+        weightless |= not found
+        if twice := found.keys() & tensors.keys():
+            raise CorruptError(f"{path}: two tensors are called {min(twice)}")
+        tensors |= found
+    metadata = _metadata(root, group) | ({"layers": layers} if weightless else {})
+    manifest = manifest_of(root)
+    if any(name.endswith("/running_std") for name in tensors) and manifest is None:
+        metadata |= _of_keras_1(path, metadata.get("keras_version"))
+    return Checkpoint(path=path, container="keras-h5", tensors=tensors, metadata=metadata, manifest=manifest)
 
 
 def _layer(group: _hdf5.Node, layer: str) -> Iterator[tuple[str, Tensor]]:
@@ -97,10 +112,31 @@ def _layer(group: _hdf5.Node, layer: str) -> Iterator[tuple[str, Tensor]]:
     weights = names(group, "weight_names")
     if weights is None:
         raise CorruptError(f"{group.file.path}: layer {layer!r} has no list of its weights")
-    spelled = [weight.removesuffix(":0") for weight in weights]
-    last = [name.rpartition("/")[2] for name in spelled]
-    for name, weight in zip(last if len(set(last)) == len(last) else spelled, weights, strict=True):
+    paths = [weight.removesuffix(":0") for weight in weights]
+    own = [_variable(path, layer) for path in paths]
+    for name, weight in zip(own if len(set(own)) == len(own) else paths, weights, strict=True):
         yield f"{layer}/{name}", group.member(*weight.split("/")).tensor()
+
+
+def _variable(path: str, layer: str) -> str:
+    """What a weight is called within its layer: `conv1_W_1` of `conv1` is its `W`."""
+    last, start = path.rpartition("/")[2], layer.rpartition("/")[2] + "_"
+    return re.sub(r"_\d+$", "", last.removeprefix(start)) if last.startswith(start) else last
+
+
+def _of_keras_1(path: Path, version: str | None) -> dict[str, Any]:
+    """What must be said of a file whose norms are Keras 1's. Raises MisfitError for a version that computed otherwise."""
+    if version is None:
+        told = "running_std is taken as the variance, which it is since 1.0.8 (2016)"
+        return {"notes": [f"a file of Keras 1 that records no version: {told}"]}
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+    if numbers < _VARIANCES_SINCE:
+        since = ".".join(map(str, _VARIANCES_SINCE))
+        raise MisfitError(
+            f"{path}: written by Keras {version}, whose norms compute otherwise than those of {since} and later",
+            hint=f"its running_std is no variance to take over; estimate the statistics anew in Keras {since} or later",
+        )
+    return {}
 
 
 def names(group: _hdf5.Node, attribute: str) -> list[str] | None:
@@ -120,6 +156,8 @@ def _metadata(root: _hdf5.Node, group: _hdf5.Node) -> dict[str, Any]:
     for key in ("keras_version", "backend"):
         if values := group.texts(key) or root.texts(key):
             found[key] = values[0]
+    if "backend" in found:
+        found["kernels"] = "theano" if found["backend"] == "theano" else "tensorflow"
     if texts := root.texts("model_config"):
         found |= described(json.loads(texts[0]))
     return found
@@ -238,18 +276,22 @@ def _variables(item: Weighted) -> list[str]:
 def write_legacy(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[], bytes]) -> None:
     """Write a legacy `.h5` of weights, which Keras 1, 2 and 3 load by order or by name.
 
-    Tensors are called `<layer>/<variable>`; layers stand in the order of their first tensors. `manifest()` gives JSON
-    bytes of constant length, complete after the last tensor. Raises UsageError for names without a layer, or names
-    that HDF5 cannot hold side by side.
+    Tensors are called `<layer>/<variable>`; layers stand in the order of their first tensors. Where the variables are
+    Keras 1's, the file is one of Keras 1, which records neither a version nor what convolves: Keras 2 would take it for
+    another. Layers without weights are left out, because no Keras looks at them. `manifest()` gives JSON bytes of
+    constant length, complete after the last tensor. Raises UsageError for names without a layer, or names that HDF5
+    cannot hold side by side.
     """
     layers = by_layer(tensors)
-    root = Group({"backend": "tensorflow", "keras_version": _WRITTEN_AS})
+    old = any(not _KERAS_1.isdisjoint(variables) for variables in layers.values())
+    root = Group({} if old else {"backend": "tensorflow", "keras_version": _WRITTEN_AS})
     root.attributes |= _split("layer_names", list(layers))
     for layer, variables in layers.items():
         group = root.group(*layer.split("/"))
-        group.attributes |= _split("weight_names", list(variables.values()))
-        for name in variables.values():
-            *parents, last = name.split("/")
+        weights = {f"{layer}_{variable}" if old else name: name for variable, name in variables.items()}
+        group.attributes |= _split("weight_names", list(weights))
+        for weight, name in weights.items():
+            *parents, last = weight.split("/")
             place = group.group(*parents)
             if place.members.setdefault(last, name) != name:
                 raise UsageError(f"{name} would be a group and a dataset of the same name in the file")
