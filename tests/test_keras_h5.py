@@ -214,6 +214,67 @@ def test_the_variable_is_the_last_part_of_its_path(spelled, tmp_path):
     assert content(keras_h5.read(path).tensors) == true({"conv1/conv/kernel": KERNEL, "conv1/bn/gamma": VECTOR})
 
 
+@pytest.mark.parametrize("spelled", ["conv1_W", "conv1_W:0", "conv1_W_1:0", "conv1/conv1_W:0", "conv1_2/conv1_W_12:0"])
+def test_keras_1_puts_the_layer_s_name_before_the_variable_s(spelled, tmp_path):
+    """TensorFlow makes names unique in a graph that holds two networks; Keras 2 puts a scope before them."""
+    path = legacy_file(tmp_path / "x.h5", {"conv1": {spelled: KERNEL}, "conv1_bn": {"conv1_bn_gamma": VECTOR}})
+
+    assert content(keras_h5.read(path).tensors) == true({"conv1/W": KERNEL, "conv1_bn/gamma": VECTOR})
+
+
+def test_variables_that_only_their_numbers_tell_apart_keep_them(tmp_path):
+    """A layer of one's own may number its weights."""
+    path = legacy_file(tmp_path / "x.h5", {"a": {"a_w_1": VECTOR, "a_w_2": -VECTOR}})
+
+    assert content(keras_h5.read(path).tensors) == true({"a/a_w_1": VECTOR, "a/a_w_2": -VECTOR})
+
+
+def keras_1_file(path, version=None):
+    """A file with a norm of Keras 1; a whole model, if it has a version."""
+    arrays = {f"bn_{name}": VECTOR for name in ("gamma", "beta", "running_mean", "running_std")}
+    legacy_file(path, {"data": {}, "bn": arrays}, group="model_weights" if version else "/")
+    if version:
+        with h5py.File(path, "r+") as file:
+            file.attrs["keras_version"] = version.encode()
+    return path
+
+
+@pytest.mark.parametrize("version", ["1.0.7", "1.0.3"])
+def test_norms_that_compute_otherwise_are_refused(version, tmp_path):
+    """On Theano, Keras 1.0.7 adds epsilon to the deviation, and before that `running_std` was one."""
+    with pytest.raises(MisfitError, match=f"written by Keras {version}, whose norms compute otherwise"):
+        keras_h5.read(keras_1_file(tmp_path / "x.h5", version))
+
+
+@pytest.mark.parametrize("version", ["1.0.8", "1.1.0", "1.2.2"])
+def test_a_recorded_version_that_computes_alike_needs_no_word(version, tmp_path):
+    """From 1.0.8 on, `running_std` is the variance."""
+    assert "notes" not in keras_h5.read(keras_1_file(tmp_path / "x.h5", version)).metadata
+
+
+def test_what_weights_of_keras_1_cannot_tell_is_said(tmp_path):
+    """Neither version nor backend is in the file."""
+    told = "running_std is taken as the variance, which it is since 1.0.8 (2016)"
+    expected = {
+        "form": "legacy weights",
+        "layers": ["data", "bn"],
+        "notes": [f"a file of Keras 1 that records no version: {told}"],
+    }
+    assert keras_h5.read(keras_1_file(tmp_path / "x.h5")).metadata == expected
+
+
+@pytest.mark.parametrize(
+    ("backend", "kernels"), [("theano", "theano"), ("tensorflow", "tensorflow"), ("cntk", "tensorflow")]
+)
+def test_the_backend_says_how_kernels_are_stored(backend, kernels, tmp_path):
+    """Theano convolves, every other backend correlates."""
+    path = legacy_file(tmp_path / "x.h5", {"conv1": {"conv1/kernel:0": KERNEL}})
+    with h5py.File(path, "r+") as file:
+        file.attrs["backend"] = backend.encode()
+
+    assert keras_h5.read(path).metadata == {"form": "legacy weights", "backend": backend, "kernels": kernels}
+
+
 def test_variables_of_the_same_name_keep_their_whole_path(tmp_path):
     """A model as a layer of a model; TensorFlow's `_1` is a name of its own."""
     inner = {"a/kernel:0": KERNEL, "b/kernel:0": -KERNEL, "b/kernel_1:0": 2 * KERNEL}
@@ -408,6 +469,20 @@ def test_layers_with_slashes_stand_in_groups(tmp_path):
     with h5py.File(tmp_path / "x") as file:
         found = file["conv1/conv/conv1/conv/kernel"][()]
     assert (content(keras_h5.read(tmp_path / "x").tensors), found.tobytes()) == (content(tensors), KERNEL.tobytes())
+
+
+def test_variables_of_keras_1_make_a_file_of_keras_1(tmp_path):
+    """Names as it gives them, of fixed length; no version or backend, by which Keras 2 would take it for its own."""
+    tensors = {"conv1/W": tensor(KERNEL), "conv1_scale/gamma": tensor(VECTOR), "fc6/b": tensor(VECTOR)}
+    keras_h5.write_legacy(tmp_path / "x", tensors, telling())
+
+    with h5py.File(tmp_path / "x") as file:
+        lists = {layer: file[layer].attrs["weight_names"] for layer in file.attrs["layer_names"].astype(str)}
+        found = {layer: (names.dtype.kind, *names.tolist(), *file[layer]) for layer, names in lists.items()}
+        attributes = list(file.attrs)
+    expected = {"conv1": "conv1_W", "conv1_scale": "conv1_scale_gamma", "fc6": "fc6_b"}
+    assert (attributes, found) == (["layer_names"], {a: ("S", b.encode(), b) for a, b in expected.items()})
+    assert content(keras_h5.read(tmp_path / "x").tensors) == content(tensors)
 
 
 def test_a_long_list_of_layers_is_split_as_keras_splits_it(tmp_path):

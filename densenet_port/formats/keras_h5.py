@@ -57,7 +57,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
 _LISTS = ("layers", "_layer_checkpoint_dependencies")
 _ATTRIBUTE_LIMIT = 64_512  # bytes of a list that Keras keeps in one attribute, HDF5's limit less some room
 _WRITTEN_AS = "3.0.0"  # Keras 2 takes files without a version for Keras 1's and would transpose kernels; 3 ignores it
-_KERAS_1 = frozenset({"W", "b", "running_mean", "running_std"})  # variables that no other Keras has
+_KERAS_1 = frozenset({"W", "running_std"})  # variables that no other Keras has
 _VARIANCES_SINCE = (1, 0, 8)  # the first Keras whose `running_std` is a variance, and used like one, on both backends
 _NAME_LIMIT = 1024  # bytes of a tensor's name; HDF5 keeps lengths in 16 bits, and the longest names seen have 90
 
@@ -125,7 +125,7 @@ def _variable(path: str, layer: str) -> str:
 
 
 def _of_keras_1(path: Path, version: str | None) -> dict[str, Any]:
-    """What must be said of a file whose norms are Keras 1's. Raises MisfitError for a version that computed otherwise."""
+    """What must be said of a file with norms of Keras 1. Raises MisfitError for a version that computes otherwise."""
     if version is None:
         told = "running_std is taken as the variance, which it is since 1.0.8 (2016)"
         return {"notes": [f"a file of Keras 1 that records no version: {told}"]}
