@@ -15,6 +15,7 @@ network with its head and without `input_shape` takes 224×224.
 """
 
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -440,10 +441,12 @@ def _located(weights: str | PathLike[str], architecture: Architecture) -> Path:
 
 
 def _bar() -> Callable[[int, int], None]:
-    """Keras's own bar, which begins with the first bytes of a download."""
+    """Keras's own bar, which begins with the first bytes of a download; on a terminal and in a notebook only."""
     begun: list[Any] = []
 
     def progress(done: int, total: int) -> None:
+        if not (sys.stdout.isatty() or "ipykernel" in sys.modules):
+            return
         if not begun:
             begun.append(_keras().utils.Progbar(total or None, unit_name="byte"))
         begun[0].update(done)

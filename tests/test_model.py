@@ -1,6 +1,7 @@
 """The Keras models on Keras's torch backend, in this process; test_frameworks runs them on TensorFlow and JAX."""
 
 import os
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -505,6 +506,7 @@ def test_a_registered_set_is_downloaded_when_it_is_called_for(small, truth, monk
     entry = fetch.Registered(url="https://example.org/w.pth", sha256=file_digest(small))
     monkeypatch.setattr(fetch, "registry", lambda: {("somewhere", SMALL.name): entry})
     monkeypatch.setenv("DENSENET_PORT_CACHE", str(tmp_path))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     with Host({"w.pth": small.read_bytes()}) as host:
         monkeypatch.setenv("DENSENET_PORT_MIRROR", host.url())
 
