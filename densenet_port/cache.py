@@ -68,9 +68,9 @@ class Record:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Record":
         """The record that was written. Raises KeyError or TypeError for anything else."""
-        digests = Digests(size=data["size"], sha256=data["sha256"], md5=data["md5"])
+        digests = Digests(size=int(data["size"]), sha256=str(data["sha256"]), md5=str(data["md5"]))
         entry = Entry(*(int(data[name]) for name in Entry._fields))
-        return cls(url=data["url"], digests=digests, entry=entry, hashed=int(data["hashed"]))
+        return cls(url=str(data["url"]), digests=digests, entry=entry, hashed=int(data["hashed"]))
 
 
 def folder() -> Path:

@@ -80,6 +80,12 @@ class _Origin:
     validator: str = ""
     total: int | None = None
 
+    @property
+    def plausible(self) -> bool:
+        """Whether a note that was read says what a note can say."""
+        text = isinstance(self.validator, str) and self.validator.isascii() and self.validator.isprintable()
+        return text and (self.total is None or type(self.total) is int)
+
 
 class _Transfer:
     """The requests that complete a part."""
@@ -129,7 +135,8 @@ class _Transfer:
 
     def _about(self, number: int) -> str:
         first = number * self.wanted.chunk_size
-        return f"bytes {first} to {first + self.wanted.chunk_size - 1} do not hash to what is known of them"
+        last = min(first + self.wanted.chunk_size, self.wanted.size or 0) - 1
+        return f"bytes {first} to {last} do not hash to what is known of them"
 
     def _wait(self, error: Again, failures: int) -> None:
         """Before the next try; after the last one, an error."""
@@ -229,7 +236,7 @@ class _Transfer:
         """The note, if it is readable and of the same URL."""
         with suppress(OSError, ValueError, TypeError):
             origin = _Origin(**json.loads(self.note.read_text(encoding="utf-8")))
-            if origin.url == self.wanted.url:
+            if origin.url == self.wanted.url and origin.plausible:
                 return origin
         return _Origin(self.wanted.url)
 

@@ -67,6 +67,7 @@ def files(path):
     return sorted(entry.name for entry in path.parent.iterdir())
 
 
+KEYS = ("url", "size", "sha256", "md5", "mtime", "ctime", "inode", "hashed")
 ALL = [".w.h5.json", ".w.h5.lock", "w.h5"]
 
 
@@ -140,7 +141,9 @@ def test_a_tampered_file_is_fetched_again(host, path, settled, tamper):
     assert (path.read_bytes() == BODY, len(host.log), files(path)) == (True, 2, ALL)
 
 
-@pytest.mark.parametrize("record", ["", "[]", "{}", '{"sha256": 1}', "\x00"])
+@pytest.mark.parametrize(
+    "record", ["", "[]", "{}", json.dumps(dict.fromkeys(KEYS, 1)), json.dumps(dict.fromkeys(KEYS, "x")), "\x00"]
+)
 def test_an_unreadable_record_is_none(host, path, settled, record):
     """The file is hashed, and a new one written."""
     obtained(host, path)

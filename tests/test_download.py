@@ -264,6 +264,29 @@ def test_bytes_that_are_left_are_not_trusted(tmp_path, known):
     assert (state(tmp_path), host.log[0].first in (None, CHUNK, MIDDLE + 14)) == (([True], 0), True)
 
 
+@pytest.mark.parametrize(
+    "note",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"url": "URL", "validator": 1}',
+        '{"url": "URL", "validator": "a\\r\\nX-Header: b"}',
+        '{"url": "URL", "validator": "\\u20ac"}',
+        '{"url": "URL", "validator": "\\"1\\"", "total": "many"}',
+        '{"url": "https://example.org/w.h5", "validator": "\\"1\\""}',
+    ],
+)
+def test_a_note_that_makes_no_sense_is_none(tmp_path, note):
+    """A part whose origin is not known is not gone on with."""
+    with Host({"w.h5": BODY}) as host:
+        (tmp_path / ".w.h5.0123abcd.part").write_bytes(BODY[:MIDDLE])
+        (tmp_path / ".w.h5.0123abcd.part.json").write_text(note.replace("URL", host.url("w.h5")))
+        fetched(tmp_path, host, KNOWN["prefix"])
+
+    assert (state(tmp_path), [request.first for request in host.log]) == (([True], 0), [None])
+
+
 @pytest.mark.parametrize("left", [BODY, BODY + b"more"], ids=["whole", "longer"])
 def test_a_finished_part_needs_no_more_than_a_look(tmp_path, left):
     """Killed between the last byte and the renaming: nothing is asked for again but what is not proven."""
