@@ -45,14 +45,15 @@ PICTURES = images(2, 33)
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"  # the model zoo's, with most weights made constant
 
 
-def export(network, path, form, size=32):
+def export(network, path, form, size=32, **how):
     """Write a network in one of `FORMS`. With a momentum of zero an export for training leaves the statistics."""
+    network.eval()
     for norm in network.modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.momentum = 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(network, (torch.zeros(1, 3, size, size),), path, **FORMS[form])
+        torch.onnx.export(network, (torch.zeros(1, 3, size, size),), path, **FORMS[form], **how)
     network.eval()
     return path
 
@@ -62,24 +63,38 @@ def small_network(seed=0):
     return torchvision_network(SMALL, seed)
 
 
+def randomised(network):
+    """A network of torch with random norms, evaluating."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        for norm in network.modules():
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                norm.weight.uniform_(0.5, 1.5)
+                norm.bias.normal_(0, 0.2)
+                norm.running_mean.normal_(0, 0.2)
+                norm.running_var.uniform_(0.5, 1.5)
+    return network.eval()
+
+
 def truth(network, images):
     """What torch makes of images `n h w c` in float64."""
     with torch.inference_mode():
         return network.double()(torch.from_numpy(images).double().permute(0, 3, 1, 2)).numpy()
 
 
-def zoo_model(architecture, weights, path):
+def zoo_model(architecture, weights, path, opset=9):
     """Write a network in the form of the zoo's densenet-121.
 
     Opset 9, IR 3, every initialiser an input as well, a Scale of its own behind every norm, the head a convolution.
-    `weights` is slot → array, in our axes, and has two more roles for norms: second_scale and second_shift.
+    In opset 6 Mul and Add say with `axis` what their vectors stand for. `weights` is slot → array, in our axes, and has
+    two more roles for norms: second_scale and second_shift.
     """
-    return _Zoo(architecture, weights).save(path)
+    return _Zoo(architecture, weights, opset).save(path)
 
 
 class _Zoo:
-    def __init__(self, architecture, weights):
-        self.arch, self.weights = architecture, weights
+    def __init__(self, architecture, weights, opset):
+        self.arch, self.weights, self.opset = architecture, weights, opset
         self.nodes, self.held, self.count = [], {}, 0
 
     def add(self, op, *inputs, **attributes):
@@ -102,8 +117,12 @@ class _Zoo:
         told["b"] = "second_shift"
         names = {k: self.hold(f"{unit}_{k}_0", self.weights[Slot(unit, role)]) for k, role in told.items()}
         x = self.add("BatchNormalization", x, *(names[k] for k in ("scale", "bias", "mean", "var")), epsilon=1e-5)
-        x = self.add("Mul", x, self.add("Unsqueeze", names["w"], axes=[1, 2]))
-        return self.add("Relu", self.add("Add", x, self.add("Unsqueeze", names["b"], axes=[1, 2])))
+        for op, name in (("Mul", names["w"]), ("Add", names["b"])):
+            if self.opset == 6:
+                x = self.add(op, x, name, axis=1, broadcast=1)
+            else:
+                x = self.add(op, x, self.add("Unsqueeze", name, axes=[1, 2]))
+        return self.add("Relu", x)
 
     def network(self):
         x = self.norm("stem.norm", self.conv("stem.conv", "data_0", 2))
@@ -129,7 +148,7 @@ class _Zoo:
         given.append(helper.make_tensor_value_info("data_0", TensorProto.FLOAT, [1, 3, 224, 224]))
         shown = [helper.make_tensor_value_info(output, TensorProto.FLOAT, [1, self.arch.classes, 1, 1])]
         graph = helper.make_graph(self.nodes, "densenet", given, shown, tensors)
-        opset = [helper.make_opsetid("", 9)]
+        opset = [helper.make_opsetid("", self.opset)]
         onnx.save(helper.make_model(graph, producer_name="onnx-caffe2", ir_version=3, opset_imports=opset), path)
         return path
 

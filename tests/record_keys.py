@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -210,6 +211,38 @@ def caffe_networks() -> Iterator[Network]:
         yield arch, tensors
 
 
+def onnx_networks() -> Iterator[Network]:
+    """What torch exports of torchvision's networks, read by its graph: the initialisers' own names say little."""
+    for arch in ("121", "161", "169", "201"):
+        yield arch, _exported(arch, "unfolded")
+
+
+def onnx_folded_networks() -> Iterator[Network]:
+    """The same as torch exports it by default: what is worked out for folded norms is float64."""
+    yield "121", _exported("121", "folded")
+
+
+def _exported(arch: str, form: str) -> Mapping[str, Any]:
+    """An export of a network with random weights, as it is read."""
+    from onnx_models import export
+    from torchvision.models import get_model
+
+    from densenet_port import formats
+
+    with TemporaryDirectory() as folder:
+        path = export(get_model(f"densenet{arch}", weights=None).eval(), Path(folder) / "x.onnx", form)
+        return formats.read(path).tensors
+
+
+def onnx_caffe2_networks() -> Iterator[Network]:
+    """The model zoo's network, of which ONNX's own test data have the graph and a few numbers."""
+    from onnx_models import LIGHT
+
+    from densenet_port import formats
+
+    yield "121", formats.read(LIGHT / "light_densenet121.onnx").tensors
+
+
 RECORDED: dict[str, tuple[str, Callable[[], Iterator[Network]]]] = {
     "torchvision": ("torchvision", torchvision_networks),
     "torchvision_dotted": ("torchvision", torchvision_dotted_networks),
@@ -223,6 +256,9 @@ RECORDED: dict[str, tuple[str, Callable[[], Iterator[Network]]]] = {
     "keras-hub": ("keras-hub", keras_hub_networks),
     "kimm": ("kimm", kimm_networks),
     "titu1994": ("keras", titu1994_networks),
+    "onnx": ("torch", onnx_networks),
+    "onnx_folded": ("torch", onnx_folded_networks),
+    "onnx-caffe2": ("onnx", onnx_caffe2_networks),
     "caffe": ("protobuf", caffe_networks),
 }
 
@@ -231,6 +267,9 @@ SAID = {  # in the first line: where the software that wrote such names is not i
     "keras-applications_old": "(shapes alone; names spelled after keras_applications 1.0.8)",
     "titu1994": "(shapes alone; names spelled as Keras 2 numbers layers)",
     "torchxrayvision": "module=torchxrayvision.models.DenseNet",
+    "onnx": "norms=batchnorm",
+    "onnx_folded": "norms=batchnorm",
+    "onnx-caffe2": "norms=batchnorm+scale",
     "caffe": "(names and shapes after shicai/DenseNet-Caffe d47f7b7, accepted by OpenCV)",
 }
 

@@ -20,6 +20,7 @@ LAYOUT_OF = {  # software whose names another table says
     "timm": "torchvision",
     "torchvision_dotted": "torchvision",
     "keras-applications_old": "keras-applications",
+    "onnx_folded": "onnx",
 }
 FIRST_TABLE = (folder("mappings") / "torchvision.toml").read_text(encoding="utf-8")
 
@@ -79,6 +80,9 @@ def test_key_lists_of_every_layout_and_depth_are_recorded():
         "torchxrayvision": (121,),
         "timm-blur": ("121d",),
         "timm-deep": ("264d",),
+        "onnx": (121, 161, 169, 201),
+        "onnx_folded": (121,),
+        "onnx-caffe2": (121,),
     }
     assert found >= {f"{kind}-{arch}" for kind, many in depths.items() for arch in many}
 

@@ -22,6 +22,7 @@ from onnx_models import (
     export,
     node_of,
     random_model,
+    randomised,
     small_network,
     tensor_of,
     truth,
@@ -146,6 +147,44 @@ def test_a_fine_tuned_head_with_a_sigmoid_keeps_its_logits(tmp_path):
     assert (found.contract.output, apart(by_numpy(found), truth(network, PICTURES)) <= FULL) == ("sigmoid", True)
 
 
+@pytest.mark.parametrize("form", ["folded", "unoptimised"])
+def test_timm_s_deep_stem_and_blur_are_read(form, tmp_path):
+    """The pads of the blur are worked out in the graph."""
+    from timm.layers import BlurPool2d
+    from timm.models.densenet import DenseNet
+
+    network = DenseNet(4, (2, 1), 7, stem_type="deep", aa_layer=BlurPool2d)
+    path = export(randomised(network), tmp_path / "x.onnx", form)
+
+    found = ours(path)
+
+    assert (found.architecture, found.contract.stem_pool) == (replace(SMALL, stem="deep"), "blur")
+    assert apart(by_numpy(found), by_onnx(path, architecture=found.architecture).logits) <= FULL
+    assert apart(by_numpy(found), truth(network, PICTURES)) <= (FULL if form == "unoptimised" else SINGLE)
+
+
+def test_a_head_that_was_written_before_flatten_was_is_read(tmp_path):
+    """`x.view(x.size(0), -1)` leaves a handful of nodes that work out the batch."""
+    import torch
+    from torch import nn
+
+    class Old(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = small_network()
+
+        def forward(self, x):
+            features = torch.relu(self.inner.features(x))
+            return self.inner.classifier(features.mean((2, 3)).view(x.size(0), -1))
+
+    path = export(Old(), tmp_path / "x.onnx", "unfolded", input_names=["x"], dynamic_axes={"x": {0: "n"}})
+    assert {"Shape", "Gather", "Reshape"} <= {node.op_type for node in onnx.load(path).graph.node}
+
+    found = by_numpy(ours(path))
+
+    assert apart(found, truth(small_network(), PICTURES)) <= FULL
+
+
 def test_a_full_121_folded_by_the_exporter(tmp_path):
     """59 of its 121 norms are gone; the function is the file's to float64's rounding."""
     from networks import torchvision_network
@@ -193,6 +232,14 @@ def test_the_fold_of_the_zoo_s_form_is_looked_at(tmp_path):
 
     logits = forward(SMALL, found.contract, plain, PICTURES)
     assert apart(logits, by_onnx(path).logits) > FULL
+
+
+def test_the_zoo_s_older_files_say_the_same(tmp_path):
+    """In opset 6 a vector's axis is an attribute of Mul and Add; ONNX Runtime runs none that is so old."""
+    found = [formats.read(zoo_model(SMALL, zoo_weights(), tmp_path / f"{opset}.onnx", opset)) for opset in (6, 9)]
+
+    first, second = ({name: t.load().tobytes() for name, t in file.tensors.items()} for file in found)
+    assert first == second
 
 
 @pytest.fixture(scope="module")
