@@ -781,8 +781,13 @@ def _units(reference: Side, other: Side, local: Mapping[str, float]) -> Iterator
                 unit=unit,
                 free=_apart(other.taps["float64"][unit], truth[unit]),
                 local=local.get(unit, float("nan")),
-                noise=_apart(rough[unit], truth[unit]) if unit in rough else float("nan"),
+                noise=_apart(rough[unit], truth[unit]) if _alike(rough, truth, unit) else float("nan"),
             )
+
+
+def _alike(rough: Mapping[str, Array], truth: Mapping[str, Array], unit: str) -> bool:
+    """Whether a unit was followed in float32 too, and is as large there: other software may pool otherwise."""
+    return unit in rough and rough[unit].shape == truth[unit].shape
 
 
 def _where(units: tuple[UnitError, ...], faulty: tuple[str, ...]) -> str | None:

@@ -2,7 +2,7 @@
 
 `net` makes the complete network of an architecture as `shicai/DenseNet-Caffe` spells it, as one NetParameter: its text
 is a `.prototxt`, its bytes with the blobs a `.caffemodel`. The schema has the fields of BVLC's `caffe.proto` that such
-files hold, and `ceil_mode`, which a fork added and the published files have.
+files hold. `FORMS` are the ways in which the same network's blobs can be written.
 """
 
 import numpy as np
@@ -86,11 +86,10 @@ SCHEMA = {  # message → name: (number, type), a type in brackets is repeated, 
         "layer": (100, "[LayerParameter]"),
     },
 }
-CEIL_MODE = (13, "bool")  # what forks have in the place of round_mode
 
 
-def classes(*, packed=True, rounding="round_mode"):
-    """Name → Google's class of each message; `packed` is how numbers are written, `rounding` the pools' field 13."""
+def classes(*, packed=True, blobs="[BlobProto]"):
+    """Name → Google's class of each message; `packed` is how numbers are written, `blobs` the type of a layer's."""
     file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe", syntax="proto2")
     for name, values in ENUMS.items():
         told = file.enum_type.add(name=name)
@@ -99,9 +98,7 @@ def classes(*, packed=True, rounding="round_mode"):
     for name, fields in SCHEMA.items():
         told = file.message_type.add(name=name)
         for field, (number, kind) in fields.items():
-            if field == "round_mode" and rounding == "ceil_mode":
-                field, (number, kind) = "ceil_mode", CEIL_MODE  # noqa: PLW2901 (the fork's)
-            _add(told, field, number, kind, packed)
+            _add(told, field, number, blobs if field == "blobs" else kind, packed)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"caffe.{name}")) for name in SCHEMA}
@@ -124,6 +121,17 @@ def _add(told, name, number, kind, packed):
 CAFFE = classes()
 
 
+def _data(array):
+    """A BlobProto of an array's numbers; parsed, because Google's class would take them one by one otherwise."""
+    data = np.ascontiguousarray(array, "<f4").tobytes()
+    return CAFFE["BlobProto"].FromString(b"\x2a" + varint(len(data)) + data)  # field 5, length-delimited
+
+
+def varint(value):
+    """Google's encoding of a number: behind the tag of a field."""
+    return CAFFE["NetParameter"](input_dim=[value]).SerializeToString()[1:]
+
+
 class Net:
     """A network in the making, layer by layer; `weights` are in our axes, None for a network without blobs."""
 
@@ -140,7 +148,7 @@ class Net:
     def blobs(self, layer, *arrays):
         """Give a layer its blobs."""
         for array in arrays:
-            layer.blobs.add(data=array.astype("f4").ravel(), shape=CAFFE["BlobShape"](dim=array.shape))
+            layer.blobs.add(shape=CAFFE["BlobShape"](dim=array.shape)).MergeFrom(_data(array))
 
     def conv(self, unit, name, bottom, outputs, size, stride=1, *, bias=False):
         """Append a convolution, with the bias of the head where asked for."""
@@ -168,7 +176,8 @@ class Net:
             mean, variance, gamma, beta = (
                 self.weights[Slot(unit, role)] for role in ("mean", "variance", "scale", "shift")
             )
-            self.blobs(layer, mean * self.factor, variance * self.factor, np.array([self.factor]))
+            factor = np.float32(self.factor.get(unit, 1.0) if isinstance(self.factor, dict) else self.factor)
+            self.blobs(layer, mean * factor, variance * factor, np.array([factor]))
             self.blobs(scale, gamma, beta)
         self.add(relu, "ReLU", [f"{name}/bn"], f"{name}/bn")
         return f"{name}/bn"
@@ -184,10 +193,10 @@ class Net:
 def net(arch, weights=None, *, factor=1.0, size=224, long=False, epsilon=1e-5, floor=False):
     """The NetParameter of an architecture; `long` spells transitions and the last norm as the 201 has them.
 
-    BatchNorm's blobs are mean and variance times `factor`, and `factor`. `floor` says of the transitions' pools too
-    what is always said of the stem's: that they round down (`round_mode: FLOOR`).
+    BatchNorm's blobs are mean and variance times `factor` (one, or one a unit), and `factor`. `floor` says of the
+    transitions' pools too what is always said of the stem's: that they round down (`round_mode: FLOOR`).
     """
-    made = Net(weights, np.float32(factor), size, arch.channels, epsilon)
+    made = Net(weights, factor, size, arch.channels, epsilon)
     x = made.conv("stem.conv", "conv1", "data", arch.init_channels, 7, 2)
     x = made.norm("stem.norm", "conv1", "relu1", x)
     x = made.pool("pool1", x, 0, 3, 2, 1)
@@ -220,9 +229,8 @@ def net(arch, weights=None, *, factor=1.0, size=224, long=False, epsilon=1e-5, f
 
 def without_blobs(told):
     """The same network as a `.prototxt` has it: a copy without blobs."""
-    bare = type(told).FromString(told.SerializeToString())
-    for layer in bare.layer:
-        del layer.blobs[:]
+    bare = type(told)(name=told.name)
+    bare.layer.extend(map(without_blobs_of, told.layer))
     return bare
 
 
@@ -230,3 +238,106 @@ def prototxt(told, *, rounding="round_mode"):
     """The network's text, the pools' rounding in BVLC's words or the fork's (`ceil_mode: false`)."""
     text = text_format.MessageToString(without_blobs(told))
     return text.replace("round_mode: FLOOR", "ceil_mode: false") if rounding == "ceil_mode" else text
+
+
+def blobs_of(told):
+    """Name → array of every blob, as Google's classes give them; an old vector is 1×1×1×N."""
+    found = {}
+    for layer in [*told.layer, *told.layers]:
+        for number, blob in enumerate(layer.blobs):
+            data = np.array(blob.double_data or blob.data, "f8" if blob.double_data else "f4")
+            old = (blob.num, blob.channels, blob.height, blob.width)
+            found[f"{layer.name}#{number}"] = data.reshape(old if blob.HasField("num") else tuple(blob.shape.dim))
+    return found
+
+
+# -- the same network in every form ------------------------------------------------------------------------------------
+
+
+def as_saved(told):
+    """As a running Caffe saves it: Split layers, settings of learning, gradients beside the numbers."""
+    told.layer.add(name="pool1_pool1_0_split", type="Split", bottom=["pool1"], top=["a", "b"])
+    for layer in told.layer:
+        for blob in layer.blobs:
+            layer.param.add(lr_mult=0.5)
+            blob.diff.extend([7.0] * len(blob.data))
+    return told
+
+
+def with_old_shapes(told):
+    """With four sizes to each blob: a vector is 1×1×1×N, and what has four axes keeps them."""
+    for layer in told.layer:
+        for blob in layer.blobs:
+            dims = list(blob.shape.dim)
+            blob.ClearField("shape")
+            blob.num, blob.channels, blob.height, blob.width = [1] * (4 - len(dims)) + dims
+    return told
+
+
+def with_inner_product(told):
+    """With a head that is an InnerProduct, whose matrix has two axes."""
+    layer = told.layer[-1]
+    layer.type = "InnerProduct"
+    del layer.blobs[0].shape.dim[2:]
+    return told
+
+
+def in_doubles(told):
+    """With numbers that float32 cannot hold."""
+    for layer in told.layer:
+        for blob in layer.blobs:
+            blob.double_data.extend(value + 1e-12 for value in blob.data)
+            blob.ClearField("data")
+    return told
+
+
+def as_old_layers(told):
+    """With the layers of Caffe's first form, types by number."""
+    old = CAFFE["NetParameter"](name=told.name)
+    for layer in with_old_shapes(told).layer:
+        old.layers.add(name=layer.name, bottom=layer.bottom, top=layer.top, blobs=layer.blobs)
+    old.layers[0].type = 4
+    return old
+
+
+def unpacked(told):
+    """Bytes with a tag before every number."""
+    return classes(packed=False)["NetParameter"].FromString(told.SerializeToString()).SerializeToString()
+
+
+UNKNOWN = b"\xc2\x3e\x05never\xcd\x3e\x00\x00\x80\x3f\xc8\x3e\x07"  # fields 1000 and 1001 of three wire types
+
+
+def in_pieces(told):
+    """Bytes with each blob's numbers in three pieces, unknown fields everywhere, and the shape given last."""
+    raw = classes(blobs="[bytes]")
+    pieces = raw["NetParameter"](name=told.name)
+    for layer in told.layer:
+        bare = raw["LayerParameter"].FromString(without_blobs_of(layer).SerializeToString() + UNKNOWN)
+        for blob in layer.blobs:
+            cuts = np.array_split(np.array(blob.data, "f4"), 3)
+            parts = [CAFFE["BlobProto"](data=cut).SerializeToString() for cut in cuts]
+            shape = CAFFE["BlobProto"](shape=blob.shape).SerializeToString()
+            bare.blobs.append(parts[0] + UNKNOWN + parts[1] + parts[2] + shape)
+        pieces.layer.append(bare)
+    return UNKNOWN + pieces.SerializeToString() + UNKNOWN
+
+
+def without_blobs_of(layer):
+    """A copy of a layer without its blobs."""
+    bare = type(layer).FromString(layer.SerializeToString())
+    del bare.blobs[:]
+    return bare
+
+
+FORMS = {
+    "plain": lambda told: (told, told.SerializeToString()),
+    "as saved by a running Caffe": lambda told: (as_saved(told), told.SerializeToString()),
+    "old shapes": lambda told: (with_old_shapes(told), told.SerializeToString()),
+    "a head that is an InnerProduct": lambda told: (with_inner_product(told), told.SerializeToString()),
+    "an old InnerProduct": lambda told: (with_old_shapes(with_inner_product(told)), told.SerializeToString()),
+    "doubles": lambda told: (in_doubles(told), told.SerializeToString()),
+    "old layers": lambda told: (old := as_old_layers(told), old.SerializeToString()),
+    "unpacked": lambda told: (told, unpacked(told)),
+    "in pieces": lambda told: (told, in_pieces(told)),
+}

@@ -15,12 +15,13 @@ pooling_layer.cpp and conv_layer.cpp.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from densenet_port.arch import Architecture, Contract
 from densenet_port.errors import UsageError
 
 Value = int | bool | float | str  # a str is an enumeration's word
+Head = Literal["Convolution", "InnerProduct"]
 Names = Mapping[
     str, Sequence[str]
 ]  # unit → its layers: a convolution's or the head's one; a norm's BatchNorm and Scale
@@ -107,17 +108,20 @@ class _Graph:
             return self.pool(f"{unit}.pool", "AVE", self.conv(f"{unit}.conv", x), 2)
         return self.conv(f"{unit}.conv", self.pool(f"{unit}.pool", "AVE", x, 1), stride=2)
 
-    def head(self, x: str) -> str:
-        """Append the mean over the picture and the head, which is a 1×1 convolution with a bias."""
+    def head(self, kind: Head, x: str) -> str:
+        """Append the mean over the picture and the head, with a bias."""
         x = self.plain("final.pool", "Pooling", x, pool="AVE", global_pooling=True)
         (name,), classes = self.names["head.dense"], self.arch.units["head.dense"].sizes["o"]
-        return self.add(name, "Convolution", x, num_output=classes, bias_term=True, kernel_size=1)
+        if kind == "Convolution":
+            return self.add(name, kind, x, num_output=classes, bias_term=True, kernel_size=1)
+        return self.add(name, kind, x, num_output=classes, bias_term=True)
 
 
-def graph(arch: Architecture, contract: Contract, names: Names) -> list[Layer]:
+def graph(arch: Architecture, contract: Contract, names: Names, head: Head = "Convolution") -> list[Layer]:
     """The layers behind the blob `data`, in order of execution; without a head they end in the last ReLU.
 
-    Raises UsageError for a network that Caffe's layers cannot be.
+    `head` is the type of the last layer: a 1×1 convolution, as the published networks have, or a matrix. Raises
+    UsageError for a network that Caffe's layers cannot be.
     """
     if arch.stem != "imagenet" or (contract.stem_padding, contract.stem_pool) != ("symmetric", "max"):
         stem = f"the {arch.stem} stem, {contract.stem_padding} padding and the pool {contract.stem_pool!r}"
@@ -131,5 +135,5 @@ def graph(arch: Architecture, contract: Contract, names: Names) -> list[Layer]:
             x = made.transition(f"transition{block}", x)
     x = made.norm("final.norm", x)
     if arch.classes is not None:
-        made.head(x)
+        made.head(head, x)
     return made.layers

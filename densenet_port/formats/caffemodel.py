@@ -81,13 +81,13 @@ SETTINGS: dict[str, tuple[int, dict[str, int]]] = {  # type → number of its se
 
 
 def sniff(path: Path, _head: bytes) -> bool:
-    """Whether a file begins as a NetParameter: fields that it has, then a layer with a name or a type."""
+    """Whether a file begins as a NetParameter: fields that it has or may get, then a layer with a name."""
     fields = Message.of(Source.of_file(path))
     try:
         for _, field in zip(range(_FEW), fields, strict=False):
             if field.number in FORMS and field.wire == LEN:
                 return FORMS[field.number].name in {inner.number for inner in field.message() if inner.wire == LEN}
-            if (field.number, field.wire) not in _SCALARS:
+            if field.number < LAYER and (field.number, field.wire) not in _SCALARS:
                 return False
     except PortError:
         return False

@@ -28,6 +28,7 @@ EPSILON = 1e-5  # of a BatchNorm that says none; caffe.proto's default
 PARAMETERS = {  # type → the field with its settings
     "BatchNorm": "batch_norm_param",
     "Convolution": "convolution_param",
+    "InnerProduct": "inner_product_param",
     "Pooling": "pooling_param",
     "Scale": "scale_param",
 }
@@ -93,7 +94,7 @@ def parse(path: Path, text: str) -> Fields:
 
 
 class _Reader:
-    """The tokens of a text, from the first on; `line` is for messages."""
+    """The tokens of a text, from the first on: kind and content, and the line of the last one that was taken."""
 
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
@@ -101,30 +102,32 @@ class _Reader:
         self.tokens = self._split(text)
         self.next = next(self.tokens, None)
 
-    def _split(self, text: str) -> Iterator[tuple[str, str]]:
-        """Kind and content of each token."""
-        at = 0
+    def _split(self, text: str) -> Iterator[tuple[str, str, int]]:
+        """Kind, content and line of each token."""
+        at, line = 0, 1
         while at < len(text):
             found = _TOKEN.match(text, at)
             if found is None:
+                self.line = line
                 raise self.broken(f"{text[at : at + 20]!r} is no part of a network's text")
-            self.line += text.count("\n", at, found.end())
-            at = found.end()
             if found.lastgroup:
-                yield found.lastgroup, found[0]
+                yield found.lastgroup, found[0], line
+            line += text.count("\n", at, found.end())
+            at = found.end()
 
     def take(self, expected: str) -> str:
         """The token that stands next, and go on. Raises CorruptError at the end."""
         if self.next is None:
             raise self.broken(f"ends where {expected} is expected")
-        (_, token), self.next = self.next, next(self.tokens, None)
+        _, token, self.line = self.next
+        self.next = next(self.tokens, None)
         return token
 
     def skip(self, *marks: str) -> bool:
         """Whether one of these marks stands next; go on if so."""
         found = self.next is not None and self.next[0] == "mark" and self.next[1] in marks
         if found:
-            self.next = next(self.tokens, None)
+            self.take("a mark")
         return found
 
     def message(self, end: str | None, depth: int) -> Fields:
@@ -142,19 +145,23 @@ class _Reader:
         return found
 
     def values(self, depth: int, *, colon: bool) -> list[Any]:
-        """The value of a field, or several in brackets."""
-        for begin, end in _CLOSED_BY.items():
-            if self.skip(begin):
-                return [self.message(end, depth + 1)]
-        if not colon:
-            raise self.broken("a field has no value")
-        if not self.skip("["):
-            return [self.scalar()]
+        """The value of a field, or several in brackets, which only a colon allows."""
+        if not (colon and self.skip("[")):
+            return [self.value(depth, colon=colon)]
         found: list[Any] = []
         while not self.skip("]"):
-            found += self.values(depth, colon=True) if depth < _DEPTH else [self.scalar()]
+            found.append(self.value(depth, colon=True))
             self.skip(",")
         return found
+
+    def value(self, depth: int, *, colon: bool) -> Any:
+        """A message, or a scalar, which needs a colon."""
+        for begin, end in _CLOSED_BY.items():
+            if self.skip(begin):
+                return self.message(end, depth + 1)
+        if not colon:
+            raise self.broken("a field has no value")
+        return self.scalar()
 
     def scalar(self) -> str:
         """A number, a word, or texts in a row as one."""

@@ -17,7 +17,7 @@ from densenet_port.checkpoint import Array, array_digest
 from densenet_port.convert import Ours, ours
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.formats import prototxt
-from densenet_port.formats._caffe_graph import graph
+from densenet_port.formats._caffe_graph import Head, graph
 from densenet_port.frameworks import Job, Run
 from densenet_port.mapping import Place
 from densenet_port.runners import last, versions
@@ -54,9 +54,9 @@ def _loaded(path: Path, table: Path | None) -> tuple[Ours, Any, dict[str, str]]:
         raise UsageError(f"{path}: OpenCV reads .caffemodel files of float32 alone", hint=hint)
     with TemporaryDirectory(prefix="densenet-port-") as folder, _explained(path):
         net = cv2.dnn.readNetFromCaffe(str(_graph_of(told, Path(folder))), str(path))
-    net.enableFusion(False)
-    net.enableWinograd(False)
-    blobs = {name: net.getLayer(name).blobs for name in net.getLayerNames()}
+        net.enableFusion(False)
+        net.enableWinograd(False)
+        blobs = {name: net.getLayer(name).blobs for name in net.getLayerNames()}
     digests = {f"{name}#{n}": array_digest(blob) for name, many in blobs.items() for n, blob in enumerate(many)}
     return told, net, digests
 
@@ -86,9 +86,15 @@ def _graph_of(told: Ours, folder: Path) -> Path:
     found = prototxt.beside(told.checkpoint.path)
     if not found.is_file():
         found = folder / "deploy.prototxt"
-        layers = graph(told.architecture, told.contract, _names(told))
+        layers = graph(told.architecture, told.contract, _names(told), _head(told))
         found.write_text(prototxt.text(told.architecture, told.contract, layers), encoding="utf-8")
     return found
+
+
+def _head(told: Ours) -> Head:
+    """The type of layer that the head's kernel belongs to; a file without head may have either."""
+    claim = told.ledger.claims.get(Place("head.dense", "kernel"))
+    return "Convolution" if claim is None or claim.axes == "o i 1 1" else "InnerProduct"
 
 
 def _names(told: Ours) -> dict[str, list[str]]:
