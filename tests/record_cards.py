@@ -28,12 +28,12 @@ from densenet_port.checkpoint import Tensor
 from densenet_port.convert import convert, ours
 from densenet_port.errors import UsageError
 from densenet_port.forward import forward
-from densenet_port.frameworks import run
+from densenet_port.frameworks import Job, run
 from densenet_port.mapping import Mapping, fitted, layouts
 from densenet_port.support import Measured
 
 CARDS = Path(__file__).parent.parent / "mappings" / "cards"
-PROBE = parity.Probe(name="noise 64", images=images(2, 64, seed=0))
+PROBE = images(2, 64, seed=0)
 
 
 def keras_file(path, architecture, contract, weights):
@@ -53,43 +53,71 @@ def apart(found, truth):
     return float(np.abs(found - truth).max() / truth.std())
 
 
-def owned(told, reference):
+def owned(told, dtype="float64"):
     """The run of the layout's own software, in float64 if it can."""
-    kinds = ("float64", "float32")
-    jobs = [parity._job(told, reference, "tensorflow", PROBE, dtype, "", 900.0, None) for dtype in kinds]
+    table = told.ledger.mapping
+    job = Job(
+        network=table.reference,
+        images=PROBE,
+        path=told.checkpoint.path,
+        table=table.path,
+        kernels=told.ledger.kernels,
+        architecture=told.architecture,
+        contract=told.contract,
+        prefix=told.ledger.prefix,
+        head=told.ledger.spelled("head.dense"),
+        dtype=dtype,
+        limit=900.0,
+    )
     try:
-        return run(jobs[0])
+        return run(job)
     except UsageError:
-        return run(jobs[1])
+        if dtype == "float32":
+            raise
+        return owned(told, "float32")
 
 
 def logits_rows(table, name, folder):
     """Both directions of one network, and the versions of what took part."""
     architecture, out = NAMED[name], folder / f"theirs{table.containers[0]}"
     weights = random_weights(architecture)
-    truth = forward(architecture, table.contract, weights, PROBE.images)
+    truth = forward(architecture, table.contract, weights, PROBE)
     source = keras_file(folder / "ours.safetensors", architecture, table.contract, weights)
     convert(source, dst=table.layout, out=out, force=True)
     told = ours(out, src=table.layout)
-    answer = owned(told, table.reference)
-    read = forward(told.architecture, told.contract, lambda slot: told.weights[slot](), PROBE.images)
+    answer = owned(told)
+    read = forward(told.architecture, told.contract, lambda slot: told.weights[slot](), PROBE)
     bound = parity.BOUND64
     if answer.computed_in == "float32":
-        single = forward(told.architecture, told.contract, lambda s: told.weights[s](), PROBE.images, dtype=np.float32)
+        single = forward(told.architecture, told.contract, lambda s: told.weights[s](), PROBE, dtype=np.float32)
         bound = parity.FACTOR32 * apart(single, read)
     figures = {"written": apart(answer.logits, truth), "read": apart(read, answer.logits)}
     return [row(name, what, answer.computed_in, figure, bound) for what, figure in figures.items()], answer.versions
 
 
-def names_rows(table):
-    """The recorded lists of a layout, and the software that wrote them."""
+def genuine(layout):
+    """The lists of a layout's names that its own software gave: architecture → file. Some others are spelled by us."""
     for path in sorted(KEYS.glob("*.txt")):
         software, _, name = path.stem.rpartition("-")
-        if LAYOUT_OF.get(software, software) == table.layout and name in NAMED:
-            file = recorded(path)
-            survey = table.survey(file)
-            troubles = table.match(file, fitted(NAMED[name], survey), survey).troubles
-            yield row(name, "names", "float32", troubles, 0), path.read_text(encoding="utf-8").split()[1:3]
+        header = path.read_text(encoding="utf-8").partition("\n")[0]
+        if LAYOUT_OF.get(software, software) == layout and name in NAMED and "spelled" not in header:
+            yield name, path
+
+
+def misplaced(table, path, name):
+    """How many tensors of a recorded list the table does not place, and how many places it leaves empty."""
+    file = recorded(path)
+    survey = table.survey(file)
+    return table.match(file, fitted(NAMED[name], survey), survey).troubles
+
+
+def names_rows(table):
+    """The recorded lists of a layout, and the software that wrote them."""
+    for name, path in genuine(table.layout):
+        yield (
+            row(name, "names", "float32", misplaced(table, path, name), 0),
+            path.read_text(encoding="utf-8").split()[1:3],
+        )
 
 
 def row(name, what, dtype, figure, bound):

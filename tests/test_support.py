@@ -6,14 +6,14 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
-from test_mapping import KEYS, LAYOUT_OF, recorded
+from record_cards import genuine, misplaced
 
 from densenet_port import support
 from densenet_port.arch import NAMED
 from densenet_port.cli import _layouts_text, _marks
 from densenet_port.data import folder
 from densenet_port.errors import CorruptError, MisfitError
-from densenet_port.mapping import Mapping, fitted, layouts
+from densenet_port.mapping import Mapping, layouts
 
 ROOT = Path(__file__).parent.parent
 CARDS = sorted((folder("mappings") / "cards").glob("*.toml"))
@@ -57,7 +57,7 @@ def test_a_network_has_a_cell_exactly_where_the_table_can_spell_it():
 def test_no_cell_claims_more_than_the_evidence():
     """Logits where the card has a figure for that direction, names where a recorded list is, else the table."""
     measured = {(c.stem, row.architecture, row.what) for c in CARDS for row in support.read_card(c).measured}
-    named = {(LAYOUT_OF.get(stem.rpartition("-")[0], stem.rpartition("-")[0]), stem.rpartition("-")[2]) for stem in KEY}
+    named = {(layout, name) for layout in layouts() for name, _ in genuine(layout)}
 
     for cell in support.matrix():
         place = cell.layout, cell.architecture
@@ -65,9 +65,6 @@ def test_no_cell_claims_more_than_the_evidence():
         for level, proof in ((cell.source, "read"), (cell.target, "written")):
             expected = "logits" if (*place, proof) in measured else otherwise
             assert level in (None, "table", expected), (cell, proof)
-
-
-KEY = [path.stem for path in KEYS.glob("*.txt")]
 
 
 def test_the_listing_shows_the_matrix():
@@ -113,13 +110,7 @@ def bound_of(row):
 def test_names_are_counted_for_the_lists_that_are_recorded(layout):
     """The card has each list once, and counting again gives the same."""
     table, card = Mapping.load(layout), support.card_of(layout)
-    counted = {}
-    for path in KEYS.glob("*.txt"):
-        software, _, name = path.stem.rpartition("-")
-        if LAYOUT_OF.get(software, software) == layout and name in NAMED:
-            file = recorded(path)
-            survey = table.survey(file)
-            counted[name] = table.match(file, fitted(NAMED[name], survey), survey).troubles
+    counted = {name: misplaced(table, path, name) for name, path in genuine(layout)}
 
     said = {row.architecture: row.figure for row in card.measured if row.what == "names"} if card else {}
 
