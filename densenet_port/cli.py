@@ -369,6 +369,120 @@ def demo(as_json: AsJson = False) -> None:
     _say("demo", asdict(run()), as_json, _demo_text)
 
 
+# -- releases ----------------------------------------------------------------------------------------------------------
+
+release_app = typer.Typer(no_args_is_help=True, help="Weight files that anyone can verify: build, verify, publish.")
+app.add_typer(release_app, name="release")
+
+
+@release_app.command("build")
+def build_release(
+    out: Annotated[Path, typer.Option(help="The release's folder; what is in it from the same inputs is kept.")],
+    src: Annotated[str, typer.Option("--src", help="The layout of the checkpoints.")] = "torchvision",
+    arch: Annotated[list[str] | None, typer.Option(help="An architecture; may be given several times.")] = None,
+    checkpoint: Annotated[
+        list[Path] | None, typer.Option(help="A file for each --arch, in their order; without, the registered ones.")
+    ] = None,
+    tag: Annotated[str, typer.Option(help="The release's tag.")] = f"v{__version__}",
+    licence: Annotated[str | None, typer.Option(help="The licence of files that are not registered.")] = None,
+    backend: Annotated[str, typer.Option(help="What runs the port: tensorflow, torch, jax or numpy.")] = "tensorflow",
+    size: Annotated[list[int] | None, typer.Option(help="Pixels of the noise; may be given several times.")] = None,
+    limit: Annotated[float, typer.Option(help="Seconds that each run may take.")] = 600.0,
+    as_json: AsJson = False,
+) -> None:
+    """Convert and check networks, and lay out those that passed as a release; exit 1 when one did not."""
+    from densenet_port.arch import Architecture
+    from densenet_port.release.build import build
+    from densenet_port.release.network import Options
+
+    options = Options(backend=backend, sizes=tuple(size)) if size else Options(backend=backend)
+    archs = [Architecture.named(name) for name in arch or ()]
+    with _bar("building") as progress:
+        done = build(
+            out,
+            src=src,
+            archs=archs,
+            checkpoints=checkpoint or (),
+            tag=tag,
+            options=options,
+            limit=limit,
+            licence=licence,
+            progress=progress,
+        )
+    networks = [
+        {
+            "network": network.name,
+            "passed": network.passed,
+            "kept": network.kept,
+            "files": [file.name for file in network.files],
+            "failed": list(network.failed),
+            "report": str(network.report) if network.report else None,
+        }
+        for network in done.networks
+    ]
+    _say(
+        "release-build",
+        {"folder": str(out), "tag": tag, "passed": done.passed, "networks": networks},
+        as_json,
+        _built_text,
+    )
+    raise typer.Exit(0 if done.passed else 1)
+
+
+@release_app.command("verify")
+def verify_release(
+    place: Annotated[str, typer.Argument(help="A folder, the URL of a release's files, or OWNER/NAME@TAG on GitHub.")],
+    key: Annotated[Path | None, typer.Option(help="The public key (PEM) that the signature must be of.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Verify a release: digests, signature, tensors and golden logits; exit 1 when anything is not as it was."""
+    from dataclasses import asdict
+
+    from densenet_port.release.verify import verify as verify_all
+
+    with _bar("downloading") as progress:
+        found = verify_all(place, key=key, progress=progress)
+    result = {
+        "place": place,
+        "tag": found.manifest.tag,
+        "files": [file.name for file in found.manifest.files],
+        "passed": found.passed,
+        "checks": [asdict(check) for check in found.checks],
+        "notes": list(found.notes),
+    }
+    _say("release-verify", result, as_json, _verified_text)
+    raise typer.Exit(0 if found.passed else 1)
+
+
+@release_app.command("publish")
+def publish_release(
+    folder: Annotated[Path, typer.Argument(help="The release's folder.")],
+    repo: Annotated[str, typer.Option(help="The repository on GitHub, OWNER/NAME.")],
+    tag: Annotated[str | None, typer.Option(help="The tag; it must be the one that was built.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Upload files anew that are there and differ.")] = False,
+    sign_key: Annotated[Path | None, typer.Option(help="Sign the manifest with this private key (PEM).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Upload a release to GitHub, or go on with it; the token is GITHUB_TOKEN or GH_TOKEN."""
+    from dataclasses import asdict
+
+    from densenet_port.release.github import GitHub
+    from densenet_port.release.publish import publish
+
+    with _bar("uploading") as progress:
+        done = publish(
+            folder,
+            GitHub.of_environment(repo),
+            tag=tag,
+            replace=replace,
+            dry_run=dry_run,
+            key=sign_key,
+            progress=progress,
+        )
+    _say("release-publish", asdict(done), as_json, _published_text)
+
+
 EXTRAS = {
     "keras": ("keras", "tensorflow"),
     "jax": ("keras", "jax"),
@@ -759,6 +873,37 @@ LEGEND = (
     "Each network twice, as a source and as a target. ● the logits of the layout's own software agree (its card is in\n"
     "--json); ◐ the names of its tensors are recorded from that software; ○ by the table alone; – not possible."
 )
+
+
+def _built_text(data: Map[str, Any]) -> str:
+    lines = []
+    for network in data["networks"]:
+        if network["passed"]:
+            lines.append(
+                f"{network['network']}: {'kept' if network['kept'] else 'built'}, {len(network['files'])} files"
+            )
+        else:
+            lines.append(f"{network['network']}: FAILED its check, and is not in the release; see {network['report']}")
+            lines += [f"  {name}" for name in network["failed"]]
+    there = any(network["passed"] for network in data["networks"])
+    return "\n".join([*lines, f"{data['folder']}: {'release ' + data['tag'] if there else 'no release'}"])
+
+
+def _verified_text(data: Map[str, Any]) -> str:
+    failed = [check for check in data["checks"] if not check["passed"]]
+    verdict = "every check passed" if data["passed"] else f"{len(failed)} FAILED"
+    counts = f"{len(data['files'])} weight files, {len(data['checks'])} checks, {verdict}"
+    lines = [f"{data['place']}: release {data['tag']}, {counts}"]
+    lines += [
+        f"  {check['name']}: {check['says']}  {'ok' if check['passed'] else 'FAILED'}" for check in data["checks"]
+    ]
+    return "\n".join([*lines, *(f"note: {note}" for note in data["notes"])])
+
+
+def _published_text(data: Map[str, Any]) -> str:
+    lines = [f"  {step['doing']} {step['name']}{': ' + step['why'] if step['why'] else ''}" for step in data["steps"]]
+    there = "would be done (--dry-run)" if data["dry_run"] else f"done: {data['page']}"
+    return "\n".join([*lines, *(f"note: {note}" for note in data["notes"]), f"{data['repo']} {data['tag']}: {there}"])
 
 
 def _layouts_text(data: Map[str, Any]) -> list[Any]:

@@ -1,5 +1,7 @@
 """What every test module shares."""
 
+import subprocess
+
 import pytest
 
 SMALL = "layers=2-3-2,growth_rate=8,init_channels=16,classes=7"  # the same shape of code as the published networks
@@ -28,3 +30,19 @@ def release(tmp_path_factory):
     folder = tmp_path_factory.mktemp("releases")
     built(folder, sources(folder, *SPECS), *SPECS)
     return folder / "release"
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory):
+    """Two key pairs: private and public of each."""
+    folder = tmp_path_factory.mktemp("keys")
+    found = []
+    for name in ("ours", "theirs"):
+        private, public = folder / f"{name}.pem", folder / f"{name}.pub"
+        for words in (
+            ("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", private),
+            ("ec", "-in", private, "-pubout", "-out", public),
+        ):
+            subprocess.run(["openssl", *words], check=True, capture_output=True)
+        found += [private, public]
+    return found

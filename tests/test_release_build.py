@@ -259,6 +259,7 @@ def test_the_registered_source_has_url_and_licence(monkeypatch, place, by):
 
     assert (known.url, "ImageNet" in known.licence) == (url, True)
     assert (other.url, other.licence) == (None, "CC0-1.0")
+    assert not building._is_it(Registered(url=url), path)  # a digest that nobody knows is no digest that fits
 
 
 def test_a_network_with_other_classes_is_no_default(release, told):

@@ -1,7 +1,6 @@
 """Verifying a release: what is whole passes, and whatever was tampered with is found and named."""
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -21,22 +20,6 @@ from densenet_port.release.verify import verify_folder
 
 WEIGHTS = f"{FIRST}.weights.h5"
 GOLDEN = f"{FIRST}.golden.npz"
-
-
-@pytest.fixture(scope="session")
-def keys(tmp_path_factory):
-    """Two key pairs: private and public of each."""
-    folder = tmp_path_factory.mktemp("keys")
-    found = []
-    for name in ("ours", "theirs"):
-        private, public = folder / f"{name}.pem", folder / f"{name}.pub"
-        for words in (
-            ("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", private),
-            ("ec", "-in", private, "-pubout", "-out", public),
-        ):
-            subprocess.run(["openssl", *words], check=True, capture_output=True)
-        found += [private, public]
-    return found
 
 
 @pytest.fixture

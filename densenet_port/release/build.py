@@ -20,7 +20,7 @@ from densenet_port.checkpoint import file_digest
 from densenet_port.convert import ours
 from densenet_port.data import folder
 from densenet_port.errors import DiskError, PortError, UsageError
-from densenet_port.fetch import registered, registry
+from densenet_port.fetch import Registered, registered, registry
 from densenet_port.manifest import NAME, SIGNATURE, SUMS, File, Manifest
 from densenet_port.mapping import Mapping as Table
 from densenet_port.part import digests_of
@@ -98,17 +98,23 @@ def build(
 def _source(src: str, arch: Architecture, checkpoint: Path | None, licence: str | None) -> Source:
     """The checkpoint of an architecture, with what is known of it. The file's own classes and channels hold."""
     path = checkpoint or registered(src, arch)
-    architecture, digest = ours(path, src=src, arch=arch).architecture, file_digest(path)
-    entry = registry().get((src, arch.name))
-    known = entry is not None and entry.wanted.misfit(digests_of(path, with_md5=True)) is None
+    architecture, entry = ours(path, src=src, arch=arch).architecture, registry().get((src, arch.name))
+    known = entry is not None and _is_it(entry, path)
     return Source(
         path=path,
         layout=src,
         architecture=architecture,
-        sha256=digest,
+        sha256=file_digest(path),
         url=entry.url if entry and known else None,
         licence=_licences().get(src) if known else licence,
     )
+
+
+def _is_it(entry: Registered, path: Path) -> bool:
+    """Whether a file is the registered one, as far as anything is known of that."""
+    if not (entry.sha256 or entry.md5):
+        return False
+    return entry.wanted.misfit(digests_of(path, with_md5=bool(entry.md5))) is None
 
 
 def _licences() -> dict[str, str]:

@@ -10,6 +10,7 @@ model-signing takes (P-256, P-384, P-521), the private one without a password:
 
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from densenet_port.errors import ComparisonError, UsageError
@@ -23,7 +24,7 @@ def sign(manifest: Path, key: Path) -> Path:
     Raises UsageError when model-signing is missing or takes no such key, DiskError when nothing can be written. Two
     signatures of the same bytes differ, because ECDSA draws a random number for each.
     """
-    config = _model_signing("signing").Config()
+    config = _imported("model_signing.signing").Config()
     place = manifest.with_name(SIGNATURE)
     with whole(place) as temporary:
         try:
@@ -38,7 +39,7 @@ def check_signature(manifest: Path, signature: Path, key: Path) -> None:
 
     Raises ComparisonError when it is not, UsageError when model-signing is missing or takes no such key.
     """
-    config = _model_signing("verifying").Config()
+    config = _imported("model_signing.verifying").Config()
     try:
         config.use_elliptic_key_verifier(public_key=key)
     except Exception as error:
@@ -50,15 +51,40 @@ def check_signature(manifest: Path, signature: Path, key: Path) -> None:
         raise ComparisonError(f"{signature}: does not sign {manifest.name}: {_reason(error)}", hint=hint) from error
 
 
+def signed_by(manifest: Path, signature: Path, key: Path) -> bool:
+    """Whether a signature is that of the manifest by the owner of a private key. Raises UsageError."""
+    with TemporaryDirectory(prefix="densenet-port-") as place:
+        public = Path(place) / "key.pub"
+        public.write_bytes(_public(key))
+        try:
+            check_signature(manifest, signature, public)
+        except ComparisonError:
+            return False
+        return True
+
+
+def _public(key: Path) -> bytes:
+    """The public key of a private one, as PEM."""
+    serialization = _imported("cryptography.hazmat.primitives.serialization")
+    try:
+        private = serialization.load_pem_private_key(key.read_bytes(), password=None)
+        public = private.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    except Exception as error:
+        raise UsageError(f"{key}: cannot sign: {_reason(error)}", hint="see `openssl ecparam -genkey`") from error
+    return bytes(public)
+
+
 def _reason(error: Exception) -> str:
     """What an error of the library says, on one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _model_signing(module: str) -> Any:
-    """A module of model-signing."""
+def _imported(module: str) -> Any:
+    """A module of model-signing, or of what it stands on."""
     try:
-        return import_module(f"model_signing.{module}")
+        return import_module(module)
     except ImportError as error:
         hint = 'pip install "densenet-port[sign]"'
         raise UsageError(f"signatures need model-signing, which cannot be imported: {error}", hint=hint) from error

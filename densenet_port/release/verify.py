@@ -4,14 +4,19 @@ What is wrong is a failed check that says so, and the others go on; only a manif
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from densenet_port import convert, manifest, parity
-from densenet_port.errors import PortError
+from densenet_port.download import download, silent
+from densenet_port.errors import NetworkError, PortError, UsageError
 from densenet_port.manifest import NAME, SIGNATURE, SUMS, Document, File, Manifest
+from densenet_port.part import Wanted
+from densenet_port.release.github import GitHub
 from densenet_port.release.sign import check_signature
+from densenet_port.web import LIMITS, Limits
 
 SUM = re.compile(r"([0-9a-f]{64}) [ *](\S+)")
 OWN = ("layout", "architecture", "contract", "mappings", "tensors")  # what a file's own manifest says as well
@@ -38,6 +43,57 @@ class Verified:
     def passed(self) -> bool:
         """Whether everything holds."""
         return all(check.passed for check in self.checks)
+
+
+def verify(
+    place: str, *, key: Path | None = None, limits: Limits = LIMITS, progress: Callable[[int, int], None] = silent
+) -> Verified:
+    """Verify a release: a folder, the URL of its files, or `OWNER/NAME@TAG` on GitHub, whose files are downloaded.
+
+    `key` is the public key that its signature must be of. `progress` is told files done and files in all. Raises as
+    `verify_folder` does, and NetworkError for what cannot be downloaded.
+    """
+    if Path(place).is_dir():
+        return verify_folder(Path(place), key=key)
+    with TemporaryDirectory(prefix="densenet-port-") as scratch:
+        where = _of_url(place) if "://" in place else _of_tag(place)
+        _download_all(where, Path(scratch), limits, progress, signed=key is not None)
+        return verify_folder(Path(scratch), key=key)
+
+
+def _of_url(base: str) -> Callable[[str], str]:
+    """Name → URL of a release's files, which lie in one folder of a web server."""
+    return lambda name: f"{base.rstrip('/').removesuffix(f'/{NAME}')}/{name}"
+
+
+def _of_tag(place: str) -> Callable[[str], str]:
+    """Name → URL of the files of a published release on GitHub. Raises UsageError for a place that is none."""
+    repo, _, tag = place.partition("@")
+    if not tag:
+        hint = "name a folder, the URL of a release's files, or OWNER/NAME@TAG"
+        raise UsageError(f"{place}: is no folder, and no release on GitHub", hint=hint)
+    github = GitHub.of_environment(repo)
+    if (release := github.published(tag)) is None:
+        raise NetworkError(f"{repo} has no published release {tag}", hint="a draft cannot be downloaded")
+    assets = {asset.name: asset.download for asset in github.assets(release) if asset.complete}
+
+    def url(name: str) -> str:
+        if name not in assets:
+            raise NetworkError(f"release {tag} of {repo} has no file {name}", hint="its manifest tells of one")
+        return assets[name]
+
+    return url
+
+
+def _download_all(
+    url: Callable[[str], str], folder: Path, limits: Limits, progress: Callable[[int, int], None], *, signed: bool
+) -> None:
+    """Every file of a release, as it is there, whatever the manifest says of it: that is judged afterwards."""
+    download(Wanted(url=url(NAME)), folder / NAME, limits=limits)
+    names = [entry.name for entry in manifest.read(folder / NAME).entries()]
+    for done, name in enumerate([SUMS, *[SIGNATURE] * signed, *names], start=1):
+        download(Wanted(url=url(name)), folder / name, limits=limits)
+        progress(done, len(names) + 1 + signed)
 
 
 def verify_folder(folder: Path, *, key: Path | None = None) -> Verified:
