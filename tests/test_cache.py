@@ -166,6 +166,18 @@ def test_a_file_put_there_by_hand_is_hashed(host, path):
     assert (right, len(host.log), path.read_bytes() == BODY) == (0, 1, True)
 
 
+def test_a_file_that_changes_while_it_is_hashed_gets_no_record(host, path, monkeypatch):
+    """What was hashed is not what lies there now."""
+    path.parent.mkdir()
+    path.write_bytes(BODY)
+    real = cache.digests_of
+    monkeypatch.setattr(cache, "digests_of", lambda *words, **more: (real(*words, **more), path.write_bytes(b"?"))[0])
+
+    finding = cache.examine(wanted(host), path)
+
+    assert (finding.state, cache.read(path)) == ("right", None)
+
+
 def test_offline_what_is_there_is_used(host, path, monkeypatch):
     """Nobody is asked; what is damaged is an error, and is not used."""
     obtained(host, path)
