@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Mapping as Map
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -256,14 +257,20 @@ class Mapping:
         }
 
     def _spell_in_order(self, architecture: Architecture) -> dict[str, str]:
-        """Units by running number among those of their kind."""
-        counts: dict[Kind, int] = {}
-        spelled: dict[str, str] = {}
-        for unit in architecture.units.values():
-            number = counts.setdefault(unit.kind, self.first.get("n", 0))
-            counts[unit.kind] += 1
-            spelled[unit.name] = self.order[unit.kind][0].format(_n=f"_{number}" if number else "")
-        return spelled
+        """Units by running number among those of their kind, behind the ones with a name of their own."""
+        names = {kind: self._running_names(kind) for kind in self.order}
+        return {unit.name: next(names[unit.kind]) for unit in architecture.units.values()}
+
+    def _running_names(self, kind: Kind) -> Iterator[str]:
+        """The names of a kind in order."""
+        yield from (pattern for pattern in self.order[kind] if pattern in self._given)
+        for number in count(self.first.get("n", 0)):
+            yield self.order[kind][0].format(_n=f"_{number}" if number else "")
+
+    @property
+    def _given(self) -> set[str]:
+        """The names without a number among those that go by order: a file has all of them."""
+        return {pattern for patterns in self.order.values() for pattern in patterns if "{_n}" not in pattern}
 
     def _spell_unit(self, unit: Unit, architecture: Architecture) -> str:
         """The unit's name as the layout writes it: the architecture's own pattern, or the usual one."""
@@ -457,7 +464,7 @@ class Mapping:
         """Every tensor that the running numbers place: the k-th of a kind is the k-th unit of that kind."""
         groups = {kind: self._running(kind, checkpoint) for kind in self.order}
         shapes = [checkpoint.tensors[parts["kernel"]].shape for parts in groups["conv"].values() if "kernel" in parts]
-        if not shapes:
+        if not shapes or not self._given.issubset(chain(*groups.values())):
             return []
         axes, _ = _choose(self.tensors["conv"]["kernel"].axes, shapes, known)
         sizes = [size for shape in shapes if (size := _named_sizes(axes, shape))]
@@ -486,7 +493,8 @@ class Mapping:
             for ending in (name.removeprefix("{unit}") for name in pattern.names):
                 for name in checkpoint.tensors:
                     if name.endswith(ending) and (hit := _first_hit(expressions, name.removesuffix(ending))):
-                        layers.setdefault((int(hit.groupdict().get("order") or 0), hit[0]), {})[part] = name
+                        number = -1 if hit[0] in self._given else int(hit["order"] or 0)
+                        layers.setdefault((number, hit[0]), {})[part] = name
         return {spelled: layers[number, spelled] for number, spelled in sorted(layers)}
 
     def _ignoring_rule(self, name: str, prefix: str, spelled: set[str]) -> str | None:
