@@ -72,7 +72,11 @@ def _run_owned(job: Job, build: Builder, shape: Shape) -> Run:
 
 @lru_cache(maxsize=1)
 def _owned(build: Builder, _dtype: str, path: Path, numbers: Architecture, shape: Shape) -> Any:
-    """A network in the dtype that Keras is set to, kept for the next job on it."""
+    """A network in the dtype that Keras is set to, kept for the next job on it.
+
+    Keras numbers models of a class through the session; a new one gives the first its plain name.
+    """
+    model.framework("keras").backend.clear_session()
     return build(path, numbers, shape)
 
 
