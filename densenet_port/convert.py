@@ -9,6 +9,7 @@ from collections.abc import Mapping as Map
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any, cast
 
@@ -558,10 +559,24 @@ def _notes(source: Ours, target: Mapping, contract: Contract, dtype: np.dtype[An
     if stored & {"float16", "bfloat16"}:
         kinds = " and ".join(sorted(stored & {"float16", "bfloat16"}))
         yield f"the checkpoint holds {kinds}: its rounding stays in the weights"
+    yield from _underflow_notes(source)
     if "epsilon" in source.ledger.mapping.carried and not (
         source.checkpoint.manifest or "epsilon" in source.checkpoint.metadata
     ):
         yield f"the file records no contract: {_brief(source)} are taken"
+
+
+def _underflow_notes(source: Ours) -> Iterator[str]:
+    """How many variances are zero in float16, whose smallest number is 6e-8."""
+    claims = source.ledger.claims.values()
+    halves = [claim.tensor for claim in claims if claim.place.part == "variance" and claim.tensor.dtype == "float16"]
+    zeros = sum(int(np.count_nonzero(tensor.load() == 0)) for tensor in halves)
+    if zeros:
+        count = sum(prod(tensor.shape) for tensor in halves)
+        yield (
+            f"{zeros} of {count} variances are zero: what was below 6e-8 is lost in float16; the function is the "
+            "file's own, but not that of the network before it was halved"
+        )
 
 
 def _brief(source: Ours) -> str:

@@ -429,7 +429,7 @@ class Mapping:
             found = ", ".join(repr(prefix) for prefix in sorted(prefixes))
             raise MisfitError(
                 f"{checkpoint.path}: {len(prefixes)} networks of layout {self.layout} in one file, under {found}",
-                hint="save the one you want to a file of its own",
+                hint="save the one you want to a file of its own: the tensors whose names begin with one of these",
             )
         return prefixes.pop() if prefixes else ""
 
