@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from collections.abc import Mapping as Map
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from densenet_port import __version__
+from densenet_port import __version__, terminal
 from densenet_port.errors import PortError, UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from densenet_port.convert import Conversion, Ours
 
 ClickException: Any = typer.BadParameter.__mro__[2]  # Typer brings its own Click, or before 0.16 the real one
-FEW = 4  # numbers with gaps that are listed one by one
 WIDE = 240  # columns where there is no terminal to ask
 
 app = typer.Typer(
@@ -135,7 +134,7 @@ def convert(
             progress=progress,
         )
     result = {**_conversion(done, target), "seconds": round(perf_counter() - started, 3)}
-    _say("convert", result, as_json, _conversion_text)
+    _say("convert", result, as_json, terminal.conversion)
 
 
 @app.command()
@@ -155,7 +154,7 @@ def inspect(
         told, misfit = verbs.told(checkpoint, src=mapping or src, kernels=_choice("--kernels", kernels, KERNELS)), None
     except PortError as error:
         told, misfit = None, error
-    _say("inspect", _inspection(checkpoint, told, misfit), as_json, _inspection_text)
+    _say("inspect", _inspection(checkpoint, told, misfit), as_json, terminal.inspection)
 
 
 @app.command()
@@ -177,7 +176,7 @@ def diff(
         "only": [[str(slot) for slot in found.only_first], [str(slot) for slot in found.only_second]],
         "contracts": {key: list(pair) for key, pair in found.contracts.items()},
     }
-    _say("diff", result, as_json, _difference_text)
+    _say("diff", result, as_json, terminal.difference)
     raise typer.Exit(0 if found.same else 1)
 
 
@@ -251,7 +250,7 @@ def diagnose(
         sizes=(),
     )
     result = {"passed": found.passed, "where": found.where, "off": found.off, "findings": list(found.diagnosis)}
-    _say("diagnose", result, as_json, _diagnosis_text)
+    _say("diagnose", result, as_json, terminal.diagnosis)
     raise typer.Exit(0 if found.passed else 1)
 
 
@@ -283,7 +282,7 @@ def verify(
         "checks": checks,
         "manifest": checkpoint.manifest,
     }
-    _say("verify", result, as_json, _verification_text)
+    _say("verify", result, as_json, terminal.verification)
     raise typer.Exit(0 if result["passed"] else 1)
 
 
@@ -314,7 +313,7 @@ def layouts(as_json: AsJson = False) -> None:
                 "sha256": table.digest,
             }
         )
-    _say("layouts", {"layouts": rows}, as_json, _layouts_text)
+    _say("layouts", {"layouts": rows}, as_json, terminal.layouts)
 
 
 @app.command()
@@ -335,7 +334,7 @@ def archs(as_json: AsJson = False) -> None:
         }
         for name, arch in NAMED.items()
     ]
-    _say("archs", {"archs": rows}, as_json, _archs_text)
+    _say("archs", {"archs": rows}, as_json, terminal.archs)
 
 
 @app.command()
@@ -356,7 +355,7 @@ def doctor(as_json: AsJson = False) -> None:
         "registered": [f"{source} {arch}" for source, arch in registry()],
         "cache": str(cache()),
     }
-    _say("doctor", result, as_json, _doctor_text)
+    _say("doctor", result, as_json, terminal.doctor)
 
 
 @app.command()
@@ -366,7 +365,7 @@ def demo(as_json: AsJson = False) -> None:
 
     from densenet_port.demo import demo as run
 
-    _say("demo", asdict(run()), as_json, _demo_text)
+    _say("demo", asdict(run()), as_json, terminal.demo)
 
 
 # -- releases ----------------------------------------------------------------------------------------------------------
@@ -424,7 +423,7 @@ def build_release(
         "release-build",
         {"folder": str(out), "tag": tag, "passed": done.passed, "networks": networks},
         as_json,
-        _built_text,
+        terminal.built,
     )
     raise typer.Exit(0 if done.passed else 1)
 
@@ -450,7 +449,7 @@ def verify_release(
         "checks": [asdict(check) for check in found.checks],
         "notes": list(found.notes),
     }
-    _say("release-verify", result, as_json, _verified_text)
+    _say("release-verify", result, as_json, terminal.verified)
     raise typer.Exit(0 if found.passed else 1)
 
 
@@ -480,7 +479,7 @@ def publish_release(
             key=sign_key,
             progress=progress,
         )
-    _say("release-publish", asdict(done), as_json, _published_text)
+    _say("release-publish", asdict(done), as_json, terminal.published)
 
 
 EXTRAS = {
@@ -520,7 +519,7 @@ def list_cache(as_json: AsJson = False) -> None:
     from densenet_port.fetch import cache
 
     result = {"folder": str(cache()), "files": [stock.told(entry) for entry in stock.held()]}
-    _say("cache-list", result, as_json, _cache_text)
+    _say("cache-list", result, as_json, terminal.cache)
 
 
 @cache_app.command("verify")
@@ -531,7 +530,7 @@ def verify_cache(as_json: AsJson = False) -> None:
     from densenet_port.fetch import cache
 
     files = [stock.verified(entry) for entry in stock.held()]
-    _say("cache-verify", {"folder": str(cache()), "files": files}, as_json, _cache_text)
+    _say("cache-verify", {"folder": str(cache()), "files": files}, as_json, terminal.cache)
     raise typer.Exit(0 if all(file["state"] == "right" for file in files) else CorruptError.exit_code)
 
 
@@ -717,288 +716,6 @@ def _say(command: str, result: Map[str, Any], as_json: bool, text: Callable[[Map
 
 def _print_json(command: str, result: Map[str, Any]) -> None:
     sys.stdout.write(json.dumps({"schema": f"densenet-port/{command}/1", **result}, default=str, allow_nan=True) + "\n")
-
-
-def _grid(*headings: str) -> Any:
-    """An empty table without a box."""
-    from rich.table import Table as RichTable
-
-    grid = RichTable(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        grid.add_column(heading, overflow="fold")
-    return grid
-
-
-def _rows(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:
-    """A table of plain cells."""
-    from rich.text import Text
-
-    grid = _grid(*headings)
-    for row in rows:
-        grid.add_row(*(Text(str(cell)) for cell in row))
-    return grid
-
-
-def _conversion_text(data: Map[str, Any]) -> str:
-    source, ledger, target = data["source"], data["ledger"], data["target"]
-    ignored = "".join(f", {count} ignored by {rule!r}" for rule, count in ledger["ignored"].items())
-    prefix = f", under {source['prefix']!r}" if source["prefix"] else ""
-    lines = [
-        f"{source['path']}: {source['layout']} {data['architecture']['name']} ({source['container']}{prefix})",
-        f"  {ledger['used']} tensors used{ignored}; {ledger['filled']} of {ledger['slots']} slots filled",
-        f"  {_contract_line(data['contract'], data['architecture']['classes'])}",
-    ]
-    if data["absorbed"]:
-        change = data["absorbed"]
-        lines.append(
-            f"  epsilon {change['from']:g} became {change['to']:g}: taken up by the variance, "
-            f"in {len(change['scale'])} norms by the scale"
-        )
-    lines += [f"  note: {note}" for note in data["notes"]]
-    if target["path"]:
-        lines.append(f"{target['path']}: {target['layout']}, {target['bytes']:,} bytes, {data['seconds']:.2f} s")
-    else:
-        lines.append(f"nothing written (--dry-run); it would be {target['layout']}")
-    return "\n".join(lines)
-
-
-def _contract_line(contract: Map[str, Any], classes: int | None) -> str:
-    head = f"{classes} classes" if classes else "no head"
-    told = (
-        f"epsilon {contract['epsilon']:g}, {contract['stem_padding']} stem padding, {contract['input']['order']} input"
-    )
-    return f"{head}; {told}"
-
-
-def _inspection_text(data: Map[str, Any]) -> list[Any]:
-    lines = [f"{data['file']}: {data['container']}, {data['bytes']:,} bytes, {len(data['tensors'])} tensors"]
-    if data["layout"]:
-        prefix = f", under {data['prefix']!r}" if data["prefix"] else ""
-        lines.append(f"{data['layout']} {data['architecture']['name']}{prefix}")
-        lines.append(_contract_line(data["contract"], data["architecture"]["classes"]))
-    else:
-        lines.append(data["misfit"]["message"])
-    if data["written_by"]:
-        lines.append(f"written by {data['written_by']}")
-    used = [tensor for tensor in data["tensors"] if tensor["slot"]]
-    rest = [tensor for tensor in data["tensors"] if not tensor["slot"]]
-    parts: list[Any] = ["\n".join(lines), ""]
-    if used:
-        parts.append(_rows(("ours", "theirs", "tensors", "dtype", "shape", "digest"), _collapsed(used)))
-    if rest:
-        title = "left over" if used else "tensors"
-        parts += ["", _rows((title, "rule", "tensors", "dtype", "shape", "digest"), _collapsed(rest))]
-    return parts
-
-
-def _collapsed(tensors: Sequence[Map[str, Any]]) -> list[tuple[Any, ...]]:
-    """Rows of tensors that differ in their running numbers only, in the order of their first."""
-    groups: dict[tuple[str, ...], list[Map[str, Any]]] = {}
-    for tensor in tensors:
-        slot = tensor["slot"]
-        name = re.sub(r"(block|layer|transition)\d+", r"\1#", slot) if slot else re.sub(r"\d+", "#", tensor["name"])
-        groups.setdefault((name, str(tensor["ignored"]), tensor["dtype"]), []).append(tensor)
-    return [_collapsed_row(group) for group in groups.values()]
-
-
-def _collapsed_row(group: Sequence[Map[str, Any]]) -> tuple[Any, ...]:
-    import hashlib
-
-    first = group[0]
-    names = _ranges([tensor["name"] for tensor in group])
-    digest = hashlib.sha256("".join(tensor["sha256"] for tensor in group).encode()).hexdigest()
-    shape = " ".join(_range(sizes) for sizes in zip(*(tensor["shape"] for tensor in group), strict=False)) or "scalar"
-    leading = (
-        (_ranges([t["slot"] for t in group]), names)
-        if first["slot"]
-        else (names, first["ignored"] or "no line claims it")
-    )
-    return (*leading, len(group), first["dtype"], shape, (first["sha256"] if len(group) == 1 else digest)[:12])
-
-
-def _ranges(names: Sequence[str]) -> str:
-    """Names alike but for their numbers, as one: `block{1…4}.layer{1…24}.norm1`."""
-    split = [re.split(r"(\d+)", name) for name in names]
-    if len({len(parts) for parts in split}) > 1:
-        return f"{names[0]} …"
-    columns = zip(*split, strict=True)
-    return "".join(_range([int(p) for p in column]) if column[0].isdigit() else column[0] for column in columns)
-
-
-def _range(numbers: Sequence[int]) -> str:
-    seen = sorted(set(numbers))
-    if len(seen) == 1:
-        return str(seen[0])
-    gapless = len(seen) > FEW or seen[-1] - seen[0] == len(seen) - 1
-    return f"{{{seen[0]}…{seen[-1]}}}" if gapless else f"{{{','.join(map(str, seen))}}}"
-
-
-def _difference_text(data: Map[str, Any]) -> list[Any]:
-    first, second = data["files"]
-    lines = [
-        f"{first} ({data['layouts'][0]}) and {second} ({data['layouts'][1]})",
-        f"{data['identical']} tensors identical, {len(data['differing'])} differ",
-    ]
-    lines += [f"{key}: {old} and {new}" for key, (old, new) in data["contracts"].items()]
-    lines += [
-        f"only in {name}: {slot}" for name, slots in zip(data["files"], data["only"], strict=True) for slot in slots
-    ]
-    parts: list[Any] = ["\n".join(lines)]
-    if data["differing"]:
-        worst = sorted(data["differing"], key=lambda row: -row["ulps"])
-        rows = [(row["slot"], f"{row['absolute']:.3g}", f"{row['ulps']:.3g}") for row in worst]
-        parts += ["", _rows(("slot", "largest difference", "in ULP"), rows)]
-    return parts
-
-
-def _diagnosis_text(data: Map[str, Any]) -> str:
-    if data["passed"]:
-        return "the same network: nothing to explain"
-    place = f"first off: {data['where'] or 'nowhere alone'}, on the side of the {data['off'] or 'port'}"
-    lines = [f"not the same network; {place}"]
-    lines += [f"  {finding['mistake']}: {finding['says']}" for finding in data["findings"]]
-    return "\n".join(lines if data["findings"] else [*lines, "  no known mistake explains it"])
-
-
-def _verification_text(data: Map[str, Any]) -> str:
-    lines = [f"{data['file']}: {data['tensors']} tensors, every digest as written"]
-    for check in data["checks"]:
-        verdict = "ok" if check["passed"] else "FAILED"
-        lines.append(f"  {check['name']}: {check['measured']:.1e}, at most {check['bound']:.1e}  {verdict}")
-    return "\n".join(lines)
-
-
-LEVELS = {"logits": "●", "names": "◐", "table": "○", None: "–"}  # the best evidence first
-LEGEND = (
-    "Each network twice, as a source and as a target. ● the logits of the layout's own software agree (its card is in\n"
-    "--json); ◐ the names of its tensors are recorded from that software; ○ by the table alone; – not possible."
-)
-
-
-def _built_text(data: Map[str, Any]) -> str:
-    lines = []
-    for network in data["networks"]:
-        if network["passed"]:
-            lines.append(
-                f"{network['network']}: {'kept' if network['kept'] else 'built'}, {len(network['files'])} files"
-            )
-        else:
-            lines.append(f"{network['network']}: FAILED its check, and is not in the release; see {network['report']}")
-            lines += [f"  {name}" for name in network["failed"]]
-    there = any(network["passed"] for network in data["networks"])
-    return "\n".join([*lines, f"{data['folder']}: {'release ' + data['tag'] if there else 'no release'}"])
-
-
-def _verified_text(data: Map[str, Any]) -> str:
-    failed = [check for check in data["checks"] if not check["passed"]]
-    verdict = "every check passed" if data["passed"] else f"{len(failed)} FAILED"
-    counts = f"{len(data['files'])} weight files, {len(data['checks'])} checks, {verdict}"
-    lines = [f"{data['place']}: release {data['tag']}, {counts}"]
-    lines += [
-        f"  {check['name']}: {check['says']}  {'ok' if check['passed'] else 'FAILED'}" for check in data["checks"]
-    ]
-    return "\n".join([*lines, *(f"note: {note}" for note in data["notes"])])
-
-
-def _published_text(data: Map[str, Any]) -> str:
-    lines = [f"  {step['doing']} {step['name']}{': ' + step['why'] if step['why'] else ''}" for step in data["steps"]]
-    there = "would be done (--dry-run)" if data["dry_run"] else f"done: {data['page']}"
-    return "\n".join([*lines, *(f"note: {note}" for note in data["notes"]), f"{data['repo']} {data['tag']}: {there}"])
-
-
-def _layouts_text(data: Map[str, Any]) -> list[Any]:
-    rows, cells = [], []
-    for entry in data["layouts"]:
-        contract, card = entry["contract"], entry["card"]
-        told = contract if isinstance(contract, str) else f"{contract['epsilon']:g}, {contract['stem_padding']}"
-        rows.append((entry["layout"], ", ".join(entry["writes"]), told, entry["about"]))
-        measured = f"{card['software']}, {card['date']}" if card else "–"
-        cells.append((entry["layout"], *_marks(entry["support"]).values(), measured))
-    columns = _marks(data["layouts"][0]["support"])
-    return [
-        _rows(("layout", "written as", "epsilon, stem padding", "what it is"), rows),
-        "",
-        _rows(("layout", *columns, "measured with"), cells),
-        "",
-        LEGEND,
-    ]
-
-
-def _marks(support: Map[str, Sequence[str | None]]) -> dict[str, str]:
-    """Architecture, or family of CIFAR networks → the marks of its weakest member, as a source and as a target."""
-    order = list(LEVELS)
-    families: dict[str, list[Sequence[str | None]]] = {}
-    for name, levels in support.items():
-        family = re.sub(r"^(cifar(-bc)?)-\d.*", r"\1", name)
-        families.setdefault(family, []).append(levels)
-    return {
-        family: "".join(LEVELS[max(side, key=order.index)] for side in zip(*many, strict=True))
-        for family, many in families.items()
-    }
-
-
-def _archs_text(data: Map[str, Any]) -> list[Any]:
-    rows = [
-        (
-            e["arch"],
-            "-".join(map(str, e["numbers"]["layers"])),
-            e["numbers"]["growth_rate"],
-            f"{e['trainable']:,}",
-            e["tensors"],
-        )
-        for e in data["archs"]
-    ]
-    return [_rows(("arch", "layers per block", "growth rate", "trainable values", "tensors"), rows)]
-
-
-def _doctor_text(data: Map[str, Any]) -> list[Any]:
-    def told(versions: Map[str, str | None]) -> str:
-        return ", ".join(f"{name} {found or 'not installed'}" for name, found in versions.items())
-
-    rows: list[tuple[str, Any]] = [
-        ("densenet-port", data["version"]),
-        ("Python", data["python"]),
-        ("core", told(data["core"])),
-    ]
-    rows += [(f"extra {extra}", told(versions)) for extra, versions in data["extras"].items()]
-    rows += [("mappings", data["mappings"]), ("layouts", ", ".join(data["layouts"]))]
-    rows += [("registered", ", ".join(data["registered"])), ("cache", data["cache"])]
-    return [_rows(("", ""), rows)]
-
-
-def _cache_text(data: Map[str, Any]) -> list[Any]:
-    heads = ("file", "source", "arch", "bytes", "known by", "SHA-256", "")
-    rows = [
-        (
-            e["file"],
-            e["source"],
-            e["arch"],
-            f"{e['bytes']:,}",
-            e["known_by"],
-            (e["sha256"] or "not hashed")[:12],
-            _state(e),
-        )
-        for e in data["files"]
-    ]
-    return [data["folder"], _rows(heads, rows) if rows else "  empty"]
-
-
-def _state(entry: Map[str, Any]) -> str:
-    return ": ".join(filter(None, (entry.get("state"), entry.get("fault"))))
-
-
-def _demo_text(data: Map[str, Any]) -> str:
-    accuracy = f"{data['accuracy_before']:.2%} in PyTorch, {data['accuracy_after']:.2%} converted"
-    difference = f"{data['relative32']:.1e} in float32, {data['relative64']:.1e} in float64"
-    lines = [
-        f"a DenseNet trained on handwritten digits: {data['tensors']} tensors, {data['parameters']:,} values",
-        "converted from torchvision's layout to Keras 3, every digest as written",
-        f"accuracy on {data['images']} digits that it never saw: {accuracy}",
-        f"same answer for {data['agreeing']} of {data['images']}",
-        f"largest logit difference, in deviations of the logits: {difference}",
-        f"{data['seconds']:.1f} s, no framework",
-    ]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from record_cards import genuine, misplaced
 
-from densenet_port import support
+from densenet_port import support, terminal
 from densenet_port.arch import NAMED
-from densenet_port.cli import _layouts_text, _marks
 from densenet_port.data import folder
 from densenet_port.errors import CorruptError, MisfitError
 from densenet_port.mapping import Mapping, layouts
@@ -72,7 +71,7 @@ def test_the_listing_shows_the_matrix():
     levels = {"121": ["logits", "names"], "161": [None, None], "264": ["table", None]}
     cifar = {"cifar-40-12": ["logits", "table"], "cifar-100-12": ["names", "logits"], "cifar-bc-100-12": [None, None]}
 
-    marks = _marks(levels | cifar)
+    marks = terminal._marks(levels | cifar)
 
     assert marks == {"121": "●◐", "161": "––", "264": "○–", "cifar": "◐○", "cifar-bc": "––"}
 
@@ -80,7 +79,7 @@ def test_the_listing_shows_the_matrix():
 def test_a_listing_without_cards_is_still_one():
     entry = {"layout": "x", "writes": [], "contract": "the source's", "about": "y", "support": {}, "card": None}
 
-    *_, legend = _layouts_text({"layouts": [entry]})
+    *_, legend = terminal.layouts({"layouts": [entry]})
 
     assert all(mark in legend for mark in "●◐○–")
 
