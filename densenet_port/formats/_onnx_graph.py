@@ -114,7 +114,7 @@ def _made(model: Model, node: Node, args: Sequence[Value | None]) -> Value | Ste
         return _constant(node, args)
     if node.op == "Shape":
         return Unknown(node.op)
-    if node.op == "Concat" and len(maps) == len(args) and node.attributes.get("axis") in (1, -3):
+    if node.op == "Concat" and len(maps) == len(args) and node.attributes.get("axis", 1) in (1, -3):
         return Map(_joined(model, node, maps))
     if node.op in _UNCHANGED and args[0] is maps[0]:
         return maps[0]

@@ -214,7 +214,7 @@ def _tensor(home: _Home, field: Field) -> tuple[str, Tensor]:
     shape = _integers(fields.get(1, ()))
     if kind not in DTYPES or 3 in fields:  # noqa: PLR2004 (segment)
         hint = "a quantised network has other types; convert the one it was made from"
-        raise CorruptError(f"{home.path}: {name or 'a tensor'} has the data type {kind}", hint=hint)
+        raise MisfitError(f"{home.path}: {name or 'a tensor'} has the data type {kind}", hint=hint)
     if any(size < 0 for size in shape):
         raise CorruptError(f"{home.path}: {name or 'a tensor'} has the shape {shape}")
     dtype = DTYPES[kind]

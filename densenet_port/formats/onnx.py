@@ -23,9 +23,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from densenet_port.arch import Architecture, Contract
 from densenet_port.checkpoint import Array, Checkpoint, Tensor
-from densenet_port.errors import CorruptError
+from densenet_port.errors import CorruptError, MisfitError
 from densenet_port.formats import _protobuf
 from densenet_port.formats._onnx_densenet import Network, densenet
 from densenet_port.formats._onnx_model import Model, read_model
@@ -46,7 +48,7 @@ def read(path: Path) -> Checkpoint:
     """The checkpoint in an ONNX model.
 
     Raises DiskError for a file that cannot be read, or whose external data cannot, CorruptError for one that is broken
-    or hostile, MisfitError for a graph that is no DenseNet's.
+    or hostile, MisfitError for a graph that is no DenseNet's, or not the one that its manifest tells of.
     """
     with guarded(path, "ONNX model"):
         found = read_model(path)
@@ -54,6 +56,7 @@ def read(path: Path) -> Checkpoint:
         manifest = json.loads(found.metadata.get(MANIFEST, "null"))
         if not isinstance(manifest, dict | None):
             raise CorruptError(f"{path}: its manifest is no JSON object")
+        _compare(path, network.facts, manifest)
         return Checkpoint(
             path=path,
             container="onnx",
@@ -74,6 +77,16 @@ def _load(path: Path, tensor: Tensor) -> Array:
         if array.shape != tensor.shape:
             raise CorruptError(f"{path}: a tensor of the shape {array.shape}, expected {tensor.shape}")
         return array
+
+
+def _compare(path: Path, facts: Mapping[str, Any], manifest: Mapping[str, Any] | None) -> None:
+    """See that a manifest's contract is the graph's. Raises MisfitError for a graph that was changed under it."""
+    said = (manifest or {}).get("contract") or {}
+    for key in sorted(facts.keys() & said.keys()):
+        kind = np.float32 if key == "epsilon" else str  # an attribute is a float32
+        if kind(said[key]) != kind(facts[key]):
+            hint = "the graph was changed after it was written; take the manifest out of metadata_props to have it read"
+            raise MisfitError(f"{path}: its graph has the {key} {facts[key]}, its manifest {said[key]}", hint=hint)
 
 
 def _metadata(found: Model, network: Network) -> dict[str, Any]:
