@@ -44,7 +44,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 Layout = Annotated[str | None, typer.Option("--src", help="The checkpoint's layout; found out without it.")]
 Table = Annotated[Path | None, typer.Option("--mapping", help="A mapping table of your own, read instead of --src.")]
 Arch = Annotated[
-    str | None, typer.Option(help="121, 161, 169, 201, 264, a CIFAR name or numbers; found out without it.")
+    str | None, typer.Option(help="121, 161, 169, 201, 264, 121d, 264d, a CIFAR name or numbers; found out without it.")
 ]
 
 
