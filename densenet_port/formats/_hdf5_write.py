@@ -167,8 +167,11 @@ def _number(dtype: str) -> bytes:
 
 
 def _string(length: int) -> bytes:
-    """A datatype message for strings of fixed length, padded with zeros, UTF-8."""
-    return struct.pack("<BBBBI", 0x13, 0x11, 0, 0, length)
+    """A datatype message for strings of fixed length, padded with zeros.
+
+    They are called ASCII, as h5py calls Keras's, whatever they hold: h5py 2.7 cannot read what is called UTF-8.
+    """
+    return struct.pack("<BBBBI", 0x13, 0x01, 0, 0, length)
 
 
 def _attribute(name: str, value: str | list[str]) -> tuple[int, bytes]:
