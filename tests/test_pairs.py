@@ -29,6 +29,7 @@ ULP = 1.0  # a tensor that was rounded on the way out and on the way back
 CANDIDATES = [
     Architecture.named("layers=2-3-2,growth_rate=8,init_channels=16,classes=7"),
     Architecture.named("layers=2-3-2,growth_rate=8,init_channels=16,classes=7,stem=deep"),
+    Architecture.named("layers=2-3-2,growth_rate=8,init_channels=16,classes=7,stem=cifar"),
     Architecture.named("layers=6-12-24-16,growth_rate=4,init_channels=8,classes=7"),
     Architecture.named("layers=2-3-2,growth_rate=48,init_channels=96,classes=7,stem=deep"),
     *(replace(NAMED[name], classes=7) for name in ("121", "121d")),
@@ -103,10 +104,11 @@ def accounted(told):
 
 
 def misfit(source, target):
-    """Why a pair cannot be, by the tables: no network that both hold, or another stem."""
-    return (
-        "cannot hold this network|has no place for" if shared(source, target) is None else stem_misfit(source, target)
-    )
+    """Why a pair cannot be, by the tables: no network that both hold, or another stem that pads or pools."""
+    network = shared(source, target)
+    if network is None:
+        return "cannot hold this network|has no place for"
+    return None if network.stem == "cifar" else stem_misfit(source, target)
 
 
 def stem_misfit(source, target):
