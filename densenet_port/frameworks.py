@@ -61,6 +61,7 @@ class Job:
     - "keras": what `model.load` makes of the converted file `path`; or, with `weights` in our axes, what `model.build`
       makes of `architecture` and `contract`.
     - "keras.applications": Keras's own network of the architecture's name, with its weights from `path`.
+    - "opencv": what OpenCV's importer makes of the `.caffemodel` in `path` and the `.prototxt` beside it, in float32.
     - "numpy": this project's forward pass on the file `path`, of the layout that `table` describes (found out without
       it), with kernels stored as `kernels` says.
 

@@ -738,8 +738,7 @@ def _ulps(own: Array, found: Array) -> dict[int, int]:
 def _unrounded(port: Ours, source: Ours) -> dict[Slot, Array]:
     """Every tensor that the port should hold, in float64, before its one rounding.
 
-    Another epsilon was absorbed by the variance or by the scale; the file's record says by which, and without one the
-    tensor that differs does.
+    Another epsilon was absorbed by the variance or by the scale: by the variance, if that is not the source's, rounded.
     """
     exact = {slot: load().astype(np.float64) for slot, load in source.weights.items()}
     old, new = source.contract.epsilon, port.contract.epsilon
@@ -748,7 +747,8 @@ def _unrounded(port: Ours, source: Ours) -> dict[Slot, Array]:
     for unit in port.architecture.units.values():
         if unit.kind == "norm":
             scale, variance = Slot(unit.name, "scale"), Slot(unit.name, "variance")
-            if np.array_equal(port.weights[variance](), source.weights[variance]()):
+            found = port.weights[variance]()
+            if np.array_equal(found, exact[variance].astype(found.dtype)):
                 exact[scale] = absorb_in_scale(exact[scale], exact[variance], old, new)
             else:
                 exact[variance] = absorb_in_variance(exact[variance], old, new)

@@ -4,6 +4,7 @@ Where float32 outputs are compared with float64 ones, the bound is eight times t
 pass in numpy, the factor that `parity.FACTOR32` allows between right implementations of one network.
 """
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from random_weights import random_weights
 
 from densenet_port.arch import Architecture, Slot
 from densenet_port.convert import convert, ours
+from densenet_port.data import folder
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.forward import forward
 from densenet_port.frameworks import Job
@@ -27,9 +29,9 @@ CEIL = Mapping.load("caffe").contract
 FLOOR = replace(CEIL, pool_rounding="floor")
 
 
-def pair(folder, told, name="net", *, words="ceil_mode"):
+def pair(place, told, name="net", *, words="ceil_mode"):
     """A `.caffemodel` and the `.prototxt` that Google wrote; None leaves the latter out."""
-    path = folder / f"{name}.caffemodel"
+    path = place / f"{name}.caffemodel"
     path.write_bytes(told if isinstance(told, bytes) else told.SerializeToString())
     if words:
         path.with_suffix(".prototxt").write_text(prototxt(told, rounding=words))
@@ -202,14 +204,27 @@ def test_a_port_of_a_caffe_network_passes(tmp_path):
     assert [(failed(one), one.sides["reference"]["name"]) for one in found] == [([], "opencv")] * 2
 
 
+def test_a_fold_and_another_epsilon_are_proven_together(tmp_path):
+    """A target that divides the factor out and fixes another epsilon rounds two tensors of a norm, each once."""
+    table = tmp_path / "fixed.toml"
+    text = (folder("mappings") / "keras.toml").read_text(encoding="utf-8")
+    table.write_text(re.sub(r"^carried .*", "", text, flags=re.MULTILINE).replace("1e-5", "1.001e-5"), encoding="utf-8")
+    source = pair(tmp_path, net(SMALL, WEIGHTS, factor=999.982))
+    done = convert(source, out=tmp_path / "k.weights.h5", dst=table)
+
+    found = check(tmp_path / "k.weights.h5", against=source, backend="numpy", sizes=())
+
+    assert (done.contract.epsilon, bool(done.absorbed["scale"]), failed(found)) == (1.001e-5, True, [])
+
+
 @pytest.fixture(scope="module")
 def ported(tmp_path_factory):
     """A Caffe network with factors, its port in Keras, and its reference's answers."""
-    folder = tmp_path_factory.mktemp("ported")
-    source = ours(pair(folder, net(SMALL, WEIGHTS, factor=3.5)))
-    convert(source.checkpoint.path, out=folder / "k.weights.h5")
+    place = tmp_path_factory.mktemp("ported")
+    source = ours(pair(place, net(SMALL, WEIGHTS, factor=3.5)))
+    convert(source.checkpoint.path, out=place / "k.weights.h5")
     probes = make_probes(source, (65,), 2, None, 0)
-    return source, ours(folder / "k.weights.h5"), run_reference(source, probes)
+    return source, ours(place / "k.weights.h5"), run_reference(source, probes)
 
 
 PLANTED = {  # what a converter would do to one norm's numbers, and what the diagnosis calls it
