@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 from caffe_files import CAFFE, net, prototxt
+from containers import damaged
 from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from densenet_port.arch import Architecture, Contract, Input
-from densenet_port.errors import CorruptError, MisfitError
+from densenet_port.errors import CorruptError, MisfitError, PortError
 from densenet_port.formats import prototxt as reader
 from densenet_port.formats._caffe_graph import graph
 
@@ -100,6 +101,24 @@ def test_what_is_no_such_text_is_refused_by_line(content, tmp_path):
         parse(tmp_path, content)
 
     assert caught.value.message == f"{tmp_path / 'net.prototxt'}, {BROKEN[content]}"
+
+
+TEXT = prototxt(net(SMALL)).encode()
+
+
+@settings(max_examples=150, deadline=None)
+@given(damaged(TEXT))
+def test_damage_is_an_error_of_ours_or_another_network(tmp_path_factory, data):
+    """Whatever is changed in a text, it is read, or refused with an error of ours."""
+    path = tmp_path_factory.getbasetemp() / "damaged.prototxt"
+    path.write_bytes(data)
+
+    try:
+        found = set(reader.read(path))
+    except PortError as error:
+        found = {error.kind}
+
+    assert found <= {"epsilon", "pool_rounding", "notes", "prototxt", "corrupt", "misfit"}
 
 
 def test_settings_that_are_no_numbers_are_refused(tmp_path):
