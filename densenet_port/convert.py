@@ -181,6 +181,9 @@ def identify(
             f"{checkpoint.path}: {len(fits)} layouts fit equally: {', '.join(names)}",
             hint=f"say which one it is with --src {names[0]} or --src {names[1]}",
         )
+    if unsaid := _unsaid(checkpoint, tables, arch, kernels):
+        hint = f"every tensor is {unsaid}'s, but the file does not say that it is one: --src {unsaid}, if you know"
+        raise MisfitError(_no_layout(checkpoint, tried), hint=hint)
     if near := _nearest(checkpoint, tables, tried, kernels):
         return _sole(checkpoint, near, arch, kernels)
     hints = {getattr(found, "hint", None) for found in tried.values() if found is not None}
@@ -202,6 +205,15 @@ def _nearest(
         [table for table in tables if tried[table.layout] is not None],
     )
     return next((stage[0] for stage in stages if len(stage) == 1), None)
+
+
+def _unsaid(
+    checkpoint: Checkpoint, tables: list[Mapping], arch: Architecture | None, kernels: Kernels | None
+) -> str | None:
+    """A layout that would fit, did it not ask for a record that the file lacks."""
+    others = [table for layout in layouts() if (table := Mapping.load(layout)) not in tables]
+    tried = ((table.layout, _try(checkpoint, table, arch, kernels)) for table in others)
+    return next((name for name, found in tried if isinstance(found, Ledger) and not found.troubles), None)
 
 
 def _candidates(checkpoint: Checkpoint) -> list[Mapping]:
@@ -592,6 +604,10 @@ def _contract_notes(source: Ours, target: Mapping, contract: Contract) -> Iterat
     if source.contract.pool_rounding != contract.pool_rounding:
         change = f"{source.contract.pool_rounding} to {contract.pool_rounding}"
         yield f"average pools round from {change}: the same for maps of even size, as 224 and 256 pixels give"
+    channels, order = source.architecture.channels, source.contract.input.order
+    if channels != 3 and order != "grey" and not source.checkpoint.manifest:  # noqa: PLR2004 (red, green, blue)
+        found = f"{source.layout}'s pictures have 3 channels, this network's {channels}"
+        yield f"{found}: how to prepare them is not recorded"
     if contract.input != target.contract.input and "output" not in target.carried:
         order, usual = contract.input.order, target.contract.input.order
         yield f"the input stays the source's ({order}), not what {target.layout} usually takes ({usual})"

@@ -279,6 +279,34 @@ def test_a_near_miss_is_refused_and_told_why(tmp_path, make, messages):
         caught.match(message)
 
 
+def xray_state(**more):
+    """The names and shapes of torchxrayvision's network are torchvision's."""
+    return {**torchvision_network(XRAY, 0).state_dict(), **more}
+
+
+def test_a_state_dict_with_thresholds_is_told_whose_it_could_be(tmp_path):
+    """Nothing in it names torchxrayvision, so it is the user who must."""
+    path = saved(tmp_path / "x.pth", xray_state(op_threshs=torch.ones(18)))
+
+    with pytest.raises(MisfitError) as caught:
+        ours(path)
+
+    assert caught.value.hint.endswith("the file does not say that it is one: --src torchxrayvision, if you know")
+    assert (ours(path, src="torchxrayvision").layout, ours(path, src="torchxrayvision").architecture) == (
+        "torchxrayvision",
+        XRAY,
+    )
+
+
+def test_a_network_of_one_channel_has_an_input_that_is_not_recorded(tmp_path):
+    """Torchvision's means and deviations are those of three."""
+    path = saved(tmp_path / "x.pth", xray_state())
+
+    notes = convert(path, out=None).notes
+
+    assert notes == ("torchvision's pictures have 3 channels, this network's 1: how to prepare them is not recorded",)
+
+
 def test_variances_that_float16_lost_are_counted(tmp_path):
     """Zero is what is left of them; the result says how many."""
     model = network()
