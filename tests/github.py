@@ -18,8 +18,10 @@ import contextlib
 import hashlib
 import hmac
 import json
+import mmap
 import re
 import socket
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -30,6 +32,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 WRITER, READER = "ghp_writes0123456789", "ghp_reads0123456789"
 REPO = "octo/weights"
+LARGE = 1 << 20
 
 
 class DropError(Exception):
@@ -131,10 +134,16 @@ class GitHub:
         return {
             **{key: asset[key] for key in ("id", "name", "state", "content_type")},
             "size": len(asset["data"]),
-            "digest": f"sha256:{hashlib.sha256(asset['data']).hexdigest()}" if done else None,
+            "digest": self.digest(asset) if done else None,
             "url": self.url("api", f"/repos/{REPO}/releases/assets/{asset['id']}"),
             "browser_download_url": f"{self.base(quote(release['tag_name'], safe=''))}/{asset['name']}",
         }
+
+    def digest(self, asset):
+        """An asset's digest, computed once for the same bytes."""
+        if asset.get("hashed", (None,))[0] is not asset["data"]:
+            asset["hashed"] = asset["data"], f"sha256:{hashlib.sha256(asset['data']).hexdigest()}"
+        return asset["hashed"][1]
 
     def find_asset(self, number):
         """An asset and its release."""
@@ -204,7 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer(request)
 
     def send(self, reply):
-        plain = isinstance(reply.content, bytes)
+        plain = isinstance(reply.content, bytes | memoryview)
         data = reply.content if plain else json.dumps(reply.content).encode() if reply.content is not None else b""
         self.send_response(reply.status)
         kind = "application/octet-stream" if plain else "application/json; charset=utf-8"
@@ -348,12 +357,25 @@ class _Uploads(_Handler):
             asset = {"id": number, "name": name, "state": "starter", "content_type": kind, "data": b""}
             release["assets"][number] = asset
         self.github.seen(Request(**{**vars(request), "moment": "begun"}))
-        data = self.rfile.read(length)
-        if len(data) < length:
-            raise DropError
+        data = self.received(length)
         with self.github.lock:
             asset.update(state="uploaded", data=data)
             return Reply(201, self.github.asset_json(release, asset))
+
+    def received(self, length):
+        """What is uploaded: bytes, or where that would take much memory, a file's that has no name any more."""
+        if length < LARGE:
+            data = self.rfile.read(length)
+            if len(data) < length:
+                raise DropError
+            return data
+        with tempfile.TemporaryFile() as file:
+            while length and (piece := self.rfile.read(min(length, LARGE))):
+                length -= file.write(piece)
+            if length:
+                raise DropError
+            file.flush()
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 class _Web(_Handler):
@@ -374,7 +396,7 @@ class _Objects(_Handler):
             return Reply(400, b"<Error><Code>InvalidArgument</Code></Error>")
         if request.query["sig"][0] != self.github.signed(number, until) or float(until) < time.time():
             return Reply(403, b"<Error><Code>AuthenticationFailed</Code></Error>")
-        data = self.github.find_asset(number)[1]["data"]
+        data = memoryview(self.github.find_asset(number)[1]["data"])
         etag = f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
         span = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
         if not span or self.headers.get("If-Range") not in (None, etag):

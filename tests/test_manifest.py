@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -119,3 +121,11 @@ def test_digests_are_those_of_the_pieces_and_of_the_whole(tmp_path):
 
     pieces = tuple(hashlib.sha256(piece).hexdigest() for piece in (b"0123", b"4567", b"89"))
     assert found == (10, hashlib.sha256(b"0123456789").hexdigest(), pieces)
+
+
+def test_the_document_tells_every_key():
+    """What a manifest may say stands in docs/release.md."""
+    text = (Path(__file__).parent.parent / "docs" / "release.md").read_text(encoding="utf-8")
+    keys = {entry.name for kind in (Manifest, File, Document) for entry in fields(kind)}
+
+    assert [key for key in sorted(keys) if f"`{key}`" not in text] == []
