@@ -96,6 +96,16 @@ def test_golden_logits_replay(release):
     )
 
 
+def test_the_frameworks_of_a_check_run_on_one_thread(release):
+    """On another number of threads they round in another order, and the reports would be other bytes."""
+    port = convert.ours(release / f"{FIRST}.weights.h5")
+    probes = parity.make_probes(port, (), 2, None, 0)
+
+    plan = parity.plan_side(port, "keras", "tensorflow", probes, probes[0].name, threads=networks.Options().threads)
+
+    assert {job.threads for jobs in plan.values() for job in jobs} == {1}
+
+
 def test_nothing_tells_a_path(place, release):
     """A release is the same wherever it is built; how long it took stands nowhere."""
     assert [

@@ -214,6 +214,28 @@ def test_another_size_is_told(small, other):
         published(small, other)
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_a_name_that_somebody_took_meanwhile(same, small, server):
+    """422: the same bytes are right, whoever was quicker; others are not overwritten."""
+    theirs = (small / "manifest.json").read_bytes() if same else b"{}"
+
+    def take(_request):
+        (release,) = server.releases.values()
+        number = next(server.numbers)
+        told = {"id": number, "name": "manifest.json", "state": "uploaded", "content_type": None, "data": theirs}
+        release["assets"][number] = told
+
+    server.hooks.append(once(take, "'name': ['manifest.json']"))
+    if same:
+        published(small, server)
+    else:
+        with pytest.raises(ComparisonError, match=r"manifest\.json: \d+ bytes here, 2 there"):
+            published(small, server)
+
+    held, public = server.held(TAG)
+    assert (held["manifest.json"], public) == (theirs, same)
+
+
 def test_bytes_that_were_changed_on_the_way_are_never_public(small, server):
     """The server's own digest says so, at once or at the end; the draft stays one."""
 
