@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 import pytest
 import torch
-from networks import dotted, images, torchvision_network
+from networks import checkpoint_file, dotted, images, torchvision_network
 from torch import nn
 from torch_networks import logits, monai_network, saved, timm_network, torchxrayvision_network
 
@@ -149,10 +149,11 @@ def wild(tmp_path_factory):
     place = tmp_path_factory.mktemp("wild")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return {
+        found = {
             name: ours(saved(place / f"{number}.pth", make(), **how))
             for number, (name, (make, how, _)) in enumerate(WILD.items())
         }
+    return found | {"the oldest container": ours(checkpoint_file(place, SMALL, "tar"))}
 
 
 def probe(architecture, size=64):
@@ -193,7 +194,7 @@ def test_a_file_in_the_wild_is_read_whole(wild, name):
     assert used == len(told.checkpoint.tensors)
 
 
-@pytest.mark.parametrize("name", WILD)
+@pytest.mark.parametrize("name", [*WILD, "the oldest container"])
 def test_a_file_in_the_wild_is_torchvision_s_network(wild, answers, name):
     """Torchvision's class takes it strictly, and both put out the same."""
     assert apart(forwarded(wild[name]), answers[name]) <= BOUND64
@@ -365,6 +366,7 @@ TIMM = {
     "timm-blur": (DEEP, "blur", "timm-blur"),
     "timm-deep": (WIDE, "max", None),
     "timm-deep of other numbers": (DEEP, "max", "timm-deep"),
+    "torchvision": (SMALL, "max", None),
 }
 
 
@@ -374,7 +376,7 @@ def timms(tmp_path_factory):
     place, found = tmp_path_factory.mktemp("timm"), {}
     for name, (arch, pool, src) in TIMM.items():
         model = timm_network(arch, pool)
-        thing = model if name == "timm-deep" else model.state_dict()
+        thing = model.state_dict() if src else model
         found[name] = model, ours(saved(place / f"{name}.pth", thing), src=src)
     return found
 
@@ -386,7 +388,7 @@ def timm_runs(timms):
 
 
 @pytest.mark.parametrize("name", TIMM)
-def test_a_deep_stem_of_timm_is_the_same_network(timms, timm_runs, name):
+def test_a_network_of_timm_is_the_same_network(timms, timm_runs, name):
     """Ours, timm's by way of the runner, and the very module that was saved agree in float64, at every unit too."""
     model, told = timms[name]
     truth = logits(model, probe(told.architecture).images)
@@ -399,6 +401,7 @@ def test_a_deep_stem_of_timm_is_the_same_network(timms, timm_runs, name):
         tap=lambda unit, output: ours_at.update({unit: output.copy()}),
     )
 
+    assert told.layout == name.partition(" ")[0]
     assert apart(forwarded(told), truth) <= BOUND64
     assert apart(timm_runs[name].logits, truth) <= BOUND64
     assert max(apart(at[unit], output) for unit, output in ours_at.items() if unit in at) <= BOUND64
