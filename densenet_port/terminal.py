@@ -98,8 +98,9 @@ def verification(data: Map[str, Any]) -> str:
 
 LEVELS = {"logits": "●", "names": "◐", "table": "○", None: "–"}  # the best evidence first
 LEGEND = (
-    "Each network twice, as a source and as a target. ● the logits of the layout's own software agree (its card is in\n"
-    "--json); ◐ the names of its tensors are recorded from that software; ○ by the table alone; – not possible."
+    "Each network twice, as source and as target. ● its logits agree with those of the layout's own software, or of a\n"
+    "stand-in (the card in --json says which, and how far they agree); ◐ the names of its tensors are recorded from\n"
+    "that software; ○ by the table alone; – not possible."
 )
 
 

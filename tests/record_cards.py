@@ -5,19 +5,23 @@
 
 Full-size networks with random weights are written in the layout; the layout's own software takes each file by its own
 loader and runs it, in float64 where it can, on images of 64 pixels. Its logits are compared with those of the weights'
-own network, and with those of the file as we read it. The recorded lists of names are counted as well.
+own network, and with those of the file as we read it. Where the software does not run here any more, a network written
+anew after it stands in, and the card says so. The recorded lists of names are counted as well.
 """
 
 import json
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import numpy as np
+import stand_ins
 from networks import images
 from random_weights import random_weights
 from test_mapping import KEYS, LAYOUT_OF, recorded
@@ -53,12 +57,12 @@ def apart(found, truth):
     return float(np.abs(found - truth).max() / truth.std())
 
 
-def owned(told, dtype="float64"):
-    """The run of the layout's own software, in float64 if it can."""
+def owned(told, pictures, dtype="float64"):
+    """Logits of the layout's own software, what it computed in (float64 if it can), and what took part."""
     table = told.ledger.mapping
     job = Job(
         network=table.reference,
-        images=PROBE,
+        images=pictures,
         path=told.checkpoint.path,
         table=table.path,
         kernels=told.ledger.kernels,
@@ -70,29 +74,52 @@ def owned(told, dtype="float64"):
         limit=900.0,
     )
     try:
-        return run(job)
+        answer = run(job)
     except UsageError:
         if dtype == "float32":
             raise
-        return owned(told, "float32")
+        return owned(told, pictures, "float32")
+    return answer.logits, answer.computed_in, answer.versions
+
+
+def stood_in(told, pictures):
+    """The same of a stand-in."""
+    logits, versions = STAND_INS[told.layout].run(told, pictures)
+    return logits, "float64", versions | stand_ins.versions()
+
+
+class StandIn(NamedTuple):
+    """What a card calls it, the function, and pictures small enough for it."""
+
+    title: str
+    run: Callable[..., Any]
+    pictures: Any = PROBE
+
+
+STAND_INS = {
+    "titu1994": StandIn("keras (its network anew)", stand_ins.titu1994),
+    "titu1994-v2": StandIn("keras (its network anew)", stand_ins.titu1994_v2),
+    "flyyufelix": StandIn("scipy (its network anew)", stand_ins.flyyufelix, PROBE[:1, :32, :32]),
+}
 
 
 def logits_rows(table, name, folder):
     """Both directions of one network, and the versions of what took part."""
     architecture, out = NAMED[name], folder / f"theirs{table.containers[0]}"
+    pictures = STAND_INS[table.layout].pictures if table.layout in STAND_INS else PROBE
     weights = random_weights(architecture)
-    truth = forward(architecture, table.contract, weights, PROBE)
+    truth = forward(architecture, table.contract, weights, pictures)
     source = keras_file(folder / "ours.safetensors", architecture, table.contract, weights)
     convert(source, dst=table.layout, out=out, force=True)
     told = ours(out, src=table.layout)
-    answer = owned(told)
-    read = forward(told.architecture, told.contract, lambda slot: told.weights[slot](), PROBE)
+    logits, dtype, versions = (stood_in if table.layout in STAND_INS else owned)(told, pictures)
+    read = forward(told.architecture, told.contract, lambda slot: told.weights[slot](), pictures)
     bound = parity.BOUND64
-    if answer.computed_in == "float32":
-        single = forward(told.architecture, told.contract, lambda s: told.weights[s](), PROBE, dtype=np.float32)
+    if dtype == "float32":
+        single = forward(told.architecture, told.contract, lambda s: told.weights[s](), pictures, dtype=np.float32)
         bound = parity.FACTOR32 * apart(single, read)
-    figures = {"written": apart(answer.logits, truth), "read": apart(read, answer.logits)}
-    return [row(name, what, answer.computed_in, figure, bound) for what, figure in figures.items()], answer.versions
+    figures = {"written": apart(logits, truth), "read": apart(read, logits)}
+    return [row(name, what, dtype, figure, bound) for what, figure in figures.items()], versions
 
 
 def genuine(layout):
@@ -132,7 +159,8 @@ def record(layout):
     for found, (software, number) in names_rows(table):
         rows[found.architecture, "names"] = found
         versions[software] = number
-    for name in [name for name in NAMED if table.reference != "numpy" and support.holds(table, NAMED[name])]:
+    measurable = table.reference != "numpy" or layout in STAND_INS
+    for name in [name for name in NAMED if measurable and support.holds(table, NAMED[name])]:
         with TemporaryDirectory() as folder:
             try:
                 measured, took_part = logits_rows(table, name, Path(folder))
@@ -144,6 +172,7 @@ def record(layout):
         say(f"{layout} {name} {', '.join(f'{one.what} {one.figure:.1e} of {one.bound:.1e}' for one in measured)}")
     if rows:
         software = table.reference if table.reference != "numpy" else ", ".join([*versions][1:])
+        software = STAND_INS[layout].title if layout in STAND_INS else software
         write(layout, software, versions, sorted(rows.values(), key=lambda one: list(NAMED).index(one.architecture)))
 
 
