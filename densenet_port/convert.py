@@ -381,6 +381,12 @@ def _check_out(path: Path, out: Path, target: Mapping, *, force: bool) -> None:
 def _plan(source: Ours, target: Mapping, rules: Map[Place, Rule], dtype: np.dtype[Any]) -> Conversion:
     """The conversion with nothing read but the norms whose epsilon must change, and nothing written."""
     contract = _target_contract(source, target)
+    if contract.stem_padding == "same" and source.architecture.stem != "cifar" and _reversed(rules):
+        raise MisfitError(
+            f'{target.layout} pads its stem "same", which Theano does alike on both sides: '
+            "with kernels as Theano stores them the file would be another function",
+            hint="leave out --dst-kernels",
+        )
     replaced, absorbed = _absorb_all(source, contract, dtype)
     tensors = {
         rule.name: Tensor(
@@ -402,6 +408,11 @@ def _plan(source: Ours, target: Mapping, rules: Map[Place, Rule], dtype: np.dtyp
         notes=tuple(_notes(source, target, contract, dtype)),
     )
     return replace(plan, manifest=_manifest(plan, {}, ""))
+
+
+def _reversed(rules: Map[Place, Rule]) -> bool:
+    """Whether kernels are written as a true convolution has them."""
+    return any("-" in rule.axes for rule in rules.values())
 
 
 def _target_contract(source: Ours, target: Mapping) -> Contract:
@@ -548,8 +559,7 @@ def _manifest(plan: Conversion, digests: Map[str, str], source_digest: str) -> d
     if fold := source.ledger.mapping.fold or source.checkpoint.metadata.get("fold"):
         manifest["fold"] = fold
     if len(target.tensors["conv"]["kernel"].axes) > 1:
-        reversed_ = any("-" in rule.axes for rule in plan.rules.values())
-        manifest["kernels"] = "theano" if reversed_ else "tensorflow"
+        manifest["kernels"] = "theano" if _reversed(plan.rules) else "tensorflow"
     return manifest
 
 

@@ -7,12 +7,13 @@ file's metadata says (`key=value`); each other line is one tensor in the softwar
 spaces between (none for a scalar), and type, with tabs between. `read_keys` gives such a file back as a checkpoint, for
 tests that need no framework.
 
+Names that Keras 2 gave (titu1994, and keras-applications_old) are recorded by record_old_family.py.
+
 Each software runs in a process of its own. Nothing is trained, downloaded or loaded: torch's networks are built
 without memory ("meta"), and Keras's on its lightest backend.
 """
 
 import os
-import re
 import subprocess
 import sys
 import zlib
@@ -133,17 +134,6 @@ def keras_applications_networks() -> Iterator[Network]:
         yield arch, {weight.path: weight.value for weight in model.weights}
 
 
-def keras_applications_old_networks() -> Iterator[Network]:
-    """The names of keras_applications 1.0, whose networks end in `fc1000`.
-
-    No software of today writes them, so they are ours to spell, from the layer names in the sources of
-    keras_applications 1.0.8 (`conv1/conv`, `conv1/bn`, `fc1000`).
-    """
-    for arch, tensors in keras_applications_networks():
-        names = {name: name.replace("conv1_", "conv1/", 1) if name.startswith("conv1_") else name for name in tensors}
-        yield arch, {names[name].replace("predictions", "fc1000"): tensor for name, tensor in tensors.items()}
-
-
 def keras_hub_networks() -> Iterator[Network]:
     """The weights of KerasHub's classifiers; the backbone is a model within the model, as in their files."""
     os.environ["KERAS_BACKEND"] = "jax"
@@ -164,28 +154,6 @@ def kimm_networks() -> Iterator[Network]:
     for arch in ("121", "161", "169", "201"):
         model = getattr(kimm.models, f"DenseNet{arch}")(weights=None, input_shape=(64, 64, 3))
         yield arch, {weight.path: weight.value for weight in model.weights}
-
-
-def titu1994_networks() -> Iterator[Network]:
-    """The names that Keras 2 gives by itself to titu1994's networks, which count from 1 in a new session.
-
-    Keras 2 is not installed, so they are ours to spell: Keras 3 gives them to the same layers, counting from 0.
-    """
-    os.environ["KERAS_BACKEND"] = "jax"
-    import keras
-    from titu1994 import network
-
-    for arch in ("121", "161", "169"):
-        keras.backend.clear_session()
-        weights = network(keras, Architecture.named(arch)).weights
-        yield arch, {_from_one(weight.path): weight.value for weight in weights}
-
-
-def _from_one(path: str) -> str:
-    """`conv2d/kernel` → `conv2d_1/kernel`, `conv2d_1/kernel` → `conv2d_2/kernel`."""
-    layer, _, variable = path.partition("/")
-    found = re.fullmatch(r"(.*?)(?:_(\d+))?", layer)
-    return f"{found[1]}_{int(found[2] or 0) + 1}/{variable}"
 
 
 def caffe_networks() -> Iterator[Network]:
@@ -269,10 +237,8 @@ RECORDED: dict[str, tuple[str, Callable[[], Iterator[Network]]]] = {
     "monai": ("monai", monai_networks),
     "torchxrayvision": ("torchxrayvision", torchxrayvision_networks),
     "keras-applications": ("keras", keras_applications_networks),
-    "keras-applications_old": ("keras", keras_applications_old_networks),
     "keras-hub": ("keras-hub", keras_hub_networks),
     "kimm": ("kimm", kimm_networks),
-    "titu1994": ("keras", titu1994_networks),
     "onnx": ("torch", onnx_networks),
     "onnx_folded": ("torch", onnx_folded_networks),
     "onnx-caffe2": ("onnx", onnx_caffe2_networks),
@@ -282,8 +248,6 @@ RECORDED: dict[str, tuple[str, Callable[[], Iterator[Network]]]] = {
 
 
 SAID = {  # in the first line: where the software that wrote such names is not installed, and what a file's metadata say
-    "keras-applications_old": "(shapes alone; names spelled after keras_applications 1.0.8)",
-    "titu1994": "(shapes alone; names spelled as Keras 2 numbers layers)",
     "torchxrayvision": "module=torchxrayvision.models.DenseNet",
     "onnx": "norms=batchnorm",
     "onnx_folded": "norms=batchnorm",

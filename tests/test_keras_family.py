@@ -207,6 +207,18 @@ def last_relu(saved, name):
         return [layer for layer in file.attrs["layer_names"] if layer.startswith("re_lu")][-1]
 
 
+def test_a_graph_without_the_last_relu_is_told(saved, tmp_path):
+    """Keras 2.1.3 to keras_applications 1.0.4 left it out; the weights are those of the network that has it."""
+    names = {**OLD, "predictions": "fc1000", last_relu(saved, "applications"): "relu"}
+    old = with_old_names(names, saved / "applications.h5", tmp_path / "old.h5", relu=False)
+
+    done = convert(old, out=tmp_path / "port.safetensors")
+
+    told = "the file's own graph lacks the last ReLU (relu): its logits are not those of this network"
+    assert done.notes == (told,)
+    assert max(farthest(ours(tmp_path / "port.safetensors"), truth(saved, "applications"))) <= FULL
+
+
 # -- files without names ---------------------------------------------------------------------------------------------
 
 

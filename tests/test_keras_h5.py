@@ -264,15 +264,20 @@ def test_what_weights_of_keras_1_cannot_tell_is_said(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("backend", "kernels"), [("theano", "theano"), ("tensorflow", "tensorflow"), ("cntk", "tensorflow")]
+    ("backend", "said"),
+    [
+        ("theano", {"kernels": "theano", "stem_padding": "symmetric"}),
+        ("tensorflow", {"kernels": "tensorflow"}),
+        ("cntk", {"kernels": "tensorflow"}),
+    ],
 )
-def test_the_backend_says_how_kernels_are_stored(backend, kernels, tmp_path):
-    """Theano convolves, every other backend correlates."""
+def test_the_backend_says_how_kernels_are_stored(backend, said, tmp_path):
+    """Theano convolves and pads alike on both sides, every other backend correlates and pads as layers say."""
     path = legacy_file(tmp_path / "x.h5", {"conv1": {"conv1/kernel:0": KERNEL}})
     with h5py.File(path, "r+") as file:
         file.attrs["backend"] = backend.encode()
 
-    assert keras_h5.read(path).metadata == {"form": "legacy weights", "backend": backend, "kernels": kernels}
+    assert keras_h5.read(path).metadata == {"form": "legacy weights", "backend": backend, **said}
 
 
 def test_variables_of_the_same_name_keep_their_whole_path(tmp_path):
@@ -601,7 +606,7 @@ def test_a_tensor_that_breaks_its_word_stops_the_writing(broken, tmp_path):
 
 def test_a_manifest_that_grows_stops_the_writing(tmp_path):
     """Its length stands in the head, too."""
-    texts = iter([b'"1"', b'"12"', b'"123"', b'"1234"'])
+    texts = iter([b'{"a":%d}' % 10**digits for digits in range(5)])
 
     with pytest.raises(MisfitError, match="densenet_port: expected uint8"):
         keras_h5.write_legacy(tmp_path / "x", {"a/gamma": tensor(VECTOR)}, lambda: next(texts))

@@ -15,7 +15,8 @@ The variable is the last part without `:0`; where it begins with the layer's nam
 number that makes it unique in a graph (`W`, `gamma`). It is all of the path where two of a layer would be called the
 same. Lists of names are strings of fixed or variable length, or an empty list of floats; a long list is split into
 `layer_names0`, `layer_names1` … The order is that of the lists. Beside them `keras_version` and `backend`, which is
-what convolves: Theano truly, the others by correlation. Keras 1 writes neither, but the version at the root of a whole
+what convolves: Theano truly, the others by correlation; and what pads: Theano's "same" is "half", alike on both sides,
+where TensorFlow's pads even sizes on one side more. Keras 1 writes neither, but the version at the root of a whole
 model, whose groups stand in `model_weights` beside `model_config`, a JSON text; the weights of the optimizer stand
 elsewhere and are not read.
 
@@ -57,6 +58,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
 _LISTS = ("layers", "_layer_checkpoint_dependencies")
 _ATTRIBUTE_LIMIT = 64_512  # bytes of a list that Keras keeps in one attribute, HDF5's limit less some room
 _WRITTEN_AS = "3.0.0"  # Keras 2 takes files without a version for Keras 1's and would transpose kernels; 3 ignores it
+_THEANO = {"kernels": "theano", "stem_padding": "symmetric"}  # whatever its layers say
 _KERAS_1 = frozenset({"W", "running_std"})  # variables that no other Keras has
 _VARIANCES_SINCE = (1, 0, 8)  # the first Keras whose `running_std` is a variance, and used like one, on both backends
 _NAME_LIMIT = 1024  # bytes of a tensor's name; HDF5 keeps lengths in 16 bits, and the longest names seen have 90
@@ -157,7 +159,7 @@ def _metadata(root: _hdf5.Node, group: _hdf5.Node) -> dict[str, Any]:
         if values := group.texts(key) or root.texts(key):
             found[key] = values[0]
     if "backend" in found:
-        found["kernels"] = "theano" if found["backend"] == "theano" else "tensorflow"
+        found |= _THEANO if found["backend"] == "theano" else {"kernels": "tensorflow"}
     if texts := root.texts("model_config"):
         found |= described(json.loads(texts[0]))
     return found
@@ -278,13 +280,14 @@ def write_legacy(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[
 
     Tensors are called `<layer>/<variable>`; layers stand in the order of their first tensors. Where the variables are
     Keras 1's, the file is one of Keras 1, which records neither a version nor what convolves: Keras 2 would take it for
-    another. Layers without weights are left out, because no Keras looks at them. `manifest()` gives JSON bytes of
-    constant length, complete after the last tensor. Raises UsageError for names without a layer, or names that HDF5
-    cannot hold side by side.
+    another; else it is of a backend that stores kernels as the manifest says. Layers without weights are left out,
+    because no Keras looks at them. `manifest()` gives JSON bytes of constant length, complete after the last tensor.
+    Raises UsageError for names without a layer, or names that HDF5 cannot hold side by side.
     """
     layers = by_layer(tensors)
     old = any(not _KERAS_1.isdisjoint(variables) for variables in layers.values())
-    root = Group({} if old else {"backend": "tensorflow", "keras_version": _WRITTEN_AS})
+    backend = json.loads(manifest()).get("kernels", "tensorflow")
+    root = Group({} if old else {"backend": backend, "keras_version": _WRITTEN_AS})
     root.attributes |= _split("layer_names", list(layers))
     for layer, variables in layers.items():
         group = root.group(*layer.split("/"))
