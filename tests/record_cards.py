@@ -123,11 +123,14 @@ def logits_rows(table, name, folder):
 
 
 def genuine(layout):
-    """The lists of a layout's names that its own software gave: architecture → file. Some others are spelled by us."""
+    """The lists of a layout's names that its own software gave: architecture → file.
+
+    Where a list was spelled after a description, its first line says so in brackets.
+    """
     for path in sorted(KEYS.glob("*.txt")):
         software, _, name = path.stem.rpartition("-")
         header = path.read_text(encoding="utf-8").partition("\n")[0]
-        if LAYOUT_OF.get(software, software) == layout and name in NAMED and "spelled" not in header:
+        if LAYOUT_OF.get(software, software) == layout and name in NAMED and "(" not in header:
             yield name, path
 
 
