@@ -243,11 +243,12 @@ def _rows(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:
 
 
 def _contract_line(contract: Map[str, Any], classes: int | None) -> str:
+    """Classes and contract; pools only where they are not the original network's."""
+    told = [f"epsilon {contract['epsilon']:g}", f"{contract['stem_padding']} stem padding"]
+    told += ["blur pool"] if contract["stem_pool"] == "blur" else []
+    told += ["pools round up"] if contract["pool_rounding"] == "ceil" else []
     head = f"{classes} classes" if classes else "no head"
-    told = (
-        f"epsilon {contract['epsilon']:g}, {contract['stem_padding']} stem padding, {contract['input']['order']} input"
-    )
-    return f"{head}; {told}"
+    return f"{head}; {', '.join(told)}, {contract['input']['order']} input"
 
 
 def _collapsed(tensors: Sequence[Map[str, Any]]) -> list[tuple[Any, ...]]:

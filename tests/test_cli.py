@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import typer
 
+from densenet_port.arch import Contract
 from densenet_port.cli import app
+from densenet_port.terminal import _contract_line
 
 ENVIRONMENT = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200"}
 
@@ -37,6 +39,15 @@ def test_a_checkpoint_converts_with_no_option(small, tmp_path):
         "  7 classes; epsilon 1e-05, symmetric stem padding, rgb input",
     ]
     assert lines[3].startswith(f"net.weights.h5: keras, {size:,} bytes, ")
+
+
+def test_pools_are_told_where_they_are_not_the_original_network_s():
+    """A blur pool, and pools that round up."""
+    contract = Contract(stem_padding="same", stem_pool="blur", pool_rounding="ceil").to_json()
+
+    line = _contract_line(contract, None)
+
+    assert line == "no head; epsilon 1e-05, same stem padding, blur pool, pools round up, rgb input"
 
 
 def test_a_conversion_is_one_json_object(small, tmp_path):
