@@ -19,7 +19,7 @@ from densenet_port.arch import Architecture
 
 OLD = Path(__file__).parent / "data" / "old-keras"
 RECORDED = json.loads((OLD / "recorded.json").read_text(encoding="utf-8"))
-SMALL = Architecture.named("layers=3-1-1-1,growth_rate=4,init_channels=8,classes=5")  # record_old_keras.LAYERS and on
+SMALL = Architecture.named("layers=3-1-1-1,growth_rate=4,init_channels=8,classes=5")  # as record_old_keras has it
 
 
 class Row(NamedTuple):

@@ -7,7 +7,8 @@ file's metadata says (`key=value`); each other line is one tensor in the softwar
 spaces between (none for a scalar), and type, with tabs between. `read_keys` gives such a file back as a checkpoint, for
 tests that need no framework.
 
-Names that Keras 2 gave (titu1994, and keras-applications_old) are recorded by record_old_family.py.
+Names that Keras 1 and 2 gave are recorded by record_old_family.py (titu1994, and keras-applications_old) and by
+record_flyyufelix.py.
 
 Each software runs in a process of its own. Nothing is trained, downloaded or loaded: torch's networks are built
 without memory ("meta"), and Keras's on its lightest backend.
@@ -211,23 +212,6 @@ def onnx_caffe2_networks() -> Iterator[Network]:
     yield "121", formats.read(LIGHT / "light_densenet121.onnx").tensors
 
 
-def flyyufelix_networks() -> Iterator[Network]:
-    """What Keras 1 on Theano writes of flyyufelix's networks, rebuilt and read back.
-
-    It needs Python 3.6, so the files are ours to build; a test compares their form with what it really wrote.
-    """
-    from tempfile import TemporaryDirectory
-
-    from flyyufelix_files import ROWS, rebuilt
-
-    from densenet_port import formats
-
-    for arch in ("121", "161", "169"):
-        with TemporaryDirectory() as folder:
-            path = rebuilt(Path(folder) / "weights.h5", Architecture.named(arch), ROWS["keras1-theano-th"])
-            yield arch, formats.read(path).tensors
-
-
 RECORDED: dict[str, tuple[str, Callable[[], Iterator[Network]]]] = {
     "torchvision": ("torchvision", torchvision_networks),
     "torchvision_dotted": ("torchvision", torchvision_dotted_networks),
@@ -243,7 +227,6 @@ RECORDED: dict[str, tuple[str, Callable[[], Iterator[Network]]]] = {
     "onnx_folded": ("torch", onnx_folded_networks),
     "onnx-caffe2": ("onnx", onnx_caffe2_networks),
     "caffe": ("protobuf", caffe_networks),
-    "flyyufelix": ("h5py", flyyufelix_networks),
 }
 
 
@@ -253,7 +236,6 @@ SAID = {  # in the first line: where the software that wrote such names is not i
     "onnx_folded": "norms=batchnorm",
     "onnx-caffe2": "norms=batchnorm+scale",
     "caffe": "(names and shapes after shicai/DenseNet-Caffe d47f7b7, accepted by OpenCV)",
-    "flyyufelix": "(names and shapes as Keras 1.2.2 on Theano writes them, th)",
 }
 
 

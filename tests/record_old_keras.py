@@ -1,30 +1,29 @@
-"""Record what Keras 1 and 2 wrote of a DenseNet with Scale layers, and what they computed with it.
+"""What Keras 1 and 2 write of a DenseNet with Scale layers, and what they compute with it; run in their own Python.
 
-    python3.6 tests/record_old_keras.py save FOLDER ROW          FOLDER/ROW.h5, saved by Keras, and FOLDER/ROW.json
-    python3.6 tests/record_old_keras.py load ROW FILE            logits with a file of ours, loaded by order, by name
-    python tests/record_old_keras.py pack FOLDER                 data/old-keras/ from the first, with today's Python
+    python3.6 record_old_keras.py save ROW NETWORK FILE     saves FILE
+    python3.6 record_old_keras.py load ROW NETWORK FILE     loads FILE, by order and by name
 
-ROW.json holds versions, and logits of `pictures` by a second network that Keras loaded the file into: in float64 on
-Theano, in float32 on TensorFlow, where these Keras convolve in nothing else. The rows are those of
-docs/layouts/flyyufelix.md; these environments ran them, with Python 3.6.15, PyYAML 5.4.1 and setuptools 59.6.0:
-
-    keras1-*    Keras 1.2.2, Theano 0.9.0, tensorflow 1.4.1, numpy 1.13.3, scipy 1.0.0, h5py 2.7.1
-    keras2-*    Keras 2.3.1, Theano 1.0.5, tensorflow 1.14.0, numpy 1.16.6, scipy 1.2.3, h5py 2.10.0
+Both print, as JSON, versions, and logits of `pictures`: in float64 on Theano, in float32 on TensorFlow, where these
+Keras convolve in nothing else. `record_flyyufelix` runs this file. Rows are those of docs/layouts/flyyufelix.md.
 
 Layers, names, order and the Scale layer are those of flyyufelix/DenseNet-Keras, in our own words. Every array is
 random, the affine maps of the norms too, as after fine-tuning. The `x1` kernel of the third layer has as many inputs as
 outputs, so that its shape does not tell the order of its axes.
 """
 
-import gzip
 import json
 import os
 import sys
 
 import numpy as np
 
-HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data", "old-keras")  # noqa: PTH100, PTH118, PTH120
-LAYERS, GROWTH, INITIAL, CLASSES, EPSILON = (3, 1, 1, 1), 4, 8, 5, 1.1e-5
+EPSILON = 1.1e-5
+NETWORKS = {  # layers of each block, growth rate, channels of the stem, classes
+    "small": ((3, 1, 1, 1), 4, 8, 5),
+    "121": ((6, 12, 24, 16), 32, 64, 1000),
+    "161": ((6, 12, 36, 24), 48, 96, 1000),
+    "169": ((6, 12, 32, 32), 32, 64, 1000),
+}
 ROWS = {  # Keras, backend, order of axes, a whole model, how many networks stand in the graph before it
     "keras1-theano-th": (1, "theano", "th", False, 0),
     "keras1-theano-tf": (1, "theano", "tf", False, 0),
@@ -41,35 +40,29 @@ def pictures():
     return np.random.RandomState(5).standard_normal((2, 44, 37, 3))
 
 
-def save(folder, row):
-    """Save one network, load it into another, and note that one's logits."""
-    generation, software, ordering, whole, before = ROWS[row]
-    keras = _started(row)
+def save(row, numbers, path):
+    """Save a random network, and load it into another one."""
+    generation, _, ordering, whole, before = ROWS[row]
     for _ in range(before + 1):
-        model = network(generation, ordering)
+        model = network(generation, ordering, numbers)
     _randomise(model, generation == 1 and ordering == "th")
-    path = os.path.join(folder, f"{row}.h5")  # noqa: PTH118 (h5py 2.10 takes no Path)
     (model.save if whole else model.save_weights)(path)
-    parts = (keras, sys.modules[software], sys.modules["h5py"], np)
-    told = {part.__name__: part.__version__ for part in parts}
-    told["python"] = sys.version.split()[0]
-    told["logits"] = _logits(row, path).tolist()
-    with open(os.path.join(folder, f"{row}.json"), "w") as file:  # noqa: PTH118, PTH123 (as above)
-        json.dump(told, file)
+    return {"logits": _logits(row, numbers, path).tolist()}
 
 
-def load(row, path):
-    """Print the logits with a file of ours; the way that Keras finds its layers makes no difference."""
-    _started(row)
-    by_order, by_name = _logits(row, path), _logits(row, path, by_name=True)
-    sys.stdout.write(json.dumps({"logits": by_order.tolist(), "same": bool((by_order == by_name).all())}) + "\n")
+def load(row, numbers, path):
+    """Load a file in both of Keras's ways."""
+    logits = _logits(row, numbers, path)
+    same = bool((logits == _logits(row, numbers, path, by_name=True)).all())
+    return {"logits": logits.tolist(), "same by name": same}
 
 
 def _started(row):
-    """Keras on the row's backend, in its order of axes; without Theano's optimiser, which wants a BLAS of its own."""
+    """Versions of a Keras started on the row's backend, in its order of axes; Theano's optimiser would want a BLAS."""
     generation, software, ordering, _, _ = ROWS[row]
     os.environ["KERAS_BACKEND"] = software
     os.environ["THEANO_FLAGS"] = "device=cpu,optimizer=None"
+    import h5py  # noqa: F401 (Keras imports it late)
     import keras
     from keras import backend
 
@@ -79,10 +72,11 @@ def _started(row):
     else:
         backend.set_image_data_format("channels_first" if ordering == "th" else "channels_last")
     backend.set_floatx("float32")
-    return keras
+    parts = (keras, sys.modules[software], sys.modules["h5py"], np)
+    return dict({part.__name__: part.__version__ for part in parts}, python=sys.version.split()[0])
 
 
-def _logits(row, path, **how):
+def _logits(row, numbers, path, **how):
     """Logits `n classes` of a network that has loaded a file, in float64 on Theano."""
     from keras import backend
 
@@ -90,7 +84,7 @@ def _logits(row, path, **how):
     if software == "theano":
         backend.set_floatx("float64")
         sys.modules["theano"].config.floatX = "float64"
-    model = network(generation, ordering)
+    model = network(generation, ordering, numbers)
     model.load_weights(path, **how)
     images = pictures().transpose(0, 3, 1, 2) if ordering == "th" else pictures()
     run = backend.function([model.input, backend.learning_phase()], [model.get_layer("fc6").output])
@@ -113,10 +107,11 @@ def _randomise(model, first):
         layer.set_weights(list(map(drawn, layer.weights, layer.get_weights())))
 
 
-def network(generation, ordering):
+def network(generation, ordering, numbers):
     """The network of one Keras, its layers called as flyyufelix calls them."""
     from keras import backend, layers, models
 
+    counts, growth, width, classes = numbers
     axis = 1 if ordering == "th" else 3
     conv, join = _calls(generation, axis)
     scale = _scale_class()
@@ -128,24 +123,24 @@ def network(generation, ordering):
     def layer(x, stage, number):
         name = f"{stage}_{number}"
         y = norm(x, f"conv{name}_x1", f"relu{name}_x1")
-        y = norm(conv(y, 4 * GROWTH, 1, 1, f"conv{name}_x1"), f"conv{name}_x2", f"relu{name}_x2")
-        y = conv(layers.ZeroPadding2D((1, 1), name=f"conv{name}_x2_zeropadding")(y), GROWTH, 3, 1, f"conv{name}_x2")
+        y = norm(conv(y, 4 * growth, 1, 1, f"conv{name}_x1"), f"conv{name}_x2", f"relu{name}_x2")
+        y = conv(layers.ZeroPadding2D((1, 1), name=f"conv{name}_x2_zeropadding")(y), growth, 3, 1, f"conv{name}_x2")
         return join([x, y], f"concat_{name}")
 
     data = layers.Input((3, None, None) if ordering == "th" else (None, None, 3), name="data", dtype=backend.floatx())
-    x = conv(layers.ZeroPadding2D((3, 3), name="conv1_zeropadding")(data), INITIAL, 7, 2, "conv1")
+    x = conv(layers.ZeroPadding2D((3, 3), name="conv1_zeropadding")(data), width, 7, 2, "conv1")
     x = layers.ZeroPadding2D((1, 1), name="pool1_zeropadding")(norm(x, "conv1", "relu1"))
-    x, width = layers.MaxPooling2D((3, 3), strides=(2, 2), name="pool1")(x), INITIAL
-    for stage, count in enumerate(LAYERS, start=2):
+    x = layers.MaxPooling2D((3, 3), strides=(2, 2), name="pool1")(x)
+    for stage, count in enumerate(counts, start=2):
         for number in range(1, count + 1):
             x = layer(x, stage, number)
-        width += GROWTH * count
+        width += growth * count
         x = norm(x, f"conv{stage}_blk", f"relu{stage}_blk")
-        if stage <= len(LAYERS):
+        if stage <= len(counts):
             width //= 2
             x = conv(x, width, 1, 1, f"conv{stage}_blk")
             x = layers.AveragePooling2D((2, 2), strides=(2, 2), name=f"pool{stage}")(x)
-    x = layers.Dense(CLASSES, name="fc6")(layers.GlobalAveragePooling2D(name="pool5")(x))
+    x = layers.Dense(classes, name="fc6")(layers.GlobalAveragePooling2D(name="pool5")(x))
     return models.Model(data, layers.Activation("softmax", name="prob")(x))
 
 
@@ -195,20 +190,8 @@ def _scale_class():
     return Scale
 
 
-def pack(folder):
-    """Put what the old environments wrote where the tests find it: files compressed, and one table of the rest."""
-    told = {}
-    for row in ROWS:
-        with open(os.path.join(folder, f"{row}.h5"), "rb") as file:  # noqa: PTH118, PTH123
-            data = gzip.compress(file.read(), mtime=0)
-        with open(os.path.join(HERE, f"{row}.h5.gz"), "wb") as file:  # noqa: PTH118, PTH123
-            file.write(data)
-        with open(os.path.join(folder, f"{row}.json")) as file:  # noqa: PTH118, PTH123
-            told[row] = json.load(file)
-    with open(os.path.join(HERE, "recorded.json"), "w") as file:  # noqa: PTH118, PTH123
-        json.dump(told, file, indent=1)
-        file.write("\n")
-
-
 if __name__ == "__main__":
-    {"save": save, "load": load, "pack": pack}[sys.argv[1]](*sys.argv[2:])
+    action, row, size, file = sys.argv[1:]
+    versions = _started(row)
+    found = {"save": save, "load": load}[action](row, NETWORKS[size], file)
+    sys.stdout.write("\n" + json.dumps(dict(versions, **found)) + "\n")  # after what Theano has printed

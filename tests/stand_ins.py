@@ -8,7 +8,6 @@ import sys
 
 import numpy as np
 import titu1994 as anew
-from flyyufelix_files import ROWS, logits_by_scipy
 
 
 def titu1994(told, pictures, epsilon=anew.EPSILON):
@@ -30,17 +29,6 @@ def titu1994(told, pictures, epsilon=anew.EPSILON):
 def titu1994_v2(told, pictures):
     """The same graph, with the epsilon of Keras 1.2."""
     return titu1994(told, pictures, epsilon=1e-3)
-
-
-def flyyufelix(told, pictures):
-    """Flyyufelix's graph layer by layer in SciPy, norms and Scale layers as two steps, as test_flyyufelix has it.
-
-    With files that Keras 1.2.2 and 2.3.1 saved it gives the logits that they recorded.
-    """
-    import scipy
-
-    row = ROWS[f"keras1-{told.ledger.kernels}-tf"]
-    return logits_by_scipy(told.checkpoint.path, pictures, row), {"scipy": scipy.__version__}
 
 
 def versions():
