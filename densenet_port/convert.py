@@ -173,6 +173,7 @@ def identify(
     tried = {table.layout: _try(checkpoint, table, arch, kernels) for table in tables}
     fits = [result for result in tried.values() if isinstance(result, Ledger) and not result.troubles]
     fits = [ledger for ledger in fits if not ledger.mapping.refusal(ledger.architecture)] or fits
+    fits = [ledger for ledger in fits if ledger.mapping.layout == checkpoint.metadata.get("package")] or fits
     if len(fits) == 1:
         return _floating(checkpoint, fits[0])
     if fits:
@@ -608,8 +609,9 @@ def _brief(source: Ours) -> str:
 
 def _contract_notes(source: Ours, target: Mapping, contract: Contract) -> Iterator[str]:
     """Where the graph of the source, or of the target, is not quite what its weights are used with."""
-    layers, last = source.checkpoint.metadata.get("layers"), source.ledger.mapping.last_relu
-    if last and layers and last not in layers and HEAD in source.architecture.units:
+    layers, last = source.checkpoint.metadata.get("layers", ()), source.ledger.mapping.last_relu
+    seen = source.ledger.spelled("stem.conv") in layers  # else the network is a layer, and its own are not listed
+    if last and seen and last not in layers and HEAD in source.architecture.units:
         yield f"the file's own graph lacks the last ReLU ({last}): its logits are not those of this network"
     if source.contract.pool_rounding != contract.pool_rounding:
         change = f"{source.contract.pool_rounding} to {contract.pool_rounding}"

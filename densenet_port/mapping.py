@@ -437,8 +437,8 @@ class Mapping:
         """Every tensor whose name a line of the table says."""
         prefix = self._prefix(checkpoint)
         found = [hit for name in checkpoint.tensors if (hit := self._hit(name, prefix))]
-        if self.body:
-            outside = re.sub(r"[^./]*[./]$", "", prefix)
+        outside = re.sub(r"[^./]*[./]$", "", prefix)
+        if outside != prefix:  # a network within another may have its head there
             hits = [self._hit(name, outside) for name in checkpoint.tensors if not name.startswith(prefix)]
             found += [hit for hit in hits if hit and hit.place.unit == HEAD]
         return found

@@ -76,10 +76,11 @@ def test_an_archive_has_keras_own_tensors_in_the_model_s_order():
 
 
 def test_version_configuration_and_epsilon_are_metadata():
-    """All norms of the configuration agree on an epsilon."""
+    """All norms of the configuration agree on an epsilon; the last layer is a Dense."""
     found = dict(keras_archive.read(real_files() / "automatic.keras").metadata)
+    assert found.pop("layers")[:3] == ["input_layer", "stem", "batch_normalization"]
 
-    expected = {"keras_version": "3.15.1", "config": found["config"], "epsilon": 1.001e-5}
+    expected = {"keras_version": "3.15.1", "config": found["config"], "epsilon": 1.001e-5, "output": "logits"}
     assert found == expected | {"kernels": "tensorflow"}
 
 

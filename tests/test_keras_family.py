@@ -4,10 +4,12 @@ Every file is written by Keras from networks of its own layers, which also give 
 names that today's Keras refuses are put in afterwards, as the older software had them.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 
+from densenet_port import formats
 from densenet_port.convert import convert, ours
 from densenet_port.errors import MisfitError
 from densenet_port.forward import forward
@@ -166,6 +169,25 @@ def test_a_same_stem_does_not_go_where_only_a_symmetric_one_is(saved, tmp_path):
         convert(saved / "hub.h5", dst="kimm", out=tmp_path / "out.weights.h5")
 
 
+def test_a_network_within_a_network_has_its_head_outside(saved, tmp_path):
+    """As in a transfer: keras.applications' network as a layer, the user's own Dense behind it."""
+    config = ours(saved / "applications.h5").checkpoint.tensors
+    inside = {
+        name if name.startswith("predictions/") else f"densenet121/{name}": tensor for name, tensor in config.items()
+    }
+    formats.write(tmp_path / "nested.weights.h5", inside, lambda: b"{}")
+
+    done = convert(changed(tmp_path / "nested.weights.h5", tmp_path / "x.weights.h5", forget_us), out=tmp_path / "p.h5")
+
+    assert (done.source.layout, done.source.ledger.prefix) == ("keras-applications", "densenet121/")
+    assert max(farthest(ours(tmp_path / "p.h5"), truth(saved, "applications"))) <= FULL
+
+
+def forget_us(file):
+    """Take out what densenet-port itself wrote."""
+    del file["densenet_port"]
+
+
 # -- older names -----------------------------------------------------------------------------------------------------
 
 OLD = {"conv1_conv": "conv1/conv", "conv1_bn": "conv1/bn"}
@@ -252,7 +274,8 @@ def test_weights_without_names_fit_several_layouts_and_the_user_says_which(saved
 def bare(file):
     """As `forget`, and without what densenet-port itself wrote."""
     forget(file)
-    file.pop("densenet_port", None)
+    if "densenet_port" in file:
+        forget_us(file)
 
 
 def test_a_classifier_of_kerashub_is_known_by_the_class_of_its_backbone(saved, tmp_path):
@@ -334,3 +357,51 @@ def test_a_head_alone_is_no_network(tmp_path):
     assert error.value.hint == (
         "take the file of the whole network; KerasHub's presets keep the body in another one beside it"
     )
+
+
+# -- what a whole model says -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("container", ["-whole.h5", ".keras"])
+def test_a_whole_model_says_its_output(saved, container):
+    """CheXNet's is a sigmoid, keras.applications' a softmax; weights alone do not tell."""
+    found = {name: ours(saved / f"{name}{container}").contract.output for name in ("chexnet", "applications")}
+
+    assert found == {"chexnet": "sigmoid", "applications": "softmax"}
+    assert ours(saved / "chexnet.h5").contract.output == "softmax"
+
+
+@pytest.mark.parametrize(("epsilon", "padding"), [(1e-3, "same"), (1e-5, "valid")])
+def test_a_whole_model_that_only_looks_like_titu1994s_says_its_own_contract(saved, tmp_path, epsilon, padding):
+    """Automatic names are any Keras user's; the graph's own epsilon and padding count."""
+
+    def other(file):
+        config = json.loads(file.attrs["model_config"])
+        for layer in config["config"]["layers"]:
+            if layer["class_name"] == "BatchNormalization":
+                layer["config"]["epsilon"] = epsilon
+            if layer["config"].get("strides") == [2, 2] and layer["class_name"] != "AveragePooling2D":
+                layer["config"]["padding"] = padding
+        pads = [{"class_name": "ZeroPadding2D", "config": {"name": f"pad{number}"}} for number in (1, 2)]
+        config["config"]["layers"][1:1] = pads
+        file.attrs["model_config"] = json.dumps(config)
+
+    told = ours(changed(saved / "titu1994-whole.h5", tmp_path / "other.h5", other))
+
+    expected = {"same": "same", "valid": "symmetric"}[padding]
+    assert (told.contract.epsilon, told.contract.stem_padding) == (epsilon, expected)
+
+
+def test_an_archive_without_names_says_whose_class_it_holds(saved, tmp_path):
+    """Its classes are registered as kimm's, so that an archive of a Keras before 3.6 needs no option."""
+    convert(saved / "kimm.h5", out=tmp_path / "port.safetensors")
+    convert(tmp_path / "port.safetensors", dst="kimm", out=tmp_path / "named.weights.h5")
+    nameless = changed(tmp_path / "named.weights.h5", tmp_path / "nameless.weights.h5", bare)
+    config = {"class_name": "DenseNet121", "config": {"name": "m"}, "registered_name": "kimm>DenseNet121"}
+    with zipfile.ZipFile(tmp_path / "published.keras", "w") as archive:
+        archive.writestr("config.json", json.dumps(config))
+        archive.write(nameless, "model.weights.h5")
+
+    done = convert(tmp_path / "published.keras", out=None)
+
+    assert (done.source.layout, len(done.source.weights)) == ("kimm", 91)

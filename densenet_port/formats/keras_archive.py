@@ -22,7 +22,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 from densenet_port.arch import ROLES, Architecture, Contract
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import CorruptError, UsageError
-from densenet_port.formats import _hdf5, _hdf5_write, keras_h5
+from densenet_port.formats import _hdf5, _hdf5_write, _keras_graph, keras_h5
 from densenet_port.formats._keras_config import functional
 from densenet_port.formats._stream import Source, guarded
 
@@ -60,7 +60,7 @@ def read(path: Path) -> Checkpoint:
             tensors=keras_h5.spell(path, found, named or keras_h5.stored_names(found)),
             metadata=({"keras_version": saved["keras_version"]} if "keras_version" in saved else {})
             | {"kernels": "tensorflow"}
-            | keras_h5.described(config),
+            | _keras_graph.told(config),
             manifest=keras_h5.manifest_of(root),
         )
 

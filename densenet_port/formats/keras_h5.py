@@ -44,7 +44,7 @@ from typing import Any
 
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, UsageError
-from densenet_port.formats import _hdf5, _hdf5_write
+from densenet_port.formats import _hdf5, _hdf5_write, _keras_graph
 from densenet_port.formats._hdf5_write import MANIFEST, Group
 from densenet_port.formats._stream import Source, guarded
 
@@ -102,7 +102,7 @@ def _legacy(path: Path, root: _hdf5.Node, group: _hdf5.Node, layers: list[str]) 
         if twice := found.keys() & tensors.keys():
             raise CorruptError(f"{path}: two tensors are called {min(twice)}")
         tensors |= found
-    metadata = _metadata(root, group) | ({"layers": layers} if weightless else {})
+    metadata = ({"layers": layers} if weightless else {}) | _metadata(root, group)
     manifest = manifest_of(root)
     if any(name.endswith("/running_std") for name in tensors) and manifest is None:
         metadata |= _of_keras_1(path, metadata.get("keras_version"))
@@ -158,29 +158,11 @@ def _metadata(root: _hdf5.Node, group: _hdf5.Node) -> dict[str, Any]:
     for key in ("keras_version", "backend"):
         if values := group.texts(key) or root.texts(key):
             found[key] = values[0]
+    if texts := root.texts("model_config"):
+        found |= _keras_graph.told(json.loads(texts[0]))
     if "backend" in found:
         found |= _THEANO if found["backend"] == "theano" else {"kernels": "tensorflow"}
-    if texts := root.texts("model_config"):
-        found |= described(json.loads(texts[0]))
     return found
-
-
-def described(config: Any) -> dict[str, Any]:
-    """A model's configuration as metadata, with `epsilon` if all of its BatchNormalization layers agree on one."""
-    values = set(_epsilons(config))
-    return {"config": config} | ({"epsilon": values.pop()} if len(values) == 1 else {})
-
-
-def _epsilons(config: Any) -> Iterator[float]:
-    """The epsilon of each BatchNormalization layer, however deep it stands; Keras 1 and 3 nest differently."""
-    if isinstance(config, dict):
-        inner = config.get("config")
-        if str(config.get("class_name")).startswith("BatchNormalization") and isinstance(inner, dict):
-            yield float(inner["epsilon"])
-        config = list(config.values())
-    if isinstance(config, list):
-        for item in config:
-            yield from _epsilons(item)
 
 
 def manifest_of(root: _hdf5.Node) -> dict[str, Any] | None:
