@@ -92,3 +92,26 @@ def test_a_class_of_a_package_is_not_looked_into():
     config = {"class_name": "DenseNet121", "config": {"name": "m"}, "registered_name": "keras_hub>DenseNet121"}
 
     assert told(config) == {"config": config, "package": "keras-hub"}
+
+
+STRANGE = [
+    *([], "x", 3, None, {}, {"config": 1}, {"class_name": "M", "config": []}),
+    model(),
+    model(1, None, "x", {"config": {}}, {"class_name": "Conv2D", "config": 3}),
+]
+
+
+@pytest.mark.parametrize("config", STRANGE, ids=str)
+def test_what_is_no_configuration_says_nothing(config):
+    """Weights can be read all the same."""
+    assert told(config) == {"config": config}
+
+
+def test_settings_of_strange_kinds_say_nothing():
+    layers = [
+        layer("BatchNormalization", "n", epsilon="small"),
+        layer("Conv2D", 3, kernel_size=7),
+        layer("Dense", "head", activation={"class_name": "mine"}),
+    ]
+
+    assert told(model(*layers)) == {"config": model(*layers), "layers": ["n", "3", "head"]}

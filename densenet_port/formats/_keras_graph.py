@@ -19,31 +19,33 @@ STEM = 7  # rows and columns of its kernel
 
 
 def told(model: Any) -> dict[str, Any]:
-    """A model's configuration as metadata."""
+    """A model's configuration as metadata; what is not as Keras writes it says nothing."""
     layers = list(_layers(model))
     found = {"config": model} | _package(model)
-    if layers == [model]:
+    if not layers or layers == [model]:
         return found  # a class of its own says nothing of what is in it
-    epsilons = {float(layer["config"]["epsilon"]) for layer in layers if _is(layer, "BatchNormalization")}
+    norms = [layer["config"] for layer in layers if _is(layer, "BatchNormalization")]
+    epsilons = {norm["epsilon"] for norm in norms if isinstance(norm.get("epsilon"), float)}
     epsilon = {"epsilon": epsilons.pop()} if len(epsilons) == 1 else {}
-    names = [layer["config"]["name"] for layer in layers if "name" in layer["config"]]
+    names = [str(layer["config"]["name"]) for layer in layers if "name" in layer["config"]]
     return found | {"layers": names} | epsilon | _padding(layers) | _output(layers[-1])
 
 
 def _layers(model: Any) -> Iterator[dict[str, Any]]:
     """Every layer that holds no others, those of models within the model too, in the configuration's order."""
-    inner = model["config"]
+    inner = model.get("config") if isinstance(model, dict) else None
     inside = inner.get("layers") if isinstance(inner, dict) else inner
     if isinstance(inside, list):
         for layer in inside:
             yield from _layers(layer)
-    else:
+    elif isinstance(inner, dict) and "class_name" in model:
         yield model
 
 
-def _package(model: dict[str, Any]) -> dict[str, str]:
+def _package(model: Any) -> dict[str, str]:
     """Who registered the model's class, with hyphens, as packages are called."""
-    package, registered, _ = str(model.get("registered_name")).partition(">")
+    name = str(model.get("registered_name")) if isinstance(model, dict) else ""
+    package, registered, _ = name.partition(">")
     return {"package": package.replace("_", "-")} if registered else {}
 
 
@@ -77,4 +79,4 @@ def _sizes(layer: dict[str, Any]) -> list[int]:
 def _output(last: dict[str, Any]) -> dict[str, Any]:
     """What the network puts out."""
     activation = last["config"].get("activation") if last["class_name"] in ("Dense", "Activation") else None
-    return {"output": OUTPUTS[activation]} if activation in OUTPUTS else {}
+    return {"output": OUTPUTS[activation]} if isinstance(activation, str) and activation in OUTPUTS else {}

@@ -105,7 +105,8 @@ def _legacy(path: Path, root: _hdf5.Node, group: _hdf5.Node, layers: list[str]) 
     metadata = ({"layers": layers} if weightless else {}) | _metadata(root, group)
     manifest = manifest_of(root)
     if any(name.endswith("/running_std") for name in tensors) and manifest is None:
-        metadata |= _of_keras_1(path, metadata.get("keras_version"))
+        notes = [*metadata.get("notes", []), *_of_keras_1(path, metadata.get("keras_version"))]
+        metadata |= {"notes": notes} if notes else {}
     return Checkpoint(path=path, container="keras-h5", tensors=tensors, metadata=metadata, manifest=manifest)
 
 
@@ -126,11 +127,11 @@ def _variable(path: str, layer: str) -> str:
     return re.sub(r"_\d+$", "", last.removeprefix(start)) if last.startswith(start) else last
 
 
-def _of_keras_1(path: Path, version: str | None) -> dict[str, Any]:
+def _of_keras_1(path: Path, version: str | None) -> list[str]:
     """What must be said of a file with norms of Keras 1. Raises MisfitError for a version that computes otherwise."""
     if version is None:
         told = "running_std is taken as the variance, which it is since 1.0.8 (2016)"
-        return {"notes": [f"a file of Keras 1 that records no version: {told}"]}
+        return [f"a file of Keras 1 that records no version: {told}"]
     numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
     if numbers < _VARIANCES_SINCE:
         since = ".".join(map(str, _VARIANCES_SINCE))
@@ -138,7 +139,7 @@ def _of_keras_1(path: Path, version: str | None) -> dict[str, Any]:
             f"{path}: written by Keras {version}, whose norms compute otherwise than those of {since} and later",
             hint=f"its running_std is no variance to take over; estimate the statistics anew in Keras {since} or later",
         )
-    return {}
+    return []
 
 
 def names(group: _hdf5.Node, attribute: str) -> list[str] | None:
