@@ -5,9 +5,9 @@
     python3.6 tests/record_old_family.py names FOLDER        lists of names such as record_keys.py makes
     python tests/record_old_family.py pack FOLDER            data/old-keras/ from the first, with today's Python
 
-The environments are those of record_flyyufelix.py, with keras_applications 1.0.8. Networks are built from the description
-of titu1994's graphs, in our own words, after another one in the same session, so that Keras 2's numbers go on from it;
-keras.applications' is the real one. Weights are multiples of 1/32: random, but small when compressed.
+The environments are those of record_flyyufelix.py, with keras_applications 1.0.8. Networks are built from the
+description of titu1994's graphs, in our own words, after another one in the same session, so that Keras 2's numbers go
+on from it; keras.applications' is the real one. Weights are multiples of 1/32: random, but small when compressed.
 Logits are in float64 on Theano, in float32 on TensorFlow.
 """
 

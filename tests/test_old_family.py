@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from record_old_family import ROWS
-from record_old_keras import HERE, pictures
+from record_old_family import HERE, ROWS
+from record_old_keras import pictures
 
 from densenet_port.convert import convert, ours
 from densenet_port.errors import MisfitError
