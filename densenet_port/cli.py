@@ -40,6 +40,8 @@ app = typer.Typer(
 Kernels = Annotated[
     str | None, typer.Option(help="theano or tensorflow: how the checkpoint stores its kernels, where it does not say.")
 ]
+Against = Annotated[Path | None, typer.Option(help="The checkpoint it was made from.")]
+Reference = Annotated[Path | None, typer.Option(help="A saved run of the reference, in place of the framework.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Layout = Annotated[str | None, typer.Option("--src", help="The checkpoint's layout; found out without it.")]
 Table = Annotated[Path | None, typer.Option("--mapping", help="A mapping table of your own, read instead of --src.")]
@@ -183,10 +185,8 @@ def diff(
 @app.command()
 def check(
     converted: Annotated[Path, typer.Argument(help="The port: a converted file.")],
-    against: Annotated[Path | None, typer.Option(help="The checkpoint it was made from.")] = None,
-    reference: Annotated[
-        Path | None, typer.Option(help="A saved run of the reference, in place of the framework.")
-    ] = None,
+    against: Against = None,
+    reference: Reference = None,
     src: Layout = None,
     kernels: Kernels = None,
     mapping: Table = None,
@@ -227,10 +227,8 @@ def check(
 @app.command()
 def diagnose(
     converted: Annotated[Path, typer.Argument(help="The port: a converted file.")],
-    against: Annotated[Path | None, typer.Option(help="The checkpoint it was made from.")] = None,
-    reference: Annotated[
-        Path | None, typer.Option(help="A saved run of the reference, in place of the framework.")
-    ] = None,
+    against: Against = None,
+    reference: Reference = None,
     src: Layout = None,
     kernels: Kernels = None,
     mapping: Table = None,

@@ -297,7 +297,8 @@ class Mapping:
         or an order that no DenseNet has.
         """
         known = kernels or _recorded_kernels(checkpoint)
-        found, prefix = self._by_name(checkpoint), self._prefix(checkpoint)
+        prefix = self._prefix(checkpoint)
+        found = self._by_name(checkpoint, prefix)
         if not found and self.order and (not self.order_in or checkpoint.container in self.order_in):
             found = self._by_order(checkpoint, known)
         ignored, unclaimed = self._left_over(checkpoint, found, prefix)
@@ -433,9 +434,8 @@ class Mapping:
             )
         return prefixes.pop() if prefixes else ""
 
-    def _by_name(self, checkpoint: Checkpoint) -> list[Found]:
+    def _by_name(self, checkpoint: Checkpoint, prefix: str) -> list[Found]:
         """Every tensor whose name a line of the table says."""
-        prefix = self._prefix(checkpoint)
         found = [hit for name in checkpoint.tensors if (hit := self._hit(name, prefix))]
         outside = re.sub(r"[^./]*[./]$", "", prefix)
         if outside != prefix:  # a network within another may have its head there

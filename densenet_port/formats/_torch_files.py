@@ -28,7 +28,8 @@ MANIFEST = "densenet_port.json"
 ANEW = "fetch or copy the file anew"
 _ZIP = b"PK\x03\x04"
 _ENCRYPTED = 0x2061  # flags of a zip member: encrypted, a patch, strongly encrypted, its header masked
-_BAD_ZIP = (BadZipFile, EOFError, NotImplementedError, OverflowError, RuntimeError, ValueError, struct.error)
+# what zipfile raises for damaged archives; a version that it does not know is a RuntimeError's subclass
+_BAD_ZIP = (BadZipFile, EOFError, OverflowError, RuntimeError, ValueError, struct.error)
 _MAX_INFLATED = 2**30  # bytes of one deflated member
 _MAX_DEFLATE = 1032  # the best that deflate can do: 1032 bytes out of one
 _MAGIC = (b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", b"119547037146038801333356L")  # in binary protocols, and in text
