@@ -8,6 +8,7 @@ of it.
 """
 
 import json
+import os
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -184,9 +185,9 @@ def check(
     or the forward pass in numpy; float64 evidence comes from TensorFlow or numpy alone, since Keras computes float32
     elsewhere. `sizes` are of the noise, `batch` images of each; `images` is a folder of the user's own pictures,
     without it scikit-learn's two photographs are taken where they are installed. `limit` is each side's time in
-    seconds, `threads` bounds its threads: on one, figures do not depend on the number of cores. Raises UsageError for
-    options that do not go together, MisfitError for networks with different numbers, and what reading and running
-    raise.
+    seconds, `threads` bounds its threads: on one, figures do not depend on the number of cores; without it two sides
+    that run at once take half of the cores each. Raises UsageError for options that do not go together, MisfitError
+    for networks with different numbers, and what reading and running raise.
     """
     started = time.perf_counter()
     port = ours(converted)
@@ -200,9 +201,10 @@ def check(
         source = ours(cast("Path", against), src=src, kernels=kernels)
         _same_numbers(port, source.architecture, str(against))
         probes = make_probes(source, sizes, batch, images, seed)
+        share = threads or max(1, _cores() // 2)
         side, other = _side_by_side(
-            partial(run_reference, source, probes, limit=limit, threads=threads),
-            partial(run_port, port, backend, probes, probes[0].name, limit, threads),
+            partial(run_reference, source, probes, limit=limit, threads=share),
+            partial(run_port, port, backend, probes, probes[0].name, limit, share),
         )
     if save_reference is not None:
         save_side(side, save_reference)
@@ -214,6 +216,11 @@ def _side_by_side(first: Callable[[], Side], second: Callable[[], Side]) -> tupl
     with ThreadPoolExecutor(2) as pool:
         running = [pool.submit(first), pool.submit(second)]
         return running[0].result(), running[1].result()
+
+
+def _cores() -> int:
+    """The cores that this process may run on: threads beyond them wait for one another, and spin while they do."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _same_numbers(port: Ours, architecture: Architecture, against: str) -> None:

@@ -26,19 +26,30 @@ def run_keras(job: Job) -> Run:
     """Our own Keras model, from a file or from weights."""
     _set_keras(job)
     if job.path is not None:
-        network = _keras_loaded(job.path, job.dtype, job.data_format)
-    else:
-        contract = job.contract or Contract()
-        assert job.architecture is not None  # noqa: S101 (`_check` saw to it)
-        network = model.build(job.architecture, contract, data_format=job.data_format, blank=True)
-        model.assign(network, job.weights or {})
-    return _keras_outputs(network, job, {str(slot): variable for slot, variable in model.slots(network).items()})
+        return _keras_outputs(*_keras_loaded(job.path, job.dtype, job.data_format), job)
+    contract = job.contract or Contract()
+    assert job.architecture is not None  # noqa: S101 (`_check` saw to it)
+    network = model.build(job.architecture, contract, data_format=job.data_format, blank=True)
+    model.assign(network, job.weights or {})
+    return _keras_outputs(network, _slot_digests(network), job)
 
 
 @lru_cache(maxsize=1)
-def _keras_loaded(path: Path, _dtype: str, data_format: model.DataFormat) -> Any:
-    """The file's network in the dtype that Keras is set to, kept for the next job on it."""
-    return model.load(path, activation=None, data_format=data_format)
+def _keras_loaded(path: Path, _dtype: str, data_format: model.DataFormat) -> tuple[Any, dict[str, str]]:
+    """The file's network in the dtype that Keras is set to, and its digests; kept for the next job on it."""
+    network = model.load(path, activation=None, data_format=data_format)
+    return network, _slot_digests(network)
+
+
+def _slot_digests(network: Any) -> dict[str, str]:
+    """The digests of our own network's variables, by slot."""
+    return _digests({str(slot): variable for slot, variable in model.slots(network).items()})
+
+
+def _digests(variables: Mapping[str, Any]) -> dict[str, str]:
+    """Name → digest of a variable in Keras's axes."""
+    numpy = model.framework("keras").ops.convert_to_numpy
+    return {name: array_digest(numpy(variable)) for name, variable in variables.items()}
 
 
 def run_applications(job: Job) -> Run:
@@ -64,20 +75,21 @@ def _run_owned(job: Job, build: Builder, shape: Shape) -> Run:
     if job.data_format != "channels_last":
         raise UsageError(f"{job.network} runs channels_last, not {job.data_format}")
     try:
-        network = _owned(build, job.dtype, job.path, job.architecture, shape)
+        network, digests = _owned(build, job.dtype, job.path, job.architecture, shape)
     except (ValueError, OSError, KeyError) as error:
         raise MisfitError(f"{job.path}: {job.network} does not take it: {error}") from error
-    return _keras_outputs(network, job, {variable.path: variable for variable in network.variables})
+    return _keras_outputs(network, digests, job)
 
 
 @lru_cache(maxsize=1)
-def _owned(build: Builder, _dtype: str, path: Path, numbers: Architecture, shape: Shape) -> Any:
-    """A network in the dtype that Keras is set to, kept for the next job on it.
+def _owned(build: Builder, _dtype: str, path: Path, numbers: Architecture, shape: Shape) -> tuple[Any, dict[str, str]]:
+    """A network in the dtype that Keras is set to, and its digests by path; kept for the next job on it.
 
     Keras numbers models of a class through the session; a new one gives the first its plain name.
     """
     model.framework("keras").backend.clear_session()
-    return build(path, numbers, shape)
+    network = build(path, numbers, shape)
+    return network, _digests({variable.path: variable for variable in network.variables})
 
 
 def _applications(path: Path, numbers: Architecture, shape: Shape) -> Any:
@@ -134,7 +146,7 @@ def _set_keras(job: Job) -> Any:
     return keras
 
 
-def _keras_outputs(network: Any, job: Job, variables: Mapping[str, Any]) -> Run:
+def _keras_outputs(network: Any, digests: Mapping[str, str], job: Job) -> Run:
     """One call of a network, not in training, with every tap as one more output."""
     keras = model.framework("keras")
     tapped = {unit: _layer(network, name).output for unit, name in job.taps.items()}
@@ -149,7 +161,7 @@ def _keras_outputs(network: Any, job: Job, variables: Mapping[str, Any]) -> Run:
         logits=last(logits) if first else logits,
         taps={unit: found[unit] for unit in job.taps},
         computed_in=_precision() if logits.dtype == np.float64 else logits.dtype.name,
-        variables={name: array_digest(keras.ops.convert_to_numpy(value)) for name, value in variables.items()},
+        variables=digests,
         versions=versions("keras", job.backend, *PACKAGES.get(job.network, ())),
     )
 

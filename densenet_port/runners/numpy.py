@@ -17,7 +17,7 @@ from densenet_port.runners import versions
 
 def run_numpy(job: Job) -> Run:
     """Our own forward pass on the file's weights, by the file's contract."""
-    told = _told_ours(cast("Path", job.path), job.table, cast("Kernels | None", job.kernels))
+    told, digests = _told_ours(cast("Path", job.path), job.table, cast("Kernels | None", job.kernels), job.dtype)
     found: dict[str, Array] = {}
 
     def tap(unit: str, output: Array) -> None:
@@ -27,14 +27,14 @@ def run_numpy(job: Job) -> Run:
     weights = partial(_loaded_slot, told)
     dtype = np.dtype(job.dtype)
     logits = forward(told.architecture, told.contract, weights, job.images, dtype=dtype, tap=tap if job.taps else None)
-    digests = {str(slot): array_digest(load().astype(dtype)) for slot, load in told.weights.items()}
     return Run(logits=logits, taps=found, computed_in=logits.dtype.name, variables=digests, versions=versions())
 
 
 @lru_cache(maxsize=1)
-def _told_ours(path: Path, table: Path | None, kernels: Kernels | None) -> Ours:
-    """A file in our words, kept for the next job on it."""
-    return ours(path, src=table, kernels=kernels)
+def _told_ours(path: Path, table: Path | None, kernels: Kernels | None, dtype: str) -> tuple[Ours, dict[str, str]]:
+    """A file in our words, and the digests of its tensors in the run's dtype; kept for the next job on it."""
+    told = ours(path, src=table, kernels=kernels)
+    return told, {str(slot): array_digest(load().astype(dtype)) for slot, load in told.weights.items()}
 
 
 def _loaded_slot(told: Ours, slot: Slot) -> Array:

@@ -120,7 +120,7 @@ def _numbers(job: Job) -> Architecture:
 def _run(job: Job, build: Build) -> Run:
     """A network on the images, with a hook at every tap."""
     torch = model.framework("torch")
-    network = _filled(replace(job, images=cast("Any", None), taps=cast("Any", ()), limit=0.0), build)
+    network, digests = _filled(replace(job, images=cast("Any", None), taps=cast("Any", ()), limit=0.0), build)
     found: dict[str, Array] = {}
     hooks = [_tapped(network, name).register_forward_hook(_keeper(found, unit)) for unit, name in job.taps.items()]
     images = torch.from_numpy(job.images.astype(job.dtype, copy=False)).permute(0, 3, 1, 2).contiguous()
@@ -133,7 +133,7 @@ def _run(job: Job, build: Build) -> Run:
         logits=last(output.numpy()),
         taps=found,
         computed_in=str(output.dtype).removeprefix("torch."),
-        variables={name: array_digest(value.numpy()) for name, value in _floating(network.state_dict())},
+        variables=digests,
         versions=versions("torch", job.network),
     )
 
@@ -161,15 +161,15 @@ def _keeper(found: dict[str, Array], unit: str) -> Callable[..., None]:
 
 
 @lru_cache(maxsize=1)
-def _filled(job: Job, build: Build) -> Any:
-    """The job's network with its weights, kept for the next job that differs in its images and taps alone."""
+def _filled(job: Job, build: Build) -> tuple[Any, dict[str, str]]:
+    """The job's network with its weights, and their digests; kept for the next job with other images and taps."""
     network = build(job)
     head = _head(network)
     if _numbers(job).classes is None:
         _drop(network, head)
     network = network.to(getattr(model.framework("torch"), job.dtype)).eval()
     _load_state(network, head, job)
-    return network
+    return network, {name: array_digest(value.numpy()) for name, value in _floating(network.state_dict())}
 
 
 def _head(network: Any) -> str:
