@@ -118,8 +118,13 @@ def convert(folder: Path, runs: int, _backends: Sequence[str]) -> dict[str, Any]
         }
         if arch in SCRIPTED:
             naive = [sys.executable, ROOT / "benchmarks" / "naive.py", arch, source, folder / "naive.weights.h5"]
-            rows[arch] |= scripted(tool, naive, max(2, runs // 3))
+            rows[arch] |= scripted(tool, naive, scripted_runs(runs))
     return rows
+
+
+def scripted_runs(runs: int) -> int:
+    """How often the user's script runs, which takes some twenty times as long as the tool."""
+    return max(2, runs // 3)
 
 
 def scripted(tool: Callable[[], Cost], naive: Sequence[Any], runs: int) -> dict[str, float]:
@@ -225,7 +230,7 @@ def sides(folder: Path, runs: int, _backends: Sequence[str]) -> dict[str, Any]:
     }
     tasks["check"] = lambda: measure([TOOL, "check", port, "--against", source])
     tasks["verify"] = lambda: measure([TOOL, "verify", port])
-    costs = in_turn(tasks, max(2, runs // 3))
+    costs = in_turn(tasks, runs)
     slower = max(("reference", "port"), key=lambda name: seconds(costs[name]))
     found = {name: seconds(many) for name, many in costs.items()}
     return {**found, "times_slower": ratio(costs["check"], costs[slower])}
@@ -288,7 +293,9 @@ def main() -> None:
             runs = 1 if name == "check" else given.runs  # a check's figures are numbers, not times
             rows = run(Path(folder), runs, given.backends)
             results[name] = {"machine": machine(), "runs": runs, "rows": rows}
-            text = f"{table(rows)}\n\n{results[name]['machine']}; {runs} run{'s' if runs > 1 else ''}."
+            told = f"{runs} run{'s' if runs > 1 else ''}"
+            told += f", {scripted_runs(runs)} of the scripts" if name == "convert" else ""
+            text = f"{table(rows)}\n\n{results[name]['machine']}; {told}."
             print(text)
             if given.readme:
                 into(ROOT / "README.md", name, text)
