@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from densenet_port.errors import DiskError
 
-Array = NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]  # numpy.typing takes 10 ms to import
 
 PIECE = 1 << 23  # bytes hashed at a time
 

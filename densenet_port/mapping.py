@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Mapping as Map
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -166,7 +167,7 @@ class Mapping:
     order_in: tuple[str, ...]
     tensors: Map[Kind, Map[str, Pattern]]
     fold: str | None
-    _index: dict[str, list[tuple[re.Pattern[str], str, str]]] = field(default_factory=dict, repr=False)
+    _index: dict[str, list[tuple[str, str, str, str]]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def load(cls, layout: str | Path) -> "Mapping":
@@ -189,17 +190,13 @@ class Mapping:
         return mapping
 
     def _fill_index(self) -> None:
-        """File every pattern under its skeleton, so that a name is compared with the few that can fit."""
+        """File every name under its skeleton, so that a tensor's is compared with the few that can fit."""
         for ours, patterns in self.units.items():
             for theirs in patterns:
                 for part, pattern in self.tensors[kind_of(ours)].items():
                     for name in pattern.names:
-                        before, _, after = name.partition("{unit}")
-                        expression = re.compile(
-                            f"{re.escape(before)}(?P<unit>{regex(theirs).pattern}){re.escape(after)}"
-                        )
                         short = skeleton(name.format(unit=re.sub(r"\{[bln]\}", "0", theirs)))
-                        self._index.setdefault(short, []).append((expression, ours, part))
+                        self._index.setdefault(short, []).append((name, theirs, ours, part))
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -301,7 +298,7 @@ class Mapping:
         found = self._by_name(checkpoint, prefix)
         if not found and self.order and (not self.order_in or checkpoint.container in self.order_in):
             found = self._by_order(checkpoint, known)
-        ignored, unclaimed = self._left_over(checkpoint, found, prefix)
+        ignored, unclaimed = self._left_over(checkpoint, found, prefix) if found else ({}, checkpoint.tensors)
         axes, uncertain = self._axes(found, checkpoint, known)
         return Survey(
             prefix=prefix,
@@ -448,8 +445,8 @@ class Mapping:
         if not name.startswith(prefix):
             return None
         bare = name[len(prefix) :]
-        for pattern, ours, part in self._index.get(skeleton(bare), ()):
-            if hit := pattern.fullmatch(bare):
+        for pattern, unit, ours, part in self._index.get(skeleton(bare), ()):
+            if hit := _expression(pattern, unit).fullmatch(bare):
                 return Found(Place(self._ours(ours, hit), part), hit["unit"], name)
         return None
 
@@ -509,6 +506,13 @@ class Mapping:
             elif fnmatchcase(name, rule):
                 return rule
         return None
+
+
+@lru_cache(maxsize=1 << 10)  # compiled when a name first asks for it: a file asks for those of a table or two
+def _expression(pattern: str, unit: str) -> re.Pattern[str]:
+    """A tensor's name with the unit's in its place, as an expression with the unit and its numbers for groups."""
+    before, _, after = pattern.partition("{unit}")
+    return re.compile(f"{re.escape(before)}(?P<unit>{regex(unit).pattern}){re.escape(after)}")
 
 
 def layouts() -> tuple[str, ...]:

@@ -10,12 +10,14 @@ from the parts, and what is written for each part: one of our roles, or a consta
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from densenet_port.checkpoint import Array
+
+if TYPE_CHECKING:  # it takes 10 ms to import
+    from numpy.typing import DTypeLike
 
 Absorber = Literal["variance", "scale"]
 
@@ -132,7 +134,7 @@ def folded(made: Made, parts: list[Array]) -> Array:
 
 
 def absorb(
-    scale: Array, variance: Array, source: float, target: float, dtype: DTypeLike | None = None
+    scale: Array, variance: Array, source: float, target: float, dtype: "DTypeLike | None" = None
 ) -> tuple[Absorber, Array, Array]:
     """Scale and variance (both `c`, float) for a norm whose epsilon must change from `source` to `target`.
 
@@ -154,13 +156,13 @@ def absorb(
     return "scale", stretched, variance
 
 
-def absorb_in_variance(variance: Array, source: float, target: float, dtype: DTypeLike | None = None) -> Array:
+def absorb_in_variance(variance: Array, source: float, target: float, dtype: "DTypeLike | None" = None) -> Array:
     """The variance (`c`) that keeps variance + epsilon, computed in float64, rounded once to `dtype` or its type."""
     return (variance.astype(np.float64) + (source - target)).astype(dtype or variance.dtype)
 
 
 def absorb_in_scale(
-    scale: Array, variance: Array, source: float, target: float, dtype: DTypeLike | None = None
+    scale: Array, variance: Array, source: float, target: float, dtype: "DTypeLike | None" = None
 ) -> Array:
     """The scale (`c`) that keeps scale / sqrt(variance + epsilon), rounded as in `absorb_in_variance`."""
     return (scale.astype(np.float64) * _stretch(variance, source, target)).astype(dtype or scale.dtype)

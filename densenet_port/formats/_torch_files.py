@@ -17,8 +17,8 @@ from typing import Any, Literal, NamedTuple
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import numpy as np
-from numpy.typing import NDArray
 
+from densenet_port.checkpoint import Array
 from densenet_port.errors import CorruptError, MisfitError, PortError
 from densenet_port.formats._pickle import Global, Persistent, Pickled, interpret
 from densenet_port.formats._torch import MAX_AXES, STORAGES, STORED, Storage, View, make_storage, make_view, storage_of
@@ -307,7 +307,7 @@ def _numbers(data: mmap, at: int, form: str) -> tuple[int, ...]:
         raise CorruptError(f"cut short at byte {at}: {error}", hint=ANEW) from error
 
 
-def fetch(file: BufferedReader, place: Place, first: int, count: int) -> NDArray[np.uint8]:
+def fetch(file: BufferedReader, place: Place, first: int, count: int) -> Array:
     """`count` bytes of a place from its byte `first` on; that they are there is checked before memory is taken."""
     if first + count > place.found:
         raise CorruptError(f"cut short: expected {first + count} bytes, found {place.found}", hint=ANEW)
@@ -320,7 +320,7 @@ def fetch(file: BufferedReader, place: Place, first: int, count: int) -> NDArray
     return data
 
 
-def _inflate(file: BufferedReader, place: Place) -> NDArray[np.uint8]:
+def _inflate(file: BufferedReader, place: Place) -> Array:
     """All bytes of a deflated member, never more than announced."""
     file.seek(place.start)
     try:

@@ -42,7 +42,6 @@ from typing import Any, BinaryIO
 from zipfile import ZipFile, ZipInfo
 
 import numpy as np
-from numpy.typing import NDArray
 
 from densenet_port.checkpoint import Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError
@@ -208,7 +207,7 @@ def _widen(halves: Array) -> Array:
     return wide.view(np.float32)
 
 
-def _add(file: BinaryIO, archive: ZipFile, name: str, data: bytes | NDArray[np.uint8]) -> None:
+def _add(file: BinaryIO, archive: ZipFile, name: str, data: bytes | Array) -> None:
     """One member, uncompressed, its data aligned by a padding in its header, as PyTorch does it."""
     info = ZipInfo(_ROOT + name, _TIME)
     info.create_system = _UNIX
@@ -218,7 +217,7 @@ def _add(file: BinaryIO, archive: ZipFile, name: str, data: bytes | NDArray[np.u
     archive.writestr(info, data if isinstance(data, bytes) else data.data)
 
 
-def _payload(name: str, tensor: Tensor) -> NDArray[np.uint8]:
+def _payload(name: str, tensor: Tensor) -> Array:
     """A tensor's elements, row-major and little-endian, as bytes."""
     array = tensor.load()
     expected = "float32" if tensor.dtype == "bfloat16" else tensor.dtype
