@@ -287,19 +287,19 @@ def main() -> None:
     given = parser.parse_args()
     path = ROOT / "benchmarks" / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in given.groups or GROUPS:
-            run, table = GROUPS[name]
-            runs = 1 if name == "check" else given.runs  # a check's figures are numbers, not times
+    for name in given.groups or GROUPS:
+        run, table = GROUPS[name]
+        runs = 1 if name == "check" else given.runs  # a check's figures are numbers, not times
+        with tempfile.TemporaryDirectory() as folder:
             rows = run(Path(folder), runs, given.backends)
-            results[name] = {"machine": machine(), "runs": runs, "rows": rows}
-            told = f"{runs} run{'s' if runs > 1 else ''}"
-            told += f", {scripted_runs(runs)} of the scripts" if name == "convert" else ""
-            text = f"{table(rows)}\n\n{results[name]['machine']}; {told}."
-            print(text)
-            if given.readme:
-                into(ROOT / "README.md", name, text)
-    path.write_text(json.dumps(results, indent=1) + "\n")
+        results[name] = {"machine": machine(), "runs": runs, "rows": rows}
+        path.write_text(json.dumps(results, indent=1) + "\n")
+        told = f"{runs} run{'s' if runs > 1 else ''}"
+        told += f", {scripted_runs(runs)} of the scripts" if name == "convert" else ""
+        text = f"{table(rows)}\n\n{results[name]['machine']}; {told}."
+        print(text)
+        if given.readme:
+            into(ROOT / "README.md", name, text)
 
 
 if __name__ == "__main__":
