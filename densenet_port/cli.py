@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from densenet_port.arch import Architecture
     from densenet_port.checkpoint import Checkpoint
-    from densenet_port.convert import Conversion, Ours
+    from densenet_port.convert import Conversion
+    from densenet_port.gather import Ours
 
 ClickException: Any = typer.BadParameter.__mro__[2]  # Typer brings its own Click, or before 0.16 the real one
 WIDE = 240  # columns where there is no terminal to ask
@@ -148,12 +149,11 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show a checkpoint's container, layout, architecture, contract and tensors."""
-    from densenet_port import convert as verbs
-    from densenet_port import formats
+    from densenet_port import formats, gather
 
     checkpoint = formats.read(file)
     try:
-        told, misfit = verbs.told(checkpoint, src=mapping or src, kernels=_choice("--kernels", kernels, KERNELS)), None
+        told, misfit = gather.told(checkpoint, src=mapping or src, kernels=_choice("--kernels", kernels, KERNELS)), None
     except PortError as error:
         told, misfit = None, error
     _say("inspect", _inspection(checkpoint, told, misfit), as_json, terminal.inspection)
@@ -166,9 +166,10 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Compare two checkpoints of any layouts, tensor by tensor; exit 1 when they differ."""
-    from densenet_port import convert as verbs
+    from densenet_port.convert import diff as difference
+    from densenet_port.gather import ours
 
-    found = verbs.diff(verbs.ours(first), verbs.ours(second))
+    found = difference(ours(first), ours(second))
     result = {
         "same": found.same,
         "files": [str(first), str(second)],
@@ -201,7 +202,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Prove that a converted file is the same network; exit 1 when it is not."""
-    from densenet_port import parity
+    from densenet_port import parity, probes
     from densenet_port import report as reports
 
     found = parity.check(
@@ -211,7 +212,7 @@ def check(
         kernels=_choice("--kernels", kernels, KERNELS),
         reference=reference,
         backend=backend,
-        sizes=tuple(size) if size else parity.SIZES,
+        sizes=tuple(size) if size else probes.SIZES,
         batch=batch,
         images=images,
         seed=seed,

@@ -256,7 +256,7 @@ def proven(files, tmp_path_factory):
     from ports import weights_of, written
 
     from densenet_port.arch import Slot
-    from densenet_port.convert import ours
+    from densenet_port.gather import ours
 
     place = tmp_path_factory.mktemp("proven")
     port = place / "port.weights.h5"

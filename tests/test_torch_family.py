@@ -18,12 +18,15 @@ from torch import nn
 from torch_networks import logits, monai_network, saved, timm_network, torchxrayvision_network
 
 from densenet_port.arch import NAMED, Architecture
-from densenet_port.convert import convert, ours
+from densenet_port.convert import convert
 from densenet_port.errors import MisfitError
 from densenet_port.forward import forward
 from densenet_port.frameworks import run_all
+from densenet_port.gather import ours
 from densenet_port.mapping import Mapping
-from densenet_port.parity import BOUND64, Probe, plan_side
+from densenet_port.parity import BOUND64
+from densenet_port.probes import Probe
+from densenet_port.sides import plan_side
 
 SMALL = Architecture.named("layers=2-3-2,growth_rate=8,init_channels=16,classes=7")
 DEEP = replace(SMALL, stem="deep")

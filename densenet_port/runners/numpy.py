@@ -8,9 +8,9 @@ import numpy as np
 
 from densenet_port.arch import Slot
 from densenet_port.checkpoint import Array, array_digest
-from densenet_port.convert import Ours, ours
 from densenet_port.forward import forward
 from densenet_port.frameworks import Job, Run
+from densenet_port.gather import Ours, ours
 from densenet_port.mapping import Kernels
 from densenet_port.runners import versions
 
