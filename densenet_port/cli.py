@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from densenet_port import __version__, terminal
-from densenet_port.errors import PortError, UsageError
+from densenet_port.errors import MisfitError, PortError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +40,9 @@ app = typer.Typer(
 
 Kernels = Annotated[
     str | None, typer.Option(help="theano or tensorflow: how the checkpoint stores its kernels, where it does not say.")
+]
+Within = Annotated[
+    str | None, typer.Option(help="The name that the network to take stands below, where a file holds several.")
 ]
 Against = Annotated[Path | None, typer.Option(help="The checkpoint it was made from.")]
 Reference = Annotated[Path | None, typer.Option(help="A saved run of the reference, in place of the framework.")]
@@ -102,6 +105,7 @@ def convert(
     no_top: Annotated[bool, typer.Option("--no-top", help="Leave the head out.")] = False,
     dtype: Annotated[str, typer.Option(help="float32, float16 or float64.")] = "float32",
     kernels: Kernels = None,
+    within: Within = None,
     dst_kernels: Annotated[
         str | None, typer.Option(help="theano or tensorflow: how to store the kernels, where the layout has both.")
     ] = None,
@@ -129,6 +133,7 @@ def convert(
             arch=architecture,
             dst=layout,
             kernels=_choice("--kernels", kernels, KERNELS),
+            within=within,
             dst_kernels=_choice("--dst-kernels", dst_kernels, KERNELS),
             dim_ordering=_choice("--dim-ordering", dim_ordering, ("th", "tf")),
             no_top=no_top,
@@ -145,6 +150,7 @@ def inspect(
     file: Annotated[Path, typer.Argument(help="A checkpoint.")],
     src: Layout = None,
     kernels: Kernels = None,
+    within: Within = None,
     mapping: Table = None,
     as_json: AsJson = False,
 ) -> None:
@@ -153,8 +159,9 @@ def inspect(
 
     checkpoint = formats.read(file)
     try:
-        told, misfit = gather.told(checkpoint, src=mapping or src, kernels=_choice("--kernels", kernels, KERNELS)), None
-    except PortError as error:
+        word = _choice("--kernels", kernels, KERNELS)
+        told, misfit = gather.told(checkpoint, src=mapping or src, kernels=word, within=within), None
+    except MisfitError as error:
         told, misfit = None, error
     _say("inspect", _inspection(checkpoint, told, misfit), as_json, terminal.inspection)
 
@@ -190,6 +197,7 @@ def check(
     reference: Reference = None,
     src: Layout = None,
     kernels: Kernels = None,
+    within: Within = None,
     mapping: Table = None,
     backend: Annotated[str, typer.Option(help="What runs the port: tensorflow, torch, jax or numpy.")] = "tensorflow",
     size: Annotated[list[int] | None, typer.Option(help="Pixels of the noise; may be given several times.")] = None,
@@ -210,6 +218,7 @@ def check(
         against=against,
         src=mapping or src,
         kernels=_choice("--kernels", kernels, KERNELS),
+        within=within,
         reference=reference,
         backend=backend,
         sizes=tuple(size) if size else probes.SIZES,
@@ -232,6 +241,7 @@ def diagnose(
     reference: Reference = None,
     src: Layout = None,
     kernels: Kernels = None,
+    within: Within = None,
     mapping: Table = None,
     backend: Annotated[str, typer.Option(help="What runs the port: tensorflow, torch, jax or numpy.")] = "numpy",
     as_json: AsJson = False,
@@ -244,6 +254,7 @@ def diagnose(
         against=against,
         src=mapping or src,
         kernels=_choice("--kernels", kernels, KERNELS),
+        within=within,
         reference=reference,
         backend=backend,
         sizes=(),

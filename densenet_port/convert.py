@@ -95,6 +95,7 @@ def convert(
     arch: Architecture | None = None,
     dst: str | Path = "keras",
     kernels: Kernels | None = None,
+    within: str | None = None,
     dst_kernels: Kernels | None = None,
     dim_ordering: Ordering | None = None,
     no_top: bool = False,
@@ -104,10 +105,11 @@ def convert(
 ) -> Conversion:
     """Convert a checkpoint to another layout and write it to `out`; without `out` only say what would be done.
 
-    `dst` is a layout's name or a table of the user's own, `dtype` the floating type to write. `kernels` is as in
-    `ours`; `dst_kernels` and `dim_ordering` ("th": out channels first, "tf": out channels last) say how to write them
-    where the target has several ways. `progress` is told after each tensor. An existing `out` stays unless `force`, and
-    on any failure. Raises the errors of `ours`, UsageError for a container that the target does not come in.
+    `dst` is a layout's name or a table of the user's own, `dtype` the floating type to write. `kernels` and `within`
+    are as in `ours`; `dst_kernels` and `dim_ordering` ("th": out channels first, "tf": out channels last) say how to
+    write them where the target has several ways. `progress` is told after each tensor. An existing `out` stays unless
+    `force`, and on any failure. Raises the errors of `ours`, UsageError for a container that the target does not come
+    in.
     """
     target = Mapping.load(dst)
     if dtype not in ("float16", "float32", "float64"):
@@ -116,7 +118,7 @@ def convert(
         _check_out(path, out, target, force=force)
     with ThreadPoolExecutor(1) as beside:  # hashing lets the interpreter go on
         digest = beside.submit(file_digest, path)
-        source = ours(path, src=src, arch=arch, kernels=kernels, no_top=no_top)
+        source = ours(path, src=src, arch=arch, kernels=kernels, within=within, no_top=no_top)
         rules = target.spell(source.architecture, dim_ordering, dst_kernels)
         plan = _plan(source, target, rules, np.dtype(dtype))
         return _written(plan, out, digest, beside, progress) if out else plan
@@ -312,6 +314,7 @@ def _manifest(plan: Conversion, digests: Map[str, str], source_digest: str) -> d
             "layout": source.layout,
             "container": source.checkpoint.container,
             "sha256": source_digest,
+            **({"within": source.within} if source.within is not None else {}),
         },
         "mappings": {source.layout: source.ledger.mapping.digest, target.layout: target.digest},
         "absorbed": plan.absorbed,

@@ -3,6 +3,7 @@
 Every tensor is claimed once or ignored by a rule, every slot is filled once; whatever is left says so in the error.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from collections.abc import Mapping as Map
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from densenet_port.checkpoint import Array, Checkpoint, Tensor
 from densenet_port.errors import MisfitError, PortError, UsageError
 from densenet_port.mapping import (
     HEAD,
+    SPLIT,
     Kernels,
     Ledger,
     Mapping,
@@ -36,7 +38,8 @@ class Ours:
 
     `weights` maps each slot to a function that reads its tensor: our axes (`h w i o`, `i o`, `c`), the stored type
     (bfloat16 widened to float32), or float64 where a fold computed it and the stored type cannot hold it. `contract` is
-    the file's own record where it has one, the layout's otherwise.
+    the file's own record where it has one, the layout's otherwise. `within` is what the names of this network begin
+    with, where somebody had to say.
     """
 
     checkpoint: Checkpoint
@@ -44,6 +47,7 @@ class Ours:
     architecture: Architecture
     contract: Contract
     weights: Map[Slot, Callable[[], Array]]
+    within: str | None = None
 
     @property
     def layout(self) -> str:
@@ -57,16 +61,18 @@ def ours(
     src: str | Path | None = None,
     arch: Architecture | None = None,
     kernels: Kernels | None = None,
+    within: str | None = None,
     no_top: bool = False,
 ) -> Ours:
     """The checkpoint in a file, in our words.
 
     `src` is a layout's name or a table of the user's own; without it the tables are asked which of them fits. Without
     `arch` the shapes say. `kernels` says how convolution kernels are stored where the file does not record it: as a
-    true convolution has them ("theano"), or as a correlation ("tensorflow"). Raises MisfitError when anything is left
-    over, missing or of another shape.
+    true convolution has them ("theano"), or as a correlation ("tensorflow"). `within` is what stands before the names
+    of the network to take (`state_dict_ema`), where a file holds several; all else is ignored then. Raises MisfitError
+    when anything is left over, missing or of another shape.
     """
-    return told(formats.read(path), src=src, arch=arch, kernels=kernels, no_top=no_top)
+    return told(formats.read(path), src=src, arch=arch, kernels=kernels, within=within, no_top=no_top)
 
 
 def told(
@@ -75,23 +81,41 @@ def told(
     src: str | Path | None = None,
     arch: Architecture | None = None,
     kernels: Kernels | None = None,
+    within: str | None = None,
     no_top: bool = False,
 ) -> Ours:
     """The same for a checkpoint that is already open."""
     if kernels not in (None, "theano", "tensorflow"):
         raise UsageError(f"unknown --kernels {kernels!r}", hint="known: theano, tensorflow")
-    ledger = identify(checkpoint, src=src, arch=arch, kernels=kernels)
+    chosen = checkpoint if within is None else _part(checkpoint, within)
+    ledger = identify(chosen, src=src, arch=arch, kernels=kernels)
     if kernels and kernels != (ledger.kernels or "tensorflow"):
         raise UsageError(f"{ledger.mapping.layout} never stores kernels as {kernels} does", hint="leave out --kernels")
     if no_top:
         ledger = _without_head(ledger)
+    outside = {name: f"--within {within}" for name in checkpoint.tensors if name not in chosen.tensors}
+    ledger = replace(ledger, ignored={**ledger.ignored, **outside})
     return Ours(
         checkpoint=checkpoint,
         ledger=ledger,
         architecture=ledger.architecture,
         contract=_contract_of(checkpoint, ledger.mapping),
         weights={slot: _reader(ledger, slot) for slot in ledger.filled},
+        within=within,
     )
+
+
+def _part(checkpoint: Checkpoint, within: str) -> Checkpoint:
+    """The checkpoint with only the tensors below a name."""
+    starts = tuple(within.rstrip(SPLIT) + sign for sign in SPLIT)
+    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if name.startswith(starts)}
+    if not tensors:
+        tops = dict.fromkeys(re.split(f"[{SPLIT}]", name)[0] for name in checkpoint.tensors)
+        raise UsageError(
+            f"{checkpoint.path}: no tensor's name begins with {starts[0]!r} or {starts[1]!r}",
+            hint=f"its names begin with {', '.join(first_few([*tops]))}",
+        )
+    return replace(checkpoint, tensors=tensors)
 
 
 def identify(

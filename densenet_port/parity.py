@@ -125,6 +125,7 @@ def check(
     against: Path | None = None,
     src: str | Path | None = None,
     kernels: Kernels | None = None,
+    within: str | None = None,
     reference: Path | None = None,
     backend: str = "tensorflow",
     sizes: tuple[int, ...] = SIZES,
@@ -137,14 +138,14 @@ def check(
 ) -> Parity:
     """Whether a converted file is the same network as the checkpoint it came from.
 
-    The reference is the framework that owns the layout of `against`, or a run of it saved before (`reference`); `src`
-    and `kernels` say of `against` what `ours` cannot find out. The port is Keras on `backend` (tensorflow, torch, jax)
-    or the forward pass in numpy; float64 evidence comes from TensorFlow or numpy alone, since Keras computes float32
-    elsewhere. `sizes` are of the noise, `batch` images of each; `images` is a folder of the user's own pictures,
-    without it scikit-learn's two photographs are taken where they are installed. `limit` is each side's time in
-    seconds, `threads` bounds its threads: on one, figures do not depend on the number of cores; without it two sides
-    that run at once take half of the cores each. Raises UsageError for options that do not go together, MisfitError
-    for networks with different numbers, and what reading and running raise.
+    The reference is the framework that owns the layout of `against`, or a run of it saved before (`reference`); `src`,
+    `kernels` and `within` say of `against` what `ours` cannot find out. The port is Keras on `backend` (tensorflow,
+    torch, jax) or the forward pass in numpy; float64 evidence comes from TensorFlow or numpy alone, since Keras
+    computes float32 elsewhere. `sizes` are of the noise, `batch` images of each; `images` is a folder of the user's own
+    pictures, without it scikit-learn's two photographs are taken where they are installed. `limit` is each side's time
+    in seconds, `threads` bounds its threads: on one, figures do not depend on the number of cores; without it two sides
+    that run at once take half of the cores each. Raises UsageError for options that do not go together, MisfitError for
+    networks with different numbers, and what reading and running raise.
     """
     started = time.perf_counter()
     port = ours(converted)
@@ -155,7 +156,7 @@ def check(
         _same_numbers(port, side.architecture, str(reference))
         other = run_port(port, backend, side.probes, side.tapped, limit, threads)
     else:
-        source = ours(cast("Path", against), src=src, kernels=kernels)
+        source = ours(cast("Path", against), src=src, kernels=kernels, within=within)
         _same_numbers(port, source.architecture, str(against))
         probes = make_probes(source, sizes, batch, images, seed)
         share = threads or max(1, _cores() // 2)

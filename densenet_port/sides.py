@@ -194,6 +194,7 @@ def _job(
         path=told.checkpoint.path,
         table=told.ledger.mapping.path,
         kernels=told.ledger.kernels,
+        within=told.within,
         architecture=told.architecture,
         contract=told.contract,
         prefix=told.ledger.prefix,
