@@ -23,9 +23,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 from faults import FAULTS, GRAPHS, logits_of
 from networks import checkpoint_file, images
 
-from densenet_port.convert import ours
 from densenet_port.diagnose import Diagnosis, diagnose
 from densenet_port.forward import forward
+from densenet_port.gather import ours
 from densenet_port.parity import BOUND64, FACTOR32
 
 

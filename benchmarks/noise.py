@@ -25,8 +25,10 @@ def ratios(arch: str, seeds: Sequence[int], folder: Path) -> dict[str, list[floa
     from networks import checkpoint_file
     from ports import sides
 
-    from densenet_port.convert import convert, ours
-    from densenet_port.parity import FACTOR32, judged, make_probes
+    from densenet_port.convert import convert
+    from densenet_port.gather import ours
+    from densenet_port.parity import FACTOR32, judged
+    from densenet_port.probes import make_probes
 
     sources, ports, probes = [], [], []
     for seed in seeds:

@@ -220,11 +220,11 @@ def sides(folder: Path, runs: int, _backends: Sequence[str]) -> dict[str, Any]:
     measure([TOOL, "convert", source, "--out", port, "--force"])
     golden = folder / "121.weights.h5.golden.npz"
     measure([TOOL, "check", port, "--against", source, "--size", "64", "--save-reference", golden])
-    alone = "from pathlib import Path; import sys; from densenet_port import parity, convert; "
-    alone += "told = convert.ours(Path(sys.argv[1])); source = convert.ours(Path(sys.argv[2])); "
-    alone += "probes = parity.make_probes(source, parity.SIZES, 2, None, 0); "
-    ends = {"reference": "parity.run_reference(source, probes)"}
-    ends["port"] = "parity.run_port(told, 'tensorflow', probes, probes[0].name)"
+    alone = "from pathlib import Path; import sys; from densenet_port import gather, probes, sides; "
+    alone += "told = gather.ours(Path(sys.argv[1])); source = gather.ours(Path(sys.argv[2])); "
+    alone += "seen = probes.make_probes(source, probes.SIZES, 2, None, 0); "
+    ends = {"reference": "sides.run_reference(source, seen)"}
+    ends["port"] = "sides.run_port(told, 'tensorflow', seen, seen[0].name)"
     tasks: dict[str, Callable[[], Cost]] = {
         name: lambda end=end: measure([sys.executable, "-c", alone + end, port, source]) for name, end in ends.items()
     }

@@ -15,7 +15,7 @@ VERBS = {
     "PortError": "errors",
     "convert": "convert",
     "diff": "convert",
-    "ours": "convert",
+    "ours": "gather",
     "verify": "convert",
     "forward": "forward",
     "DenseNet": "model",

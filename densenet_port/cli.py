@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from densenet_port import __version__, terminal
-from densenet_port.errors import PortError, UsageError
+from densenet_port.errors import MisfitError, PortError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from densenet_port.arch import Architecture
     from densenet_port.checkpoint import Checkpoint
-    from densenet_port.convert import Conversion, Ours
+    from densenet_port.convert import Conversion
+    from densenet_port.gather import Ours
 
 ClickException: Any = typer.BadParameter.__mro__[2]  # Typer brings its own Click, or before 0.16 the real one
 WIDE = 240  # columns where there is no terminal to ask
@@ -39,6 +40,9 @@ app = typer.Typer(
 
 Kernels = Annotated[
     str | None, typer.Option(help="theano or tensorflow: how the checkpoint stores its kernels, where it does not say.")
+]
+Within = Annotated[
+    str | None, typer.Option(help="The name that the network to take stands below, where a file holds several.")
 ]
 Against = Annotated[Path | None, typer.Option(help="The checkpoint it was made from.")]
 Reference = Annotated[Path | None, typer.Option(help="A saved run of the reference, in place of the framework.")]
@@ -101,6 +105,7 @@ def convert(
     no_top: Annotated[bool, typer.Option("--no-top", help="Leave the head out.")] = False,
     dtype: Annotated[str, typer.Option(help="float32, float16 or float64.")] = "float32",
     kernels: Kernels = None,
+    within: Within = None,
     dst_kernels: Annotated[
         str | None, typer.Option(help="theano or tensorflow: how to store the kernels, where the layout has both.")
     ] = None,
@@ -128,6 +133,7 @@ def convert(
             arch=architecture,
             dst=layout,
             kernels=_choice("--kernels", kernels, KERNELS),
+            within=within,
             dst_kernels=_choice("--dst-kernels", dst_kernels, KERNELS),
             dim_ordering=_choice("--dim-ordering", dim_ordering, ("th", "tf")),
             no_top=no_top,
@@ -144,17 +150,18 @@ def inspect(
     file: Annotated[Path, typer.Argument(help="A checkpoint.")],
     src: Layout = None,
     kernels: Kernels = None,
+    within: Within = None,
     mapping: Table = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a checkpoint's container, layout, architecture, contract and tensors."""
-    from densenet_port import convert as verbs
-    from densenet_port import formats
+    from densenet_port import formats, gather
 
     checkpoint = formats.read(file)
     try:
-        told, misfit = verbs.told(checkpoint, src=mapping or src, kernels=_choice("--kernels", kernels, KERNELS)), None
-    except PortError as error:
+        word = _choice("--kernels", kernels, KERNELS)
+        told, misfit = gather.told(checkpoint, src=mapping or src, kernels=word, within=within), None
+    except MisfitError as error:
         told, misfit = None, error
     _say("inspect", _inspection(checkpoint, told, misfit), as_json, terminal.inspection)
 
@@ -166,9 +173,10 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Compare two checkpoints of any layouts, tensor by tensor; exit 1 when they differ."""
-    from densenet_port import convert as verbs
+    from densenet_port.convert import diff as difference
+    from densenet_port.gather import ours
 
-    found = verbs.diff(verbs.ours(first), verbs.ours(second))
+    found = difference(ours(first), ours(second))
     result = {
         "same": found.same,
         "files": [str(first), str(second)],
@@ -189,6 +197,7 @@ def check(
     reference: Reference = None,
     src: Layout = None,
     kernels: Kernels = None,
+    within: Within = None,
     mapping: Table = None,
     backend: Annotated[str, typer.Option(help="What runs the port: tensorflow, torch, jax or numpy.")] = "tensorflow",
     size: Annotated[list[int] | None, typer.Option(help="Pixels of the noise; may be given several times.")] = None,
@@ -201,7 +210,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Prove that a converted file is the same network; exit 1 when it is not."""
-    from densenet_port import parity
+    from densenet_port import parity, probes
     from densenet_port import report as reports
 
     found = parity.check(
@@ -209,9 +218,10 @@ def check(
         against=against,
         src=mapping or src,
         kernels=_choice("--kernels", kernels, KERNELS),
+        within=within,
         reference=reference,
         backend=backend,
-        sizes=tuple(size) if size else parity.SIZES,
+        sizes=tuple(size) if size else probes.SIZES,
         batch=batch,
         images=images,
         seed=seed,
@@ -231,6 +241,7 @@ def diagnose(
     reference: Reference = None,
     src: Layout = None,
     kernels: Kernels = None,
+    within: Within = None,
     mapping: Table = None,
     backend: Annotated[str, typer.Option(help="What runs the port: tensorflow, torch, jax or numpy.")] = "numpy",
     as_json: AsJson = False,
@@ -243,6 +254,7 @@ def diagnose(
         against=against,
         src=mapping or src,
         kernels=_choice("--kernels", kernels, KERNELS),
+        within=within,
         reference=reference,
         backend=backend,
         sizes=(),

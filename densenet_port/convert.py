@@ -1,4 +1,4 @@
-"""Theirs → ours → theirs: which layout a file has, its tensors in our axes, and the same in another layout's.
+"""Ours → theirs: a gathered checkpoint in another layout, written, verified and compared.
 
 Everything is decided and checked before a byte is written; tensors are read, turned and written one at a time.
 """
@@ -16,52 +16,26 @@ from typing import Any, cast
 import numpy as np
 
 from densenet_port import __version__, formats
-from densenet_port.arch import Architecture, Contract, Slot, infer
+from densenet_port.arch import Architecture, Contract, Slot
 from densenet_port.checkpoint import Array, Checkpoint, Tensor, array_digest, file_digest
-from densenet_port.errors import ComparisonError, DiskError, MisfitError, PortError, UsageError
+from densenet_port.errors import ComparisonError, DiskError, MisfitError, UsageError
+from densenet_port.gather import Ours, first_few, ours
 from densenet_port.mapping import (
     HEAD,
     Kernels,
-    Ledger,
     Mapping,
     Ordering,
     Place,
     Rule,
-    Survey,
-    fitted,
-    layouts,
     ours_axes,
     written,
 )
-from densenet_port.transform import FOLDS, absorb, absorb_in_scale, absorb_in_variance, folded, move
+from densenet_port.transform import absorb, absorb_in_scale, absorb_in_variance, move
 
-FLOATS = ("float16", "bfloat16", "float32", "float64")
 SCHEMA = "densenet-port/file/1"
 UNKNOWN = "0" * 64  # a digest that is still to come, of the right length
 SMALL = 1 << 15  # bytes that are hashed sooner than handed over
 BEHIND = 16  # tensors that may wait to be hashed, which bounds the memory they hold
-SHOWN = 6  # tensors listed in an error before "and n more"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ours:
-    """A checkpoint told in our words.
-
-    `weights` maps each slot to a function that reads its tensor: our axes (`h w i o`, `i o`, `c`), the stored type
-    (bfloat16 widened to float32), or float64 where a fold computed it and the stored type cannot hold it. `contract` is
-    the file's own record where it has one, the layout's otherwise.
-    """
-
-    checkpoint: Checkpoint
-    ledger: Ledger
-    architecture: Architecture
-    contract: Contract
-    weights: Map[Slot, Callable[[], Array]]
-
-    @property
-    def layout(self) -> str:
-        """The layout the file has."""
-        return self.ledger.mapping.layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,220 +84,6 @@ class Difference:
         return not (self.differing or self.only_first or self.only_second or self.contracts)
 
 
-# -- reading -----------------------------------------------------------------------------------------------------------
-
-
-def ours(
-    path: Path,
-    *,
-    src: str | Path | None = None,
-    arch: Architecture | None = None,
-    kernels: Kernels | None = None,
-    no_top: bool = False,
-) -> Ours:
-    """The checkpoint in a file, in our words.
-
-    `src` is a layout's name or a table of the user's own; without it the tables are asked which of them fits. Without
-    `arch` the shapes say. `kernels` says how convolution kernels are stored where the file does not record it: as a
-    true convolution has them ("theano"), or as a correlation ("tensorflow"). Raises MisfitError when anything is left
-    over, missing or of another shape.
-    """
-    return told(formats.read(path), src=src, arch=arch, kernels=kernels, no_top=no_top)
-
-
-def told(
-    checkpoint: Checkpoint,
-    *,
-    src: str | Path | None = None,
-    arch: Architecture | None = None,
-    kernels: Kernels | None = None,
-    no_top: bool = False,
-) -> Ours:
-    """The same for a checkpoint that is already open."""
-    if kernels not in (None, "theano", "tensorflow"):
-        raise UsageError(f"unknown --kernels {kernels!r}", hint="known: theano, tensorflow")
-    ledger = identify(checkpoint, src=src, arch=arch, kernels=kernels)
-    if kernels and kernels != (ledger.kernels or "tensorflow"):
-        raise UsageError(f"{ledger.mapping.layout} never stores kernels as {kernels} does", hint="leave out --kernels")
-    if no_top:
-        ledger = _without_head(ledger)
-    return Ours(
-        checkpoint=checkpoint,
-        ledger=ledger,
-        architecture=ledger.architecture,
-        contract=_contract_of(checkpoint, ledger.mapping),
-        weights={slot: _reader(ledger, slot) for slot in ledger.filled},
-    )
-
-
-def identify(
-    checkpoint: Checkpoint,
-    *,
-    src: str | Path | None = None,
-    arch: Architecture | None = None,
-    kernels: Kernels | None = None,
-) -> Ledger:
-    """The complete ledger of a file under the one table that fits it. Raises MisfitError that shows what does not."""
-    known = (checkpoint.manifest or {}).get("layout")
-    if src is None and known in layouts():
-        src = known
-    if src is not None:
-        return _sole(checkpoint, Mapping.load(src), arch, kernels)
-    tables = _candidates(checkpoint)
-    tried = {table.layout: _try(checkpoint, table, arch, kernels) for table in tables}
-    fits = [result for result in tried.values() if isinstance(result, Ledger) and not result.troubles]
-    fits = [ledger for ledger in fits if not ledger.mapping.refusal(ledger.architecture)] or fits
-    fits = [ledger for ledger in fits if ledger.mapping.layout == checkpoint.metadata.get("package")] or fits
-    if len(fits) == 1:
-        return _floating(checkpoint, fits[0])
-    if fits:
-        names = [ledger.mapping.layout for ledger in fits]
-        raise MisfitError(
-            f"{checkpoint.path}: {len(fits)} layouts fit equally: {', '.join(names)}",
-            hint=f"say which one it is with --src {names[0]} or --src {names[1]}",
-        )
-    if unsaid := _unsaid(checkpoint, tables, arch, kernels):
-        hint = f"every tensor is {unsaid}'s, but the file does not say that it is one: --src {unsaid}, if you know"
-        raise MisfitError(_no_layout(checkpoint, tried), hint=hint)
-    if near := _nearest(checkpoint, tables, tried, kernels):
-        return _sole(checkpoint, near, arch, kernels)
-    hints = {getattr(found, "hint", None) for found in tried.values() if found is not None}
-    agreed = hints.pop() if len(hints) == 1 else None
-    raise MisfitError(_no_layout(checkpoint, tried), hint=agreed or "name the layout with --src to see every misfit")
-
-
-def _nearest(
-    checkpoint: Checkpoint, tables: list[Mapping], tried: Map[str, Ledger | PortError | None], kernels: Kernels | None
-) -> Mapping | None:
-    """The one table whose misfits are worth showing in full, if there is one.
-
-    That which would fit without the user's architecture, or the only one that recognises a network, or any name at all.
-    """
-    own = (_try(checkpoint, table, None, kernels) for table in tables)
-    stages = (
-        [table for table, found in zip(tables, own, strict=True) if isinstance(found, Ledger) and not found.troubles],
-        [table for table in tables if isinstance(tried[table.layout], Ledger)],
-        [table for table in tables if tried[table.layout] is not None],
-    )
-    return next((stage[0] for stage in stages if len(stage) == 1), None)
-
-
-def _unsaid(
-    checkpoint: Checkpoint, tables: list[Mapping], arch: Architecture | None, kernels: Kernels | None
-) -> str | None:
-    """A layout that would fit, did it not ask for a record that the file lacks."""
-    others = [table for layout in layouts() if (table := Mapping.load(layout)) not in tables]
-    tried = ((table.layout, _try(checkpoint, table, arch, kernels)) for table in others)
-    return next((name for name, found in tried if isinstance(found, Ledger) and not found.troubles), None)
-
-
-def _candidates(checkpoint: Checkpoint) -> list[Mapping]:
-    """The tables that the file may have: those that its own record names, or else all that need no such record."""
-    tables = [Mapping.load(layout) for layout in layouts()]
-    said = [
-        table
-        for table in tables
-        if table.when and all(checkpoint.metadata.get(key) == value for key, value in table.when.items())
-    ]
-    return said or [table for table in tables if not table.when]
-
-
-def _try(
-    checkpoint: Checkpoint, mapping: Mapping, arch: Architecture | None, kernels: Kernels | None
-) -> Ledger | PortError | None:
-    """The ledger under one table, the error that stopped it, or None where the table recognises nothing."""
-    try:
-        survey = mapping.survey(checkpoint, kernels)
-        return mapping.match(checkpoint, _architecture(survey, arch), survey) if survey.found else None
-    except MisfitError as error:
-        return error
-
-
-def _sole(checkpoint: Checkpoint, mapping: Mapping, arch: Architecture | None, kernels: Kernels | None) -> Ledger:
-    """The complete ledger under a table that is known to be the right one."""
-    survey = mapping.survey(checkpoint, kernels)
-    if not survey.found:
-        shown = "\n".join(f"  {line}" for line in _listed(checkpoint.tensors))
-        raise MisfitError(
-            f"{checkpoint.path}: nothing in it is named as {mapping.layout} names a DenseNet\n{shown}",
-            hint="see `densenet-port inspect` for what is in the file, `densenet-port layouts` for what is known",
-        )
-    try:
-        architecture = _architecture(survey, arch)
-    except MisfitError as error:
-        raise MisfitError(f"{checkpoint.path}: as {mapping.layout}: {error.message}", hint=error.hint) from error
-    ledger = mapping.match(checkpoint, architecture, survey)
-    if ledger.troubles:
-        message, hint = _trouble(checkpoint, ledger, survey, arch)
-        raise MisfitError(message, hint=hint)
-    return _floating(checkpoint, ledger)
-
-
-def _architecture(survey: Survey, arch: Architecture | None) -> Architecture:
-    """The architecture asked for, with the file's own classes and channels; or the one its shapes say."""
-    if survey.found and not survey.unclaimed and all(entry.place.unit == HEAD for entry in survey.found):
-        raise MisfitError(
-            f"it holds a head without a network: {', '.join(entry.name for entry in survey.found)}",
-            hint="take the file of the whole network; KerasHub's presets keep the body in another one beside it",
-        )
-    return fitted(arch or infer(survey.kernels), survey)
-
-
-def _floating(checkpoint: Checkpoint, ledger: Ledger) -> Ledger:
-    """The same ledger, if every tensor it claims holds floating-point numbers."""
-    wrong = [claim for claim in ledger.claims.values() if claim.tensor.dtype not in FLOATS]
-    if wrong:
-        raise MisfitError(
-            f"{checkpoint.path}: {wrong[0].name} is {wrong[0].tensor.dtype}, expected one of {', '.join(FLOATS)}",
-            hint="a quantised network has other layers; convert the one it was made from",
-        )
-    return ledger
-
-
-def _without_head(ledger: Ledger) -> Ledger:
-    """The ledger of the body, with the head's tensors ignored by the user's word."""
-    head = {claim.name: "--no-top" for place, claim in ledger.claims.items() if place.unit == HEAD}
-    return replace(
-        ledger,
-        architecture=ledger.architecture.without_head(),
-        claims={place: claim for place, claim in ledger.claims.items() if place.unit != HEAD},
-        ignored={**ledger.ignored, **head},
-    )
-
-
-def _reader(ledger: Ledger, slot: Slot) -> Callable[[], Array]:
-    """A function that reads one slot's tensor in our axes, folded from its parts where the layout has several."""
-    parts = [_part_reader(ledger, Place(slot.unit, part)) for part in ledger.parts(slot)]
-    if len(parts) == 1:
-        return parts[0]
-    assert ledger.mapping.fold is not None  # noqa: S101 (only a fold has parts)
-    made = FOLDS[ledger.mapping.fold].made[slot.role]
-    return lambda: folded(made, [part() for part in parts])
-
-
-def _part_reader(ledger: Ledger, place: Place) -> Callable[[], Array]:
-    """A function that reads one part in our axes."""
-    claim, axes = ledger.claims[place], ours_axes(ledger.mapping, ledger.architecture, place)
-    return lambda: move(claim.tensor.load(), claim.axes, axes)
-
-
-RECORDED = {  # what a file's own graph may say of the contract
-    "epsilon": float,
-    "stem_padding": str,
-    "stem_pool": str,
-    "pool_rounding": str,
-    "output": str,
-}
-
-
-def _contract_of(checkpoint: Checkpoint, mapping: Mapping) -> Contract:
-    """What the file records of itself, else what its layout says."""
-    if checkpoint.manifest and "contract" in checkpoint.manifest:
-        return Contract.from_json(checkpoint.manifest["contract"])
-    said = {key: kind(checkpoint.metadata[key]) for key, kind in RECORDED.items() if key in checkpoint.metadata}
-    return replace(mapping.contract, **cast("Any", said))
-
-
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
@@ -335,6 +95,7 @@ def convert(
     arch: Architecture | None = None,
     dst: str | Path = "keras",
     kernels: Kernels | None = None,
+    within: str | None = None,
     dst_kernels: Kernels | None = None,
     dim_ordering: Ordering | None = None,
     no_top: bool = False,
@@ -344,10 +105,11 @@ def convert(
 ) -> Conversion:
     """Convert a checkpoint to another layout and write it to `out`; without `out` only say what would be done.
 
-    `dst` is a layout's name or a table of the user's own, `dtype` the floating type to write. `kernels` is as in
-    `ours`; `dst_kernels` and `dim_ordering` ("th": out channels first, "tf": out channels last) say how to write them
-    where the target has several ways. `progress` is told after each tensor. An existing `out` stays unless `force`, and
-    on any failure. Raises the errors of `ours`, UsageError for a container that the target does not come in.
+    `dst` is a layout's name or a table of the user's own, `dtype` the floating type to write. `kernels` and `within`
+    are as in `ours`; `dst_kernels` and `dim_ordering` ("th": out channels first, "tf": out channels last) say how to
+    write them where the target has several ways. `progress` is told after each tensor. An existing `out` stays unless
+    `force`, and on any failure. Raises the errors of `ours`, UsageError for a container that the target does not come
+    in.
     """
     target = Mapping.load(dst)
     if dtype not in ("float16", "float32", "float64"):
@@ -356,7 +118,7 @@ def convert(
         _check_out(path, out, target, force=force)
     with ThreadPoolExecutor(1) as beside:  # hashing lets the interpreter go on
         digest = beside.submit(file_digest, path)
-        source = ours(path, src=src, arch=arch, kernels=kernels, no_top=no_top)
+        source = ours(path, src=src, arch=arch, kernels=kernels, within=within, no_top=no_top)
         rules = target.spell(source.architecture, dim_ordering, dst_kernels)
         plan = _plan(source, target, rules, np.dtype(dtype))
         return _written(plan, out, digest, beside, progress) if out else plan
@@ -552,6 +314,7 @@ def _manifest(plan: Conversion, digests: Map[str, str], source_digest: str) -> d
             "layout": source.layout,
             "container": source.checkpoint.container,
             "sha256": source_digest,
+            **({"within": source.within} if source.within is not None else {}),
         },
         "mappings": {source.layout: source.ledger.mapping.digest, target.layout: target.digest},
         "absorbed": plan.absorbed,
@@ -644,7 +407,7 @@ def verify(path: Path) -> Checkpoint:
         elif (found := array_digest(checkpoint.tensors[name].load())) != digest:
             wrong.append(f"{name}: recorded {digest[:12]}…, found {found[:12]}…")
     if wrong:
-        lines = "\n".join(f"  {line}" for line in _some(wrong))
+        lines = "\n".join(f"  {line}" for line in first_few(wrong))
         raise ComparisonError(f"{path}: {len(wrong)} tensors are not the ones that were written\n{lines}")
     return checkpoint
 
@@ -682,78 +445,3 @@ def _slot_difference(slot: Slot, first: Array, second: Array) -> SlotDifference 
     apart = np.abs(first.astype(np.float64) - second.astype(np.float64))
     spacing = np.spacing(np.abs(first)).astype(np.float64)
     return SlotDifference(slot=slot, absolute=float(np.max(apart)), ulps=float(np.max(apart / spacing)))
-
-
-# -- saying what is wrong ----------------------------------------------------------------------------------------------
-
-
-def _trouble(checkpoint: Checkpoint, ledger: Ledger, survey: Survey, arch: Architecture | None) -> tuple[str, str]:
-    """Message and next step for a ledger that does not close."""
-    table = f"mappings/{ledger.mapping.path.name}"
-    if ledger.unclaimed and ledger.troubles == len(ledger.unclaimed):
-        head = f"{checkpoint.path}: no line of {table} claims {_count(ledger.unclaimed, 'tensor')}"
-        lines, hint = _listed(ledger.unclaimed), "name them under [units], or under `ignore` if they may be dropped"
-    elif arch is not None and (better := _better(checkpoint, ledger, survey)):
-        head = f"{checkpoint.path} does not fit --arch {ledger.architecture.name}"
-        lines = [*list(_misfits(ledger))[:3]]
-        hint = f"{ledger.troubles} tensors differ or are unknown; every shape fits --arch {better.name}"
-    else:
-        network = f"{ledger.mapping.layout} {ledger.architecture.name}"
-        head = f"{checkpoint.path}: {_count(range(ledger.troubles), 'misfit')} as {network}"
-        lines, hint = (
-            list(_some(list(_misfits(ledger)))),
-            f"{ledger.fitting} of {len(ledger.mapping.places(ledger.architecture))} tensors fit",
-        )
-    return "\n  ".join([head, *lines]), hint
-
-
-def _better(checkpoint: Checkpoint, ledger: Ledger, survey: Survey) -> Architecture | None:
-    """The architecture that the file's shapes say, if that one fits whole."""
-    try:
-        other = fitted(infer(survey.kernels), survey)
-        return None if ledger.mapping.match(checkpoint, other, survey).troubles else other
-    except PortError:
-        return None
-
-
-def _misfits(ledger: Ledger) -> Iterator[str]:
-    """A line for each tensor in the way."""
-    for wrong in ledger.misshapen:
-        yield f"{wrong.place}  expected {wrong.expected}, found {wrong.found}  ({wrong.name})"
-    for place, name in ledger.missing.items():
-        unit, axes = ledger.architecture.units[place.unit], ours_axes(ledger.mapping, ledger.architecture, place)
-        shape = tuple(1 if axis == "1" else unit.sizes[axis] for axis in axes.split())
-        yield f"{place}  is missing  (expected {name}, our shape {shape})"
-    for place, names in ledger.doubled.items():
-        yield f"{place}  could be any of {', '.join(names)}"
-    for line in _listed(ledger.unclaimed):
-        yield f"{line}  is claimed by no line of mappings/{ledger.mapping.path.name}"
-
-
-def _listed(tensors: Map[str, Tensor]) -> list[str]:
-    """Names and shapes, the first few."""
-    return list(_some([f"{name} {tensor.shape}" for name, tensor in tensors.items()]))
-
-
-def _some(lines: list[str]) -> Iterator[str]:
-    yield from lines[:SHOWN]
-    if len(lines) > SHOWN:
-        yield f"and {len(lines) - SHOWN} more"
-
-
-def _count(things: Any, noun: str) -> str:
-    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
-
-
-def _no_layout(checkpoint: Checkpoint, tried: Map[str, Ledger | PortError | None]) -> str:
-    """The message that shows each candidate and what keeps it from fitting."""
-    lines = [f"{checkpoint.path}: no layout fits its {_count(checkpoint.tensors, 'tensor')}"]
-    for layout, result in sorted(tried.items(), key=lambda item: getattr(item[1], "troubles", 10**9)):
-        if result is None:
-            lines.append(f"{layout}: recognises none of its names")
-        elif isinstance(result, Ledger):
-            first = next(_misfits(result))
-            lines.append(f"{layout}: {_count(range(result.troubles), 'misfit')}; {first}")
-        else:
-            lines.append(f"{layout}: {result.message}")
-    return "\n  ".join(lines)

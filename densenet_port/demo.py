@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from densenet_port.arch import Input
-from densenet_port.convert import Ours, convert, ours, verify
+from densenet_port.convert import convert, verify
 from densenet_port.data import folder
 from densenet_port.errors import CorruptError, DiskError
 from densenet_port.forward import forward
+from densenet_port.gather import Ours, ours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

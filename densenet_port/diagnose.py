@@ -53,7 +53,7 @@ EPSILONS = (1e-5, 1.001e-5, 1.1e-5, 1e-3, 1e-6)  # of the layouts that are known
 
 
 class Port(Protocol):
-    """The network in question: `convert.Ours` is one."""
+    """The network in question: `gather.Ours` is one."""
 
     @property
     def architecture(self) -> Architecture:

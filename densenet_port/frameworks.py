@@ -63,7 +63,7 @@ class Job:
     - "keras.applications": Keras's own network of the architecture's name, with its weights from `path`.
     - "opencv": what OpenCV's importer makes of the `.caffemodel` in `path` and the `.prototxt` beside it, in float32.
     - "numpy": this project's forward pass on the file `path`, of the layout that `table` describes (found out without
-      it), with kernels stored as `kernels` says.
+      it), with kernels stored as `kernels` says, below the name `within` where the file holds several networks.
 
     Keras runs on `backend`; its network takes images in `data_format` order (they are turned here). Without classes in
     the architecture, or without a head in the file, the last map after its ReLU stands for the logits. `taps` asks for
@@ -76,6 +76,7 @@ class Job:
     path: Path | None = None
     table: Path | None = None
     kernels: str | None = None
+    within: str | None = None
     architecture: Architecture | None = None
     contract: Contract | None = None
     weights: Mapping[Slot, Array] | None = None

@@ -425,9 +425,10 @@ class Mapping:
         }
         if len(prefixes) > 1:
             found = ", ".join(repr(prefix) for prefix in sorted(prefixes))
+            said = " or ".join(f"--within {prefix.rstrip(SPLIT)}" for prefix in sorted(prefixes) if prefix)
             raise MisfitError(
                 f"{checkpoint.path}: {len(prefixes)} networks of layout {self.layout} in one file, under {found}",
-                hint="save the one you want to a file of its own: the tensors whose names begin with one of these",
+                hint=f"say which one to take: {said}",
             )
         return prefixes.pop() if prefixes else ""
 

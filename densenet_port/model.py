@@ -30,7 +30,7 @@ from densenet_port.errors import MisfitError, UsageError
 from densenet_port.forward import smallest_side
 
 if TYPE_CHECKING:
-    from densenet_port.convert import Ours
+    from densenet_port.gather import Ours
 
 Model = Any  # a keras.Model; Keras has no type stubs, and is imported only when called
 KerasTensor = Any
@@ -205,7 +205,7 @@ def load(
     output is the last map, after its ReLU. Raises the PortErrors of reading a file, and ValueError for an input that
     the network cannot take.
     """
-    from densenet_port.convert import ours  # noqa: PLC0415 (reading needs what building does not)
+    from densenet_port.gather import ours  # noqa: PLC0415 (reading needs what building does not)
 
     read = ours(Path(path))
     if activation == "contract":
@@ -412,7 +412,7 @@ def _pooled(model: Model, order: DataFormat) -> Model:
 
 def _fitting(weights: str | PathLike[str], architecture: Architecture) -> "Ours":
     """What a file or a registered set holds, if the architecture can take it; a head beyond that does no harm."""
-    from densenet_port.convert import ours  # noqa: PLC0415 (reading needs what building does not)
+    from densenet_port.gather import ours  # noqa: PLC0415 (reading needs what building does not)
 
     read = ours(_located(weights, architecture))
     found = read.architecture

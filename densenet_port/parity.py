@@ -7,11 +7,9 @@ the proof has two steps: the unrounded mapping meets the float64 bound, and ever
 of it.
 """
 
-import json
 import os
 import time
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,43 +18,21 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from densenet_port.arch import Architecture, Contract, Input, Slot
-from densenet_port.checkpoint import Array, file_digest
-from densenet_port.convert import Ours, ours
+from densenet_port.arch import Architecture, Slot
+from densenet_port.checkpoint import Array
 from densenet_port.diagnose import diagnose
-from densenet_port.errors import CorruptError, DiskError, MisfitError, UsageError
-from densenet_port.formats import whole
-from densenet_port.forward import forward, smallest_side
-from densenet_port.frameworks import STEMS, Job, Run, run_all
+from densenet_port.errors import MisfitError, UsageError
+from densenet_port.forward import forward
+from densenet_port.gather import Ours, ours
 from densenet_port.mapping import Kernels
+from densenet_port.probes import BATCH, SIZES, Probe, make_probes
+from densenet_port.sides import PRECISIONS, Precision, Side, load_side, rms, run_port, run_reference, save_side
 from densenet_port.transform import absorb_in_scale, absorb_in_variance
 
 BOUND64 = 1e-10  # of the logits' deviation: a right port measures 1e-14, the smallest known mistake 1e-6
 FACTOR32 = 8.0  # of the reference's own float32 distance: twice the largest of 600 right ports, see docs/parity.md
 HALF_ULP = 0.5 + 1e-6  # of a written tensor; the slack is float64's own rounding of the exact value
-SIZES = (224, 225, 256)  # even, odd, and a multiple of 32
-TAPPED = 64  # pixels of the probe that is followed through the network: small, so that every activation can be kept
-BATCH = 2
 SAMENESS = 1e3  # logits that differ a thousand times more between classes than between images answer nothing
-
-SINGLE = ("opencv",)  # networks whose software computes float32 alone
-
-Precision = Literal["float32", "float64"]
-PRECISIONS: tuple[Precision, ...] = ("float64", "float32")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Probe:
-    """Prepared images `n h w c` float32 that both sides see.
-
-    `name` is unique in a check (`noise 224`, `photographs 225`). `labels` name the pictures; `pictures` are the pixels
-    (`n h w 3` uint8) that a report shows, or None for noise.
-    """
-
-    name: str
-    images: Array
-    labels: tuple[str, ...] = ()
-    pictures: Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,25 +116,6 @@ class Parity:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Side:
-    """One network's answers, which can be saved and used in place of the framework.
-
-    `logits` are (precision, probe) → `n classes`; `taps` precision → unit → `n h w c`, on the probe named `tapped`.
-    `computed` says for each precision what the run was really computed in. `told` describes the implementation (name,
-    versions, seconds) and the file (path, layout, digest).
-    """
-
-    architecture: Architecture
-    contract: Contract
-    probes: tuple[Probe, ...]
-    tapped: str
-    logits: Mapping[tuple[Precision, str], Array]
-    taps: Mapping[Precision, Mapping[str, Array]]
-    computed: Mapping[str, str]
-    told: Mapping[str, Any]
-
-
 # -- the check ---------------------------------------------------------------------------------------------------------
 
 
@@ -168,6 +125,7 @@ def check(
     against: Path | None = None,
     src: str | Path | None = None,
     kernels: Kernels | None = None,
+    within: str | None = None,
     reference: Path | None = None,
     backend: str = "tensorflow",
     sizes: tuple[int, ...] = SIZES,
@@ -180,14 +138,14 @@ def check(
 ) -> Parity:
     """Whether a converted file is the same network as the checkpoint it came from.
 
-    The reference is the framework that owns the layout of `against`, or a run of it saved before (`reference`); `src`
-    and `kernels` say of `against` what `ours` cannot find out. The port is Keras on `backend` (tensorflow, torch, jax)
-    or the forward pass in numpy; float64 evidence comes from TensorFlow or numpy alone, since Keras computes float32
-    elsewhere. `sizes` are of the noise, `batch` images of each; `images` is a folder of the user's own pictures,
-    without it scikit-learn's two photographs are taken where they are installed. `limit` is each side's time in
-    seconds, `threads` bounds its threads: on one, figures do not depend on the number of cores; without it two sides
-    that run at once take half of the cores each. Raises UsageError for options that do not go together, MisfitError
-    for networks with different numbers, and what reading and running raise.
+    The reference is the framework that owns the layout of `against`, or a run of it saved before (`reference`); `src`,
+    `kernels` and `within` say of `against` what `ours` cannot find out. The port is Keras on `backend` (tensorflow,
+    torch, jax) or the forward pass in numpy; float64 evidence comes from TensorFlow or numpy alone, since Keras
+    computes float32 elsewhere. `sizes` are of the noise, `batch` images of each; `images` is a folder of the user's own
+    pictures, without it scikit-learn's two photographs are taken where they are installed. `limit` is each side's time
+    in seconds, `threads` bounds its threads: on one, figures do not depend on the number of cores; without it two sides
+    that run at once take half of the cores each. Raises UsageError for options that do not go together, MisfitError for
+    networks with different numbers, and what reading and running raise.
     """
     started = time.perf_counter()
     port = ours(converted)
@@ -198,7 +156,7 @@ def check(
         _same_numbers(port, side.architecture, str(reference))
         other = run_port(port, backend, side.probes, side.tapped, limit, threads)
     else:
-        source = ours(cast("Path", against), src=src, kernels=kernels)
+        source = ours(cast("Path", against), src=src, kernels=kernels, within=within)
         _same_numbers(port, source.architecture, str(against))
         probes = make_probes(source, sizes, batch, images, seed)
         share = threads or max(1, _cores() // 2)
@@ -232,280 +190,6 @@ def _same_numbers(port: Ours, architecture: Architecture, against: str) -> None:
             f"{port.checkpoint.path} and {against} are networks of different numbers: expected and found {apart}",
             hint="compare a port with the very checkpoint it was made from",
         )
-
-
-# -- the two sides -----------------------------------------------------------------------------------------------------
-
-
-def run_reference(source: Ours, probes: tuple[Probe, ...], *, limit: float = 600.0, threads: int | None = None) -> Side:
-    """The original network in the framework that owns its layout; in numpy where no framework does.
-
-    Where numpy computes the float64 evidence for it, numpy's own float32 distance to that goes along, as the measure of
-    how far the framework's float32 may be from it.
-    """
-    side = _run_side(source, source.ledger.mapping.reference, "tensorflow", probes, probes[0].name, limit, threads)
-    return side if side.told["float64"] == side.told["name"] else _with_rounding(source, side)
-
-
-def _with_rounding(source: Ours, side: Side) -> Side:
-    """The side with the float32 distance of numpy's forward pass for each probe, root mean square in deviations."""
-    found = {}
-    for probe in side.probes:
-        rough = forward(
-            source.architecture, source.contract, lambda slot: source.weights[slot](), probe.images, dtype=np.float32
-        )
-        found[probe.name] = _rms(rough, side.logits["float64", probe.name])
-    return replace(side, told={**side.told, "rounding": found})
-
-
-def run_port(
-    port: Ours,
-    backend: str,
-    probes: tuple[Probe, ...],
-    tapped: str,
-    limit: float = 600.0,
-    threads: int | None = None,
-) -> Side:
-    """The converted network: its layout's framework, on `backend` where that is Keras, or numpy."""
-    if backend not in ("numpy", "tensorflow", "torch", "jax"):
-        raise UsageError(f"unknown --backend {backend!r}", hint="known: numpy, tensorflow, torch, jax")
-    network = "numpy" if backend == "numpy" else port.ledger.mapping.reference
-    return _run_side(port, network, backend, probes, tapped, limit, threads)
-
-
-def _run_side(
-    told: Ours,
-    network: str,
-    backend: str,
-    probes: tuple[Probe, ...],
-    tapped: str,
-    limit: float,
-    threads: int | None,
-) -> Side:
-    """All probes in both precisions, one process for each implementation that is needed."""
-    started = time.perf_counter()
-    plan = plan_side(told, network, backend, probes, tapped, limit, threads)
-    exact, single = (plan[precision] for precision in PRECISIONS)
-    one_process = exact[0].network == single[0].network
-    runs = run_all([*exact, *single]) if one_process else [*run_all(exact), *run_all(single)]
-    return side_of(told, plan, runs, tapped, probes, time.perf_counter() - started)
-
-
-def plan_side(
-    told: Ours,
-    network: str,
-    backend: str,
-    probes: tuple[Probe, ...],
-    tapped: str,
-    limit: float = 600.0,
-    threads: int | None = None,
-) -> dict[Precision, list[Job]]:
-    """Precision → the jobs that run a network on every probe.
-
-    Keras computes in float64 on TensorFlow alone; on the other backends, and for software that computes float32 only,
-    the float64 evidence is numpy's.
-    """
-    double = network in (*STEMS, "numpy") or (backend == "tensorflow" and network not in SINGLE)
-    exact = network if double else "numpy"
-    networks: dict[Precision, str] = {"float64": exact, "float32": network}
-    return {
-        precision: [
-            _job(told, networks[precision], backend, probe, precision, tapped, limit, threads) for probe in probes
-        ]
-        for precision in PRECISIONS
-    }
-
-
-def side_of(
-    told: Ours,
-    plan: Mapping[Precision, list[Job]],
-    runs: Sequence[Run],
-    tapped: str,
-    probes: tuple[Probe, ...],
-    seconds: float,
-) -> Side:
-    """What the runs of a plan's jobs, float64 first, say together."""
-    keys: list[tuple[Precision, str]] = [(precision, probe.name) for precision in PRECISIONS for probe in probes]
-    found = dict(zip(keys, runs, strict=True))
-    return Side(
-        architecture=told.architecture,
-        contract=told.contract,
-        probes=probes,
-        tapped=tapped,
-        logits={key: run.logits for key, run in found.items()},
-        taps={precision: found[precision, tapped].taps for precision in PRECISIONS},
-        computed={precision: _computed(precision, found) for precision in PRECISIONS},
-        told={
-            "name": _title(plan["float32"][0]),
-            "float64": _title(plan["float64"][0]),
-            "versions": {name: number for run in runs for name, number in run.versions.items()},
-            "seconds": seconds,
-            **_file_told(told),
-        },
-    )
-
-
-def _title(job: Job) -> str:
-    if job.network == "onnxruntime" and job.dtype == "float64":
-        return "onnx.reference"  # which is what runs it in double
-    return f"{job.network} on {job.backend}" if job.network.startswith("keras") else job.network
-
-
-def _computed(precision: Precision, found: Mapping[tuple[Precision, str], Run]) -> str:
-    """What the runs of a precision were really computed in: the least precise of them."""
-    return min(
-        (run.computed_in for (kind, _), run in found.items() if kind == precision), key=lambda kind: int(kind[5:])
-    )
-
-
-def _job(
-    told: Ours,
-    network: str,
-    backend: str,
-    probe: Probe,
-    dtype: Precision,
-    tapped: str,
-    limit: float,
-    threads: int | None,
-) -> Job:
-    """One run of one probe."""
-    spelled = told.ledger.mapping.spell_units(told.architecture)
-    followed = {unit: unit if network == "numpy" else name for unit, name in spelled.items()}
-    return Job(
-        network=cast("Any", network),
-        images=probe.images,
-        path=told.checkpoint.path,
-        table=told.ledger.mapping.path,
-        kernels=told.ledger.kernels,
-        architecture=told.architecture,
-        contract=told.contract,
-        prefix=told.ledger.prefix,
-        head=told.ledger.spelled("head.dense"),
-        ignored=tuple(told.ledger.ignored),
-        backend=cast("Any", "tensorflow" if backend == "numpy" else backend),
-        dtype=dtype,
-        taps=followed if probe.name == tapped else {},
-        limit=limit,
-        threads=threads,
-    )
-
-
-def _file_told(told: Ours) -> dict[str, Any]:
-    """A file and its ledger, for the result."""
-    ledger = told.ledger
-    return {
-        "path": str(told.checkpoint.path),
-        "sha256": file_digest(told.checkpoint.path),
-        "layout": told.layout,
-        "container": told.checkpoint.container,
-        "architecture": {"name": told.architecture.name, **told.architecture.to_json()},
-        "contract": told.contract.to_json(),
-        "ledger": {"used": len(ledger.claims), "ignored": len(ledger.ignored), "slots": len(told.architecture.slots)},
-        "kernels": ledger.kernels,
-        "mapping": {"layout": ledger.mapping.layout, "sha256": ledger.mapping.digest},
-    }
-
-
-# -- inputs ------------------------------------------------------------------------------------------------------------
-
-
-def make_probes(source: Ours, sizes: tuple[int, ...], batch: int, folder: Path | None, seed: int) -> tuple[Probe, ...]:
-    """The images both sides see: first the small noise that is followed through the network, then noise, then pictures.
-
-    Noise is smooth over four pixels, of mean 0 and deviation 1 a value, which is what prepared photographs are like.
-    """
-    least = smallest_side(source.architecture, source.contract)
-    if small := [size for size in sizes if size < least]:
-        raise UsageError(f"images of {small[0]} pixels are too small", hint=f"this network needs at least {least}")
-    if batch < BATCH:
-        raise UsageError(f"--batch must be at least {BATCH}: one image cannot show that logits depend on it")
-    channels = source.architecture.channels
-    noises = [
-        Probe(name=f"noise {size}", images=_noise(batch, size, channels, seed + number))
-        for number, size in enumerate(dict.fromkeys((max(TAPPED, least), *sizes)))
-    ]
-    size = sizes[0] if sizes else max(TAPPED, least)
-    return (*noises, *_photographs(source.contract.input, channels, size, folder))
-
-
-def _noise(count: int, size: int, channels: int, seed: int) -> Array:
-    """Seeded noise (count, size, size, channels) float32."""
-    white = np.random.default_rng(seed).standard_normal((count, size, size, channels))
-    smooth = sum(np.roll(white, (i, j), (1, 2)) for i in range(4) for j in range(4))
-    noise: Array = np.asarray(smooth / 4, np.float32)
-    return noise
-
-
-def _photographs(contract: Input, channels: int, size: int, folder: Path | None) -> list[Probe]:
-    """Real pictures, prepared as the contract says; none where neither a folder nor scikit-learn's are to be had."""
-    pictures = _own_pictures(folder, size) if folder else _sample_pictures(size)
-    if not pictures or channels not in (1, 3):
-        return []
-    pixels = np.stack(list(pictures.values()))
-    return [
-        Probe(
-            name=f"photographs {size}",
-            images=prepared(pixels, contract, channels),
-            labels=tuple(pictures),
-            pictures=pixels,
-        )
-    ]
-
-
-def prepared(pixels: Array, contract: Input, channels: int = 3) -> Array:
-    """Pictures `n h w 3` uint8, red first, as a network of that contract takes them: `n h w channels` float32."""
-    values = pixels.astype(np.float64)
-    if channels == 1:
-        values = values @ np.array([[0.299], [0.587], [0.114]])  # ITU-R BT.601, as every image library makes grey
-    elif contract.order == "bgr":
-        values = values[..., ::-1]
-    mean, std = np.array(contract.mean)[:channels], np.array(contract.std)[:channels]
-    result: Array = ((values / contract.scale - mean) / std).astype(np.float32)
-    return result
-
-
-def _own_pictures(folder: Path, size: int) -> dict[str, Array]:
-    """The pictures in a folder, name → `size size 3` uint8. Raises DiskError, CorruptError or UsageError."""
-    try:
-        from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 (only pictures need it)
-    except ImportError as error:
-        raise UsageError("pictures need Pillow", hint='pip install "densenet-port[torch]"') from error
-    try:
-        paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    except OSError as error:
-        raise DiskError(f"{folder}: cannot be read: {error.strerror}") from error
-    found: dict[str, Array] = {}
-    for path in paths:
-        try:
-            with Image.open(path) as picture:
-                found[path.name] = _cropped(picture, size)
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-            raise CorruptError(f"{path}: cannot be read as a picture: {error}") from error
-    if not found:
-        raise UsageError(f"{folder}: holds no pictures")
-    return found
-
-
-def _sample_pictures(size: int) -> dict[str, Array]:
-    """Scikit-learn's two photographs, where it and Pillow are installed."""
-    try:
-        from PIL import Image  # noqa: PLC0415 (only pictures need it)
-        from sklearn.datasets import load_sample_images  # noqa: PLC0415 (an option)
-    except ImportError:
-        return {}
-    sample = load_sample_images()
-    names = [Path(name).name for name in sample.filenames]
-    return {name: _cropped(Image.fromarray(pixels), size) for name, pixels in zip(names, sample.images, strict=True)}
-
-
-def _cropped(picture: Any, size: int) -> Array:
-    """The middle of a picture, its shorter side first brought to 8/7 of `size` (256 for 224)."""
-    short = round(size * 8 / 7)
-    colour = picture.convert("RGB")
-    factor = short / min(colour.size)
-    width, height = (max(short, round(side * factor)) for side in colour.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    return np.asarray(colour.resize((width, height)).crop((left, top, left + size, top + size)))
 
 
 # -- the verdict -------------------------------------------------------------------------------------------------------
@@ -613,7 +297,7 @@ def _tied(reference: Side, probe: str) -> Check:
     return _bounded(
         "evidence",
         f"{reference.told['name']} in float32 is {reference.told['float64']} in float64, {probe}",
-        _rms(reference.logits["float32", probe], truth),
+        rms(reference.logits["float32", probe], truth),
         bound,
         "RMS distance / deviation; one network, rounded otherwise",
     )
@@ -684,12 +368,6 @@ def _apart(found: Array, truth: Array) -> float:
         return float(np.max(np.abs(found.astype(np.float64) - truth)) / np.std(truth))
 
 
-def _rms(found: Array, truth: Array) -> float:
-    """Root mean square of the difference in deviations of the truth."""
-    with np.errstate(all="ignore"):
-        return float(np.sqrt(np.mean((found.astype(np.float64) - truth) ** 2)) / np.std(truth))
-
-
 def _figures(reference: Side, other: Side) -> Iterator[Figures]:
     """Every probe in both precisions."""
     for probe in reference.probes:
@@ -700,8 +378,8 @@ def _figures(reference: Side, other: Side) -> Iterator[Figures]:
                 probe=probe.name,
                 precision=precision,
                 largest=_apart(found, truth),
-                distance=_rms(found, truth),
-                noise=_rms(own, truth),
+                distance=rms(found, truth),
+                noise=rms(own, truth),
                 cosine=_cosine(found, truth),
                 **_ranks(own, found),
                 ulps=_ulps(own, found),
@@ -856,7 +534,7 @@ def replay(converted: Path, golden: Path) -> list[Check]:
             probe.images,
             tap=tap if known else None,
         )
-        own = _rms(side.logits["float32", probe.name], truth)
+        own = rms(side.logits["float32", probe.name], truth)
         bound = FACTOR32 * max(own, _least_noise(truth)) if rounded else BOUND64
         checks.append(
             _bounded("float64", f"golden logits, {probe.name}", _apart(logits, truth), bound, "max |Δ| / deviation")
@@ -867,69 +545,3 @@ def replay(converted: Path, golden: Path) -> list[Check]:
                 _bounded("float64", f"golden activations, {probe.name}", taps[worst], bound, f"worst in {worst}")
             )
     return checks
-
-
-# -- saved references --------------------------------------------------------------------------------------------------
-
-SAVED = "densenet-port/reference/1"
-
-
-def save_side(side: Side, path: Path) -> None:
-    """Write a side's inputs, logits and taps, with what it was, as one `.npz`; it appears whole or not at all."""
-    plain = {
-        "schema": SAVED,
-        "architecture": side.architecture.to_json(),
-        "contract": side.contract.to_json(),
-        "tapped": side.tapped,
-        "computed": dict(side.computed),
-        "told": dict(side.told),
-        "probes": [{"name": probe.name, "labels": list(probe.labels)} for probe in side.probes],
-    }
-    arrays = {f"images|{probe.name}": probe.images for probe in side.probes}
-    arrays |= {f"pictures|{probe.name}": probe.pictures for probe in side.probes if probe.pictures is not None}
-    arrays |= {f"logits|{precision}|{name}": logits for (precision, name), logits in side.logits.items()}
-    arrays |= {f"tap|{kind}|{unit}": tap for kind, taps in side.taps.items() for unit, tap in taps.items()}
-    with whole(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, told=np.array(json.dumps(plain)), **cast("Any", arrays))
-
-
-def load_side(path: Path) -> Side:
-    """A side that `save_side` wrote. Raises DiskError, CorruptError or MisfitError; nothing in the file runs."""
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            plain = json.loads(str(file["told"]))
-            arrays = {tuple(name.split("|")): file[name] for name in file.files if name != "told"}
-        if plain["schema"] != SAVED:
-            raise MisfitError(f"{path}: expected a saved reference of schema {SAVED}, found {plain['schema']}")
-        return _side_of(plain, arrays)
-    except OSError as error:
-        raise DiskError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise CorruptError(f"{path}: not a saved reference: {error}", hint="made by check --save-reference") from error
-
-
-def _side_of(plain: Mapping[str, Any], arrays: Mapping[tuple[str, ...], Array]) -> Side:
-    """The side that a file's parts make."""
-    probes = tuple(
-        Probe(
-            name=entry["name"],
-            images=arrays["images", entry["name"]],
-            labels=tuple(entry["labels"]),
-            pictures=arrays.get(("pictures", entry["name"])),
-        )
-        for entry in plain["probes"]
-    )
-    logits = {
-        (precision, probe.name): arrays["logits", precision, probe.name] for precision in PRECISIONS for probe in probes
-    }
-    taps = {kind: {name[2]: tap for name, tap in arrays.items() if name[:2] == ("tap", kind)} for kind in PRECISIONS}
-    return Side(
-        architecture=Architecture.from_json(plain["architecture"]),
-        contract=Contract.from_json(plain["contract"]),
-        probes=probes,
-        tapped=plain["tapped"],
-        logits=logits,
-        taps=taps,
-        computed=plain["computed"],
-        told=plain["told"],
-    )

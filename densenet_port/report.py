@@ -21,7 +21,8 @@ from densenet_port import __version__, charts
 from densenet_port.checkpoint import Array, array_digest
 from densenet_port.errors import DiskError
 from densenet_port.formats import whole
-from densenet_port.parity import BOUND64, Check, Figures, Parity, Probe, UnitError
+from densenet_port.parity import BOUND64, Check, Figures, Parity, UnitError
+from densenet_port.probes import Probe
 
 SCHEMA = "densenet-port/check/1"
 UNPRINTABLE = re.compile("[^\t\n -~\u00a0-\u2029\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -44,7 +44,7 @@ def inspection(data: Map[str, Any]) -> list[Any]:
         lines.append(f"{data['layout']} {data['architecture']['name']}{prefix}")
         lines.append(_contract_line(data["contract"], data["architecture"]["classes"]))
     else:
-        lines.append(data["misfit"]["message"])
+        lines += filter(None, (data["misfit"]["message"], data["misfit"]["hint"]))
     if data["written_by"]:
         lines.append(f"written by {data['written_by']}")
     used = [tensor for tensor in data["tensors"] if tensor["slot"]]

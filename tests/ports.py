@@ -10,10 +10,11 @@ import numpy as np
 from densenet_port import formats
 from densenet_port.arch import Contract, Slot
 from densenet_port.checkpoint import Tensor
-from densenet_port.convert import Ours, ours
 from densenet_port.frameworks import run_all
+from densenet_port.gather import Ours, ours
 from densenet_port.mapping import Mapping as Table
-from densenet_port.parity import PRECISIONS, Probe, Side, plan_side, side_of
+from densenet_port.probes import Probe
+from densenet_port.sides import PRECISIONS, Side, plan_side, side_of
 
 
 def sides(

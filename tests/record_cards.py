@@ -29,10 +29,11 @@ from test_mapping import KEYS, LAYOUT_OF, recorded
 from densenet_port import formats, parity, support
 from densenet_port.arch import NAMED
 from densenet_port.checkpoint import Tensor
-from densenet_port.convert import convert, ours
+from densenet_port.convert import convert
 from densenet_port.errors import UsageError
 from densenet_port.forward import forward
 from densenet_port.frameworks import Job, run
+from densenet_port.gather import ours
 from densenet_port.mapping import Mapping, fitted, layouts
 from densenet_port.support import Measured
 

@@ -30,8 +30,9 @@ from record_old_keras import NETWORKS, ROWS, pictures
 
 from densenet_port import formats, parity
 from densenet_port.arch import NAMED
-from densenet_port.convert import convert, ours
+from densenet_port.convert import convert
 from densenet_port.forward import forward
+from densenet_port.gather import ours
 from densenet_port.mapping import Mapping
 
 LAYOUT, FULL = "flyyufelix", "keras1-theano-th"

@@ -16,8 +16,8 @@ import torch
 from networks import images, torchvision_network
 from safetensors.torch import load_file, save_file
 
-from densenet_port.convert import ours
 from densenet_port.forward import forward
+from densenet_port.gather import ours
 
 PAGE = (Path(__file__).parent.parent / "docs" / "add-a-layout.md").read_text(encoding="utf-8")
 TABLE, WRONG_LINE = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)

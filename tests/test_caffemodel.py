@@ -15,9 +15,10 @@ from random_weights import random_weights
 
 from densenet_port import formats
 from densenet_port.arch import Architecture, Contract, Slot
-from densenet_port.convert import convert, ours, verify
+from densenet_port.convert import convert, verify
 from densenet_port.errors import CorruptError, MisfitError, UsageError
 from densenet_port.formats import caffemodel
+from densenet_port.gather import ours
 from densenet_port.mapping import Mapping
 
 SMALL = Architecture(layers=(2, 3, 2), growth_rate=8, init_channels=16, classes=7)
@@ -396,7 +397,7 @@ def test_caffe_to_keras_to_caffe_rounds_once(factor, tmp_path):
 
 def test_the_input_is_caffes():
     """The contract's words for the input give (pixel − mean) · 0.017, blue first, rounded once."""
-    from densenet_port.parity import prepared
+    from densenet_port.probes import prepared
 
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
     expected = (pixels[..., ::-1].astype("f8") - [103.94, 116.78, 123.68]) * 0.017

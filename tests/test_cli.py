@@ -65,6 +65,8 @@ def test_a_conversion_is_one_json_object(small, tmp_path):
     [
         (["convert"], 2, "usage", "no CHECKPOINT given"),
         (["convert", "FILE", "--src", "mxnet"], 2, "usage", "unknown layout 'mxnet'"),
+        (["inspect", "FILE", "--src", "mxnet"], 2, "usage", "unknown layout 'mxnet'"),
+        (["inspect", "FILE", "--within", "ema"], 2, "usage", "no tensor's name begins with 'ema.' or 'ema/'"),
         (["convert", "FILE", "--arch", "122"], 2, "usage", "unknown architecture '122'"),
         (["convert", "FILE", "--nonsense"], 2, "usage", "No such option"),
         (["convert", "FILE", "--arch", "121"], 3, "misfit", "does not fit --arch 121"),
@@ -256,7 +258,7 @@ def proven(files, tmp_path_factory):
     from ports import weights_of, written
 
     from densenet_port.arch import Slot
-    from densenet_port.convert import ours
+    from densenet_port.gather import ours
 
     place = tmp_path_factory.mktemp("proven")
     port = place / "port.weights.h5"

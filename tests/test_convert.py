@@ -12,8 +12,9 @@ from networks import FORMS, torchvision_network
 
 from densenet_port import formats
 from densenet_port.arch import Architecture, Slot
-from densenet_port.convert import convert, diff, ours, verify
+from densenet_port.convert import convert, diff, verify
 from densenet_port.errors import ComparisonError, CorruptError, DiskError, MisfitError, UsageError
+from densenet_port.gather import ours
 
 ENDINGS = [".weights.h5", ".h5", ".keras", ".safetensors"]
 

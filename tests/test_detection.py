@@ -14,8 +14,8 @@ from test_mapping import KEYS, recorded, sketch, spelled
 
 from densenet_port import support
 from densenet_port.arch import NAMED
-from densenet_port.convert import identify
 from densenet_port.errors import MisfitError
+from densenet_port.gather import identify
 from densenet_port.mapping import Mapping, layouts
 
 CONTAINER = {  # ending → what the reader calls it

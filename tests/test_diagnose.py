@@ -34,11 +34,11 @@ from networks import checkpoint_file, images, torchvision_network
 from torch import nn
 
 from densenet_port.arch import Architecture, Contract, Slot
-from densenet_port.convert import ours
 from densenet_port.demo import prepare, read_held_out
 from densenet_port.diagnose import diagnose
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.forward import forward
+from densenet_port.gather import ours
 
 SAMPLE = Path(__file__).resolve().parent.parent / "weights" / "sample"
 WHOLE = ("every norm", "every unit")  # the whole 121 takes seconds to damage and explain so

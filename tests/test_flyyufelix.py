@@ -18,9 +18,10 @@ from record_old_keras import pictures
 
 from densenet_port import parity
 from densenet_port.arch import NAMED
-from densenet_port.convert import convert, diff, ours
+from densenet_port.convert import convert, diff
 from densenet_port.errors import MisfitError
 from densenet_port.forward import forward
+from densenet_port.gather import ours
 from densenet_port.mapping import Mapping
 
 BOUND = 1e-10  # of the logits' deviation: two float64 passes of the same function; a right one measures 1e-15

@@ -15,10 +15,11 @@ from random_weights import random_weights
 from densenet_port import frameworks
 from densenet_port.arch import Architecture, Contract
 from densenet_port.checkpoint import array_digest
-from densenet_port.convert import convert, ours
+from densenet_port.convert import convert
 from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError, UsageError
 from densenet_port.forward import forward
 from densenet_port.frameworks import Job, run, run_all
+from densenet_port.gather import ours
 from densenet_port.runners import runner
 
 SMALL = Architecture.named("layers=2-3-2,growth_rate=8,init_channels=16,classes=7")

@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 from densenet_port import formats
-from densenet_port.convert import convert, ours
+from densenet_port.convert import convert
 from densenet_port.errors import MisfitError
 from densenet_port.forward import forward
+from densenet_port.gather import ours
 
 SCRIPT = str(Path(__file__).with_name("family_script.py"))
 SIZES = (64, 65)

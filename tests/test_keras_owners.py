@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from networks import images
 
-from densenet_port.convert import convert, ours
+from densenet_port.convert import convert
 from densenet_port.forward import forward
 from densenet_port.frameworks import Job, run
+from densenet_port.gather import ours
 from densenet_port.parity import BOUND64, check
 
 pytestmark = pytest.mark.owners

@@ -10,9 +10,10 @@ import pytest
 
 from densenet_port.arch import NAMED, Architecture, infer
 from densenet_port.checkpoint import Checkpoint, Tensor
-from densenet_port.convert import convert, identify, ours
+from densenet_port.convert import convert
 from densenet_port.data import folder
 from densenet_port.errors import MisfitError, UsageError
+from densenet_port.gather import identify, ours
 from densenet_port.mapping import Mapping, layouts
 
 KEYS = Path(__file__).parent / "data" / "keys"
@@ -414,7 +415,7 @@ def test_a_file_s_own_record_can_name_its_table(monkeypatch):
     """A table that asks for a record is tried for files that have it, and for no other."""
     told = Mapping.load("torchvision")
     special = replace(told, layout="special", when={"module": "a.Network"})
-    monkeypatch.setattr("densenet_port.convert.layouts", lambda: ("special", "torchvision"))
+    monkeypatch.setattr("densenet_port.gather.layouts", lambda: ("special", "torchvision"))
     monkeypatch.setattr(Mapping, "load", lambda layout: {"special": special, "torchvision": told}[layout])
 
     found = [

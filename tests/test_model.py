@@ -17,9 +17,9 @@ from random_weights import random_weights
 from densenet_port import fetch, model
 from densenet_port.arch import Architecture, Contract, Slot
 from densenet_port.checkpoint import file_digest
-from densenet_port.convert import ours
 from densenet_port.errors import DiskError, MisfitError, UsageError
 from densenet_port.forward import forward
+from densenet_port.gather import ours
 from densenet_port.model import DenseNet, assign, build, load, slots
 
 SMALL = Architecture.named("layers=2-3-2,growth_rate=8,init_channels=16,classes=7")
@@ -485,7 +485,7 @@ def test_a_checkpoint_may_be_called_what_it_is(small, truth):
 
 
 def test_a_checkpoint_without_a_head_gives_none(small, monkeypatch):
-    monkeypatch.setattr("densenet_port.convert.ours", lambda path: ours(path, no_top=True))
+    monkeypatch.setattr("densenet_port.gather.ours", lambda path: ours(path, no_top=True))
 
     with pytest.raises(ValueError, match="has no head, the model asked for has classes=7"):
         DenseNet(**NUMBERS, weights=small)
@@ -557,7 +557,7 @@ def test_load_can_put_out_something_else(small):
 @pytest.mark.parametrize("output", ["logits", "softmax", "sigmoid"])
 def test_load_puts_out_what_the_contract_says(small, monkeypatch, output):
     read = ours(small)
-    monkeypatch.setattr("densenet_port.convert.ours", lambda _: replace(read, contract=Contract(output=output)))
+    monkeypatch.setattr("densenet_port.gather.ours", lambda _: replace(read, contract=Contract(output=output)))
 
     network = load(small)
 

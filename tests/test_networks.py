@@ -15,9 +15,10 @@ from networks import FORMS, checkpoint_file, images
 
 from densenet_port.arch import NAMED
 from densenet_port.checkpoint import array_digest
-from densenet_port.convert import convert, ours, verify
+from densenet_port.convert import convert, verify
 from densenet_port.forward import forward
 from densenet_port.frameworks import Job, run_all
+from densenet_port.gather import ours
 from densenet_port.parity import BOUND64, FACTOR32
 
 ARCHS = ("121", "161", "169", "201")

@@ -13,9 +13,10 @@ import pytest
 from record_old_family import HERE, ROWS
 from record_old_keras import pictures
 
-from densenet_port.convert import convert, ours
+from densenet_port.convert import convert
 from densenet_port.errors import MisfitError
 from densenet_port.forward import forward
+from densenet_port.gather import ours
 
 TOLD = json.loads(Path(HERE, "family.json").read_text(encoding="utf-8"))
 LAYOUTS = {"titu1994": "titu1994", "cifar": "titu1994-v2", "applications": "keras-applications"}

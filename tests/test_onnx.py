@@ -32,9 +32,10 @@ from random_weights import random_weights
 
 from densenet_port import formats
 from densenet_port.arch import Architecture, Contract, Slot
-from densenet_port.convert import convert, ours
+from densenet_port.convert import convert
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.forward import forward
+from densenet_port.gather import ours
 
 
 @pytest.fixture(scope="module")

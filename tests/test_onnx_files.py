@@ -16,10 +16,11 @@ from onnx_models import PICTURES, SINGLE, SMALL, apart, random_model, tensor_of
 from densenet_port import formats
 from densenet_port.arch import Architecture, Contract
 from densenet_port.checkpoint import Tensor
-from densenet_port.convert import convert, diff, ours, verify
+from densenet_port.convert import convert, diff, verify
 from densenet_port.errors import ComparisonError, CorruptError, DiskError, MisfitError, UsageError
 from densenet_port.formats import onnx as container
 from densenet_port.forward import forward
+from densenet_port.gather import ours
 
 # -- what we write -----------------------------------------------------------------------------------------------------
 

@@ -14,14 +14,17 @@ from networks import images
 from random_weights import random_weights
 
 from densenet_port.arch import Architecture, Slot
-from densenet_port.convert import convert, ours
+from densenet_port.convert import convert
 from densenet_port.data import folder
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.forward import forward
 from densenet_port.frameworks import Job
+from densenet_port.gather import ours
 from densenet_port.mapping import Mapping
-from densenet_port.parity import FACTOR32, check, judged, load_side, make_probes, run_port, run_reference
+from densenet_port.parity import FACTOR32, check, judged
+from densenet_port.probes import make_probes
 from densenet_port.runners.opencv import run_opencv
+from densenet_port.sides import load_side, run_port, run_reference
 
 SMALL = Architecture(layers=(2, 3, 2), growth_rate=8, init_channels=16, classes=7)
 WEIGHTS = random_weights(SMALL)

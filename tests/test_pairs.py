@@ -18,9 +18,10 @@ from record_cards import held, keras_file
 
 from densenet_port import formats, parity, support
 from densenet_port.arch import NAMED, Architecture, Slot
-from densenet_port.convert import convert, ours
+from densenet_port.convert import convert
 from densenet_port.errors import MisfitError
 from densenet_port.forward import forward
+from densenet_port.gather import ours
 from densenet_port.mapping import Mapping, layouts
 from densenet_port.transform import FOLDS
 

@@ -12,21 +12,14 @@ from ports import sides, weights_of, written
 from safetensors.numpy import save_file
 
 from densenet_port.arch import Input, Slot
-from densenet_port.convert import convert, ours
+from densenet_port.convert import convert
 from densenet_port.data import folder
 from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError, UsageError
+from densenet_port.gather import ours
 from densenet_port.mapping import Mapping as Table
-from densenet_port.parity import (
-    check,
-    judged,
-    load_side,
-    make_probes,
-    prepared,
-    replay,
-    run_port,
-    run_reference,
-    save_side,
-)
+from densenet_port.parity import check, judged, replay
+from densenet_port.probes import make_probes, prepared
+from densenet_port.sides import load_side, run_port, run_reference, save_side
 
 SAMPLE = folder("weights") / "sample" / "digits.pth"
 SEEDS = 50

@@ -11,7 +11,7 @@ from networks import checkpoint_file
 from ports import weights_of, written
 from releases import FIRST, QUICK, SECOND, SPECS, built, content, copied, sources
 
-from densenet_port import convert, manifest, parity
+from densenet_port import convert, gather, manifest, parity, probes, sides
 from densenet_port.arch import NAMED, Slot
 from densenet_port.errors import DiskError, MisfitError, UsageError
 from densenet_port.fetch import Registered
@@ -98,10 +98,10 @@ def test_golden_logits_replay(release):
 
 def test_the_frameworks_of_a_check_run_on_one_thread(release):
     """On another number of threads they round in another order, and the reports would be other bytes."""
-    port = convert.ours(release / f"{FIRST}.weights.h5")
-    probes = parity.make_probes(port, (), 2, None, 0)
+    port = gather.ours(release / f"{FIRST}.weights.h5")
+    images = probes.make_probes(port, (), 2, None, 0)
 
-    plan = parity.plan_side(port, "keras", "tensorflow", probes, probes[0].name, threads=networks.Options().threads)
+    plan = sides.plan_side(port, "keras", "tensorflow", images, images[0].name, threads=networks.Options().threads)
 
     assert {job.threads for jobs in plan.values() for job in jobs} == {1}
 
@@ -177,7 +177,7 @@ def test_a_network_that_fails_its_check_is_not_in_the_release(place, release, tm
 
     def mistaken(path, *, out, **more):
         done = plain(path, out=out, **more)
-        told = convert.ours(out)
+        told = gather.ours(out)
         if FIRST in out.name and told.architecture.classes:
             weights = weights_of(told)
             weights[Slot("transition1.conv", "kernel")] *= -1

@@ -9,7 +9,7 @@ import pytest
 from ports import weights_of, written
 from releases import FIRST, SECOND, copied
 
-from densenet_port import convert, manifest
+from densenet_port import gather, manifest
 from densenet_port.arch import Slot
 from densenet_port.checkpoint import array_digest
 from densenet_port.errors import CorruptError, DiskError, UsageError
@@ -160,7 +160,7 @@ def test_a_manifest_without_files_is_no_release(copy):
 
 def test_other_weights_with_digests_to_match_are_found_by_the_logits(copy):
     """A forger who changes a tensor and every digest does not know the reference's logits."""
-    told = convert.ours(copy / WEIGHTS)
+    told = gather.ours(copy / WEIGHTS)
     weights = weights_of(told)
     weights[Slot("block1.layer1.conv1", "kernel")] *= np.float32(1.0001)
     forged = _forged(told, weights, copy / WEIGHTS)

@@ -12,7 +12,7 @@ import pytest
 from github import REPO, WRITER, GitHub
 from networks import checkpoint_file
 
-from densenet_port import parity
+from densenet_port import parity, sides
 from densenet_port.arch import Architecture
 from densenet_port.release.build import build
 from densenet_port.release.github import GitHub as Client
@@ -60,7 +60,7 @@ def test_a_release_of_the_four_networks_is_published_verified_and_used(release, 
     publish(release, Client(repo=REPO, rest=Rest(api=server.url("api"), token=WRITER)))
     monkeypatch.setenv("GITHUB_API_URL", server.url("api"))
     found = verify(f"{REPO}@{TAG}")
-    golden = parity.load_side(release / "densenet121-torchvision.golden.npz")
+    golden = sides.load_side(release / "densenet121-torchvision.golden.npz")
     probe = golden.probes[0]
     np.save(tmp_path / "images.npy", probe.images)
     environment = {

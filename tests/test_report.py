@@ -24,7 +24,8 @@ from rich.console import Console
 from densenet_port import charts, report
 from densenet_port.arch import Architecture, Contract
 from densenet_port.errors import DiskError
-from densenet_port.parity import Check, Figures, Parity, Probe, UnitError
+from densenet_port.parity import Check, Figures, Parity, UnitError
+from densenet_port.probes import Probe
 
 HOSTILE = "<script>alert(1)</script> & \"x\" ']]>' | `a` \x1b[2J\x00\u202e\ud800 [b](http://x.org) $c$\n# d"
 TAGS = {"h2", "h3", "p", "ul", "li", "table", "thead", "tbody", "tr", "th", "td"}  # of a summary

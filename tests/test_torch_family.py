@@ -18,12 +18,15 @@ from torch import nn
 from torch_networks import logits, monai_network, saved, timm_network, torchxrayvision_network
 
 from densenet_port.arch import NAMED, Architecture
-from densenet_port.convert import convert, ours
-from densenet_port.errors import MisfitError
+from densenet_port.convert import convert
+from densenet_port.errors import MisfitError, UsageError
 from densenet_port.forward import forward
 from densenet_port.frameworks import run_all
+from densenet_port.gather import ours
 from densenet_port.mapping import Mapping
-from densenet_port.parity import BOUND64, Probe, plan_side
+from densenet_port.parity import BOUND64, check
+from densenet_port.probes import Probe
+from densenet_port.sides import plan_side
 
 SMALL = Architecture.named("layers=2-3-2,growth_rate=8,init_channels=16,classes=7")
 DEEP = replace(SMALL, stem="deep")
@@ -246,7 +249,7 @@ REFUSED = {
         lambda: {"state_dict": network().state_dict(), "state_dict_ema": network().state_dict()},
         [
             "2 networks of layout torchvision in one file, under 'state_dict.', 'state_dict_ema.'",
-            "names begin with one of",
+            "say which one to take: --within state_dict or --within state_dict_ema",
         ],
     ),
     "a hidden layer in the head": (
@@ -278,6 +281,60 @@ def test_a_near_miss_is_refused_and_told_why(tmp_path, make, messages):
 
     for message in messages:
         caught.match(message)
+
+
+# -- one of two networks ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    """A training checkpoint with a network, its running average, and an optimiser."""
+    plain, average = (torchvision_network(SMALL, seed).state_dict() for seed in (0, 1))
+    state = {"state_dict": prefixed("module.", plain), "state_dict_ema": prefixed("module.", average)}
+    return saved(tmp_path_factory.mktemp("averaged") / "last.pth", {**state, "optimizer": optimiser_state()})
+
+
+@pytest.mark.parametrize(("within", "seed"), [("state_dict", 0), ("state_dict_ema", 1), ("state_dict_ema.module", 1)])
+def test_one_of_two_networks_is_taken(averaged, within, seed):
+    """The one below the name, and torchvision's class agrees; what is outside is ignored by the user's word."""
+    told = ours(averaged, within=within)
+    model = torchvision_network(SMALL, seed).double().eval()
+
+    truth, (reference,) = logits(model, probe(SMALL).images), runs([told], "torchvision")
+    outside = {rule for name, rule in told.ledger.ignored.items() if not name.startswith(within.split(".")[0] + ".")}
+
+    assert apart(forwarded(told), truth) <= BOUND64
+    assert apart(reference.logits, truth) <= BOUND64
+    assert outside == {f"--within {within}"}
+    assert len(told.ledger.claims) + len(told.ledger.ignored) == len(told.checkpoint.tensors)
+
+
+def test_one_of_two_networks_is_converted_and_proven(averaged, tmp_path):
+    """The port is the average's, and not the other's."""
+    done = convert(averaged, out=tmp_path / "port.weights.h5", within="state_dict_ema")
+
+    right, wrong = (
+        check(done.out, against=averaged, within=within, backend="numpy", sizes=(), threads=1)
+        for within in ("state_dict_ema", "state_dict")
+    )
+
+    assert (right.passed, wrong.passed, wrong.where) == (True, False, "stem.conv")
+    assert done.manifest["source"]["within"] == "state_dict_ema"
+
+
+def test_numpy_runs_one_of_two_networks(averaged):
+    """In a process of its own, where nothing but the job tells it which."""
+    told = ours(averaged, within="state_dict_ema")
+
+    assert apart(forwarded(told), runs([told], "numpy")[0].logits) <= BOUND64
+
+
+def test_a_name_that_nothing_stands_below_is_said(averaged):
+    """With those that there are."""
+    with pytest.raises(UsageError, match=r"no tensor's name begins with 'state\.' or 'state/'") as caught:
+        ours(averaged, within="state")
+
+    assert caught.value.hint == "its names begin with state_dict, state_dict_ema, optimizer"
 
 
 def xray_state(**more):

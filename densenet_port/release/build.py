@@ -17,10 +17,10 @@ from typing import Any
 from densenet_port import __version__, manifest
 from densenet_port.arch import Architecture
 from densenet_port.checkpoint import file_digest
-from densenet_port.convert import ours
 from densenet_port.data import folder
 from densenet_port.errors import DiskError, PortError, UsageError
 from densenet_port.fetch import Registered, registered, registry
+from densenet_port.gather import ours
 from densenet_port.manifest import NAME, SIGNATURE, SUMS, File, Manifest
 from densenet_port.mapping import Mapping as Table
 from densenet_port.part import digests_of

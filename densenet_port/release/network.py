@@ -18,6 +18,8 @@ from densenet_port.errors import ComparisonError, DiskError
 from densenet_port.formats import ending, whole
 from densenet_port.manifest import Document, File
 from densenet_port.parity import Check, Parity
+from densenet_port.probes import BATCH, SIZES
+from densenet_port.sides import load_side, save_side
 
 TOOL = f"densenet-port {__version__}"
 LAYOUT = "keras"  # what is published
@@ -31,8 +33,8 @@ class Options:
     """How a network is checked, as `parity.check` takes it; a release says so."""
 
     backend: str = "tensorflow"
-    sizes: tuple[int, ...] = parity.SIZES
-    batch: int = parity.BATCH
+    sizes: tuple[int, ...] = SIZES
+    batch: int = BATCH
     seed: int = 0
     threads: int = 1
 
@@ -142,7 +144,7 @@ def _checked(source: Source, converted: Path, options: Options, limit: float) ->
 
 def _save_golden(reference: Path, golden: Path, title: str) -> None:
     """What `verify` replays of a saved reference: logits, and the activations of few units; the rest is large."""
-    side = parity.load_side(reference)
+    side = load_side(reference)
     followed = {unit: tap for unit, tap in side.taps["float64"].items() if FOLLOWED.fullmatch(unit)}
     bare = replace(
         side,
@@ -150,7 +152,7 @@ def _save_golden(reference: Path, golden: Path, title: str) -> None:
         taps={"float64": followed, "float32": {}},
         told=_timeless(side.told, title),
     )
-    parity.save_side(bare, golden)
+    save_side(bare, golden)
     remove(reference)
 
 

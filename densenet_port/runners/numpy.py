@@ -8,16 +8,18 @@ import numpy as np
 
 from densenet_port.arch import Slot
 from densenet_port.checkpoint import Array, array_digest
-from densenet_port.convert import Ours, ours
 from densenet_port.forward import forward
 from densenet_port.frameworks import Job, Run
+from densenet_port.gather import Ours, ours
 from densenet_port.mapping import Kernels
 from densenet_port.runners import versions
 
 
 def run_numpy(job: Job) -> Run:
     """Our own forward pass on the file's weights, by the file's contract."""
-    told, digests = _told_ours(cast("Path", job.path), job.table, cast("Kernels | None", job.kernels), job.dtype)
+    told, digests = _told_ours(
+        cast("Path", job.path), job.table, cast("Kernels | None", job.kernels), job.within, job.dtype
+    )
     found: dict[str, Array] = {}
 
     def tap(unit: str, output: Array) -> None:
@@ -31,9 +33,11 @@ def run_numpy(job: Job) -> Run:
 
 
 @lru_cache(maxsize=1)
-def _told_ours(path: Path, table: Path | None, kernels: Kernels | None, dtype: str) -> tuple[Ours, dict[str, str]]:
+def _told_ours(
+    path: Path, table: Path | None, kernels: Kernels | None, within: str | None, dtype: str
+) -> tuple[Ours, dict[str, str]]:
     """A file in our words, and the digests of its tensors in the run's dtype; kept for the next job on it."""
-    told = ours(path, src=table, kernels=kernels)
+    told = ours(path, src=table, kernels=kernels, within=within)
     return told, {str(slot): array_digest(load().astype(dtype)) for slot, load in told.weights.items()}
 
 

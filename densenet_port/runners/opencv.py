@@ -14,11 +14,11 @@ from typing import Any, cast
 import numpy as np
 
 from densenet_port.checkpoint import Array, array_digest
-from densenet_port.convert import Ours, ours
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.formats import prototxt
 from densenet_port.formats._caffe_graph import Head, graph
 from densenet_port.frameworks import Job, Run
+from densenet_port.gather import Ours, ours
 from densenet_port.mapping import Place
 from densenet_port.runners import last, versions
 
