@@ -38,7 +38,7 @@ from densenet_port.mistakes import (
     activated,
     any_norm,
     is_strided,
-    other_padding,
+    other_pools,
 )
 
 CLOSER = 1e-2  # an undone mistake must also leave at most this share of the gap
@@ -153,15 +153,15 @@ def diagnose(
 class Reference:
     """The reference's activations, and what they say enters each unit.
 
-    `pool` is the rule by which the stem's pool pads; `contract`, the port's, says the rest of its pools. `shapes` are
-    those that activations must have, `sources` the units whose outputs enter a unit.
+    `contract` is the port's, and `pool` one with the stem's pool as the reference has it. `shapes` are those that
+    activations must have, `sources` the units whose outputs enter a unit.
     """
 
     architecture: Architecture
     contract: Contract
     images: Map
     taps: Mapping[str, Array]
-    pool: StemPadding
+    pool: Contract
     shapes: Mapping[str, tuple[int, ...]]
     sources: Mapping[str, tuple[str, ...]]
 
@@ -197,14 +197,14 @@ class Reference:
         """A unit's output as the next one finds it, behind the pool if there is one."""
         output = self.leaving(source)
         if source in ("stem.norm", "stem.norm3"):
-            return stem_pooled(np.maximum(output, 0), replace(self.contract, stem_padding=self.pool))
+            return stem_pooled(np.maximum(output, 0), self.pool)
         if source.startswith("transition") and source.endswith(".conv"):
             return average_pooled(output, self.contract.pool_rounding)
         return output
 
 
 def _reference(port: Port, images: Array, taps: Mapping[str, Array], logits: Array) -> Reference:
-    """The evidence, with the padding of the stem's pool read from the first norm behind it."""
+    """The evidence, with the stem's pool read from the first norm behind it."""
     architecture = port.architecture
     images = np.asarray(images, np.float64)
     if images.ndim != 4 or images.shape[-1] != architecture.channels or not len(images):  # noqa: PLR2004 (n h w c)
@@ -216,12 +216,14 @@ def _reference(port: Port, images: Array, taps: Mapping[str, Array], logits: Arr
         contract=port.contract,
         images=images,
         taps={**taps, "head.dense": logits},
-        pool=port.contract.stem_padding,
+        pool=port.contract,
         shapes=_shapes(architecture, port.contract, images.shape),
         sources=_sources(architecture),
     )
-    other = replace(reference, pool=other_padding(reference.pool))
-    return other if _first_norm_gap(port, reference) > BOUND >= _first_norm_gap(port, other) else reference
+    if _first_norm_gap(port, reference) <= BOUND:
+        return reference
+    others = (replace(reference, pool=contract) for contract in other_pools(port.contract))
+    return next((other for other in others if _first_norm_gap(port, other) <= BOUND), reference)
 
 
 def _first_norm_gap(port: Port, reference: Reference) -> float:
@@ -513,14 +515,18 @@ def _joined(outcomes: list[Outcome]) -> list[Outcome]:
 
 
 def _pool(port: Port, reference: Reference) -> Iterator[Outcome]:
-    """The stem's pool, where the reference's pads by the other rule than the port's."""
-    found = port.contract.stem_padding
-    if reference.pool != found:
+    """The stem's pool, where the reference's is another or pads by another rule."""
+    expected, found = reference.pool, port.contract
+    if expected is not found:
         unit = "block1.layer1.norm1"
         before = replace(reference, pool=found).case(unit, port)
-        fixed = {"expected": reference.pool, "found": found}
         error = float(before.errors(before.full).max())
-        yield Outcome(unit, error, _first_norm_gap(port, reference), (Made("stem-padding", fixed, {"part": "pool"}),))
+        if expected.stem_pool == found.stem_pool:
+            fixed = {"expected": expected.stem_padding, "found": found.stem_padding}
+            made = Made("stem-padding", fixed, {"part": "pool"})
+        else:
+            made = Made("stem-pool", {"expected": expected.stem_pool, "found": found.stem_pool})
+        yield Outcome(unit, error, _first_norm_gap(port, reference), (made,))
 
 
 def _last_map(port: Port, reference: Reference, logits: Array) -> Iterator[Outcome]:
@@ -538,11 +544,14 @@ def _last_map(port: Port, reference: Reference, logits: Array) -> Iterator[Outco
 
 
 class Graph(NamedTuple):
-    """What a framework can do otherwise with the right weights; `first` is the unit that images enter."""
+    """What a framework can do otherwise with the right weights.
+
+    `first` is the unit that images enter, `pool` a contract with another stem pool.
+    """
 
     first: str
     convolution: StemPadding
-    pool: StemPadding
+    pool: Contract
     epsilon: float
     last_relu: bool = True
     reverse: bool = False
@@ -555,9 +564,15 @@ Otherwise = Iterator[tuple[Graph, Mapping[str, Any], tuple[str, ...]]]  # a grap
 def _padded_otherwise(graph: Graph) -> Otherwise:
     rules: tuple[StemPadding, ...] = ("symmetric", "same")
     for convolution, pool in product(rules, repeat=2):
-        parts = {graph.first: convolution != graph.convolution, "block1.layer1.norm1": pool != graph.pool}
+        parts = {graph.first: convolution != graph.convolution, "block1.layer1.norm1": pool != graph.pool.stem_padding}
         units = tuple(unit for unit, differs in parts.items() if differs)
-        yield graph._replace(convolution=convolution, pool=pool), {"convolution": convolution, "pool": pool}, units
+        padded = replace(graph.pool, stem_padding=pool)
+        yield graph._replace(convolution=convolution, pool=padded), {"convolution": convolution, "pool": pool}, units
+
+
+def _pooled_otherwise(graph: Graph) -> Otherwise:
+    for pool in other_pools(graph.pool):
+        yield graph._replace(pool=pool), {"pool": pool.stem_pool}, ("block1.layer1.norm1",)
 
 
 def _without_last_relu(graph: Graph) -> Otherwise:
@@ -581,6 +596,7 @@ def _with_output(graph: Graph) -> Otherwise:
 
 GRAPHS: tuple[tuple[str, Callable[[Graph], Otherwise], str], ...] = (
     ("stem-padding", _padded_otherwise, "pads the stem by “{convolution}”, its pool by “{pool}”; its contract differs"),
+    ("stem-pool", _pooled_otherwise, "ends its stem with the pool “{pool}”; its contract differs"),
     ("no-last-relu", _without_last_relu, "has no ReLU before the head"),
     ("channels-reversed", _reversed_images, "sees the image's channels in reverse order (RGB for BGR)"),
     ("epsilon", _with_epsilon, "has an epsilon of {epsilon}; its contract differs"),
@@ -592,7 +608,7 @@ def _graph(port: Port, images: Array, port_logits: Array) -> Iterator[Finding]:
     """What the port's framework does otherwise than its weights and contract say, if anything."""
     network = Network.prepared(port.architecture, port.contract, lambda slot: port.weights[slot]())
     first, padding = next(iter(port.architecture.units)), port.contract.stem_padding
-    right = Graph(first, padding, padding, port.contract.epsilon)
+    right = Graph(first, padding, port.contract, port.contract.epsilon)
     images = images.astype(np.float64)
     bound, before = _noise(port, images, port_logits), _gap(network, images, right, port_logits)
     if before <= bound:
@@ -632,7 +648,7 @@ def _free_run(network: Network, images: Map, graph: Graph) -> Map:
     network = replace(network, contract=contract)
     x = network.before_pool(images[..., ::-1] if graph.reverse else images)
     if network.architecture.stem != "cifar":
-        x = stem_pooled(x, replace(contract, stem_padding=graph.pool))
+        x = stem_pooled(x, graph.pool)
     for b in range(1, len(network.architecture.layers)):
         x = network.transition(f"transition{b}", network.block(b, x))
     x = network.norm("final.norm", network.block(len(network.architecture.layers), x))

@@ -119,6 +119,15 @@ def other_padding(padding: StemPadding) -> StemPadding:
     return "same" if padding == "symmetric" else "symmetric"
 
 
+def other_pools(contract: Contract) -> Iterator[Contract]:
+    """The contract with each other pool that a stem can end with: the maximum, padded by either rule, or the blur."""
+    padded = replace(contract, stem_padding=other_padding(contract.stem_padding))
+    if contract.stem_pool == "blur":  # which pads in its own way
+        yield from (replace(one, stem_pool="max") for one in (contract, padded))
+    else:
+        yield from (padded, replace(contract, stem_pool="blur"))
+
+
 class Undone(NamedTuple):
     """A case with one mistake undone; `fixed` is what all units with this mistake share, `own` what they do not."""
 
@@ -396,6 +405,7 @@ SAYS = {  # what a person is told, with the detail that all units share and `whe
     "kernel-mirrored": "The port's kernel is mirrored along its {axis} in {where}.",
     "channels-reversed": "The port's kernel takes the image's channels in reverse order (RGB for BGR) in {where}.",
     "stem-padding": "The port pads by the rule “{found}”, the reference by “{expected}”, in {where}.",
+    "stem-pool": "The port's stem ends with the pool “{found}”, the reference's with “{expected}”, before {where}.",
     "scale-shift-swapped": "Scale and shift are swapped in {where}.",
     "mean-variance-swapped": "Mean and variance are swapped in {where}.",
     "caffe-factor": "Mean and variance are {factor} times the reference's in {where}: Caffe's factor was not "

@@ -227,7 +227,7 @@ def _judged(port: Ours, source: Ours | None, reference: Side, other: Side) -> Pa
         source=reference.told,
         port=other.told,
         sides={"reference": _told_side(reference), "port": _told_side(other)},
-        notes=tuple(_notes(reference, rounded=rounded)),
+        notes=tuple(_notes(reference, other, rounded=rounded)),
         diagnosis=() if passed else tuple(finding.to_json() for finding in findings.findings),
     )
 
@@ -498,10 +498,13 @@ def _third_opinion(
     return "both" if reference_off and port_off else "reference" if reference_off else "port" if port_off else None
 
 
-def _notes(reference: Side, *, rounded: bool) -> Iterator[str]:
+def _notes(reference: Side, other: Side, *, rounded: bool) -> Iterator[str]:
     """What a reader of the verdict should know."""
     if rounded:
         yield "tensors had to be rounded: the proof has two steps, the unrounded mapping and each tensor's half ULP"
+    rounding = [side.contract.pool_rounding for side in (reference, other)]
+    if rounding[0] != rounding[1]:
+        yield f"average pools round odd sizes {rounding[0]} in the reference and {rounding[1]} in the port, by contract"
     if not any(probe.labels for probe in reference.probes):
         yield "no photographs were compared: give --images DIR, or install scikit-learn and Pillow for two"
 

@@ -227,6 +227,7 @@ FAULTS: dict[str, Fault] = {
     "SAME padding, stem": Fault(
         "stem-padding", lambda _: ("stem.conv", "block1.layer1.norm1"), contract={"stem_padding": "same"}
     ),
+    "blur pool, stem": Fault("stem-pool", lambda _: ("block1.layer1.norm1",), contract={"stem_pool": "blur"}),
     **{
         f"epsilon {epsilon:g}, every norm": Fault("epsilon", units("norm"), contract={"epsilon": epsilon})
         for epsilon in (1e-3, 1.1e-5, 1.001e-5)

@@ -311,17 +311,34 @@ def test_faults_in_a_deep_stem_are_told_apart(deep):
 
 
 @pytest.mark.parametrize(
-    ("slug", "otherwise", "pictures"),
+    ("slug", "unit", "otherwise", "pictures"),
     [
-        ("stem-padding", {"stem_padding": "same"}, lambda pictures: pictures),
-        ("channels-reversed", {}, lambda pictures: pictures[..., ::-1]),
+        ("stem-padding", "stem.conv1", {"stem_padding": "same"}, lambda pictures: pictures),
+        ("stem-pool", "block1.layer1.norm1", {"stem_pool": "max"}, lambda pictures: pictures),
+        ("channels-reversed", "stem.conv1", {}, lambda pictures: pictures[..., ::-1]),
     ],
 )
-def test_a_framework_that_enters_a_deep_stem_otherwise_is_found(deep, slug, otherwise, pictures):
+def test_a_framework_that_enters_a_deep_stem_otherwise_is_found(deep, slug, unit, otherwise, pictures):
     contract = replace(deep.contract, **otherwise)
     logits = forward(deep.architecture, contract, deep.weights, pictures(deep.reference.images))
 
-    assert found(deep.judged(port_logits=logits)) == {slug: ("stem.conv1",)}
+    assert found(deep.judged(port_logits=logits)) == {slug: (unit,)}
+
+
+@pytest.mark.parametrize("padding", ["symmetric", "same"])
+def test_a_maximum_in_place_of_a_blur_is_found(padding):
+    """Whichever way the maximum pads, with a convolution that pads likewise."""
+    contract = Contract(stem_pool="blur", stem_padding=padding)
+    pair = numpy_pair(
+        Architecture.named(f"{SMALL},stem=deep"), images(4, 66, seed=1), replace(contract, stem_pool="max")
+    )
+
+    (finding,) = pair.judged(contract=contract).findings
+
+    assert (finding.mistake, finding.units) == ("stem-pool", ("block1.layer1.norm1",))
+    assert finding.says == (
+        "The port's stem ends with the pool “blur”, the reference's with “max”, before block1.layer1.norm1."
+    )
 
 
 # -- several faults ----------------------------------------------------------------------------------------------------
