@@ -15,11 +15,12 @@ from densenet_port.arch import Input, Slot
 from densenet_port.convert import convert
 from densenet_port.data import folder
 from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError, UsageError
+from densenet_port.forward import forward
 from densenet_port.gather import ours
 from densenet_port.mapping import Mapping as Table
 from densenet_port.parity import check, judged, replay
 from densenet_port.probes import make_probes, prepared
-from densenet_port.sides import load_side, run_port, run_reference, save_side
+from densenet_port.sides import PRECISIONS, load_side, run_port, run_reference, save_side
 
 SAMPLE = folder("weights") / "sample" / "digits.pth"
 SEEDS = 50
@@ -165,6 +166,26 @@ def test_a_tensor_one_ulp_off_is_caught(absorbed, tmp_path):
     result = judged(moved, ours(source), side, numpy_side(told, side))
 
     assert "written tensors, in ULP of the exact ones" in failed(result)
+
+
+def test_pools_that_round_odd_sizes_otherwise_are_noted(port, reference):
+    """At even sizes the two are one function; where they part, the contracts say why and the units cannot."""
+    contract = replace(port.contract, pool_rounding="ceil")
+    logits = {
+        (precision, probe.name): forward(
+            port.architecture, contract, lambda slot: port.weights[slot](), probe.images, dtype=precision
+        )
+        for precision in PRECISIONS
+        for probe in reference.probes
+    }
+    other = replace(numpy_side(port, reference), contract=contract, logits=logits)
+
+    result = judged(port, None, reference, other)
+
+    assert "float64, noise 65" in failed(result)
+    assert {name[-2:] for name in failed(result)} == {"65"}
+    assert "average pools round odd sizes floor in the reference and ceil in the port, by contract" in result.notes
+    assert not any("round odd" in note for note in judged(port, None, reference, numpy_side(port, reference)).notes)
 
 
 # -- evidence --------------------------------------------------------------------------------------------------------
