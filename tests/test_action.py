@@ -80,21 +80,28 @@ def test_the_workflows_are_there():
 
 
 @pytest.mark.parametrize(
-    ("version", "requirement"), [("", "/here/it is[torch,keras]"), ("0.1.0", "densenet-port[torch,keras]==0.1.0")]
+    ("version", "more", "requirement"),
+    [
+        ("", "", "/here/it is[torch,keras]"),
+        ("", "caffe,onnx", "/here/it is[torch,keras,caffe,onnx]"),
+        ("0.1.0", "", "densenet-port[torch,keras]==0.1.0"),
+        ("0.1.0", "onnx", "densenet-port[torch,keras,onnx]==0.1.0"),
+    ],
 )
-def test_what_is_installed(run, version, requirement):
-    """The action's own source, or a version that was asked for."""
-    code, left = run("Install densenet-port", VERSION=version, EXTRAS="torch,keras", SOURCE="/here/it is")
+def test_what_is_installed(run, version, more, requirement):
+    """The action's own source, or a version that was asked for, with what the reference needs."""
+    code, left = run("Install densenet-port", VERSION=version, EXTRAS="torch,keras", MORE=more, SOURCE="/here/it is")
 
     assert (code, left["CALLS"]) == (0, ["python", "-m", "pip", "install", requirement])
 
 
 def test_a_conversion_with_every_option(run):
     """Each input is one word, whatever is in it."""
-    code, left = run("Convert", CHECKPOINT="a b.pth", SRC="$(rm x)", ARCH="121", OUT="`o`.weights.h5")
+    given = {"CHECKPOINT": "a b.pth", "SRC": "$(rm x)", "ARCH": "121", "WITHIN": "my ema", "OUT": "`o`.weights.h5"}
+    code, left = run("Convert", **given)
 
-    words = ["convert", "a b.pth", "--src", "$(rm x)", "--arch", "121", "--out", "`o`.weights.h5", "--force"]
-    assert (code, left["CALLS"]) == (0, ["densenet-port", *words])
+    options = ["--src", "$(rm x)", "--arch", "121", "--within", "my ema", "--out", "`o`.weights.h5", "--force"]
+    assert (code, left["CALLS"]) == (0, ["densenet-port", "convert", "a b.pth", *options])
 
 
 def test_a_conversion_with_no_option(run):
@@ -122,10 +129,12 @@ def test_a_failed_conversion_ends_in_its_code(run):
 def test_a_check_ends_in_its_code_and_leaves_its_summary(run, code, summary, output):
     """A failed comparison too; an error has no summary and says nothing about the network."""
     given = {"CHECKPOINT": "a.pth", "OUT": "o.weights.h5", "BACKEND": "jax", "REPORT": "deep/my report"}
+    given |= {"SRC": "torchvision", "WITHIN": "ema"}
 
     found, left = run("Check", **given, CODE=code, SUMMARY=summary)
 
-    words = ["check", "o.weights.h5", "--against", "a.pth", "--backend", "jax", "--report", "deep/my report"]
+    words = ["check", "o.weights.h5", "--against", "a.pth", "--src", "torchvision", "--within", "ema"]
+    words += ["--backend", "jax", "--report", "deep/my report"]
     assert left == {
         "CALLS": ["densenet-port", *words],
         "GITHUB_OUTPUT": output,
