@@ -142,7 +142,7 @@ def identify(
         names = [ledger.mapping.layout for ledger in fits]
         raise MisfitError(
             f"{checkpoint.path}: {len(fits)} layouts fit equally: {', '.join(names)}",
-            hint=f"say which one it is with --src {names[0]} or --src {names[1]}",
+            hint=f"say which one it is with {' or '.join(f'--src {name}' for name in names)}",
         )
     if unsaid := _unsaid(checkpoint, tables, arch, kernels):
         hint = f"every tensor is {unsaid}'s, but the file does not say that it is one: --src {unsaid}, if you know"
