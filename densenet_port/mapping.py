@@ -195,8 +195,10 @@ class Mapping:
             for theirs in patterns:
                 for part, pattern in self.tensors[kind_of(ours)].items():
                     for name in pattern.names:
-                        short = skeleton(name.format(unit=re.sub(r"\{[bln]\}", "0", theirs)))
-                        self._index.setdefault(short, []).append((name, theirs, ours, part))
+                        numbered = re.sub(r"\{[bln]\}", "0", theirs)
+                        for spelled in dict.fromkeys(numbered.replace("{_n}", number) for number in ("", "_0")):
+                            short = skeleton(name.format(unit=spelled))
+                            self._index.setdefault(short, []).append((name, theirs, ours, part))
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -439,7 +441,8 @@ class Mapping:
         if outside != prefix:  # a network within another may have its head there
             hits = [self._hit(name, outside) for name in checkpoint.tensors if not name.startswith(prefix)]
             found += [hit for hit in hits if hit and hit.place.unit == HEAD]
-        return found
+        known = any(hit.place.unit != HEAD or hit.spelled in self.units[HEAD] for hit in found)
+        return found if known else []  # a head with a number for its name is nobody's without a network
 
     def _hit(self, name: str, prefix: str) -> Found | None:
         """What a tensor's name means behind a prefix, if any line of the table says it."""

@@ -181,7 +181,8 @@ def _units(path: Path, table: Map[str, Any]) -> tuple[dict[str, tuple[str, ...]]
         units[ours] = tuple(dict.fromkeys((*usual, *(text for value in patterns.values() for text in value))))
         own[ours] = {Architecture.named(name).name: value[0] for name, value in patterns.items()}
         for pattern in units[ours]:
-            _check_places(path, where, pattern, required=_places(ours), allowed={*_places(ours), "n"})
+            numbered = {"_n"} if ours == "head.dense" and pattern != usual[0] else set()  # a user's own head
+            _check_places(path, where, pattern, required=_places(ours), allowed={*_places(ours), "n"} | numbered)
     return units, own
 
 

@@ -1,6 +1,7 @@
 """Networks with the names of Keras's DenseNets, built of Keras's own layers in a process of its own.
 
     python family_script.py save FOLDER        every file of `save`; NAME.npz has weights, and float64 logits by size
+    python family_script.py transfer FOLDER    keras.applications' own 121 within a model of a user's
     python family_script.py load NAME=FILE …   what the network NAME holds after loading FILE, in FILE.npz
 
 Keras computes in float64 on TensorFlow alone, so that `save` needs it; `load` is fastest on numpy.
@@ -24,6 +25,7 @@ NUMBERS = {
     "cifar": "layers=2-2,growth_rate=4,init_channels=8,classes=5,bottleneck=0,reduction=0.0,stem=cifar",
     "applications": "layers=2-1-1,growth_rate=32,init_channels=64,classes=7",
     "chexnet": "layers=1-1-1,growth_rate=32,init_channels=64,classes=14",
+    "transfer": "layers=1-2-1,growth_rate=32,init_channels=64,classes=3",
     "hub": "layers=2-3-2,growth_rate=8,init_channels=64,classes=7",
     "kimm": "layers=2-3-2,growth_rate=8,init_channels=16,classes=7",
 }
@@ -48,9 +50,11 @@ NAMES = {  # stem, norms and convolutions of a layer, transition, last norm, hea
     ),
 }
 NAMES["chexnet"] = NAMES["applications"]
+NAMES["transfer"] = (*NAMES["applications"][:-1], "dense_4")
 CONTRACTS = {
     "applications": Contract(epsilon=1.001e-5),
     "chexnet": Contract(epsilon=1.001e-5),
+    "transfer": Contract(epsilon=1.001e-5),
     "hub": Contract(epsilon=1.001e-5, stem_padding="same"),
     "kimm": Contract(epsilon=1e-5),
 }
@@ -103,6 +107,9 @@ def network(name, activation):
     x = norm_out = norm(x)
     if name == "hub":
         x = DenseNetBackbone(inputs, norm_out, name="dense_net_backbone")(inputs)
+    if name == "transfer":
+        body, inputs = keras.Model(inputs, norm_out, name="densenet121"), keras.Input((None, None, arch.channels))
+        x = body(inputs)
     x = keras.layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, keras.layers.Dense(arch.classes, activation=activation, name=next(names))(x))
 
@@ -146,11 +153,22 @@ def save(folder):
             keras.backend.clear_session()
         model = randomised(network(name, "sigmoid" if name == "chexnet" else "softmax"))
         legacy(model, folder / f"{name}.h5")
-        legacy(keras.Model(model.input, model.layers[-3].output), folder / f"{name}-notop.h5")
+        last = model.layers[-2].input if name == "transfer" else model.layers[-3].output
+        legacy(keras.Model(model.input, last), folder / f"{name}-notop.h5")
         model.save(folder / f"{name}-whole.h5")
         model.save(folder / f"{name}.keras")
         model.save_weights(folder / f"{name}.weights.h5")
         np.savez(folder / f"{name}.npz", **exact(model, name), **weights(model))
+
+
+def transfer(folder):
+    """As most people build one: Sequential, with a dropout before the head."""
+    body = keras.applications.DenseNet121(include_top=False, weights=None, input_shape=(64, 64, 3), pooling="avg")
+    layers = [keras.Input((64, 64, 3)), body, keras.layers.Dropout(0.5), keras.layers.Dense(4, activation="sigmoid")]
+    model = randomised(keras.Sequential(layers))
+    for ending in ("h5", "keras"):
+        model.save(folder / f"transfer.{ending}")
+    model.save_weights(folder / "transfer.weights.h5")
 
 
 def weights(model):
@@ -169,7 +187,7 @@ def load(cases):
 
 if __name__ == "__main__":
     keras.layers.BatchNormalization()(keras.layers.Conv2D(1, 1)(keras.Input((1, 1, 1))))  # the session goes on
-    if sys.argv[1] == "save":
-        save(Path(sys.argv[2]))
+    if sys.argv[1] in ("save", "transfer"):
+        {"save": save, "transfer": transfer}[sys.argv[1]](Path(sys.argv[2]))
     else:
         load(sys.argv[2:])

@@ -21,7 +21,10 @@ from densenet_port import formats
 from densenet_port.convert import convert
 from densenet_port.errors import MisfitError
 from densenet_port.forward import forward
+from densenet_port.frameworks import run_all
 from densenet_port.gather import ours
+from densenet_port.probes import Probe
+from densenet_port.sides import plan_side
 
 SCRIPT = str(Path(__file__).with_name("family_script.py"))
 SIZES = (64, 65)
@@ -34,6 +37,7 @@ LAYOUTS = {
     "hub": "keras-hub",
     "kimm": "kimm",
 }
+READ = {**LAYOUTS, "transfer": "keras-applications"}  # a user's model around the network is read, and not written
 WITHOUT_NAMES = ("titu1994", "cifar")  # their layers have numbers, in the newer containers as everywhere
 CONTAINERS = (".h5", "-whole.h5", ".keras", ".weights.h5")
 
@@ -81,7 +85,7 @@ def changed(file, path, change):
 # -- what Keras writes -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_a_file_becomes_the_same_network_with_no_option(saved, tmp_path, name, container):
     """Layout and numbers are told by the file; the port's float64 logits are the network's at an even and an odd size.
@@ -92,16 +96,16 @@ def test_a_file_becomes_the_same_network_with_no_option(saved, tmp_path, name, c
 
     done = convert(saved / f"{name}{container}", out=tmp_path / "port.safetensors", **said)
 
-    assert done.source.layout == LAYOUTS[name]
+    assert done.source.layout == READ[name]
     assert max(farthest(ours(tmp_path / "port.safetensors"), truth(saved, name))) <= FULL
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", READ)
 def test_a_file_without_the_head_is_a_network_without_one(saved, tmp_path, name):
     done = convert(saved / f"{name}-notop.h5", out=tmp_path / "port.safetensors")
 
     whole = ours(saved / f"{name}.h5")
-    assert (done.source.layout, done.source.architecture) == (LAYOUTS[name], whole.architecture.without_head())
+    assert (done.source.layout, done.source.architecture) == (READ[name], whole.architecture.without_head())
     assert set(done.source.weights) == {slot for slot in whole.weights if slot.unit != "head.dense"}
 
 
@@ -182,6 +186,62 @@ def test_a_network_within_a_network_has_its_head_outside(saved, tmp_path):
 
     assert (done.source.layout, done.source.ledger.prefix) == ("keras-applications", "densenet121/")
     assert max(farthest(ours(tmp_path / "p.h5"), truth(saved, "applications"))) <= FULL
+
+
+def test_a_transfer_is_run_by_keras_itself(tmp_path):
+    """The 121 of keras.applications within a model, in every container, by Keras's own class and loader."""
+    keras("tensorflow", "transfer", tmp_path)
+    seen = (Probe(name="noise 64", images=pictures(64)),)
+    files = [ours(tmp_path / f"transfer{ending}") for ending in (".h5", ".keras", ".weights.h5")]
+
+    plans = [plan_side(told, "keras.applications", "tensorflow", seen, "noise 64", threads=1) for told in files]
+    runs = run_all([plan["float64"][0] for plan in plans])
+
+    assert [told.contract.output for told in files] == ["sigmoid", "sigmoid", "softmax"]  # weights alone do not tell
+    for told, run in zip(files, runs, strict=True):
+        assert set(run.taps) == set(told.architecture.units)
+        found = forward(told.architecture, told.contract, lambda slot, told=told: told.weights[slot](), pictures(64))
+        assert np.abs(found - run.logits).max() <= FULL * run.logits.std()
+
+
+def test_a_head_of_two_layers_is_not_taken_for_one(saved, tmp_path):
+    """Nor a head alone, under a number, for a network."""
+    tensors = dict(ours(saved / "transfer.h5").checkpoint.tensors)
+    head = {name: tensor for name, tensor in tensors.items() if name.startswith("dense_4/")}
+    second = {name.replace("dense_4", "dense_5"): tensor for name, tensor in head.items()}
+
+    for number, members in enumerate((tensors | second, head)):
+        formats.write(tmp_path / f"{number}.safetensors", members, lambda: b"{}")
+
+    with pytest.raises(MisfitError, match=r"head.dense.kernel  could be any of dense_4/kernel, dense_5/kernel"):
+        ours(tmp_path / "0.safetensors")
+    with pytest.raises(MisfitError, match="keras-applications: recognises none of its names"):
+        ours(tmp_path / "1.safetensors")
+
+
+@pytest.mark.parametrize("container", ["-whole.h5", ".keras"])
+def test_a_maximum_over_the_picture_is_told(saved, tmp_path, container):
+    """No weight shows it, and the layouts all take the mean."""
+    file = tmp_path / f"maximum{container}"
+
+    def pooled(text):
+        return text.replace("GlobalAveragePooling2D", "GlobalMaxPooling2D")
+
+    if container == ".keras":
+        with zipfile.ZipFile(saved / "transfer.keras") as old, zipfile.ZipFile(file, "w") as new:
+            for name in old.namelist():
+                data = old.read(name)
+                new.writestr(name, pooled(data.decode()) if name == "config.json" else data)
+    else:
+        changed(
+            saved / "transfer-whole.h5",
+            file,
+            lambda opened: opened.attrs.update(model_config=pooled(opened.attrs["model_config"])),
+        )
+
+    notes = [convert(path, out=None).notes for path in (file, saved / f"transfer{container}")]
+
+    assert [any("takes the maximum over the picture" in note for note in many) for many in notes] == [True, False]
 
 
 def forget_us(file):

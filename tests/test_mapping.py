@@ -150,7 +150,8 @@ def test_two_layouts_that_fit_equally_are_refused():
 
     assert str(error.value) == (
         "sketch.pth: 5 layouts fit equally: keras, keras-applications, keras-hub, kimm, titu1994\n"
-        "  say which one it is with --src keras or --src keras-applications"
+        "  say which one it is with --src keras or --src keras-applications or --src keras-hub or --src kimm "
+        "or --src titu1994"
     )
 
 
@@ -171,6 +172,7 @@ FAULTS = [
     (('order = "rgb", ', ""), "missing key 'contract.input.order'"),
     (('"final.norm" ', '"final.norms" '), "unknown key 'units.final.norms'"),
     (('"stem.norm"               = "features.norm0"', ""), "missing key 'units.stem.norm'"),
+    (('"classifier", "classifier.0"', '"out{_n}", "classifier.0"'), "pattern 'out{_n}' must have no places"),
     (('"features.norm0"', '"features.norm{b}"'), "pattern 'features.norm{b}' must have no places"),
     (
         ('"features.transition{b}.conv"', '"features.transition.conv"'),

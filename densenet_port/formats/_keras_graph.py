@@ -6,6 +6,7 @@ the names of the layers and, where it is plain what they mean:
     epsilon        BatchNormalization layers, if they agree on one
     stem_padding   the first 7×7 convolution and the first max pool: both "same", or both "valid" behind ZeroPadding2D
     output         the activation of the last layer, if that is a Dense or an Activation
+    notes          a stem that pads otherwise, a head that takes the maximum over the picture: no contract says it
     package        `kimm>DenseNet121`, a class of one's own, is registered by the package kimm
 
 Keras 1 says `nb_row`, `nb_col` and `border_mode` for `kernel_size` and `padding`.
@@ -28,7 +29,11 @@ def told(model: Any) -> dict[str, Any]:
     epsilons = {norm["epsilon"] for norm in norms if isinstance(norm.get("epsilon"), float)}
     epsilon = {"epsilon": epsilons.pop()} if len(epsilons) == 1 else {}
     names = [str(layer["config"]["name"]) for layer in layers if "name" in layer["config"]]
-    return found | {"layers": names} | epsilon | _padding(layers) | _output(layers[-1])
+    told = found | {"layers": names} | epsilon | _padding(layers) | _output(layers[-1])
+    if any(_is(layer, "GlobalMaxPool") for layer in layers):
+        note = "its head takes the maximum over the picture (GlobalMaxPooling2D), and every layout the mean"
+        told["notes"] = [*told.get("notes", []), note]
+    return told
 
 
 def _layers(model: Any) -> Iterator[dict[str, Any]]:
