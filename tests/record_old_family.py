@@ -18,7 +18,7 @@ import sys
 from datetime import date
 
 import numpy as np
-from record_old_keras import pictures
+from record_old_keras import pictures, started
 
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data", "old-keras")  # noqa: PTH100, PTH118, PTH120
 
@@ -41,17 +41,14 @@ ROWS = {  # network, Keras, backend, order of axes
 def save(folder, row):
     """Save one network, load it into another, and note that one's logits."""
     kind, generation, software, ordering = ROWS[row]
-    keras = started(row)
+    told = started(generation, software, ordering)
     network(row)
     model = network(row)
     randomise(model, ordering == "th" and generation == 1)
     path = os.path.join(folder, row + ".h5")  # noqa: PTH118 (h5py 2.10 takes no Path)
     model.save_weights(path)
-    parts = (keras, sys.modules[software], sys.modules["h5py"], np)
-    told = {part.__name__: part.__version__ for part in parts}
     if kind == "applications":
         told["keras_applications"] = sys.modules["keras_applications"].__version__
-    told["python"] = sys.version.split()[0]
     told["logits"] = logits(row, path).tolist()
     with open(os.path.join(folder, row + ".json"), "w") as file:  # noqa: PTH118, PTH123 (as above)
         json.dump(told, file)
@@ -59,25 +56,8 @@ def save(folder, row):
 
 def load(row, path):
     """Print the logits with a file of ours."""
-    started(row)
+    started(*ROWS[row][1:])
     sys.stdout.write(json.dumps(logits(row, path).tolist()) + "\n")
-
-
-def started(row):
-    """Keras on the row's backend, in its order of axes; without Theano's optimiser, which wants a BLAS of its own."""
-    _, generation, software, ordering = ROWS[row]
-    os.environ["KERAS_BACKEND"] = software
-    os.environ["THEANO_FLAGS"] = "device=cpu,optimizer=None"
-    import keras
-    from keras import backend
-
-    assert keras.__version__.startswith(f"{generation}."), keras.__version__
-    if generation == 1:
-        backend.set_image_dim_ordering(ordering)
-    else:
-        backend.set_image_data_format("channels_first" if ordering == "th" else "channels_last")
-    backend.set_floatx("float32")
-    return keras
 
 
 def logits(row, path):
@@ -175,7 +155,8 @@ def calls(generation, axis):
 
 def names(folder):
     """Names, shapes and types of the weights of full-size networks, as a legacy file of Keras 2 has them."""
-    keras = started("applications-keras2-tensorflow")
+    started(2, "tensorflow", "tf")
+    import keras
     from keras.applications import densenet
 
     for arch in ("121", "169", "201"):

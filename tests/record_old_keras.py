@@ -57,9 +57,8 @@ def load(row, numbers, path):
     return {"logits": logits.tolist(), "same by name": same}
 
 
-def _started(row):
-    """Versions of a Keras started on the row's backend, in its order of axes; Theano's optimiser would want a BLAS."""
-    generation, software, ordering, _, _ = ROWS[row]
+def started(generation, software, ordering):
+    """Versions of a Keras started on a backend, in an order of axes; Theano's optimiser would want a BLAS."""
     os.environ["KERAS_BACKEND"] = software
     os.environ["THEANO_FLAGS"] = "device=cpu,optimizer=None"
     import h5py  # noqa: F401 (Keras imports it late)
@@ -192,6 +191,6 @@ def _scale_class():
 
 if __name__ == "__main__":
     action, row, size, file = sys.argv[1:]
-    versions = _started(row)
+    versions = started(*ROWS[row][:3])
     found = {"save": save, "load": load}[action](row, NETWORKS[size], file)
     sys.stdout.write("\n" + json.dumps(dict(versions, **found)) + "\n")  # after what Theano has printed
