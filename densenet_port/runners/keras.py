@@ -1,7 +1,6 @@
 """Networks that run in Keras 3, on any of its backends."""
 
-from collections.abc import Callable, Iterator
-from collections.abc import Mapping as Map
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,11 @@ from densenet_port.checkpoint import array_digest
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.forward import forward
 from densenet_port.frameworks import Job, Run
-from densenet_port.mapping import HEAD, Mapping
 from densenet_port.runners import last, versions
 
 PACKAGES = {"keras-hub": ("keras-hub",), "kimm": ("kimm",)}  # network → what takes part beside Keras
 Shape = tuple[int | None, ...]
-Builder = Callable[[Path, Architecture, Shape, str | None], Any]  # the last: a head's name, if it is a user's own
+Builder = Callable[[Path, Architecture, Shape], Any]
 
 FLOAT64 = 1e-10  # of the logits' deviation: what float64 keeps and float32 (1e-7 and more) cannot
 
@@ -48,7 +46,7 @@ def _slot_digests(network: Any) -> dict[str, str]:
     return _digests({str(slot): variable for slot, variable in model.slots(network).items()})
 
 
-def _digests(variables: Map[str, Any]) -> dict[str, str]:
+def _digests(variables: Mapping[str, Any]) -> dict[str, str]:
     """Name → digest of a variable in Keras's axes."""
     numpy = model.framework("keras").ops.convert_to_numpy
     return {name: array_digest(numpy(variable)) for name, variable in variables.items()}
@@ -56,7 +54,7 @@ def _digests(variables: Map[str, Any]) -> dict[str, str]:
 
 def run_applications(job: Job) -> Run:
     """Keras's own DenseNet, which it builds for one size of image."""
-    return _run_owned(job, _applications, job.images.shape[1:])
+    return _run_owned(job, _applications_within if job.prefix else _applications, job.images.shape[1:])
 
 
 def run_keras_hub(job: Job) -> Run:
@@ -80,50 +78,48 @@ def _run_owned(job: Job, build: Builder, shape: Shape) -> Run:
     if job.data_format != "channels_last":
         raise UsageError(f"{job.network} runs channels_last, not {job.data_format}")
     try:
-        network, digests = _owned(build, job.dtype, job.path, job.architecture, shape, _own_head(job))
+        network, digests = _owned(build, job.dtype, job.path, job.architecture, shape)
     except (ValueError, OSError, KeyError) as error:
         raise MisfitError(f"{job.path}: {job.network} does not take it: {error}") from error
     return _keras_outputs(network, digests, job)
 
 
-def _own_head(job: Job) -> str | None:
-    """What to call the head of a model that a user built around the network; None where there is no such model."""
-    return Mapping.load(job.table).units[HEAD][0] if job.prefix and job.table else None
-
-
 @lru_cache(maxsize=1)
-def _owned(
-    build: Builder, _dtype: str, path: Path, numbers: Architecture, shape: Shape, head: str | None
-) -> tuple[Any, dict[str, str]]:
+def _owned(build: Builder, _dtype: str, path: Path, numbers: Architecture, shape: Shape) -> tuple[Any, dict[str, str]]:
     """A network in the dtype that Keras is set to, and its digests by path; kept for the next job on it.
 
     Keras numbers models of a class through the session; a new one gives the first its plain name.
     """
     model.framework("keras").backend.clear_session()
-    network = build(path, numbers, shape, head)
+    network = build(path, numbers, shape)
     return network, _digests({variable.path: variable for variable in network.variables})
 
 
-def _applications(path: Path, numbers: Architecture, shape: Shape, head: str | None) -> Any:
-    """Keras's network; or, within a model of the user's, its body, its mean, and a head: as Keras counts layers."""
-    construct, headed = _constructor("keras.applications", numbers), numbers.classes is not None
-    if head is None:
-        return construct(
-            include_top=headed,
-            weights=str(path),
-            input_shape=shape,
-            classes=numbers.classes or 1,
-            classifier_activation=None,
-        )
-    keras = model.framework("keras")
-    body = construct(include_top=False, weights=None, input_shape=shape, pooling="avg" if headed else None)
-    output = body(body.input)
-    network = keras.Model(body.input, keras.layers.Dense(numbers.classes, name=head)(output) if headed else output)
-    network.load_weights(path)
+def _applications(path: Path | None, numbers: Architecture, shape: Shape) -> Any:
+    return _constructor("keras.applications", numbers)(
+        include_top=numbers.classes is not None,
+        weights=path and str(path),
+        input_shape=shape,
+        classes=numbers.classes or 1,
+        classifier_activation=None,
+    )
+
+
+def _applications_within(path: Path, numbers: Architecture, shape: Shape) -> Any:
+    """The same, where the file is of a model that a user built around it: a body and, behind it, a head.
+
+    Keras loads such a file by how layers lie in one another; the model that is made for it here shares its layers with
+    the network.
+    """
+    keras, network = model.framework("keras"), _applications(None, numbers, shape)
+    head = network.layers[-1] if numbers.classes is not None else None
+    body = keras.Model(network.input, head.input) if head else network
+    output = body(network.input)
+    keras.Model(network.input, head(output) if head else output).load_weights(path)
     return network
 
 
-def _kimm(path: Path, numbers: Architecture, shape: Shape, _head: str | None) -> Any:
+def _kimm(path: Path, numbers: Architecture, shape: Shape) -> Any:
     return _constructor("kimm.models", numbers)(
         include_preprocessing=False,
         include_top=numbers.classes is not None,
@@ -143,7 +139,7 @@ def _constructor(module: str, numbers: Architecture) -> Callable[..., Any]:
     return found
 
 
-def _keras_hub(path: Path, numbers: Architecture, shape: Shape, _head: str | None) -> Any:
+def _keras_hub(path: Path, numbers: Architecture, shape: Shape) -> Any:
     """A network of any numbers; KerasHub fixes the stem's channels and the bottleneck, and refuses the file if not."""
     models = model.framework("keras_hub.models")
     network = models.DenseNetBackbone(
@@ -167,7 +163,7 @@ def _set_keras(job: Job) -> Any:
     return keras
 
 
-def _keras_outputs(network: Any, digests: Map[str, str], job: Job) -> Run:
+def _keras_outputs(network: Any, digests: Mapping[str, str], job: Job) -> Run:
     """One call of a network, not in training, with every tap as one more output."""
     keras = model.framework("keras")
     tapped = {unit: _layer(network, name).output for unit, name in job.taps.items()}
@@ -188,20 +184,13 @@ def _keras_outputs(network: Any, digests: Map[str, str], job: Job) -> Run:
 
 
 def _layer(network: Any, name: str) -> Any:
-    """A layer by its name, wherever it is; `body/conv` is one of a model within the model."""
+    """A layer by its name; `body/conv` is one of a model within the model."""
     found = network
     for part in name.split("/"):
-        found = next((layer for layer in _layers(found) if layer.name == part), None)
+        found = next((layer for layer in getattr(found, "layers", ()) if layer.name == part), None)
     if found is None:
         raise UsageError(f"the reference has no layer {name!r} to look at")
     return found
-
-
-def _layers(network: Any) -> Iterator[Any]:
-    """Every layer, and those of models within the model."""
-    for layer in getattr(network, "layers", ()):
-        yield layer
-        yield from _layers(layer)
 
 
 @lru_cache(maxsize=1)
