@@ -160,7 +160,7 @@ def inspect(
     checkpoint = formats.read(file)
     try:
         word = _choice("--kernels", kernels, KERNELS)
-        told, misfit = gather.told(checkpoint, src=mapping or src, kernels=word, within=within), None
+        told, misfit = gather.ours(checkpoint, src=mapping or src, kernels=word, within=within), None
     except MisfitError as error:
         told, misfit = None, error
     _say("inspect", _inspection(checkpoint, told, misfit), as_json, terminal.inspection)

@@ -56,7 +56,7 @@ class Ours:
 
 
 def ours(
-    path: Path,
+    file: Path | Checkpoint,
     *,
     src: str | Path | None = None,
     arch: Architecture | None = None,
@@ -64,7 +64,7 @@ def ours(
     within: str | None = None,
     no_top: bool = False,
 ) -> Ours:
-    """The checkpoint in a file, in our words.
+    """The checkpoint in a file, or one that is open already, in our words.
 
     `src` is a layout's name or a table of the user's own; without it the tables are asked which of them fits. Without
     `arch` the shapes say. `kernels` says how convolution kernels are stored where the file does not record it: as a
@@ -72,19 +72,7 @@ def ours(
     of the network to take (`state_dict_ema`), where a file holds several; all else is ignored then. Raises MisfitError
     when anything is left over, missing or of another shape.
     """
-    return told(formats.read(path), src=src, arch=arch, kernels=kernels, within=within, no_top=no_top)
-
-
-def told(
-    checkpoint: Checkpoint,
-    *,
-    src: str | Path | None = None,
-    arch: Architecture | None = None,
-    kernels: Kernels | None = None,
-    within: str | None = None,
-    no_top: bool = False,
-) -> Ours:
-    """The same for a checkpoint that is already open."""
+    checkpoint = formats.read(file) if isinstance(file, Path) else file
     if kernels not in (None, "theano", "tensorflow"):
         raise UsageError(f"unknown --kernels {kernels!r}", hint="known: theano, tensorflow")
     chosen = checkpoint if within is None else _part(checkpoint, within)
@@ -93,8 +81,9 @@ def told(
         raise UsageError(f"{ledger.mapping.layout} never stores kernels as {kernels} does", hint="leave out --kernels")
     if no_top:
         ledger = _without_head(ledger)
-    outside = {name: f"--within {within}" for name in checkpoint.tensors if name not in chosen.tensors}
-    ledger = replace(ledger, ignored={**ledger.ignored, **outside})
+    if within is not None:
+        outside = {name: f"--within {within}" for name in checkpoint.tensors if name not in chosen.tensors}
+        ledger = replace(ledger, ignored={**ledger.ignored, **outside})
     return Ours(
         checkpoint=checkpoint,
         ledger=ledger,
