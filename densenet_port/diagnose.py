@@ -572,7 +572,8 @@ def _padded_otherwise(graph: Graph) -> Otherwise:
 
 def _pooled_otherwise(graph: Graph) -> Otherwise:
     for pool in other_pools(graph.pool):
-        yield graph._replace(pool=pool), {"pool": pool.stem_pool}, ("block1.layer1.norm1",)
+        if pool.stem_pool != graph.pool.stem_pool:  # the other padding has been tried
+            yield graph._replace(pool=pool), {"pool": pool.stem_pool}, ("block1.layer1.norm1",)
 
 
 def _without_last_relu(graph: Graph) -> Otherwise:

@@ -13,7 +13,7 @@ from collections.abc import Mapping as Map
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from itertools import chain, count
+from itertools import chain, count, product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -192,13 +192,14 @@ class Mapping:
     def _fill_index(self) -> None:
         """File every name under its skeleton, so that a tensor's is compared with the few that can fit."""
         for ours, patterns in self.units.items():
+            parts = self.tensors[kind_of(ours)].items()
+            names = [(name, part) for part, pattern in parts for name in pattern.names]
             for theirs in patterns:
-                for part, pattern in self.tensors[kind_of(ours)].items():
-                    for name in pattern.names:
-                        numbered = re.sub(r"\{[bln]\}", "0", theirs)
-                        for spelled in dict.fromkeys(numbered.replace("{_n}", number) for number in ("", "_0")):
-                            short = skeleton(name.format(unit=spelled))
-                            self._index.setdefault(short, []).append((name, theirs, ours, part))
+                numbered = re.sub(r"\{[bln]\}", "0", theirs)
+                samples = {numbered.replace("{_n}", number) for number in ("", "_0")}
+                for sample, (name, part) in product(samples, names):
+                    short = skeleton(name.format(unit=sample))
+                    self._index.setdefault(short, []).append((name, theirs, ours, part))
 
     # -- writing -------------------------------------------------------------------------------------------------------
 

@@ -186,8 +186,7 @@ def _job(
     threads: int | None,
 ) -> Job:
     """One run of one probe."""
-    spelled = told.ledger.mapping.spell_units(told.architecture)
-    followed = {unit: unit if network == "numpy" else name for unit, name in spelled.items()}
+    followed = told.ledger.mapping.spell_units(told.architecture) if probe.name == tapped else {}
     return Job(
         network=cast("Any", network),
         images=probe.images,
@@ -202,7 +201,7 @@ def _job(
         ignored=tuple(told.ledger.ignored),
         backend=cast("Any", "tensorflow" if backend == "numpy" else backend),
         dtype=dtype,
-        taps=followed if probe.name == tapped else {},
+        taps={unit: unit if network == "numpy" else name for unit, name in followed.items()},
         limit=limit,
         threads=threads,
     )

@@ -29,11 +29,10 @@ def told(model: Any) -> dict[str, Any]:
     epsilons = {norm["epsilon"] for norm in norms if isinstance(norm.get("epsilon"), float)}
     epsilon = {"epsilon": epsilons.pop()} if len(epsilons) == 1 else {}
     names = [str(layer["config"]["name"]) for layer in layers if "name" in layer["config"]]
-    told = found | {"layers": names} | epsilon | _padding(layers) | _output(layers[-1])
+    padding, notes = _padding(layers)
     if any(_is(layer, "GlobalMaxPool") for layer in layers):
-        note = "its head takes the maximum over the picture (GlobalMaxPooling2D), and every layout the mean"
-        told["notes"] = [*told.get("notes", []), note]
-    return told
+        notes += ["its head takes the maximum over the picture (GlobalMaxPooling2D), and every layout the mean"]
+    return found | {"layers": names} | epsilon | padding | _output(layers[-1]) | ({"notes": notes} if notes else {})
 
 
 def _layers(model: Any) -> Iterator[dict[str, Any]]:
@@ -59,19 +58,19 @@ def _is(layer: dict[str, Any], kind: str) -> bool:
     return str(layer["class_name"]).startswith(kind)
 
 
-def _padding(layers: list[dict[str, Any]]) -> dict[str, Any]:
-    """How the stem pads; nothing without an ImageNet stem, a note where no contract says it."""
+def _padding(layers: list[dict[str, Any]]) -> tuple[dict[str, str], list[str]]:
+    """How the stem pads; nothing without an ImageNet stem, and a note where no contract says it."""
     conv = next((layer["config"] for layer in layers if STEM in _sizes(layer)), None)
     pool = next((layer["config"] for layer in layers if _is(layer, "MaxPooling2D")), None)
     if conv is None or pool is None:
-        return {}
+        return {}, []
     ways = [str(part.get("padding", part.get("border_mode"))) for part in (conv, pool)]
     padded = sum(_is(layer, "ZeroPadding2D") for layer in layers) > 1
     if ways == ["same", "same"]:
-        return {"stem_padding": "same"}
+        return {"stem_padding": "same"}, []
     if ways == ["valid", "valid"] and padded:
-        return {"stem_padding": "symmetric"}
-    return {"notes": [f"its stem pads its convolution {ways[0]!r} and its pool {ways[1]!r}, which no layout does"]}
+        return {"stem_padding": "symmetric"}, []
+    return {}, [f"its stem pads its convolution {ways[0]!r} and its pool {ways[1]!r}, which no layout does"]
 
 
 def _sizes(layer: dict[str, Any]) -> list[int]:
