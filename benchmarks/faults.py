@@ -18,15 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from run import ROOT, into, machine
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
-from faults import FAULTS, GRAPHS, logits_of
-from networks import checkpoint_file, images
-
-from densenet_port.diagnose import Diagnosis, diagnose
-from densenet_port.forward import forward
-from densenet_port.gather import ours
-from densenet_port.parity import BOUND64, FACTOR32
+from densenet_port.conversion.load import read
+from densenet_port.network.numpy import forward
+from densenet_port.prove.diagnose import Diagnosis, diagnose
+from densenet_port.prove.parity import BOUND64, FACTOR32
+from tests.support.faults import FAULTS, GRAPHS, logits_of
+from tests.support.networks import checkpoint_file, images
 
 
 class Port(NamedTuple):
@@ -73,15 +72,14 @@ def named(diagnosis: Diagnosis) -> str:
 def rows(port: Any, pictures: Any) -> Iterator[Row]:
     """The undamaged port, then every fault."""
     architecture, contract = port.architecture, port.contract
-    weights = {slot: np.array(load()) for slot, load in port.weights.items()}
+    weights = {slot: np.array(array) for slot, array in port.weights.items()}
     truth, own = (forward(architecture, contract, weights, pictures, dtype=dtype) for dtype in ("float64", "float32"))
     few, taps = pictures[:2], {}
     reference = forward(architecture, contract, weights, few, tap=taps.__setitem__)
     noise = rms(own, truth)
 
     def explained(contract: Any, weights: Any, **more: Any) -> str:
-        held = {slot: lambda array=array: array for slot, array in weights.items()}
-        return named(diagnose(Port(architecture, contract, held), few, taps, reference, **more))
+        return named(diagnose(Port(architecture, contract, weights), few, taps, reference, **more))
 
     yield Row("none", *measured(truth, noise, lambda dtype: truth if dtype == "float64" else own), "nothing")
     for name, fault in FAULTS.items():
@@ -118,7 +116,7 @@ def main() -> None:
     given = parser.parse_args()
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        port = ours(checkpoint_file(Path(folder), "121", "zip"))
+        port = read(checkpoint_file(Path(folder), "121", "zip"))
         for row in rows(port, images(given.images, given.size, seed=1)):
             print(row, flush=True)
             results.append(row)

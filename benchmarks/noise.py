@@ -15,27 +15,26 @@ from pathlib import Path
 import numpy as np
 from run import ROOT, into, machine
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 
 SMALL = "layers=2-3-2,growth_rate=8,init_channels=16,classes=7"
 
 
 def ratios(arch: str, seeds: Sequence[int], folder: Path) -> dict[str, list[float]]:
     """Backend → the ratio for each seed and probe."""
-    from networks import checkpoint_file
-    from ports import sides
-
-    from densenet_port.convert import convert
-    from densenet_port.gather import ours
-    from densenet_port.parity import FACTOR32, judged
-    from densenet_port.probes import make_probes
+    from densenet_port.conversion.load import read
+    from densenet_port.conversion.write import convert
+    from densenet_port.prove.images import make_probes
+    from densenet_port.prove.parity import FACTOR32, judged
+    from tests.support.networks import checkpoint_file
+    from tests.support.ports import sides
 
     sources, ports, probes = [], [], []
     for seed in seeds:
         source = checkpoint_file(folder, arch, "zip", seed=seed)
         convert(source, out=folder / f"{seed}.weights.h5", force=True)
-        sources.append(ours(source))
-        ports.append(ours(folder / f"{seed}.weights.h5"))
+        sources.append(read(source))
+        ports.append(read(folder / f"{seed}.weights.h5"))
         probes.append(make_probes(sources[-1], (65,), 2, None, 100 * seed))
     theirs = sides(sources, probes, "torchvision")
     found: dict[str, list[float]] = {}

@@ -89,10 +89,10 @@ def checkpoints(folder: Path) -> dict[str, Path]:
 
     This one must stay small: the system counts the memory that a child shares before it becomes another program.
     """
-    write = "import sys; from pathlib import Path; from networks import checkpoint_file; "
+    write = "import sys; from pathlib import Path; from tests.support.networks import checkpoint_file; "
     write += "[print(checkpoint_file(Path(sys.argv[1]), arch, 'zip')) for arch in sys.argv[2:]]"
     command = [sys.executable, "-c", write, str(folder), *ARCHS]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT / "tests")
+    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     return {arch: Path(line) for arch, line in zip(ARCHS, told.stdout.splitlines(), strict=True)}
 
 
@@ -220,11 +220,11 @@ def sides(folder: Path, runs: int, _backends: Sequence[str]) -> dict[str, Any]:
     measure([TOOL, "convert", source, "--out", port, "--force"])
     golden = folder / "121.weights.h5.golden.npz"
     measure([TOOL, "check", port, "--against", source, "--size", "64", "--save-reference", golden])
-    alone = "from pathlib import Path; import sys; from densenet_port import gather, probes, sides; "
-    alone += "told = gather.ours(Path(sys.argv[1])); source = gather.ours(Path(sys.argv[2])); "
-    alone += "seen = probes.make_probes(source, probes.SIZES, 2, None, 0); "
-    ends = {"reference": "sides.run_reference(source, seen)"}
-    ends["port"] = "sides.run_port(told, 'tensorflow', seen, seen[0].name)"
+    alone = "from pathlib import Path; import sys; from densenet_port.conversion.load import read; "
+    alone += "from densenet_port.prove import images, recording; port, source = map(read, map(Path, sys.argv[1:])); "
+    alone += "seen = images.make_probes(source, images.SIZES, 2, None, 0); "
+    ends = {"reference": "recording.run_reference(source, seen)"}
+    ends["port"] = "recording.run_port(port, 'tensorflow', seen, seen[0].name)"
     tasks: dict[str, Callable[[], Cost]] = {
         name: lambda end=end: measure([sys.executable, "-c", alone + end, port, source]) for name, end in ends.items()
     }

@@ -1,7 +1,7 @@
 """Move DenseNet weights between frameworks, and prove that the port is the same network.
 
 The verbs (`convert`, `ours`, `verify`, `diff`) need no framework. The Keras constructors are handed on from
-`densenet_port.model` when they are first asked for, which is when Keras is imported.
+`densenet_port.models` when they are first asked for, which is when Keras is imported.
 """
 
 from importlib import import_module
@@ -10,21 +10,21 @@ from typing import Any
 __version__ = "0.1.0"
 
 VERBS = {
-    "Architecture": "arch",
-    "Contract": "arch",
+    "Architecture": "network.architecture",
+    "Contract": "network.contract",
     "PortError": "errors",
-    "convert": "convert",
-    "diff": "convert",
-    "ours": "gather",
-    "verify": "convert",
-    "forward": "forward",
-    "DenseNet": "model",
-    "DenseNetImageNet121": "model",
-    "DenseNetImageNet161": "model",
-    "DenseNetImageNet169": "model",
-    "DenseNetImageNet201": "model",
-    "DenseNetImageNet264": "model",
-    "load": "model",
+    "convert": "conversion.write",
+    "diff": "conversion.compare",
+    "read": "conversion.load",
+    "verify": "conversion.write",
+    "forward": "network.numpy",
+    "DenseNet": "models",
+    "DenseNetImageNet121": "models",
+    "DenseNetImageNet161": "models",
+    "DenseNetImageNet169": "models",
+    "DenseNetImageNet201": "models",
+    "DenseNetImageNet264": "models",
+    "load": "models",
 }
 
 

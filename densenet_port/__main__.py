@@ -1,5 +1,5 @@
 """`python -m densenet_port` is the command line."""
 
-from densenet_port.cli import main
+from densenet_port.cli.app import main
 
 main()

@@ -8,11 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from densenet_port.errors import DiskError
-
 Array = np.ndarray[Any, np.dtype[Any]]  # numpy.typing takes 10 ms to import
-
-PIECE = 1 << 23  # bytes hashed at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +38,6 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     manifest: Mapping[str, Any] | None = None
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex.
-
-    Read in a few large pieces: beside a busy thread, each piece waits for the interpreter anew.
-    """
-    digest, piece = hashlib.sha256(), memoryview(bytearray(PIECE))
-    try:
-        with path.open("rb", buffering=0) as file:
-            while count := file.readinto(piece):
-                digest.update(piece[:count])
-        return digest.hexdigest()
-    except OSError as error:
-        raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def array_digest(array: Array) -> str:

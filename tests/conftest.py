@@ -10,7 +10,7 @@ SMALL = "layers=2-3-2,growth_rate=8,init_channels=16,classes=7"  # the same shap
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
     """Small torchvision checkpoints of every form, written by torch: form → path."""
-    from networks import FORMS, checkpoint_file
+    from tests.support.networks import FORMS, checkpoint_file
 
     folder = tmp_path_factory.mktemp("checkpoints")
     return {form: checkpoint_file(folder, SMALL, form) for form in FORMS}
@@ -25,7 +25,7 @@ def small(files):
 @pytest.fixture(scope="session")
 def release(tmp_path_factory):
     """A release of two small networks with random weights; nobody changes it."""
-    from releases import SPECS, built, sources
+    from tests.support.releases import SPECS, built, sources
 
     folder = tmp_path_factory.mktemp("releases")
     built(folder, sources(folder, *SPECS), *SPECS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from densenet_port.mapping import layouts
+from densenet_port.layouts.layout import layouts
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

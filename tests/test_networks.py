@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from networks import FORMS, checkpoint_file, images
 
-from densenet_port.arch import NAMED
 from densenet_port.checkpoint import array_digest
-from densenet_port.convert import convert, verify
-from densenet_port.forward import forward
-from densenet_port.frameworks import Job, run_all
-from densenet_port.gather import ours
-from densenet_port.parity import BOUND64, FACTOR32
+from densenet_port.conversion.load import read
+from densenet_port.conversion.write import convert, verify
+from densenet_port.network.architecture import NAMED
+from densenet_port.network.numpy import forward
+from densenet_port.prove.parity import BOUND64, FACTOR32
+from densenet_port.prove.worker import Job, run_all
+from tests.support.networks import FORMS, checkpoint_file, images
 
 ARCHS = ("121", "161", "169", "201")
 PROBES = {224: images(1, 224, seed=4), 225: images(1, 225, seed=5)}
@@ -50,7 +50,7 @@ def torch_digests(path):
     """Slot → digest of torch's own tensor, turned by hand into our axes."""
     state = [v for name, v in torch.load(path, weights_only=True).items() if not name.endswith("num_batches_tracked")]
     turned = [(v.permute(2, 3, 1, 0) if v.ndim == 4 else v.T if v.ndim == 2 else v).numpy() for v in state]
-    slots = [str(slot) for slot in ours(path).architecture.slots]  # torch's order is ours
+    slots = [str(slot) for slot in read(path).architecture.slots]  # torch's order is read
     return {
         slot: hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
         for slot, array in zip(slots, turned, strict=True)
@@ -65,12 +65,10 @@ def distance(logits, truth):
 def test_numpy_agrees_with_torch_in_float64(network):
     """The third opinion, on even and odd sizes."""
     arch, source, out = network
-    told, truth = ours(out), torch_logits(arch, source)
+    told, truth = read(out), torch_logits(arch, source)
 
     apart = [
-        distance(
-            forward(told.architecture, told.contract, lambda slot: told.weights[slot](), probe), truth["float64", size]
-        )
+        distance(forward(told.architecture, told.contract, told.weights, probe), truth["float64", size])
         for size, probe in PROBES.items()
     ]
 

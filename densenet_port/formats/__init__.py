@@ -1,27 +1,25 @@
 """The containers of checkpoints: found by content, read lazily, written by one atomic writer."""
 
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import CorruptError, DiskError, UsageError
+from densenet_port.files import whole
 
-READERS = ("pth", "safetensors", "keras_archive", "caffemodel", "caffe_h5", "keras_h5", "onnx")
+READERS = ("torch.pth", "safetensors", "keras.archive", "caffe.caffemodel", "caffe.h5", "keras.h5", "onnx.checkpoint")
 ENDINGS = {  # the longest ending wins
-    ".weights.h5": ("keras_h5", "write_weights_h5"),
-    ".h5": ("keras_h5", "write_legacy"),
-    ".hdf5": ("keras_h5", "write_legacy"),
-    ".keras": ("keras_archive", "write"),
+    ".weights.h5": ("keras.h5", "write_weights_h5"),
+    ".h5": ("keras.h5", "write_legacy"),
+    ".hdf5": ("keras.h5", "write_legacy"),
+    ".keras": ("keras.archive", "write"),
     ".safetensors": ("safetensors", "write"),
-    ".pth": ("pth", "write"),
-    ".pt": ("pth", "write"),
-    ".onnx": ("onnx", "write"),
-    ".caffemodel": ("caffemodel", "write"),
+    ".pth": ("torch.pth", "write"),
+    ".pt": ("torch.pth", "write"),
+    ".onnx": ("onnx.checkpoint", "write"),
+    ".caffemodel": ("caffe.caffemodel", "write"),
 }
 COMPANIONS = {".caffemodel": ".prototxt"}  # what goes with a file: made by its module's `companion`
 HEAD = 4096
@@ -81,39 +79,6 @@ def ending(path: Path) -> str:
     if not found:
         raise UsageError(f"{path}: unknown ending", hint=f"known: {', '.join(ENDINGS)}")
     return max(found, key=len)
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A unique sibling to write to, synced and renamed to `path` at the end, removed on any failure."""
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(descriptor)
-    except OSError as error:
-        raise DiskError(f"{path}: cannot be written: {error.strerror}") from error
-    temporary = Path(name)
-    try:
-        yield temporary
-        _sync(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        raise DiskError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Have the file's bytes on the disk before its name is."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    """The process's mask, which a temporary file does not follow."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _module(name: str) -> Any:

@@ -20,7 +20,7 @@ import numpy as np
 
 from densenet_port.checkpoint import Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, UsageError
-from densenet_port.formats._stream import Source, guarded, native, stored, write_tensor
+from densenet_port.formats.source import Source, guarded, native, stored, write_tensor
 
 MANIFEST = "densenet_port"
 DTYPES = {  # the header's words → numpy's

@@ -8,6 +8,6 @@ A release is a flat folder, because that is what a release page holds. For each 
     densenet121-torchvision.parity.json .html .md .xml       what was measured
     densenet121-torchvision.card.md                          the model card
 
-and once: `manifest.json` (see `densenet_port.manifest`), `SHA256SUMS`, which `sha256sum -c` reads, `RELEASE_NOTES.md`,
-and `manifest.json.sig` where the manifest was signed.
+and once: `manifest.json` (see `densenet_port.fetch.manifest`), `SHA256SUMS`, which `sha256sum -c` reads,
+`RELEASE_NOTES.md`, and `manifest.json.sig` where the manifest was signed.
 """

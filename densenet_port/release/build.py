@@ -14,16 +14,16 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from densenet_port import __version__, manifest
-from densenet_port.arch import Architecture
-from densenet_port.checkpoint import file_digest
-from densenet_port.data import folder
+from densenet_port import __version__
+from densenet_port.conversion.load import read
 from densenet_port.errors import DiskError, PortError, UsageError
-from densenet_port.fetch import Registered, registered, registry
-from densenet_port.gather import ours
-from densenet_port.manifest import NAME, SIGNATURE, SUMS, File, Manifest
-from densenet_port.mapping import Mapping as Table
-from densenet_port.part import digests_of
+from densenet_port.fetch import manifest
+from densenet_port.fetch.manifest import NAME, SIGNATURE, SUMS, File, Manifest
+from densenet_port.fetch.partial import digests_of
+from densenet_port.fetch.registry import Registered, registered, registry
+from densenet_port.files import file_digest, resource
+from densenet_port.layouts.layout import Layout as Table
+from densenet_port.network.architecture import Architecture
 from densenet_port.release.network import (
     CONTAINERS,
     LAYOUT,
@@ -98,7 +98,7 @@ def build(
 def _source(src: str, arch: Architecture, checkpoint: Path | None, licence: str | None) -> Source:
     """The checkpoint of an architecture, with what is known of it. The file's own classes and channels hold."""
     path = checkpoint or registered(src, arch)
-    architecture, entry = ours(path, src=src, arch=arch).architecture, registry().get((src, arch.name))
+    architecture, entry = read(path, src=src, arch=arch).architecture, registry().get((src, arch.name))
     known = entry is not None and _is_it(entry, path)
     return Source(
         path=path,
@@ -119,7 +119,7 @@ def _is_it(entry: Registered, path: Path) -> bool:
 
 def _licences() -> dict[str, str]:
     """Source → what is known of the licence of its registered weights."""
-    table = tomllib.loads((folder("weights") / "licences.toml").read_text(encoding="utf-8"))
+    table = tomllib.loads((resource("weights") / "licences.toml").read_text(encoding="utf-8"))
     return {source: f"{entry['licence']} ({entry['url']})" for source, entry in table.items()}
 
 

@@ -11,15 +11,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from densenet_port import __version__, manifest, parity, report
-from densenet_port.arch import Architecture
-from densenet_port.convert import Conversion, convert, verify
+from densenet_port import __version__
+from densenet_port.conversion.write import Conversion, convert, verify
 from densenet_port.errors import ComparisonError, DiskError
-from densenet_port.formats import ending, whole
-from densenet_port.manifest import Document, File
-from densenet_port.parity import Check, Parity
-from densenet_port.probes import BATCH, SIZES
-from densenet_port.sides import load_side, save_side
+from densenet_port.fetch import manifest
+from densenet_port.fetch.manifest import Document, File
+from densenet_port.files import whole
+from densenet_port.formats import ending
+from densenet_port.network.architecture import Architecture
+from densenet_port.prove import parity, report
+from densenet_port.prove.images import BATCH, SIZES
+from densenet_port.prove.parity import Check, Parity
+from densenet_port.prove.recording import load_side, save_side
 
 TOOL = f"densenet-port {__version__}"
 LAYOUT = "keras"  # what is published
@@ -222,7 +225,7 @@ def rendered(template: str, **told: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 (only a release needs it)
 
     environment = Environment(  # noqa: S701 (Markdown, not HTML)
-        loader=PackageLoader("densenet_port"),
+        loader=PackageLoader("densenet_port.release"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from densenet_port import manifest
 from densenet_port.errors import ComparisonError, NetworkError, UsageError
-from densenet_port.manifest import NAME, SIGNATURE, SUMS, Document, Manifest
+from densenet_port.fetch import manifest
+from densenet_port.fetch.manifest import NAME, SIGNATURE, SUMS, Document, Manifest
 from densenet_port.release.build import NOTES
 from densenet_port.release.github import Asset, GitHub, Release
 from densenet_port.release.rest import Again

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from densenet_port.errors import NetworkError, UsageError
-from densenet_port.web import AGENT, LIMITS, manager, on_loopback
+from densenet_port.fetch.http import AGENT, LIMITS, manager, on_loopback
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse

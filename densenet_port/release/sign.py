@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from densenet_port.errors import ComparisonError, UsageError
-from densenet_port.formats import whole
-from densenet_port.manifest import SIGNATURE
+from densenet_port.fetch.manifest import SIGNATURE
+from densenet_port.files import whole
 
 
 def sign(manifest: Path, key: Path) -> Path:

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from densenet_port import convert, manifest, parity
-from densenet_port.download import download, silent
+from densenet_port.conversion import write as convert
 from densenet_port.errors import NetworkError, PortError, UsageError
-from densenet_port.manifest import NAME, SIGNATURE, SUMS, Document, File, Manifest
-from densenet_port.part import Wanted
+from densenet_port.fetch import manifest
+from densenet_port.fetch.download import download, silent
+from densenet_port.fetch.http import LIMITS, Limits
+from densenet_port.fetch.manifest import NAME, SIGNATURE, SUMS, Document, File, Manifest
+from densenet_port.fetch.partial import Wanted
+from densenet_port.prove import parity
 from densenet_port.release.github import GitHub
 from densenet_port.release.sign import check_signature
-from densenet_port.web import LIMITS, Limits
 
 SUM = re.compile(r"([0-9a-f]{64}) [ *](\S+)")
 OWN = ("layout", "architecture", "contract", "mappings", "tensors")  # what a file's own manifest says as well

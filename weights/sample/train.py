@@ -3,9 +3,9 @@
     python weights/sample/train.py
 
 needs torch, torchvision and scikit-learn, takes about a minute on one core, and writes beside itself `digits.pth`,
-`digits-heldout.npz` (see `densenet_port.demo.HeldOut`) and `digits.json`. The held-out digits take no part in training
-nor in any choice: epochs, rates and sizes below were settled on a validation part of the training digits, and this
-script looks at the held-out ones once, after the last step.
+`digits-heldout.npz` (see `densenet_port.conversion.demo.HeldOut`) and `digits.json`. The held-out digits take no part
+in training nor in any choice: epochs, rates and sizes below were settled on a validation part of the training digits,
+and this script looks at the held-out ones once, after the last step.
 """
 
 import inspect
@@ -24,8 +24,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torchvision.models.densenet import DenseNet
 
-from densenet_port.checkpoint import file_digest
-from densenet_port.demo import prepare
+from densenet_port.conversion.demo import prepare
+from densenet_port.files import file_digest
 
 HERE = Path(__file__).resolve().parent
 NETWORK = {"growth_rate": 12, "block_config": (3, 4, 5, 3), "num_init_features": 24, "bn_size": 4, "num_classes": 10}
@@ -72,7 +72,7 @@ def main() -> None:
         images=images[held_out],
         labels=labels[held_out],
         **recorded,
-        preparation=f"densenet_port.demo.prepare: {inspect.getdoc(prepare)}",
+        preparation=f"densenet_port.conversion.demo.prepare: {inspect.getdoc(prepare)}",
         versions=json.dumps(VERSIONS),
     )
     correct = int(np.sum(recorded["logits32"].argmax(1) == labels[held_out]))

@@ -1,0 +1,5 @@
+"""The command line."""
+
+from densenet_port.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,1 @@
+"""Weight files by name: registered, downloaded, verified, cached."""

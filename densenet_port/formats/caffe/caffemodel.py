@@ -1,0 +1,323 @@
+"""Caffe's `.caffemodel`: a NetParameter of BVLC's `caffe.proto` in Protocol Buffers' wire format, blobs and all.
+
+    NetParameter      1 name, 2 layers (V1LayerParameter, old), 3 input, 4 input_dim, 8 input_shape, 100 layer
+    LayerParameter    1 name, 2 type, 3 bottom, 4 top, 7 blobs, and the settings, of which we read
+                      121 pooling_param, 139 batch_norm_param
+    V1LayerParameter  2 bottom, 3 top, 4 name, 5 type (a number), 6 blobs, 19 pooling_param
+    BlobProto         1 to 4 num, channels, height, width; 5 data, 6 diff, 7 shape, 8 double_data, 9 double_diff
+    BlobShape         1 dim
+
+A blob is called `<layer>#<n>`, n from 0. Layers without blobs (Split, ReLU, …) are passed over, and so are diffs. Where
+any of the four old sizes is given the shape is those four, 1×1×1×N for a vector; else it is `shape`, as stored here
+both. Numbers are `double_data` if there are any, else `data`; packed, unpacked or in several pieces. Files have more
+than 64 MiB, which Caffe's own reader must be told. What each blob means is for the table; Caffe itself finds blobs by
+the layer's name too.
+
+The graph in the file tells epsilon and the average pools' rounding, unless a `.prototxt` of the same stem stands beside
+it, by which Caffe would run the network. A BatchNorm without epsilon has 1e-5. A pool's field 13 cannot be understood
+(see `prototxt`), so a graph that gives it tells no rounding.
+
+densenet-port's manifest is the field 536870121 of the NetParameter, a JSON text: Caffe and OpenCV pass over it. With
+every `.caffemodel` that is written goes a `.prototxt`, and the same graph stands in the file.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from densenet_port.checkpoint import Array, Checkpoint, Tensor
+from densenet_port.errors import CorruptError, PortError, UsageError
+from densenet_port.formats import protobuf as wire
+from densenet_port.formats.caffe import prototxt
+from densenet_port.formats.caffe.graph import Layer, Names, Value, graph
+from densenet_port.formats.protobuf import LEN, VARINT, Field, Later, Message, Part
+from densenet_port.formats.source import Source, Writable, guarded, native, write_tensor
+from densenet_port.network.architecture import Architecture
+from densenet_port.network.contract import Contract
+from densenet_port.network.units import Unit
+
+MANIFEST = 536_870_121
+LAYERS, LAYER = 2, 100
+_SCALARS = {
+    (1, LEN),
+    (3, LEN),
+    (4, LEN),
+    (4, VARINT),
+    (5, VARINT),
+    (6, LEN),
+    (7, VARINT),
+    (8, LEN),
+}  # of a NetParameter
+_FEW = 1000  # fields before the first layer
+_AXES = 32  # of a blob; Caffe's own limit
+_MANIFEST_LIMIT = 1 << 26  # bytes; that of DenseNet-264 has 200 kB
+_DATA, _SHAPE, _DOUBLE = 5, 7, 8
+_EPS, _ROUNDING, _METHODS = 3, 13, ("MAX", "AVE")
+
+
+class _Numbers(NamedTuple):
+    """The field numbers of a layer, which differ in the two forms; a type is a text in the new one."""
+
+    name: int
+    blobs: int
+    pooling: int
+
+
+FORMS = {LAYERS: _Numbers(4, 6, 19), LAYER: _Numbers(1, 7, 121)}
+KIND, NORM = 2, 139  # of the new form: the old one has no BatchNorm
+SETTINGS: dict[str, tuple[int, dict[str, int]]] = {  # type → number of its settings, and of each
+    "Convolution": (106, {"num_output": 1, "bias_term": 2, "pad": 3, "kernel_size": 4, "stride": 6}),
+    "Pooling": (121, {"pool": 1, "kernel_size": 2, "stride": 3, "pad": 4, "global_pooling": 12}),
+    "BatchNorm": (NORM, {"use_global_stats": 1, "eps": _EPS}),
+    "Scale": (142, {"bias_term": 4}),
+}
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def sniff(path: Path, _head: bytes) -> bool:
+    """Whether a file begins as a NetParameter: fields that it has or may get, then a layer with a name."""
+    fields = Message.of(Source.of_file(path))
+    try:
+        for _, field in zip(range(_FEW), fields, strict=False):
+            if field.number in FORMS and field.wire == LEN:
+                return FORMS[field.number].name in {inner.number for inner in field.message() if inner.wire == LEN}
+            if field.number < LAYER and (field.number, field.wire) not in _SCALARS:
+                return False
+    except PortError:
+        return False
+    return False
+
+
+def read(path: Path) -> Checkpoint:
+    """The checkpoint in a `.caffemodel`.
+
+    Raises DiskError for a file that cannot be read, CorruptError for one that is broken, MisfitError for a graph whose
+    norms or pools do not agree.
+    """
+    with guarded(path, "caffemodel"):
+        net = Message.of(Source.of_file(path)).by_number()
+        layers = [_Read.of(FORMS[number], field) for number in FORMS for field in net.get(number, [])]
+        tensors: dict[str, Tensor] = {}
+        for layer in layers:
+            for number, blob in enumerate(layer.blobs):
+                name = f"{layer.name}#{number}"
+                if name in tensors:
+                    raise CorruptError(f"{path}: two layers with blobs are called {layer.name!r}")
+                tensors[name] = _tensor(name, blob)
+        return Checkpoint(
+            path=path,
+            container="caffemodel",
+            tensors=tensors,
+            metadata=_metadata(path, layers),
+            manifest=_manifest(path, net.get(MANIFEST, [])),
+        )
+
+
+class _Read(NamedTuple):
+    """What we take of a layer: its name, its blobs, the epsilon if it is a BatchNorm, and its sizes if it is a pool."""
+
+    name: str
+    blobs: list[Message]
+    epsilon: float | None
+    pool: prototxt.Pool | None
+
+    @classmethod
+    def of(cls, numbers: _Numbers, field: Field) -> "_Read":
+        """A layer of either form."""
+        found = field.message().by_number()
+        name = found[numbers.name][-1].text() if numbers.name in found else ""
+        norm = numbers is FORMS[LAYER] and KIND in found and found[KIND][-1].text() == "BatchNorm"
+        pool = _merged(found.get(numbers.pooling, []))
+        return cls(
+            name=name,
+            blobs=[blob.message() for blob in found.get(numbers.blobs, [])],
+            epsilon=_epsilon(_merged(found.get(NORM, []))) if norm else None,
+            pool=_pool(pool) if pool else None,
+        )
+
+
+def _merged(fields: list[Field]) -> dict[int, Field]:
+    """Number → the last field of it, in a message that may stand in several pieces."""
+    return {field.number: field for part in fields for field in part.message()}
+
+
+def _epsilon(settings: Mapping[int, Field]) -> float:
+    """The epsilon, as the shortest decimal of its 32 bits: people write 1e-5."""
+    if _EPS not in settings:
+        return prototxt.EPSILON
+    return float(str(settings[_EPS].numbers("<f4")[-1]))
+
+
+def _pool(settings: Mapping[int, Field]) -> prototxt.Pool:
+    """A pool; its rounding is Caffe's own unless the field that could say another is there."""
+    told = {number: field.integer for number, field in settings.items() if field.wire == VARINT}
+    return prototxt.Pool(
+        method=_METHODS[told.get(1, 0)] if told.get(1, 0) in (0, 1) else "",
+        kernel=told.get(2) or told.get(5) or 0,
+        stride=told.get(3) or told.get(7) or 1,
+        whole=bool(told.get(12)),
+        rounding=None if _ROUNDING in told else "ceil",
+    )
+
+
+def _metadata(path: Path, layers: list[_Read]) -> dict[str, Any]:
+    """What the graph says of the contract: the one beside the file, or else its own."""
+    if prototxt.beside(path).is_file():
+        return prototxt.read(prototxt.beside(path))
+    epsilons = [layer.epsilon for layer in layers if layer.epsilon is not None]
+    return prototxt.described(path, epsilons, [layer.pool for layer in layers if layer.pool])
+
+
+def _manifest(path: Path, fields: list[Field]) -> dict[str, Any] | None:
+    """What densenet-port wrote into the file, None if it did not."""
+    if not fields:
+        return None
+    found = json.loads(fields[-1].data(_MANIFEST_LIMIT))
+    if not isinstance(found, dict):
+        raise CorruptError(f"{path}: its manifest is no JSON object")
+    return found
+
+
+def _tensor(name: str, blob: Message) -> Tensor:
+    """A blob's shape, type and a way to read it. Raises CorruptError where its numbers do not fill its shape."""
+    found, path = blob.by_number(), blob.source.path
+    shape = _shape(found)
+    doubles = found.get(_DOUBLE, [])
+    dtype, pieces = ("<f8", doubles) if _count(doubles, "<f8") else ("<f4", found.get(_DATA, []))
+    count = _count(pieces, dtype)
+    if len(shape) > _AXES or min(shape, default=0) < 0 or prod(shape) != count:
+        shown = " x ".join(map(str, shape[:_AXES])) or "one number"
+        raise CorruptError(f"{path}: {name} is {shown}, and holds {count} numbers", hint="fetch or copy the file again")
+    return Tensor(shape, np.dtype(dtype).name, partial(_load, path, pieces, dtype, shape))
+
+
+def _shape(blob: Mapping[int, list[Field]]) -> tuple[int, ...]:
+    """The four old sizes where any is given, 0 for the others; else the new ones."""
+    if any(number in blob for number in (1, 2, 3, 4)):
+        return tuple(blob[number][-1].integer if number in blob else 0 for number in (1, 2, 3, 4))
+    dims = [field for part in blob.get(_SHAPE, []) for field in part.message() if field.number == 1]
+    return tuple(length for field in dims for length in field.integers())
+
+
+def _count(pieces: list[Field], dtype: str) -> int:
+    return sum(piece.number_count(dtype) for piece in pieces)
+
+
+def _load(path: Path, pieces: list[Field], dtype: str, shape: tuple[int, ...]) -> Array:
+    """A blob's numbers."""
+    with guarded(path, "caffemodel"):
+        parts = [piece.numbers(dtype) for piece in pieces]
+        whole = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, dtype), *parts])
+        return native(whole.reshape(shape), np.dtype(dtype).name)
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[], bytes]) -> None:
+    """Write the network that the manifest describes, its blobs in `data`, or in `double_data` if they are float64.
+
+    Tensors are called `<layer>#<n>` and stand in order of execution. `manifest()` gives JSON bytes, complete after the
+    last tensor, with `architecture` and `contract`. Raises UsageError if the tensors are not those of the architecture,
+    or of a type that Caffe does not have.
+    """
+    arch, contract = _told(manifest())
+    blobs = _by_layer(tensors)
+    with path.open("wb") as file:
+        file.write(wire.text(1, f"DenseNet-{arch.name}"))
+        for layer in graph(arch, contract, _named(arch, blobs)):
+            wire.write(file, wire.message(LAYER, list(_layer(layer, blobs.get(layer.name, {})))))
+        file.write(wire.data(MANIFEST, manifest()))
+
+
+def companion(tensors: Mapping[str, Tensor], manifest: bytes) -> bytes:
+    """The `.prototxt` that goes with a file of these tensors. Raises as `write` does."""
+    arch, contract = _told(manifest)
+    return prototxt.text(arch, contract, graph(arch, contract, _named(arch, _by_layer(tensors)))).encode()
+
+
+def _told(manifest: bytes) -> tuple[Architecture, Contract]:
+    """What a manifest says of the network."""
+    told = json.loads(manifest)
+    return Architecture.from_json(told.get("architecture")), Contract.from_json(told.get("contract"))
+
+
+def _by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Layer → its blobs by name, in the order of their numbers."""
+    layers: dict[str, dict[int, str]] = {}
+    for name, tensor in tensors.items():
+        layer, _, number = name.rpartition("#")
+        if not layer or not re.fullmatch(r"\d{1,3}", number):
+            raise UsageError(f"{name!r} cannot name a blob", hint="expected <layer>#<n>")
+        if tensor.dtype not in _STORED:
+            raise UsageError(f"{name}: Caffe has no {tensor.dtype}", hint="choose --dtype float32 or float64")
+        layers.setdefault(layer, {})[int(number)] = name
+    return {
+        layer: {blobs[number]: tensors[blobs[number]] for number in sorted(blobs)} for layer, blobs in layers.items()
+    }
+
+
+def _named(arch: Architecture, blobs: Mapping[str, Mapping[str, Tensor]]) -> Names:
+    """Unit → its layers. Raises UsageError unless the layers' blobs are those of the units, in order."""
+    left = list(blobs)
+    names: dict[str, tuple[str, ...]] = {}
+    for unit in arch.units.values():
+        mine, left = left[: len(_COUNTS[unit.kind])], left[len(_COUNTS[unit.kind]) :]
+        mine = sorted(mine, key=lambda layer: -len(blobs[layer]))
+        found, expected = [[blob.shape for blob in blobs[layer].values()] for layer in mine], _shapes(unit)
+        if found != expected:
+            raise UsageError(f"a .caffemodel of {arch.name} needs blobs of {expected} for {unit.name}, found {found}")
+        names[unit.name] = tuple(mine)
+    if left:
+        raise UsageError(f"a .caffemodel of {arch.name} has no layer {left[0]}")
+    return names
+
+
+_COUNTS = {"conv": (1,), "dense": (2,), "norm": (3, 2)}  # kind of unit → blobs in each of its layers
+_STORED = {"float32": (_DATA, 4), "float64": (_DOUBLE, 8)}  # type → field of a BlobProto, and bytes of a number
+
+
+def _shapes(unit: Unit) -> list[list[tuple[int, ...]]]:
+    """The shapes of the blobs in each of a unit's layers."""
+    sizes = unit.sizes
+    if unit.kind == "norm":
+        width = (sizes["c"],)
+        return [[width, width, (1,)], [width, width]]
+    if unit.kind == "dense":
+        return [[(sizes["o"], sizes["i"], 1, 1), (sizes["o"],)]]
+    return [[(sizes["o"], sizes["i"], sizes["h"], sizes["w"])]]
+
+
+def _layer(layer: Layer, blobs: Mapping[str, Tensor]) -> Iterator[Part]:
+    """The fields of a layer."""
+    yield wire.text(1, layer.name) + wire.text(KIND, layer.kind)
+    yield b"".join(wire.text(3, bottom) for bottom in layer.bottoms) + wire.text(4, layer.top)
+    for name, tensor in blobs.items():
+        number, width = _STORED[tensor.dtype]
+        count = width * prod(tensor.shape)
+        save = partial(_save, name, tensor)
+        shape = wire.data(_SHAPE, wire.integers(1, tensor.shape))
+        yield from wire.message(7, [wire.head(number, count), Later(count, save), shape])
+    if layer.settings:
+        number, inner = SETTINGS[layer.kind]
+        yield wire.data(number, b"".join(_setting(inner[name], value) for name, value in layer.settings.items()))
+
+
+def _save(name: str, tensor: Tensor, file: Writable) -> None:
+    """Write a blob's numbers."""
+    write_tensor(file, name, tensor)
+
+
+def _setting(number: int, value: Value) -> bytes:
+    """One setting of a layer."""
+    if isinstance(value, float):
+        return wire.single(number, value)
+    return wire.integer(number, _METHODS.index(value) if isinstance(value, str) else value)

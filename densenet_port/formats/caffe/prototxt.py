@@ -1,0 +1,295 @@
+"""Caffe's `.prototxt`: a network in Protocol Buffers' text format, beside the `.caffemodel` of the same stem.
+
+    name: "some network"             # to the end of the line is a comment
+    layer { name: "second"  type: "BatchNorm"  bottom: "first"  top: "second"  batch_norm_param { eps: 1e-5 } }
+
+As far as we read it: `name: value`, `name { … }` (also with a colon, or in `< >`), lists `[a, b]`, and commas or
+semicolons after a field; values are numbers, words and texts, of which several in a row are one. Of the network we take
+what the weights' file may not say: the epsilon of its norms and how its average pools round. Caffe runs a network as
+the `.prototxt` says, whatever the `.caffemodel` holds beside the weights, so what it says goes first.
+
+`round_mode` is BVLC's word for a pool's rounding (CEIL, which is the default, or FLOOR), `ceil_mode` (true or false)
+that of forks and OpenCV; both have the number 13 in the binary format, with opposite meanings. So a `.caffemodel` alone
+tells the rounding only where it leaves the field out.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from densenet_port.errors import CorruptError, DiskError, MisfitError
+from densenet_port.formats.caffe.graph import SIZE, Layer, Value
+from densenet_port.network.architecture import Architecture
+from densenet_port.network.contract import Contract, Rounding
+from densenet_port.network.numpy import smallest_side
+
+ENDING, HDF5 = ".prototxt", ".caffemodel.h5"
+EPSILON = 1e-5  # of a BatchNorm that says none; caffe.proto's default
+PARAMETERS = {  # type → the field with its settings
+    "BatchNorm": "batch_norm_param",
+    "Convolution": "convolution_param",
+    "InnerProduct": "inner_product_param",
+    "Pooling": "pooling_param",
+    "Scale": "scale_param",
+}
+Fields = dict[str, list[Any]]  # name → values in their order: str, or Fields of a message
+
+_LIMIT = 1 << 24  # bytes of a text; the 201's has 127,588
+_DEPTH = 32  # messages within messages
+_TOKEN = re.compile(
+    r"""[\s]+|\#[^\n]* | (?P<text>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*') | (?P<mark>[{}<>\[\]:,;]) """
+    r"""| (?P<word>[^\s{}<>\[\]:,;\#"']+)""",
+    re.VERBOSE,
+)
+_CLOSED_BY = {"{": "}", "<": ">"}
+
+
+class Pool(NamedTuple):
+    """A pool as a graph describes it: "MAX" or "AVE", sizes, whether it is global, and its rounding if that is told."""
+
+    method: str
+    kernel: int
+    stride: int
+    whole: bool
+    rounding: Rounding | None
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def beside(path: Path) -> Path:
+    """The `.prototxt` of a weights' file's stem (`X` of `X.caffemodel` and `X.caffemodel.h5`), there or not."""
+    return (path.with_suffix("") if path.name.endswith(HDF5) else path).with_suffix(ENDING)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a network's text says of its contract, as a checkpoint's metadata.
+
+    Raises DiskError for a file that cannot be read, CorruptError for what is no such text, MisfitError for a network
+    whose norms or pools do not agree with each other.
+    """
+    try:
+        with path.open("rb") as file:
+            found = file.read(_LIMIT + 1)
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(found) > _LIMIT:
+        raise CorruptError(f"{path}: more than {_LIMIT} bytes, which no network's text has")
+    net = parse(path, found.decode(errors="replace"))
+    layers = [layer for key in ("layer", "layers") for layer in net.get(key, []) if isinstance(layer, dict)]
+    try:
+        norms = [_epsilon(layer) for layer in layers if _kind(layer) == "batchnorm"]
+        pools = [_pool(layer) for layer in layers if _kind(layer) == "pooling"]
+    except (ValueError, AttributeError, IndexError) as error:
+        raise CorruptError(f"{path}: a layer's settings cannot be read: {error}") from error
+    return described(path, norms, pools) | {"notes": list(_notes(pools)), "prototxt": path.name}
+
+
+def parse(path: Path, text: str) -> Fields:
+    """The fields of a text; scalars stay as they are written, texts without their quotes.
+
+    Raises CorruptError that names the line.
+    """
+    return _Reader(path, text).message(None, 0)
+
+
+class _Reader:
+    """The tokens of a text, from the first on: kind and content, and the line of the last one that was taken."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path = path
+        self.line = 1
+        self.tokens = self._split(text)
+        self.next = next(self.tokens, None)
+
+    def _split(self, text: str) -> Iterator[tuple[str, str, int]]:
+        """Kind, content and line of each token."""
+        at, line = 0, 1
+        while at < len(text):
+            found = _TOKEN.match(text, at)
+            if found is None:
+                self.line = line
+                raise self.broken(f"{text[at : at + 20]!r} is no part of a network's text")
+            if found.lastgroup:
+                yield found.lastgroup, found[0], line
+            line += text.count("\n", at, found.end())
+            at = found.end()
+
+    def take(self, expected: str) -> str:
+        """The token that stands next, and go on. Raises CorruptError at the end."""
+        if self.next is None:
+            raise self.broken(f"ends where {expected} is expected")
+        _, token, self.line = self.next
+        self.next = next(self.tokens, None)
+        return token
+
+    def skip(self, *marks: str) -> bool:
+        """Whether one of these marks stands next; go on if so."""
+        found = self.next is not None and self.next[0] == "mark" and self.next[1] in marks
+        if found:
+            self.take("a mark")
+        return found
+
+    def message(self, end: str | None, depth: int) -> Fields:
+        """Fields up to the mark that closes the message, or to the end of the text."""
+        if depth > _DEPTH:
+            raise self.broken(f"messages are nested more than {_DEPTH} deep")
+        found: Fields = {}
+        while not (self.skip(end) if end else self.next is None):
+            name = self.take(f"{end!r}")
+            if not re.fullmatch(r"[\w.\-/]+", name):
+                raise self.broken(f"{name!r} where a field's name is expected")
+            colon = self.skip(":")
+            found.setdefault(name, []).extend(self.values(depth, colon=colon))
+            self.skip(",", ";")
+        return found
+
+    def values(self, depth: int, *, colon: bool) -> list[Any]:
+        """The value of a field, or several in brackets, which only a colon allows."""
+        if not (colon and self.skip("[")):
+            return [self.value(depth, colon=colon)]
+        found: list[Any] = []
+        while not self.skip("]"):
+            found.append(self.value(depth, colon=True))
+            self.skip(",")
+        return found
+
+    def value(self, depth: int, *, colon: bool) -> Any:
+        """A message, or a scalar, which needs a colon."""
+        for begin, end in _CLOSED_BY.items():
+            if self.skip(begin):
+                return self.message(end, depth + 1)
+        if not colon:
+            raise self.broken("a field has no value")
+        return self.scalar()
+
+    def scalar(self) -> str:
+        """A number, a word, or texts in a row as one."""
+        kind = self.next[0] if self.next else ""
+        token = self.take("a value")
+        if kind == "mark":
+            raise self.broken(f"{token!r} where a value is expected")
+        if kind != "text":
+            return token
+        found = token[1:-1]
+        while self.next is not None and self.next[0] == "text":
+            found += self.take("a text")[1:-1]
+        return found
+
+    def broken(self, says: str) -> CorruptError:
+        """The error at this place."""
+        return CorruptError(f"{self.path}, line {self.line}: {says}", hint="repair it, or move it away")
+
+
+def _kind(layer: Fields) -> str:
+    """A layer's type, in the words of either form: `type: "Pooling"`, `type: POOLING`."""
+    return str(layer.get("type", [""])[-1]).lower()
+
+
+def _epsilon(layer: Fields) -> float:
+    """The epsilon of a BatchNorm."""
+    return float(_settings(layer, "BatchNorm").get("eps", [EPSILON])[-1])
+
+
+def _settings(layer: Fields, kind: str) -> Fields:
+    """The settings of a layer, which may stand in several messages."""
+    found: Fields = {}
+    for part in layer.get(PARAMETERS[kind], []):
+        for name, values in part.items():
+            found.setdefault(name, []).extend(values)
+    return found
+
+
+def _pool(layer: Fields) -> Pool:
+    """A pool; where nothing is said of its rounding, Caffe's own."""
+    told = {name: values[-1] for name, values in _settings(layer, "Pooling").items()}
+    down = str(told.get("round_mode")).upper() in ("FLOOR", "1") or str(told.get("ceil_mode")).lower() in ("false", "0")
+    return Pool(
+        method={"0": "MAX", "1": "AVE"}.get(told.get("pool", "MAX"), told.get("pool", "MAX")),
+        kernel=int(told.get("kernel_size") or told.get("kernel_h") or 0),
+        stride=int(told.get("stride") or told.get("stride_h") or 1),
+        whole=str(told.get("global_pooling")).lower() in ("true", "1"),
+        rounding="floor" if down else "ceil",
+    )
+
+
+def described(path: Path, norms: Iterable[float], pools: Iterable[Pool]) -> dict[str, Any]:
+    """Epsilon and rounding on which all norms and all transitions' pools of a graph agree, where it has any.
+
+    A 2×2 average pool of stride 1 leaves nothing to round: the convolution behind it does, downwards. Raises
+    MisfitError where they do not agree.
+    """
+    averages = [pool for pool in pools if pool.method == "AVE" and not pool.whole and pool.kernel == 2]  # noqa: PLR2004 (a transition's)
+    epsilons = sorted(set(norms))
+    roundings = sorted({str("floor" if pool.stride == 1 else pool.rounding) for pool in averages})
+    for what, found in (("norms have the epsilons", epsilons), ("average pools round", roundings)):
+        if len(found) > 1:
+            shown = " and ".join(map(str, found))
+            raise MisfitError(f"{path}: its {what} {shown}", hint="densenet-port's networks have one for all")
+    told: dict[str, Any] = {"epsilon": epsilons[0]} if epsilons else {}
+    return told | ({"pool_rounding": roundings[0]} if roundings and roundings != ["None"] else {})
+
+
+def _notes(pools: Iterable[Pool]) -> Iterator[str]:
+    """What a network's text says that no network of ours can be."""
+    if any(pool.method == "MAX" and pool.kernel > 2 and pool.rounding == "ceil" for pool in pools):  # noqa: PLR2004 (our stem's are 2×2)
+        yield (
+            "the .prototxt lets the stem's pool round up (57 rows of 112), as BVLC's Caffe does by itself; the "
+            "published networks and ours round it down, and give other logits unless the map is odd (225 pixels)"
+        )
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def text(arch: Architecture, contract: Contract, layers: list[Layer]) -> str:
+    """The `.prototxt` of a graph: complete, for every Caffe and for OpenCV."""
+    size = max(SIZE, smallest_side(arch, contract))
+    shape = " ".join(f"dim: {length}" for length in (1, arch.channels, size, size))
+    lines = [
+        *(f"# {line}" for line in _head(arch, contract)),
+        f"name: {_quoted(f'DenseNet-{arch.name}')}",
+        f'layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ {shape} }} }} }}',
+        *map(_line, layers),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _head(arch: Architecture, contract: Contract) -> Iterator[str]:
+    """What a person who runs the network must know."""
+    told = contract.input
+    mean, std = (", ".join(f"{value:.10g}" for value in many) for many in (told.mean, told.std))
+    yield f"DenseNet {arch.name}, written by densenet-port."
+    yield f"Input: {told.order}, x = (pixel / {told.scale:.10g} - mean) / std, mean {mean}, std {std}, pixels 0 to 255."
+    if arch.classes is not None:
+        yield f"Output: {arch.classes} logits, without softmax."
+    up = "up" if contract.pool_rounding == "ceil" else "down"
+    yield f"Pools: the stem's rounds down, the transitions' round {up},"
+    yield "at every size of the input and in every Caffe: two 2x2 max pools are the 3x3 one, rounded down."
+    if contract.pool_rounding == "floor":
+        yield "A transition's convolution has stride 2 behind a pool of stride 1: the same as the other way round."
+
+
+def _line(layer: Layer) -> str:
+    """A layer, on a line."""
+    parts = [f"name: {_quoted(layer.name)}", f"type: {_quoted(layer.kind)}"]
+    parts += [f"bottom: {_quoted(bottom)}" for bottom in layer.bottoms]
+    parts.append(f"top: {_quoted(layer.top)}")
+    if layer.settings:
+        settings = " ".join(f"{name}: {_value(value)}" for name, value in layer.settings.items())
+        parts.append(f"{PARAMETERS[layer.kind]} {{ {settings} }}")
+    return f"layer {{ {' '.join(parts)} }}"
+
+
+def _value(value: Value) -> str:
+    """A setting as the text format has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _quoted(name: str) -> str:
+    """A text between quotes; whatever is not plain ASCII as bytes in octal."""
+    return '"' + "".join(chr(byte) if chr(byte) in _PLAIN else f"\\{byte:03o}" for byte in name.encode()) + '"'
+
+
+_PLAIN = {chr(code) for code in range(32, 127)} - {'"', "\\"}

@@ -1,0 +1,1 @@
+"""HDF5 as far as checkpoints need it."""

@@ -1,0 +1,420 @@
+"""Reading HDF5 without libhdf5: the part of the format that Keras's files use.
+
+libhdf5 hangs or crashes on some files in which a few bits have flipped, and no caller can catch that; this reader
+checks every length against the file, follows no link out of it and stops on loops. It is also faster.
+
+As far as we read the HDF5 File Format Specification 3.0; integers are little-endian, addresses have 8 bytes:
+
+    superblock 0, 1     at byte 0: signature, versions, sizes, …; at the end the address of the root's object header
+    object header 1     version, messages, references, bytes; then messages: type, bytes, flags, body
+    group               message 0x11 (B-tree 1 → symbol nodes, names in a local heap) or messages 0x06 (hard links)
+    dataset             messages 0x01 dataspace, 0x03 datatype, 0x08 layout (compact, contiguous, or chunks in a
+                        B-tree 1), 0x0B filters (deflate, shuffle, Fletcher's checksum, which is not checked)
+    attribute           message 0x0C, versions 1 to 3
+    datatypes           integers, IEEE floats, strings of fixed length, strings of variable length (in a global heap),
+                        and two opaque bytes, which are Keras's bfloat16 if an attribute `dtype` says so
+
+Refused: soft and external links, data in other files or of virtual datasets, and what only `libver="latest"` or
+`track_order=True` write (superblock 2 and 3, object header 2, links in fractal heaps).
+"""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from densenet_port.checkpoint import Array, Tensor
+from densenet_port.errors import CorruptError
+from densenet_port.formats.source import Source, guarded, native
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+UNDEFINED = 2**64 - 1
+DATASPACE, LINK_INFO, DATATYPE, LINK, EXTERNAL, LAYOUT = 0x01, 0x02, 0x03, 0x06, 0x07, 0x08
+FILTERS, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE = 0x0B, 0x0C, 0x10, 0x11
+
+_METADATA = 32 * 2**20  # bytes of structures read from one file: 264 with its optimizer has 6 MB; a loop has no end
+_PACKED = 4 * 2**30  # bytes that compressed datasets may unpack to
+_RATIO = 1000  # and how many times the file; deflate reaches 1032
+_DEPTH = 64  # groups within groups
+_NEWER = "this is a newer form of HDF5 than Keras writes; load the file in Keras and save it again"
+# size → offset, precision, exponent's place and size, mantissa's place and size, bias
+FLOATS = {2: (0, 16, 10, 5, 0, 10, 15), 4: (0, 32, 23, 8, 0, 23, 127), 8: (0, 64, 52, 11, 0, 52, 1023)}
+_TEXT = np.dtype(object)  # strings of variable length
+
+
+class File:
+    """An HDF5 file: its bytes, and how much of them its structures and datasets have claimed."""
+
+    def __init__(self, source: Source) -> None:
+        """Nothing is claimed yet."""
+        self.path = source.path
+        self.size = source.size
+        self.data = source.data
+        self.heaps: dict[int, dict[int, bytes]] = {}
+        self._read = 0
+        self._claimed = {False: 0, True: 0}
+
+    def structure(self, offset: int, length: int) -> bytes:
+        """Bytes that describe the file. Raises CorruptError when there is no end to them."""
+        self._read += length + 64
+        if self._read > _METADATA:
+            raise CorruptError(f"{self.path}: its structures form a loop or exceed {_METADATA} bytes")
+        return self.data(offset, length)
+
+    def claim(self, length: int, *, packed: bool) -> None:
+        """Count the bytes of a dataset. Raises CorruptError when all of them could not stand in this file."""
+        self._claimed[packed] += length
+        limit = min(_PACKED, _RATIO * self.size) if packed else self.size
+        if self._claimed[packed] > limit:
+            raise CorruptError(f"{self.path}: its datasets claim {self._claimed[packed]} bytes, at most {limit} fit")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A group or a dataset: its place in the file and the messages of its object header, type and body."""
+
+    file: File
+    path: tuple[str, ...]
+    messages: tuple[tuple[int, bytes], ...]
+
+    @property
+    def name(self) -> str:
+        """The path as one writes it."""
+        return "/" + "/".join(self.path)
+
+    @cached_property
+    def is_dataset(self) -> bool:
+        """Whether it has a layout; everything else is a group."""
+        return any(kind == LAYOUT for kind, _ in self.messages)
+
+    @cached_property
+    def members(self) -> dict[str, int]:
+        """Name → address of a group's members, in the file's order (mostly alphabetical); none in a dataset."""
+        links = list(_links(self))
+        found = dict(links)
+        if len(found) != len(links):
+            raise CorruptError(f"{self.file.path}: two members of {self.name} have the same name")
+        return found
+
+    def member(self, *path: str) -> "Node":
+        """What stands in a group under a name, or under a name within a group within it. Raises CorruptError."""
+        node = self
+        for name in path:
+            if name not in node.members:
+                raise CorruptError(f"{self.file.path}: {node.name} has no member {name!r}")
+            node = _node(self.file, (*node.path, name), node.members[name])
+        return node
+
+    def texts(self, name: str) -> list[str] | None:
+        """An attribute that is a list of strings; one string is a list of one. None without it."""
+        for kind, body in self.messages:
+            if kind == ATTRIBUTE and (found := _attribute(self.file, name.encode(), body)) is not None:
+                return found
+        return None
+
+    def tensor(self) -> Tensor:
+        """A dataset's shape, type and a way to read it. Raises CorruptError for what cannot be read."""
+        dtype, _ = _datatype(self.message(DATATYPE))
+        shape = _dataspace(self.message(DATASPACE))
+        if dtype.kind not in "iufV" or (dtype.kind == "V" and self.texts("dtype") != ["bfloat16"]):
+            raise CorruptError(f"{self.file.path}: {self.name} holds values of type {dtype}, expected numbers")
+        name = "bfloat16" if dtype.kind == "V" else dtype.newbyteorder("=").name
+        read, path = _reader(self, dtype, shape), self.file.path
+
+        def load() -> Array:
+            with guarded(path, "HDF5"):
+                return native(read(), name)
+
+        return Tensor(shape, name, load)
+
+    def message(self, wanted: int) -> bytes:
+        """The body of the first message of a type. Raises CorruptError without one."""
+        for kind, body in self.messages:
+            if kind == wanted:
+                return body
+        raise CorruptError(f"{self.file.path}: {self.name} lacks the message {wanted:#x} of a dataset")
+
+
+def root(source: Source) -> Node:
+    """The root group. Raises CorruptError for what is no HDF5 file or one of a newer form."""
+    file = File(source)
+    block = file.structure(0, 9)
+    if block[:8] != SIGNATURE:
+        raise CorruptError(f"{file.path}: no HDF5, which begins otherwise")
+    if block[8] > 1:
+        raise CorruptError(f"{file.path}: HDF5 superblock {block[8]}, expected 0 or 1", hint=_NEWER)
+    base, _, end, _, _, address = struct.unpack("<6Q", file.structure(24 + 4 * block[8], 48))
+    if file.structure(13, 2) != b"\x08\x08" or base:
+        raise CorruptError(f"{file.path}: HDF5 addresses of other than 8 bytes, or not from the file's start")
+    if end > file.size:
+        raise CorruptError(f"{file.path}: {file.size} bytes, expected {end}", hint="fetch or copy it again")
+    return _node(file, (), address)
+
+
+def _node(file: File, path: tuple[str, ...], address: int) -> Node:
+    """The object whose header stands at an address."""
+    if len(path) > _DEPTH:
+        raise CorruptError(f"{file.path}: groups stand in groups more than {_DEPTH} deep")
+    version, length = struct.unpack("<B7xI4x", file.structure(address, 16))
+    if version != 1:
+        raise CorruptError(f"{file.path}: /{'/'.join(path)} has no object header of version 1", hint=_NEWER)
+    blocks, messages = [(address + 16, length)], []
+    for offset, count in blocks:
+        for kind, body in _split(file.structure(offset, count)):
+            if kind == CONTINUATION:
+                blocks.append(struct.unpack_from("<QQ", body))
+            elif kind:
+                messages.append((kind, body))
+    if any(kind == EXTERNAL for kind, _ in messages):
+        raise CorruptError(f"{file.path}: the data of /{'/'.join(path)} stand in another file, which is refused")
+    return Node(file, path, tuple(messages))
+
+
+def _split(block: bytes) -> Iterator[tuple[int, bytes]]:
+    """Type and body of each message in a block of an object header."""
+    place = 0
+    while place + 8 <= len(block):
+        kind, size, flags = struct.unpack_from("<HHB", block, place)
+        body = block[place + 8 : place + 8 + size]
+        if len(body) != size or (flags & 2 and kind):
+            raise ValueError(f"message {kind:#x} of an object header is cut off or shared")
+        yield kind, body
+        place += 8 + size
+
+
+def _links(node: Node) -> Iterator[tuple[str, int]]:
+    """Name and address of the object header, for each member of a group."""
+    for kind, body in node.messages:
+        if kind == SYMBOL_TABLE:
+            yield from _symbols(node.file, *struct.unpack_from("<QQ", body))
+        elif kind == LINK:
+            yield _link(node.file, body)
+        elif kind == LINK_INFO and struct.unpack_from("<Q", body, 2 + 8 * (body[1] & 1))[0] != UNDEFINED:
+            raise CorruptError(f"{node.file.path}: members of {node.name} stand in a heap", hint=_NEWER)
+
+
+def _symbols(file: File, tree: int, heap: int) -> Iterator[tuple[str, int]]:
+    """Name and address of each entry of a symbol table."""
+    signature, size, start = struct.unpack("<4s4xQ8xQ", file.structure(heap, 32))
+    if signature != b"HEAP":
+        raise ValueError(f"no local heap at {heap}")
+    names = file.structure(start, size)
+    for _, leaf in _leaves(file, tree, 0, 8):
+        signature, count = struct.unpack("<4s2xH", file.structure(leaf, 8))
+        if signature != b"SNOD":
+            raise ValueError(f"no symbol node at {leaf}")
+        for name, address, cache in struct.iter_unpack("<QQI20x", file.structure(leaf + 8, 40 * count)):
+            spelled = names[name : names.index(b"\0", name)].decode()
+            if cache == 2:  # noqa: PLR2004 (the specification's mark of a symbolic link)
+                raise _refused_link(file, spelled, "soft")
+            yield spelled, address
+
+
+def _link(file: File, body: bytes) -> tuple[str, int]:
+    """Name and address of a link message. Raises CorruptError for links that are not hard."""
+    flags, place, kind = body[1], 2, 0
+    if flags & 8:
+        kind, place = body[2], 3
+    place += 8 * bool(flags & 4) + bool(flags & 16)
+    width = 1 << (flags & 3)
+    start = place + width
+    end = start + int.from_bytes(body[place:start], "little")
+    name = body[start:end].decode()
+    if kind:
+        raise _refused_link(file, name, "soft" if kind == 1 else "external")
+    return name, struct.unpack_from("<Q", body, end)[0]
+
+
+def _refused_link(file: File, name: str, kind: str) -> CorruptError:
+    return CorruptError(f"{file.path}: {name!r} is a link of kind {kind!r}, which is refused")
+
+
+def _leaves(file: File, address: int, kind: int, key: int, level: int | None = None) -> Iterator[tuple[bytes, int]]:
+    """Key and address of each leaf under a node of a B-tree 1, whose keys have `key` bytes."""
+    signature, found, depth, used = struct.unpack("<4sBBH", file.structure(address, 8))
+    if signature != b"TREE" or found != kind or (level is not None and depth != level):
+        raise ValueError(f"no node of a B-tree at {address}")
+    body = file.structure(address + 24, used * (key + 8))
+    for place in range(0, len(body), key + 8):
+        (child,) = struct.unpack_from("<Q", body, place + key)
+        if depth:
+            yield from _leaves(file, child, kind, key, depth - 1)
+        else:
+            yield body[place : place + key], child
+
+
+def _dataspace(body: bytes) -> tuple[int, ...]:
+    """Lengths of the axes; () for one value, (0,) for none."""
+    version, rank, _, kind = body[:4]
+    if version not in (1, 2):
+        raise ValueError(f"dataspace {version}, expected 1 or 2")
+    if version == 2 and kind == 2:  # noqa: PLR2004 (the specification's mark of no value)
+        return (0,)
+    return struct.unpack_from(f"<{rank}Q", body, 8 if version == 1 else 4)
+
+
+def _datatype(body: bytes) -> tuple[np.dtype, int]:
+    """The type as stored and the bytes of one value. Raises ValueError for a type that no weights have."""
+    kind, flags, size = body[0] & 15, body[1], int.from_bytes(body[4:8], "little")
+    order = ">" if flags & 1 else "<"
+    if kind == 0 and size in (1, 2, 4, 8) and struct.unpack_from("<HH", body, 8) == (0, 8 * size):
+        return np.dtype(f"{order}{'i' if flags & 8 else 'u'}{size}"), size
+    if kind == 1 and not flags & 64 and struct.unpack_from("<HHBBBBI", body, 8) == FLOATS.get(size):
+        return np.dtype(f"{order}f{size}"), size
+    if kind == 3 and size:  # noqa: PLR2004 (the specification's number of strings)
+        return np.dtype(f"S{size}"), size
+    if (kind, size) == (5, 2):
+        return np.dtype("V2"), size
+    if (kind, flags & 15, size) == (9, 1, 16):
+        return _TEXT, size
+    raise ValueError(f"datatype of class {kind} and {size} bytes, which no weights have")
+
+
+def _attribute(file: File, wanted: bytes, body: bytes) -> list[str] | None:
+    """The strings of an attribute message, None if it has another name."""
+    version, sizes = body[0], struct.unpack_from("<HHH", body, 2)
+    if version not in (1, 2, 3):
+        raise ValueError(f"attribute {version}, expected 1, 2 or 3")
+    place = 8 + (version == 3)  # noqa: PLR2004 (version 3 says how the name is encoded)
+    parts = []
+    for size in sizes:
+        parts.append(body[place : place + size])
+        place += -(-size // 8) * 8 if version == 1 else size
+    if parts[0].rstrip(b"\0") != wanted:
+        return None
+    (dtype, size), shape = _datatype(parts[1]), _dataspace(parts[2])
+    values = body[place : place + prod(shape) * size]
+    if len(values) != prod(shape) * size or len(shape) > 1:
+        raise ValueError(f"attribute {wanted.decode()} is cut off or has several axes")
+    return _strings(file, dtype, size, values)
+
+
+def _strings(file: File, dtype: np.dtype, size: int, values: bytes) -> list[str]:
+    """The strings among an attribute's bytes; Keras writes an empty list as no floats."""
+    if dtype == _TEXT:
+        found = [_heap(file, *entry)[:length] for length, *entry in struct.iter_unpack("<IQI", values)]
+    elif dtype.kind == "S" or not values:
+        found = [values[place : place + size] for place in range(0, len(values), size)]
+    else:
+        raise ValueError(f"an attribute holds {dtype}, expected strings")
+    return [text.split(b"\0", 1)[0].decode() for text in found]
+
+
+def _heap(file: File, address: int, index: int) -> bytes:
+    """One object of a global heap."""
+    if address not in file.heaps:
+        signature, size = struct.unpack("<4s4xQ", file.structure(address, 16))
+        if signature != b"GCOL":
+            raise ValueError(f"no global heap at {address}")
+        file.heaps[address] = dict(_collection(file.structure(address + 16, max(size, 16) - 16)))
+    return file.heaps[address][index]
+
+
+def _collection(block: bytes) -> Iterator[tuple[int, bytes]]:
+    """Index and bytes of each object in a collection of a global heap; index 0 is the free space at its end."""
+    place = 0
+    while place + 16 <= len(block):
+        index, size = struct.unpack_from("<H6xQ", block, place)
+        if not index:
+            return
+        yield index, block[place + 16 : place + 16 + size]
+        place += 16 + -(-size // 8) * 8
+
+
+def _reader(node: Node, dtype: np.dtype, shape: tuple[int, ...]) -> Callable[[], Array]:
+    """How to read a dataset's array, after all the checks that need no data."""
+    file, layout, length = node.file, node.message(LAYOUT), prod(shape) * dtype.itemsize
+    version, kind = layout[:2]
+    if dtype == _TEXT or version not in (3, 4) or (kind > 1 and version == 4) or kind > 2:  # noqa: PLR2004 (see below)
+        raise CorruptError(f"{file.path}: {node.name} has layout {version}.{kind}", hint=_NEWER)
+    if kind == 2:  # noqa: PLR2004 (the specification numbers layouts: compact, contiguous, chunked, virtual)
+        return _chunked(node, dtype, shape)
+    file.claim(length, packed=False)
+    if not length:
+        return lambda: np.empty(shape, dtype)
+    if kind == 0:
+        values = layout[4 : 4 + length]
+        return lambda: np.frombuffer(values, dtype).reshape(shape)
+    address, stored = struct.unpack_from("<QQ", layout, 2)
+    if stored != length or address > file.size - length:
+        raise CorruptError(f"{file.path}: {node.name} has {stored} bytes at {address}, expected {length}")
+    return lambda: np.frombuffer(file.data(address, length), dtype).reshape(shape)
+
+
+class _Chunk(NamedTuple):
+    """Where a chunk stands, its bytes, the filters left out, and its first index on each axis."""
+
+    address: int
+    size: int
+    skipped: int
+    start: tuple[int, ...]
+
+
+def _chunked(node: Node, dtype: np.dtype, shape: tuple[int, ...]) -> Callable[[], Array]:
+    """How to read a dataset of chunks."""
+    file, layout = node.file, node.message(LAYOUT)
+    rank = layout[2]
+    tree, *sides = struct.unpack_from(f"<Q{rank}I", layout, 3)
+    chunk = tuple(sides[:-1])
+    starts = [range(0, length, side) for length, side in zip(shape, chunk, strict=True)]
+    file.claim(prod(map(len, starts)) * prod(chunk) * dtype.itemsize, packed=True)
+    leaves = _leaves(file, tree, 1, 8 + 8 * rank) if all(shape) else iter(())
+    chunks = [_chunk(at, key, rank - 1) for key, at in leaves]
+    file.claim(sum(part.size for part in chunks), packed=False)
+    if len(chunks) != prod(map(len, starts)) or sorted(part.start for part in chunks) != list(product(*starts)):
+        raise CorruptError(f"{file.path}: {node.name} lacks some of its chunks")
+    filters = _filters(next((body for kind, body in node.messages if kind == FILTERS), b"\2\0"))
+
+    def read() -> Array:
+        array = np.empty(shape, dtype)
+        for part in chunks:
+            values = _unpack(file.data(part.address, part.size), filters, part.skipped, dtype.itemsize, prod(chunk))
+            place = tuple(slice(start, start + side) for start, side in zip(part.start, chunk, strict=True))
+            target = array[place]
+            target[...] = np.frombuffer(values, dtype).reshape(chunk)[tuple(map(slice, target.shape))]
+        return array
+
+    return read
+
+
+def _chunk(address: int, key: bytes, rank: int) -> _Chunk:
+    size, skipped, *start = struct.unpack_from(f"<II{rank}Q", key)
+    return _Chunk(address, size, skipped, tuple(start))
+
+
+def _filters(body: bytes) -> list[int]:
+    """Numbers of the filters that were applied to each chunk, in order."""
+    version, count = body[:2]
+    place, found = 8 if version == 1 else 2, []
+    for _ in range(count):
+        (number,) = struct.unpack_from("<H", body, place)
+        named = version == 1 or number >= 256  # noqa: PLR2004 (where the specification's own filters end)
+        name = struct.unpack_from("<H", body, place + 2)[0] if named else 0
+        values = struct.unpack_from("<H", body, place + (6 if named else 4))[0]
+        place += (8 if named else 6) + name + 4 * values + (4 * (values % 2) if version == 1 else 0)
+        found.append(number)
+    if not set(found) <= set(_UNDO):
+        raise ValueError(f"filters {found}, known are deflate (1), shuffle (2) and Fletcher's checksum (3)")
+    return found
+
+
+def _unpack(data: bytes, filters: list[int], skipped: int, size: int, count: int) -> bytes:
+    """The bytes of a chunk of `count` values of `size` bytes, its filters undone."""
+    for place, number in reversed(list(enumerate(filters))):
+        if not skipped >> place & 1:
+            data = _UNDO[number](data, size, size * count)
+    return data
+
+
+# Deflate may have a checksum behind its input, so that four bytes more are let through.
+_UNDO: dict[int, Callable[[bytes, int, int], bytes]] = {
+    1: lambda data, _, length: zlib.decompressobj().decompress(data, length + 4),
+    2: lambda data, size, _: np.frombuffer(data, np.uint8).reshape(size, -1).T.tobytes(),
+    3: lambda data, _, __: data[:-4],
+}

@@ -1,0 +1,179 @@
+"""Keras 3's `.keras`: a zip of `metadata.json`, `config.json` and `model.weights.h5`, perhaps of `assets/`.
+
+`metadata.json` names the version of Keras; `config.json` describes the model and lists its layers in the order by which
+`model.weights.h5` (see `keras_h5`) numbers those of a class: the second BatchNormalization is `batch_normalization_1`.
+So layers have their names even where `model.weights.h5` does not give them, and tensors come in the config's order.
+Keras stores the members without compression; deflated ones are read as well, within bounds.
+
+What is written loads in Keras 3.4 and later with `keras.models.load_model`: a Functional model with the few settings
+that Keras does not default, which makes it more portable than what Keras itself writes. densenet-port's manifest is in
+`model.weights.h5`.
+"""
+
+import json
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+
+from densenet_port.checkpoint import Checkpoint, Tensor
+from densenet_port.errors import CorruptError, UsageError
+from densenet_port.formats.hdf5 import read as _hdf5
+from densenet_port.formats.hdf5 import write as _hdf5_write
+from densenet_port.formats.keras import graph as _keras_graph
+from densenet_port.formats.keras import h5 as keras_h5
+from densenet_port.formats.keras.config import functional
+from densenet_port.formats.source import Source, guarded
+from densenet_port.network.architecture import Architecture
+from densenet_port.network.contract import Contract
+from densenet_port.network.units import ROLES
+
+METADATA, CONFIG, WEIGHTS = "metadata.json", "config.json", "model.weights.h5"
+
+_HEADER, _LOCAL = b"PK\x03\x04", 30  # signature and bytes of a member's own header, before its name and extra field
+_TEXT_LIMIT = 64 * 2**20  # bytes of a JSON member; the config of DenseNet-264 has 1 MB
+_PACKED, _RATIO = 4 * 2**30, 1100  # bytes that a deflated member may unpack to, and times its size; deflate has 1032
+_SAVED = {"keras_version": "3.15.1", "date_saved": "1980-01-01@00:00:00"}  # whose form the config has; no clock
+_UNIX = 3  # the system that a zip names as its maker, on every system
+
+
+def sniff(_path: Path, head: bytes) -> bool:
+    """Whether a file begins with a zip member of one of the names that Keras gives."""
+    name = head[_LOCAL : _LOCAL + int.from_bytes(head[26:28], "little")].decode(errors="replace")
+    return head.startswith(_HEADER) and (name in (METADATA, CONFIG, WEIGHTS) or name.startswith("assets/"))
+
+
+def read(path: Path) -> Checkpoint:
+    """The checkpoint in a `.keras` archive.
+
+    Raises DiskError for a file that cannot be read, CorruptError for one that is broken, hostile, or lacks a member.
+    """
+    source = Source.of_file(path)
+    with guarded(path, "Keras archive"):
+        members = _members(path)
+        config = _json(source, members, CONFIG)
+        saved = _json(source, members, METADATA) if METADATA in members else {}
+        root = _hdf5.root(_member(source, members, WEIGHTS))
+        named = dict(_named(config, ()))
+        found = sorted(keras_h5.weighted(root), key=_Order(named))
+        return Checkpoint(
+            path=path,
+            container="keras",
+            tensors=keras_h5.spell(path, found, named or keras_h5.stored_names(found)),
+            metadata=({"keras_version": saved["keras_version"]} if "keras_version" in saved else {})
+            | {"kernels": "tensorflow"}
+            | _keras_graph.told(config),
+            manifest=keras_h5.manifest_of(root),
+        )
+
+
+def _members(path: Path) -> dict[str, ZipInfo]:
+    """Name → entry of the zip's directory."""
+    try:
+        with ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (BadZipFile, EOFError) as error:
+        raise CorruptError(f"{path}: broken zip: {error}", hint="fetch or copy the file again") from error
+    found = {entry.filename: entry for entry in entries}
+    if len(found) != len(entries):
+        raise CorruptError(f"{path}: two members of the zip have the same name")
+    return found
+
+
+def _member(source: Source, members: Mapping[str, ZipInfo], name: str) -> Source:
+    """The bytes of a member. Raises CorruptError if it is missing, encrypted, or unpacks to more than it may."""
+    if name not in members:
+        raise CorruptError(f"{source.path}: no {name} in it", hint=f"it holds {', '.join(members) or 'nothing'}")
+    entry = members[name]
+    header = source.data(entry.header_offset, _LOCAL)
+    start = entry.header_offset + _LOCAL + sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+    packed = source.part(start, entry.compress_size)
+    if not header.startswith(_HEADER) or entry.flag_bits & 1 or entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+        raise CorruptError(f"{source.path}: {name} is encrypted or compressed by other means than deflate")
+    if entry.compress_type == ZIP_STORED:
+        return packed
+    if entry.file_size > min(_PACKED, _RATIO * packed.size):
+        raise CorruptError(f"{source.path}: {name} claims to unpack {packed.size} bytes to {entry.file_size}")
+    data = zlib.decompressobj(-15).decompress(packed.data(0, packed.size), entry.file_size)
+    return Source.of_bytes(source.path, data)
+
+
+def _json(source: Source, members: Mapping[str, ZipInfo], name: str) -> Any:
+    """The content of a JSON member."""
+    member = _member(source, members, name)
+    if member.size > _TEXT_LIMIT:
+        raise CorruptError(f"{source.path}: {name} has {member.size} bytes, at most {_TEXT_LIMIT} are expected")
+    return json.loads(member.data(0, member.size))
+
+
+def _named(model: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Path in the weights and name of each layer of a model's configuration, in its order, models within it too."""
+    counts = Counter[str]()
+    outer = tuple(part for part in place if part != "layers")
+    for layer in model["config"].get("layers", []):
+        kind = _snake(layer["class_name"])
+        path = (*place, "layers", f"{kind}_{counts[kind]}" if counts[kind] else kind)
+        counts[kind] += 1
+        yield path, "/".join((*outer, layer["config"].get("name") or layer["name"]))
+        yield from _named(layer, path)
+
+
+def _snake(name: str) -> str:
+    """A class's name as Keras spells it in paths: `BatchNormalization` → `batch_normalization`."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+class _Order:
+    """Sorts what has weights by the place of its layer in the configuration; what is no layer comes last."""
+
+    def __init__(self, named: Mapping[tuple[str, ...], str]) -> None:
+        self.places = {path: place for place, path in enumerate(named)}
+
+    def __call__(self, item: keras_h5.Weighted) -> int:
+        return self.places.get(item.path, len(self.places))
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[], bytes]) -> None:
+    """Write a `.keras` archive of the network that the manifest describes.
+
+    Tensors are called `<layer>/<variable>` and stand in order of execution. `manifest()` gives JSON bytes of constant
+    length, complete after the last tensor, with `architecture` and `contract`. Raises UsageError if the tensors are
+    not those of the architecture, MisfitError if the manifest cannot be understood.
+    """
+    told = json.loads(manifest())
+    arch, contract = Architecture.from_json(told.get("architecture")), Contract.from_json(told.get("contract"))
+    config = functional(arch, contract, _layers(arch, tensors))
+    tree = keras_h5.weights_tree(tensors)
+    with ZipFile(path, "w") as archive:
+        archive.writestr(_entry(METADATA), json.dumps(_SAVED))
+        archive.writestr(_entry(CONFIG), json.dumps(config))
+        with archive.open(_entry(WEIGHTS), "w", force_zip64=True) as member:
+            _hdf5_write.write(member, tree, tensors, manifest)
+
+
+def _entry(name: str) -> ZipInfo:
+    """A stored member without a date: the first that a zip can hold."""
+    entry = ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    entry.create_system, entry.external_attr = _UNIX, 0o600 << 16
+    return entry
+
+
+def _layers(arch: Architecture, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Unit → layer. Raises UsageError unless the layers' variables are those of the units, in order."""
+    layers = keras_h5.by_layer(tensors)
+    if len(layers) != len(arch.units):
+        raise UsageError(f"a .keras of {arch.name} has {len(arch.units)} layers with weights, found {len(layers)}")
+    for unit, (layer, variables) in zip(arch.units.values(), layers.items(), strict=True):
+        kind = keras_h5.layer_class(layer, {variable: tensors[name] for variable, name in variables.items()})
+        found = [tensors[variables[variable]].shape for variable in keras_h5.VARIABLES[kind] if variable in variables]
+        if found != [unit.shape(role) for role in ROLES[unit.kind]]:
+            raise UsageError(f"a .keras of {arch.name} needs the tensors of {unit.name}, found {layer}: {found}")
+        if "/" in layer:
+            raise UsageError(
+                f"{layer!r} cannot name a layer of Keras 3", hint="choose a layout whose names have no '/'"
+            )
+    return dict(zip(arch.units, layers, strict=True))

@@ -1,0 +1,348 @@
+"""Keras's two HDF5 containers. Both spell a tensor `<layer>/<variable>`.
+
+**Legacy `.h5`** (Keras 1 to 3, weights or a whole model). The root, or its group `model_weights` in a whole model, has
+the attribute `layer_names`; each layer is a group of that name (`conv1/conv` is a group in a group) with the attribute
+`weight_names`, whose entries are paths of datasets below it:
+
+    conv1/conv    conv1/conv/kernel:0    Keras 2 and tf.keras, dataset /conv1/conv/conv1/conv/kernel:0
+    conv1         conv1_W                Keras 1 on Theano, dataset /conv1/conv1_W
+    conv1         conv1_W_1:0            Keras 1 on TensorFlow, the second variable of that name in its graph
+    scale         scale/scale_gamma:0    Keras 2, a layer that calls its variables as Keras 1 did
+    conv1_conv    kernel                 Keras 3.0 to 3.2
+    conv1_conv    conv1_conv/kernel      Keras 3.3 and later
+
+The variable is the last part without `:0`; where it begins with the layer's name and `_`, what follows, without the
+number that makes it unique in a graph (`W`, `gamma`). It is all of the path where two of a layer would be called the
+same. Lists of names are strings of fixed or variable length, or an empty list of floats; a long list is split into
+`layer_names0`, `layer_names1` … The order is that of the lists. Beside them `keras_version` and `backend`, which is
+what convolves: Theano truly, the others by correlation; and what pads: Theano's "same" is "half", alike on both sides,
+where TensorFlow's pads even sizes on one side more. Keras 1 writes neither, but the version at the root of a whole
+model, whose groups stand in `model_weights` beside `model_config`, a JSON text; the weights of the optimizer stand
+elsewhere and are not read.
+
+Keras 1 calls a norm's variance `running_std`. Up to 1.0.5, and on Theano in 1.0.6, it was a deviation; Keras 1.0.7 on
+Theano adds epsilon to the deviation. From 1.0.8 on, inference is that of Keras 2 and 3. Only whole models tell the
+version, and they exist since 1.0.7.
+
+**`.weights.h5`** (Keras 3). A tree of objects by the names of their classes, each with its variables by number in a
+group `vars`: `layers/conv2d/vars/0`, `layers/conv2d_1/vars/0` …, a model within the model
+`layers/functional/layers/conv2d/vars/0`, the optimizer `optimizer/vars/0` (tf.keras 2.12 and 2.13 say
+`_layer_checkpoint_dependencies` for `layers`). Since Keras 3.6 `vars` has the layer's name as its attribute `name`.
+Layers are numbered class by class in the model's order; the number is the name where no `name` is given. Some classes
+fix their variables' names, the others' have their numbers.
+
+densenet-port's manifest is the dataset `/densenet_port/vars/0`, a JSON text as bytes.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from densenet_port.checkpoint import Checkpoint, Tensor
+from densenet_port.errors import CorruptError, MisfitError, UsageError
+from densenet_port.formats.hdf5 import read as _hdf5
+from densenet_port.formats.hdf5 import write as _hdf5_write
+from densenet_port.formats.hdf5.write import MANIFEST, Group
+from densenet_port.formats.keras import graph as _keras_graph
+from densenet_port.formats.source import Source, guarded
+
+# Class of a Keras layer, as `.weights.h5` spells it → its variables by number, as Keras creates them.
+VARIABLES: dict[str, tuple[str, ...]] = {
+    "conv2d": ("kernel", "bias"),
+    "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
+    "dense": ("kernel", "bias"),
+}
+
+_LISTS = ("layers", "_layer_checkpoint_dependencies")
+_ATTRIBUTE_LIMIT = 64_512  # bytes of a list that Keras keeps in one attribute, HDF5's limit less some room
+_WRITTEN_AS = "3.0.0"  # Keras 2 takes files without a version for Keras 1's and would transpose kernels; 3 ignores it
+_THEANO = {"kernels": "theano", "stem_padding": "symmetric"}  # whatever its layers say
+_KERAS_1 = frozenset({"W", "running_std"})  # variables that no other Keras has
+_VARIANCES_SINCE = (1, 0, 8)  # the first Keras whose `running_std` is a variance, and used like one, on both backends
+_NAME_LIMIT = 1024  # bytes of a tensor's name; HDF5 keeps lengths in 16 bits, and the longest names seen have 90
+
+
+def sniff(_path: Path, head: bytes) -> bool:
+    """Whether a file that begins with `head` is HDF5."""
+    return head.startswith(_hdf5.SIGNATURE)
+
+
+def read(path: Path) -> Checkpoint:
+    """The checkpoint in a legacy `.h5` or a `.weights.h5`, told apart by content.
+
+    Raises DiskError for a file that cannot be read, CorruptError for one that is broken, hostile, or holds no weights.
+    """
+    source = Source.of_file(path)
+    with guarded(path, "HDF5"):
+        root = _hdf5.root(source)
+        group = root.member("model_weights") if "model_weights" in root.members else root
+        if (layers := names(group, "layer_names")) is not None:
+            return _legacy(path, root, group, layers)
+        found = weighted(root)
+        stored = stored_names(found)
+        tensors = spell(path, found, stored)
+        return Checkpoint(
+            path=path,
+            container="weights-h5",
+            tensors=tensors,
+            metadata={"named": bool(stored), "kernels": "tensorflow"},
+            manifest=manifest_of(root),
+        )
+
+
+def _legacy(path: Path, root: _hdf5.Node, group: _hdf5.Node, layers: list[str]) -> Checkpoint:
+    """The checkpoint of a legacy file whose layers stand in `group`."""
+    tensors: dict[str, Tensor] = {}
+    weightless = False
+    for layer in layers:
+        found = dict(_layer(group.member(*layer.split("/")), layer))
+        weightless |= not found
+        if twice := found.keys() & tensors.keys():
+            raise CorruptError(f"{path}: two tensors are called {min(twice)}")
+        tensors |= found
+    metadata = ({"layers": layers} if weightless else {}) | _metadata(root, group)
+    manifest = manifest_of(root)
+    if any(name.endswith("/running_std") for name in tensors) and manifest is None:
+        notes = [*metadata.get("notes", []), *_of_keras_1(path, metadata.get("keras_version"))]
+        metadata |= {"notes": notes} if notes else {}
+    return Checkpoint(path=path, container="keras-h5", tensors=tensors, metadata=metadata, manifest=manifest)
+
+
+def _layer(group: _hdf5.Node, layer: str) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor of each weight of a legacy layer."""
+    weights = names(group, "weight_names")
+    if weights is None:
+        raise CorruptError(f"{group.file.path}: layer {layer!r} has no list of its weights")
+    paths = [weight.removesuffix(":0") for weight in weights]
+    own = [_variable(path, layer) for path in paths]
+    for name, weight in zip(own if len(set(own)) == len(own) else paths, weights, strict=True):
+        yield f"{layer}/{name}", group.member(*weight.split("/")).tensor()
+
+
+def _variable(path: str, layer: str) -> str:
+    """What a weight is called within its layer: `conv1_W_1` of `conv1` is its `W`."""
+    last, start = path.rpartition("/")[2], layer.rpartition("/")[2] + "_"
+    return re.sub(r"_\d+$", "", last.removeprefix(start)) if last.startswith(start) else last
+
+
+def _of_keras_1(path: Path, version: str | None) -> list[str]:
+    """What must be said of a file with norms of Keras 1. Raises MisfitError for a version that computes otherwise."""
+    if version is None:
+        told = "running_std is taken as the variance, which it is since 1.0.8 (2016)"
+        return [f"a file of Keras 1 that records no version: {told}"]
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+    if numbers < _VARIANCES_SINCE:
+        since = ".".join(map(str, _VARIANCES_SINCE))
+        raise MisfitError(
+            f"{path}: written by Keras {version}, whose norms compute otherwise than those of {since} and later",
+            hint=f"its running_std is no variance to take over; estimate the statistics anew in Keras {since} or later",
+        )
+    return []
+
+
+def names(group: _hdf5.Node, attribute: str) -> list[str] | None:
+    """A list of names in an attribute, or in several that are numbered from 0; None without either."""
+    whole = group.texts(attribute)
+    if whole is not None:
+        return whole
+    parts: list[list[str]] = []
+    while (part := group.texts(f"{attribute}{len(parts)}")) is not None:
+        parts.append(part)
+    return [name for part in parts for name in part] if parts else None
+
+
+def _metadata(root: _hdf5.Node, group: _hdf5.Node) -> dict[str, Any]:
+    """What a legacy file says of itself."""
+    found: dict[str, Any] = {"form": "legacy weights" if group is root else "whole model"}
+    for key in ("keras_version", "backend"):
+        if values := group.texts(key) or root.texts(key):
+            found[key] = values[0]
+    if texts := root.texts("model_config"):
+        found |= _keras_graph.told(json.loads(texts[0]))
+    if "backend" in found:
+        found |= _THEANO if found["backend"] == "theano" else {"kernels": "tensorflow"}
+    return found
+
+
+def manifest_of(root: _hdf5.Node) -> dict[str, Any] | None:
+    """What densenet-port wrote into the file, None if it did not. Raises CorruptError for what is no JSON object."""
+    if MANIFEST[0] not in root.members:
+        return None
+    found = json.loads(root.member(*MANIFEST).tensor().load().tobytes())
+    if not isinstance(found, dict):
+        raise CorruptError(f"{root.file.path}: its manifest is no JSON object")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """An object of a `.weights.h5` that has variables: its path without `vars`, its given name, and its datasets."""
+
+    path: tuple[str, ...]
+    name: str | None
+    variables: Mapping[str, _hdf5.Node]
+
+    @property
+    def in_model(self) -> bool:
+        """Whether it is a part of the network, and not of its training."""
+        return self.path[:1] != ("optimizer",)
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The objects it stands in, without the lists that hold them."""
+        return tuple(name for name in self.path[:-1] if name not in _LISTS)
+
+
+def weighted(root: _hdf5.Node) -> list[Weighted]:
+    """The objects with variables in a `.weights.h5`, those of a class by number. Raises CorruptError without any."""
+    found = list(_walk(root))
+    if not found:
+        hint = "weights are saved by model.save_weights() or model.save()"
+        raise CorruptError(f"{root.file.path}: HDF5, but holds no Keras weights", hint=hint)
+    return found
+
+
+def _walk(group: _hdf5.Node) -> Iterator[Weighted]:
+    """Everything below a group that has datasets, in the order of names, numbers by value."""
+    datasets = {}
+    for name in sorted(group.members, key=_by_number):
+        node = group.member(name)
+        if node.is_dataset:
+            datasets[name] = node
+        elif node.path != MANIFEST[:1]:
+            yield from _walk(node)
+    if datasets:
+        *parents, last = group.path or ("",)
+        path = tuple(parents) if last == "vars" and parents else group.path
+        yield Weighted(path, next(iter(group.texts("name") or []), None), datasets)
+
+
+def _by_number(name: str) -> tuple[str, int]:
+    """Sort `conv2d`, `conv2d_1`, `conv2d_2`, `conv2d_10` in that order, and so `0`, `1`, `10`."""
+    found = re.fullmatch(r"(.*?)_?(\d{1,9})", name)
+    return (found[1], int(found[2])) if found else (name, -1)
+
+
+def stored_names(found: list[Weighted]) -> dict[tuple[str, ...], str]:
+    """Path → the layer's name, if every layer of the model has one and they differ; else nothing."""
+    given = {item.path: "/".join((*item.parents, item.name)) for item in found if item.in_model and item.name}
+    layers = [item for item in found if item.in_model]
+    return given if len(set(given.values())) == len(layers) else {}
+
+
+def spell(path: Path, found: list[Weighted], given: Mapping[tuple[str, ...], str]) -> dict[str, Tensor]:
+    """Name → tensor; layers are called as `given` says, by path, or else as their group.
+
+    Raises CorruptError if two tensors would have the same name.
+    """
+    tensors: dict[str, Tensor] = {}
+    for item in found:
+        layer = given.get(item.path, "/".join((*item.parents, *item.path[-1:])))
+        for variable, node in zip(_variables(item), item.variables.values(), strict=True):
+            name = f"{layer}/{variable}".lstrip("/")
+            if name in tensors:
+                raise CorruptError(f"{path}: two tensors are called {name}")
+            tensors[name] = node.tensor()
+    return tensors
+
+
+def _variables(item: Weighted) -> list[str]:
+    """Names of an object's variables: its class's if their number fits, else as they stand."""
+    known = VARIABLES.get(re.sub(r"_\d+$", "", item.path[-1]) if item.path else "", ())
+    count = len(item.variables)
+    fits = count == len(known) or (count == 1 and known[1:] == ("bias",))
+    return (
+        list(known[:count]) if fits and list(item.variables) == [str(n) for n in range(count)] else list(item.variables)
+    )
+
+
+def write_legacy(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[], bytes]) -> None:
+    """Write a legacy `.h5` of weights, which Keras 1, 2 and 3 load by order or by name.
+
+    Tensors are called `<layer>/<variable>`; layers stand in the order of their first tensors. Where the variables are
+    Keras 1's, the file is one of Keras 1, which records neither a version nor what convolves: Keras 2 would take it for
+    another; else it is of a backend that stores kernels as the manifest says. Layers without weights are left out,
+    because no Keras looks at them. `manifest()` gives JSON bytes of constant length, complete after the last tensor.
+    Raises UsageError for names without a layer, or names that HDF5 cannot hold side by side.
+    """
+    layers = by_layer(tensors)
+    old = any(not _KERAS_1.isdisjoint(variables) for variables in layers.values())
+    backend = json.loads(manifest()).get("kernels", "tensorflow")
+    root = Group({} if old else {"backend": backend, "keras_version": _WRITTEN_AS})
+    root.attributes |= _split("layer_names", list(layers))
+    for layer, variables in layers.items():
+        group = root.group(*layer.split("/"))
+        weights = {f"{layer}_{variable}" if old else name: name for variable, name in variables.items()}
+        group.attributes |= _split("weight_names", list(weights))
+        for weight, name in weights.items():
+            *parents, last = weight.split("/")
+            place = group.group(*parents)
+            if place.members.setdefault(last, name) != name:
+                raise UsageError(f"{name} would be a group and a dataset of the same name in the file")
+    with path.open("wb") as file:
+        _hdf5_write.write(file, root, tensors, manifest)
+
+
+def _split(attribute: str, texts: list[str]) -> dict[str, str | list[str]]:
+    """A list as an attribute, or as several where one would be too long, as Keras splits it."""
+    width = max(len(text.encode()) for text in texts)
+    count = max(1, _ATTRIBUTE_LIMIT // width)
+    if len(texts) <= count:
+        return {attribute: texts}
+    return {f"{attribute}{n}": texts[n * count : (n + 1) * count] for n in range(-(-len(texts) // count))}
+
+
+def write_weights_h5(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[], bytes]) -> None:
+    """Write a `.weights.h5`, which Keras 3 loads into a Functional model of these layers in this order.
+
+    Tensors and `manifest` are as for `write_legacy`. Raises UsageError for layers that are no Conv2D without bias,
+    BatchNormalization or Dense.
+    """
+    tree = weights_tree(tensors)
+    with path.open("wb") as file:
+        _hdf5_write.write(file, tree, tensors, manifest)
+
+
+def weights_tree(tensors: Mapping[str, Tensor]) -> Group:
+    """The tree of a `.weights.h5`. Keras 3.0 to 3.5 want the root's `vars`, though it is empty."""
+    root, counts = Group(), Counter[tuple[str, ...]]()
+    root.group("vars")
+    for layer, variables in by_layer(tensors).items():
+        *models, name = layer.split("/")
+        place = tuple(part for model in models for part in ("layers", model))
+        kind = layer_class(layer, {variable: tensors[name] for variable, name in variables.items()})
+        number = counts[*place, kind]
+        counts[*place, kind] += 1
+        group = root.group(*place, "layers", f"{kind}_{number}" if number else kind, "vars")
+        group.attributes["name"] = name
+        order = [variable for variable in VARIABLES[kind] if variable in variables]
+        group.members |= {str(number): variables[variable] for number, variable in enumerate(order)}
+    return root
+
+
+def by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
+    """Layer → variable → tensor's name, in the order of the tensors. Raises UsageError for names without a layer."""
+    layers: dict[str, dict[str, str]] = {}
+    for name in tensors:
+        layer, _, variable = name.rpartition("/")
+        if not {"", "."}.isdisjoint(name.split("/")) or not layer or "\0" in name or len(name.encode()) > _NAME_LIMIT:
+            raise UsageError(f"{name!r} cannot be written for Keras", hint="expected names such as stem_conv/kernel")
+        layers.setdefault(layer, {})[variable] = name
+    return layers
+
+
+def layer_class(layer: str, variables: Mapping[str, Tensor]) -> str:
+    """The class of a layer by its variables, as `.weights.h5` spells it. Raises UsageError for any other layer."""
+    found = {name: len(tensor.shape) for name, tensor in variables.items()}
+    if found == {"kernel": 4}:
+        return "conv2d"
+    if found == {"kernel": 2, "bias": 1}:
+        return "dense"
+    if found == dict.fromkeys(VARIABLES["batch_normalization"], 1):
+        return "batch_normalization"
+    hint = "expected a Conv2D without bias, a BatchNormalization or a Dense; `.h5` takes any layer"
+    raise UsageError(f"{layer} cannot be written as .weights.h5: its variables are {', '.join(found)}", hint=hint)

@@ -1,0 +1,119 @@
+"""ONNX: a graph of operators, with its weights, as one protobuf (`_onnx_model` has the messages).
+
+A model is read by following its graph, because names say little: exporters fold norms into convolutions under the
+kernel's own name, merge equal tensors, and number what is left. What must be the graph of a DenseNet stands in
+`_onnx_densenet`; every other is refused, with what was found. Tensors are called after our units, in order of
+execution:
+
+    stem.conv.weight  block1.layer2.conv1.weight     o i h w
+    stem.norm.scale  .shift  .mean  .variance        c; .second_scale and .second_shift where a Scale follows
+    head.dense.weight  .bias                         o i; o
+
+`metadata` has producer, version and opset; epsilon, stem_padding, stem_pool, pool_rounding and output as the graph has
+them; `norms` ("batchnorm", "batchnorm+scale"); `fold` where tensors are worked out of several; `notes`.
+
+What is written runs anywhere (see `_onnx_write`). densenet-port's manifest is the entry `densenet_port` of the model's
+metadata_props.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densenet_port.checkpoint import Array, Checkpoint, Tensor
+from densenet_port.errors import CorruptError, MisfitError
+from densenet_port.formats import protobuf as _protobuf
+from densenet_port.formats.onnx.densenet import Network, densenet
+from densenet_port.formats.onnx.model import Model, read_model
+from densenet_port.formats.onnx.write import MANIFEST, model
+from densenet_port.formats.source import guarded
+from densenet_port.network.architecture import Architecture
+from densenet_port.network.contract import Contract
+
+_FOLD = "conv+batchnorm"  # what is recorded of a conversion whose source had norms worked out
+_VERSIONS = range(1, 64)  # of the IR, which is the first field; 13 is the newest
+_NEXT = {2, 3, 4, 5, 6, 7, 8, 14}  # fields of a model that may come second
+
+
+def sniff(_path: Path, head: bytes) -> bool:
+    """Whether a file begins with ir_version, a small number, and another field of a ModelProto."""
+    return len(head) > 2 and head[0] == 1 << 3 and head[1] in _VERSIONS and head[2] >> 3 in _NEXT  # noqa: PLR2004
+
+
+def read(path: Path) -> Checkpoint:
+    """The checkpoint in an ONNX model.
+
+    Raises DiskError for a file that cannot be read, or whose external data cannot, CorruptError for one that is broken
+    or hostile, MisfitError for a graph that is no DenseNet's, or not the one that its manifest tells of.
+    """
+    with guarded(path, "ONNX model"):
+        found = read_model(path)
+        network = densenet(found)
+        manifest = json.loads(found.metadata.get(MANIFEST, "null"))
+        if not isinstance(manifest, dict | None):
+            raise CorruptError(f"{path}: its manifest is no JSON object")
+        _compare(path, network.facts, manifest)
+        return Checkpoint(
+            path=path,
+            container="onnx",
+            tensors={
+                f"{layer.unit}.{part}": replace(constant.tensor, load=partial(_load, path, constant.tensor))
+                for layer in network.layers
+                for part, constant in layer.parts.items()
+            },
+            metadata=_metadata(found, network),
+            manifest=manifest,
+        )
+
+
+def _load(path: Path, tensor: Tensor) -> Array:
+    """A tensor's elements. Raises CorruptError where they cannot be what the graph says."""
+    with guarded(path, "ONNX model"):
+        array = tensor.load()
+        if array.shape != tensor.shape:
+            raise CorruptError(f"{path}: a tensor of the shape {array.shape}, expected {tensor.shape}")
+        return array
+
+
+def _compare(path: Path, facts: Mapping[str, Any], manifest: Mapping[str, Any] | None) -> None:
+    """See that a manifest's contract is the graph's. Raises MisfitError for a graph that was changed under it."""
+    said = (manifest or {}).get("contract") or {}
+    for key in sorted(facts.keys() & said.keys()):
+        kind = np.float32 if key == "epsilon" else str  # an attribute is a float32
+        if kind(said[key]) != kind(facts[key]):
+            hint = "the graph was changed after it was written; take the manifest out of metadata_props to have it read"
+            raise MisfitError(f"{path}: its graph has the {key} {facts[key]}, its manifest {said[key]}", hint=hint)
+
+
+def _metadata(found: Model, network: Network) -> dict[str, Any]:
+    """What the model says of itself."""
+    where = found.beside[0] if len(found.beside) == 1 else f"{len(found.beside)} files"
+    beside = [f"tensors stand in {where} beside the model, which its digest does not cover"] if found.beside else []
+    return {
+        "producer": found.producer,
+        "version": found.version,
+        "opset": found.opset,
+        **network.facts,
+        "notes": [*network.notes, *beside],
+        **({"fold": _FOLD} if network.worked else {}),
+    }
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[], bytes]) -> None:
+    """Write the network that the manifest describes, with the tensors in order of execution.
+
+    `manifest()` gives JSON bytes of constant length, complete after the last tensor, with `architecture` and
+    `contract`. Raises UsageError if the tensors are not those of the architecture, MisfitError if the manifest cannot
+    be understood.
+    """
+    told = json.loads(manifest())
+    architecture = Architecture.from_json(told.get("architecture"))
+    contract = Contract.from_json(told.get("contract"))
+    parts = model(architecture, contract, tensors, manifest)
+    with path.open("wb") as file:
+        _protobuf.write(file, parts)

@@ -1,0 +1,266 @@
+"""PyTorch's checkpoints (`.pth`, `.pt`, `.pth.tar`, `.ckpt` …), read and written without PyTorch.
+
+Three containers hold a pickle and, beside it, the storages that its tensors are views of (`_torch` says how). The
+ending of a file's name tells nothing.
+
+**Zip** (since 1.6). Members of one folder: `data.pkl`; a storage under `data/<key>` for each key; perhaps `byteorder`
+("little", which is also meant without it, or "big"), `version` and more that need not be known. As written, members
+lie uncompressed; a checkpoint that was unpacked and packed again has them deflated, and is read as well. Sizes come
+from the central directory, the place of a member's data from its local header. CRCs are not checked: PyTorch itself can
+leave them out. A member `constants.pkl` marks a TorchScript archive, which is a program and is refused.
+
+**Stream** (since 0.1.7). Five pickles: the number 0x1950a86a20f9469cfc6c, the number 1001, facts about the system, the
+object, the list of its storages' keys. Then, for each key in this order, the number of elements (int64) and the
+elements, little-endian.
+
+**Tar** (before). Members: `storages`, the number of storages (pickle), for each (key, device, storage class) (pickle),
+the number of elements (int64) and the elements, then a list of windows (key, key of the storage, offset, length)
+(pickle); `tensors`, the number of tensors (pickle), for each (key, storage's key, tensor class) (pickle), the number of
+axes (int32, then 4 bytes that mean nothing), shape, strides and offset (int64); `pickle`, the object, whose tensors are
+persistent ids.
+
+What is read: every tensor in the object, wherever it stands in dicts, lists, tuples and whole modules (`_torch_tree`),
+under its keys and indices joined by dots; in a module, under the names of its state dict. In the metadata, `form` is
+the container ("zip", "legacy" for a stream, "tar"), `values` has the plain numbers and texts beside the tensors,
+`opaque` the classes of everything else, which is neither imported nor made; both hold a few hundred names of up to
+three keys. Where whole modules hold tensors, `module` is the dotted name of the outermost one's class, torch's own
+wrappers (DataParallel, Sequential …) left aside; it is absent where several such classes stand side by side. Arrays are
+read one by one when they are asked for, with ordinary reads: measured, they take half the time of mapping the file, and
+a file that is cut short meanwhile gives an error instead of a crash.
+
+What is written: a zip of plain, contiguous tensors in an OrderedDict without `_metadata`, which `torch.load` takes with
+`weights_only=True` and `mmap=True`, and a model with or without the norms' `num_batches_tracked`. Our manifest is one
+more member, which PyTorch does not look at.
+"""
+
+import struct
+from collections.abc import Callable, Mapping
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+from zipfile import ZipFile, ZipInfo
+
+import numpy as np
+
+from densenet_port.checkpoint import Array, Checkpoint, Tensor
+from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError
+from densenet_port.formats.torch.containers import ANEW, MANIFEST, Contents, Order, Place, fetch, open_file, sniff
+from densenet_port.formats.torch.modules import Module, kind_of, leaves
+from densenet_port.formats.torch.pickle import Global, Made, Persistent
+from densenet_port.formats.torch.tensors import STORAGES, STORED, View, view_of
+
+__all__ = ["read", "sniff", "write"]
+
+_MAX_NOTES = 300  # values and opaque names kept
+_MAX_KEYS = 3  # in the name of one that is kept
+_MAX_TEXT = 1000  # characters of a value kept
+_MAX_TENSORS = 100_000
+_WRAPPING = "torch."  # modules of torch's own, such as DataParallel, which say nothing about the network inside
+_ALIGNMENT = 64  # bytes, to which PyTorch aligns storages in a zip
+_ROOT = "archive/"
+_TIME = (1980, 1, 1, 0, 0, 0)  # the same for every file, so that its bytes are
+_UNIX = 3  # the system that a zip names as its maker, on every system
+# Type of elements → storage class that holds it, on writing.
+_CLASSES = {dtype: kind for kind, dtype in STORAGES.items() if kind != "UntypedStorage"} | {"bfloat16": "FloatStorage"}
+
+
+def read(path: Path) -> Checkpoint:
+    """The checkpoint at `path`, arrays lazy. Raises CorruptError, MisfitError or DiskError."""
+    try:
+        with path.open("rb") as file:
+            contents = open_file(file)
+        return _checkpoint(path, contents)
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
+    except PortError as error:
+        raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[], bytes]) -> None:
+    """A zip of the tensors, in order, and of the manifest as it stands after the last was loaded.
+
+    Raises MisfitError for a type that PyTorch's storages do not have, DiskError if the file cannot be written. The same
+    tensors give the same bytes.
+    """
+    try:
+        with path.open("wb") as file, ZipFile(file, "w") as archive:
+            add = partial(_add, file, archive)
+            add("data.pkl", _state_dict(tensors))
+            add("byteorder", b"little")
+            for key, (name, tensor) in enumerate(tensors.items()):
+                add(f"data/{key}", _payload(name, tensor))
+            add("version", b"3\n")
+            add(MANIFEST, manifest())
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _checkpoint(path: Path, contents: Contents) -> Checkpoint:
+    """Name → tensor for what is one, and notes of the rest."""
+    tensors: dict[str, Tensor] = {}
+    notes: dict[str, dict[str, Any]] = {"values": {}, "opaque": {}}
+    owners = {"network": _Owners(), "wrapper": _Owners()}
+    for name, leaf in leaves(contents.tree):
+        if isinstance(leaf, Module):
+            owners["wrapper" if leaf.kind.startswith(_WRAPPING) else "network"].enter(name, leaf)
+        elif view := view_of(name, leaf, contents.outside):
+            if name in tensors or len(tensors) == _MAX_TENSORS:
+                raise CorruptError(f"two tensors are called {name!r}" if name in tensors else "too many tensors")
+            tensors[name] = _tensor(path, name, view, contents)
+            for owner in owners.values():
+                owner.hold(name)
+        else:
+            _note(notes, name, leaf)
+    _check_lengths(contents.places)
+    if not tensors:
+        raise CorruptError(_explain_no_tensors(notes["opaque"]), hint="in PyTorch, save `model.state_dict()`")
+    metadata: dict[str, Any] = {"form": contents.form, **notes}
+    if len(kinds := owners["network"].found or owners["wrapper"].found) == 1:
+        metadata["module"] = next(iter(kinds))
+    return Checkpoint(path=path, container="pth", tensors=tensors, metadata=metadata, manifest=contents.manifest)
+
+
+def _check_lengths(places: Mapping[str, Place]) -> None:
+    """Raise CorruptError for a storage that the file ends in, whoever needs it."""
+    for key, place in places.items():
+        if place.found < place.size:
+            raise _cut_short(key, place.size, place)
+
+
+class _Owners:
+    """The classes of the outermost modules that hold tensors, told as the file is walked through."""
+
+    def __init__(self) -> None:
+        self._before: str | None = None  # what the names inside of the latest outermost module begin with
+        self._kind = ""
+        self.found: dict[str, None] = {}
+
+    def enter(self, name: str, module: Module) -> None:
+        """A module begins, which may be a part of another."""
+        if not self._within(name):
+            self._before, self._kind = (f"{name}." if name else ""), module.kind
+
+    def hold(self, name: str) -> None:
+        """A tensor stands here."""
+        if self._within(name):
+            self.found[self._kind] = None
+
+    def _within(self, name: str) -> bool:
+        return self._before is not None and name.startswith(self._before)
+
+
+def _note(notes: Mapping[str, dict[str, Any]], name: str, leaf: Any) -> None:
+    """Keep what is worth showing: not an optimiser's every number, and no novels."""
+    if isinstance(leaf, str | int | float):
+        kept, value = notes["values"], leaf
+    elif isinstance(leaf, Made | Global | Persistent):
+        kept, value = notes["opaque"], kind_of(leaf)
+    else:
+        return
+    if len(kept) < _MAX_NOTES and name.count(".") < _MAX_KEYS and len(str(value)) <= _MAX_TEXT:
+        kept[name] = value
+
+
+def _explain_no_tensors(opaque: Mapping[str, str]) -> str:
+    found = ", ".join(sorted(set(opaque.values()))[:3])
+    return f"holds no tensors, only objects of {found}" if found else "holds no tensors"
+
+
+def _tensor(path: Path, name: str, view: View, contents: Contents) -> Tensor:
+    """The tensor, if its storage is all there. Raises CorruptError."""
+    storage = view.storage
+    place = contents.places.get(storage.key)
+    if place is None:
+        raise CorruptError(f"storage {storage.key} of {name} is missing", hint=ANEW)
+    if place.found < storage.size:
+        raise _cut_short(f"{storage.key} of {name}", storage.size, place)
+    return Tensor(view.shape, view.dtype, partial(_load, path, name, view, place, contents.order))
+
+
+def _cut_short(storage: str, expected: int, place: Place) -> CorruptError:
+    found = f"expected {expected} bytes, found {max(place.found, 0)}"
+    return CorruptError(f"storage {storage} is cut short: {found}", hint=ANEW)
+
+
+def _load(path: Path, name: str, view: View, place: Place, order: Order) -> Array:
+    """The tensor's elements in the machine's byte order; bfloat16 as float32."""
+    stored = STORED[view.dtype].newbyteorder(order)
+    first = (view.storage.begin + view.offset * stored.itemsize) if view.reach else 0
+    try:
+        with path.open("rb") as file:
+            data = fetch(file, place, first, view.reach * stored.itemsize)
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
+    except CorruptError as error:
+        raise CorruptError(f"{path}: {name}: {error.message}", hint=error.hint) from error
+    strides = [stride * stored.itemsize if n > 1 else 0 for n, stride in zip(view.shape, view.strides, strict=True)]
+    array: Array = np.ndarray(view.shape, stored, data, 0, strides)
+    array = array.astype(stored.newbyteorder("="), copy=False)
+    return _widen(array) if view.dtype == "bfloat16" else array
+
+
+def _widen(halves: Array) -> Array:
+    """bfloat16 as float32, exactly: the bits that it lacks are zeros."""
+    wide = halves.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)
+
+
+def _add(file: BinaryIO, archive: ZipFile, name: str, data: bytes | Array) -> None:
+    """One member, uncompressed, its data aligned by a padding in its header, as PyTorch does it."""
+    info = ZipInfo(_ROOT + name, _TIME)
+    info.create_system = _UNIX
+    begin = file.tell() + 30 + len(info.filename) + 4  # the header, the name, the padding's own header
+    padding = -begin % _ALIGNMENT
+    info.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
+    archive.writestr(info, data if isinstance(data, bytes) else data.data)
+
+
+def _payload(name: str, tensor: Tensor) -> Array:
+    """A tensor's elements, row-major and little-endian, as bytes."""
+    array = tensor.load()
+    expected = "float32" if tensor.dtype == "bfloat16" else tensor.dtype
+    if (array.shape, array.dtype.name) != (tensor.shape, expected):
+        found = f"{array.dtype.name} {array.shape}"
+        raise MisfitError(f"{name}: expected {expected} {tensor.shape}, found {found}")
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+
+
+def _state_dict(tensors: Mapping[str, Tensor]) -> bytes:
+    """The pickle (protocol 2) of an OrderedDict of the tensors; their storages' keys are their numbers."""
+    items = b"".join(_text(name) + _call(name, key, tensor) for key, (name, tensor) in enumerate(tensors.items()))
+    return b"\x80\x02" + _ORDERED + b"(" + items + b"u."
+
+
+def _call(name: str, key: int, tensor: Tensor) -> bytes:
+    """`torch._utils._rebuild_tensor_v2` of a contiguous tensor that fills its storage."""
+    if tensor.dtype not in _CLASSES:
+        raise MisfitError(f"{name}: PyTorch's storages hold no {tensor.dtype}")
+    kind = _global("torch", _CLASSES[tensor.dtype])
+    storage = _tuple(_text("storage"), kind, _text(str(key)), _text("cpu"), _int(prod(tensor.shape))) + b"Q"
+    strides = [prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape))]
+    shape, steps = (_tuple(*map(_int, numbers)) for numbers in (tensor.shape, strides))
+    arguments = _tuple(storage, _int(0), shape, steps, b"\x89", _ORDERED)
+    return _global("torch._utils", "_rebuild_tensor_v2") + arguments + b"R"
+
+
+def _global(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+def _tuple(*items: bytes) -> bytes:
+    return b"(" + b"".join(items) + b"t"
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode()
+    return b"X" + struct.pack("<I", len(encoded)) + encoded
+
+
+def _int(number: int) -> bytes:
+    """Four bytes where they are enough, eight where not."""
+    return struct.pack("<ci", b"J", number) if number < 2**31 else struct.pack("<2sq", b"\x8a\x08", number)
+
+
+_ORDERED = _global("collections", "OrderedDict") + b")R"

@@ -1,0 +1,1 @@
+"""Layouts: how each framework names, orders and stores a DenseNet's tensors, as tables."""

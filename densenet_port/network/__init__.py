@@ -1,0 +1,1 @@
+"""The network as data: its numbers, its contract, and what runs it."""

@@ -1,0 +1,70 @@
+"""The vocabulary of tensors: a unit is a place in the network that holds weights, a slot is a unit and a role.
+
+Convolution kernels are `h w i o` (cross-correlation), the head's kernel is `i o`, everything else has one axis.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+Kind = Literal["conv", "norm", "dense"]
+Role = Literal["kernel", "bias", "scale", "shift", "mean", "variance"]
+
+HEAD = "head.dense"
+ROLES: dict[Kind, tuple[Role, ...]] = {
+    "conv": ("kernel",),
+    "norm": ("scale", "shift", "mean", "variance"),
+    "dense": ("kernel", "bias"),
+}
+AXES: dict[Kind, str] = {"conv": "h w i o", "norm": "c", "dense": "i o"}
+
+
+class Unit(NamedTuple):
+    """A place in the network: its name, kind and the sizes of its axes.
+
+    `sizes` maps the axes' names to lengths: `h w i o` for a convolution, `c` for a norm, `i o` for the head.
+    """
+
+    name: str
+    kind: Kind
+    sizes: Mapping[str, int]
+
+    @property
+    def block(self) -> int | None:
+        """Number of the dense block or transition, from 1; None in the stem, the final norm and the head."""
+        match = re.match(r"(?:block|transition)(\d+)", self.name)
+        return int(match[1]) if match else None
+
+    def axes(self, role: Role) -> str:
+        """The order of our axes for one role of this unit."""
+        return "o" if role == "bias" else AXES[self.kind]
+
+    def shape(self, role: Role) -> tuple[int, ...]:
+        """Shape of our tensor for one role of this unit."""
+        return tuple(self.sizes[axis] for axis in self.axes(role).split())
+
+
+class Slot(NamedTuple):
+    """Unit and role: one tensor of ours."""
+
+    unit: str
+    role: Role
+
+    def __str__(self) -> str:
+        """`block1.layer2.conv1.kernel`."""
+        return f"{self.unit}.{self.role}"
+
+
+def conv_unit(name: str, side: int, inputs: int, outputs: int) -> Unit:
+    """A convolution with a kernel of `side` × `side` places."""
+    return Unit(name, "conv", {"h": side, "w": side, "i": inputs, "o": outputs})
+
+
+def norm_unit(name: str, channels: int) -> Unit:
+    """A norm of so many channels."""
+    return Unit(name, "norm", {"c": channels})
+
+
+def dense_unit(name: str, inputs: int, outputs: int) -> Unit:
+    """A dense layer."""
+    return Unit(name, "dense", {"i": inputs, "o": outputs})

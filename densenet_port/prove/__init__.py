@@ -1,0 +1,1 @@
+"""The evidence that two networks agree, and where they do not."""

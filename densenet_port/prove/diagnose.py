@@ -1,0 +1,740 @@
+"""Which known mistake explains a failed parity, and on which units.
+
+Each unit is judged alone. What enters it is rebuilt from the reference's own activations, the port's unit runs on that
+in numpy float64, and the result is compared with what the reference made of it: a fault shows where it is, never behind
+it. On a faulty unit the known mistakes are undone, one at a time and in pairs, and the one that closes the gap names
+what happened. Neither a framework nor the original weights are needed.
+
+A mistake is named only when undoing it leaves rounding. Where nothing does, the diagnosis says which channels differ,
+and whether other numbers in the same place could mend them: a place, not a cause. Two limits are in the nature of the
+evidence. A norm shows its slope and its offset, two numbers for each channel where it holds four: a wrong scale looks
+like a wrong variance, a wrong shift like a wrong mean. And a kernel is pinned down only by more places than it has
+inputs.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, combinations, product
+from math import isfinite
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densenet_port.checkpoint import Array
+from densenet_port.errors import MisfitError, UsageError
+from densenet_port.network.architecture import Architecture
+from densenet_port.network.contract import Contract, Output, StemPadding
+from densenet_port.network.numpy import Map, Network, average_pooled, forward, rectified, stem_pooled
+from densenet_port.network.units import ROLES, Role, Slot, Unit
+from densenet_port.prove.faults import (
+    BOUND,
+    FREE,
+    KNOWN,
+    SAYS,
+    Case,
+    Mistake,
+    Sight,
+    Undone,
+    activated,
+    any_norm,
+    is_strided,
+    other_pools,
+)
+
+CLOSER = 1e-2  # an undone mistake must also leave at most this share of the gap
+SURPLUS = 64  # places beyond a kernel's inputs that prove it: by chance none of them would fit
+LARGEST_PROOF = 1300  # places in a proof, which takes a fraction of a second
+FLOAT32_SLACK = 10.0  # a float32 run may be this many times as far from the truth as numpy's own
+MOST = 9  # norms of ten that must agree before the tenth is counted with them
+NEAR = 0.6  # deviations: means of strange norms are some 1 apart, of the right ones 0.1 to 0.6
+TRIED = 2  # images on which a network's graph is guessed at
+SHOWN = 3  # units named in a sentence
+EPSILONS = (1e-5, 1.001e-5, 1.1e-5, 1e-3, 1e-6)  # of the layouts that are known, and of Keras's defaults
+
+
+class Port(Protocol):
+    """The network in question: `gather.Ours` is one."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """Its numbers."""
+
+    @property
+    def contract(self) -> Contract:
+        """What holds beside its weights."""
+
+    @property
+    def weights(self) -> Mapping[Slot, Array]:
+        """Slot → the tensor in our axes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One mistake on all the units that have it.
+
+    `mistake` is a stable name, `says` a sentence. `before` is the largest local error among the units, in deviations of
+    the reference's output (infinite where the port gives no number); `after` is what is left with the mistake undone,
+    together with the others found on the same unit, and equals `before` where nothing could be undone. `detail` holds
+    what was solved for, and under "units" what differs from unit to unit.
+    """
+
+    mistake: str
+    says: str
+    units: tuple[str, ...]
+    before: float
+    after: float
+    detail: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; a number that is not finite becomes null."""
+        return {
+            "mistake": self.mistake,
+            "says": self.says,
+            "units": list(self.units),
+            "before": self.before if isfinite(self.before) else None,
+            "after": self.after if isfinite(self.after) else None,
+            "detail": dict(self.detail),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """What was found: the `faulty` units are off by more than rounding, of `examined` units.
+
+    The units in `rounded` differ by what rounding their numbers to float32 makes (an absorbed epsilon, a fold) and are
+    not faulty. `errors` holds every examined unit's largest local error, in deviations of the reference's output.
+    """
+
+    findings: tuple[Finding, ...]
+    faulty: tuple[str, ...]
+    rounded: tuple[str, ...]
+    examined: int
+    errors: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "findings": [finding.to_json() for finding in self.findings],
+            "faulty": list(self.faulty),
+            "rounded": list(self.rounded),
+            "examined": self.examined,
+        }
+
+
+def diagnose(
+    port: Port, images: Array, taps: Mapping[str, Array], logits: Array, *, port_logits: Array | None = None
+) -> Diagnosis:
+    """Which known mistakes tell the port from the reference.
+
+    `images` are `n h w c`. `taps` holds the reference's float64 activations on them, unit → `n h w c`: a norm's before
+    its ReLU, a convolution's own channels; `logits` its float64 logits `n classes`, or without a head its last map. A
+    unit whose tap is missing, or whose input's is, is not examined. `port_logits` are what the port's own framework
+    made of the same images, in the dtype that they were computed in: where they are not what its weights and contract
+    say, its graph is asked too. One unit is in memory at a time, beside the taps. Raises UsageError for activations of
+    another dtype or shape, MisfitError for weights that do not fit the architecture.
+    """
+    with np.errstate(all="ignore"):
+        reference = _reference(port, images, taps, logits)
+        first = [_examined(port, reference, unit) for unit in reference.visible]
+        pending = [outcome.unit for outcome in first if not outcome.made and outcome.before > BOUND]
+        samples = _samples(port, pending)
+        second = {unit: _placed(port, reference, unit, samples) for unit in pending}
+        outcomes = _joined([second.get(outcome.unit, outcome) for outcome in first])
+        outcomes += [*_pool(port, reference), *_last_map(port, reference, logits)]
+        graph = [] if port_logits is None else list(_graph(port, np.asarray(images), port_logits))
+    errors = {outcome.unit: outcome.before for outcome in first}
+    return _told(port.architecture, outcomes, graph, errors)
+
+
+# -- the evidence ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """The reference's activations, and what they say enters each unit.
+
+    `contract` is the port's, and `pool` one with the stem's pool as the reference has it. `shapes` are those that
+    activations must have, `sources` the units whose outputs enter a unit.
+    """
+
+    architecture: Architecture
+    contract: Contract
+    images: Map
+    taps: Mapping[str, Array]
+    pool: Contract
+    shapes: Mapping[str, tuple[int, ...]]
+    sources: Mapping[str, tuple[str, ...]]
+
+    @property
+    def visible(self) -> list[str]:
+        """The units whose output and input are known."""
+        return [unit for unit, sources in self.sources.items() if {unit, *sources} <= self.taps.keys()]
+
+    def entering(self, unit: str) -> Map:
+        """What the reference fed into a unit; for the head the final norm's output, before its ReLU."""
+        parts = [self._arriving(source) for source in self.sources[unit]] or [self.images]
+        x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+        return np.maximum(x, 0) if self.sources[unit] and self.architecture.units[unit].kind == "conv" else x
+
+    def leaving(self, unit: str) -> Map:
+        """What came out of a unit. Raises UsageError for another dtype or shape than it must have."""
+        output = np.asarray(self.taps[unit])
+        if output.dtype != np.float64:
+            raise UsageError(f"diagnosis needs the reference's activations in float64, found {output.dtype} for {unit}")
+        if output.shape != self.shapes[unit]:
+            raise UsageError(
+                f"the reference's {unit} has shape {output.shape}, expected {self.shapes[unit]}",
+                hint="axes are n h w c; where the contract's pool_rounding is another, only even sizes agree",
+            )
+        return output
+
+    def case(self, unit: str, port: Port) -> Case:
+        """The port's unit with the evidence on it."""
+        sight = Sight(self.entering(unit), self.leaving(unit))
+        return Case.of(self.architecture.units[unit], _read(port, unit), port.contract, sight)
+
+    def _arriving(self, source: str) -> Map:
+        """A unit's output as the next one finds it, behind the pool if there is one."""
+        output = self.leaving(source)
+        if source in ("stem.norm", "stem.norm3"):
+            return stem_pooled(np.maximum(output, 0), self.pool)
+        if source.startswith("transition") and source.endswith(".conv"):
+            return average_pooled(output, self.contract.pool_rounding)
+        return output
+
+
+def _reference(port: Port, images: Array, taps: Mapping[str, Array], logits: Array) -> Reference:
+    """The evidence, with the stem's pool read from the first norm behind it."""
+    architecture = port.architecture
+    images = np.asarray(images, np.float64)
+    if images.ndim != 4 or images.shape[-1] != architecture.channels or not len(images):  # noqa: PLR2004 (n h w c)
+        raise UsageError(
+            f"images must have the axes n h w c with c={architecture.channels}, found shape {images.shape}"
+        )
+    reference = Reference(
+        architecture=architecture,
+        contract=port.contract,
+        images=images,
+        taps={**taps, "head.dense": logits},
+        pool=port.contract,
+        shapes=_shapes(architecture, port.contract, images.shape),
+        sources=_sources(architecture),
+    )
+    if _first_norm_gap(port, reference) <= BOUND:
+        return reference
+    others = (replace(reference, pool=contract) for contract in other_pools(port.contract))
+    return next((other for other in others if _first_norm_gap(port, other) <= BOUND), reference)
+
+
+def _first_norm_gap(port: Port, reference: Reference) -> float:
+    """How far the first norm behind the stem's pool is from any norm at all of what enters it."""
+    unit = "block1.layer1.norm1"
+    if reference.architecture.stem == "cifar" or unit not in reference.visible:
+        return 0.0
+    case = reference.case(unit, port)
+    return min(float(undone.case.errors(case.full).max()) for undone in any_norm(case))
+
+
+def _sources(architecture: Architecture) -> dict[str, tuple[str, ...]]:
+    """Unit → the units whose outputs enter it, in the order of their channels; none for the stem's convolution."""
+    found: dict[str, tuple[str, ...]] = {}
+    joined: list[str] = []
+    before: tuple[str, ...] = ()
+    for name, unit in architecture.units.items():
+        place, _, part = name.rpartition(".")
+        joins = part == "norm1" or (part == "norm" and place != "stem")
+        found[name] = tuple(joined) if joins else before
+        before = (name,)
+        if place in ("stem", f"transition{unit.block}"):
+            joined = [name]
+        elif unit.kind == "conv" and unit.sizes["h"] > 1:  # the kernel that makes a layer's new channels
+            joined.append(name)
+    return found
+
+
+def _shapes(architecture: Architecture, contract: Contract, images: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Unit → shape of its output, `n h w c`, and `n classes` of the head. Either padding of the stem rounds up."""
+    up = contract.pool_rounding == "ceil"
+    count, *sides, _ = images
+    found: dict[str, tuple[int, ...]] = {}
+    for name, unit in architecture.units.items():
+        if is_strided(unit) or (architecture.stem != "cifar" and name == "block1.layer1.norm1"):
+            sides = [(side + 1) // 2 for side in sides]
+        channels = unit.sizes["c" if unit.kind == "norm" else "o"]
+        found[name] = (count, channels) if unit.kind == "dense" else (count, *sides, channels)
+        if name.startswith("transition") and unit.kind == "conv":
+            sides = [(side + up) // 2 for side in sides]
+    return found
+
+
+def _read(port: Port, unit: str) -> dict[Role, Map]:
+    """The port's tensors of one unit, in float64. Raises MisfitError when they are missing or of another shape."""
+    found: dict[Role, Map] = {}
+    for role in ROLES[port.architecture.units[unit].kind]:
+        slot = Slot(unit, role)
+        if slot not in port.weights:
+            raise MisfitError(f"the weights lack {slot}")
+        found[role] = np.asarray(port.weights[slot], np.float64)
+        if found[role].shape != port.architecture.slots[slot]:
+            raise MisfitError(f"{slot}: expected shape {port.architecture.slots[slot]}, found {found[role].shape}")
+    return found
+
+
+# -- one unit, by its own numbers --------------------------------------------------------------------------------------
+
+
+class Made(NamedTuple):
+    """A mistake that was made on a unit; `fixed` is what every unit with it shares, `own` what they do not."""
+
+    slug: str
+    fixed: Mapping[str, Any] = {}
+    own: Mapping[str, Any] = {}
+
+
+class Trial(NamedTuple):
+    """A case with some mistakes undone."""
+
+    case: Case
+    made: tuple[Made, ...] = ()
+
+
+class Outcome(NamedTuple):
+    """What became of a unit: its local error, what is left of it, and why."""
+
+    unit: str
+    before: float
+    after: float
+    made: tuple[Made, ...] = ()
+
+
+def _examined(port: Port, reference: Reference, unit: str) -> Outcome:
+    """One unit judged, and explained by the known mistakes if it is faulty and they can."""
+    case = reference.case(unit, port)
+    before = float(case.errors(case.full).max())
+    if not all(np.isfinite(array).all() for array in case.full):
+        return Outcome(unit, before, before, (Made("no-numbers"),))
+    if before <= BOUND:
+        return Outcome(unit, before, before)
+    ways: tuple[Callable[[], Outcome | None], ...] = (
+        lambda: _first_closing(_singles(case), before),
+        lambda: _first_rounded([Trial(case)], case.weights, before),
+        lambda: _first_closing(_pairs(case), before),
+        lambda: _first_rounded(_singles(case), case.weights, before),
+        lambda: _all_but_some_channels(case, before),
+    )
+    explained = (way() for way in ways)
+    return next((outcome for outcome in explained if outcome), Outcome(unit, before, before))
+
+
+def _undone(trial: Trial, mistake: Mistake) -> Iterator[Trial]:
+    """A trial with one more mistake undone, in every way that there is."""
+    for undone in mistake.undo(trial.case):
+        yield Trial(undone.case, (*trial.made, Made(mistake.slug, undone.fixed, undone.own)))
+
+
+def _singles(case: Case) -> Iterator[Trial]:
+    """The case with each known mistake undone."""
+    for mistake in KNOWN:
+        if mistake.applies(case.unit):
+            yield from _undone(Trial(case), mistake)
+
+
+def _pairs(case: Case) -> Iterator[Trial]:
+    """The case with each two known mistakes undone."""
+    for first, second in combinations([mistake for mistake in KNOWN if mistake.applies(case.unit)], 2):
+        for trial in _undone(Trial(case), first):
+            yield from _undone(trial, second)
+
+
+def _first_closing(trials: Iterable[Trial], before: float) -> Outcome | None:
+    """The first trial that closes the gap, on a little of the evidence and then on all of it."""
+    for case, made in trials:
+        if case.errors(case.few).max() <= BOUND and _closed(before, after := float(case.errors(case.full).max())):
+            return Outcome(case.unit.name, before, after, made)
+    return None
+
+
+def _closed(before: float, after: float) -> bool:
+    """Whether nothing but rounding is left, and orders of magnitude less than there was."""
+    return after <= min(BOUND, CLOSER * before)
+
+
+def _all_but_some_channels(case: Case, before: float) -> Outcome | None:
+    """The fewest mistakes that leave at most half of the channels wrong."""
+    trials = [Trial(case), *_singles(case), *_pairs(case)]
+    best, made = min(trials, key=lambda trial: (int((trial.case.errors(case.few) > BOUND).sum()), len(trial.made)))
+    errors = best.errors(case.full)
+    wrong = errors > BOUND
+    if not 0 < 2 * wrong.sum() <= wrong.size:
+        return None
+    after = float(errors[~wrong].max())
+    return Outcome(case.unit.name, before, after, (*made, Made("channel-wrong", {}, _counted(wrong))))
+
+
+def _counted(wrong: NDArray[np.bool_]) -> dict[str, Any]:
+    """Which channels differ, the first few, and of how many."""
+    channels = np.flatnonzero(wrong).tolist()
+    return {"channels": channels[:8], "differing": len(channels), "of": wrong.size}
+
+
+# -- rounding ----------------------------------------------------------------------------------------------------------
+
+
+def _first_rounded(trials: Iterable[Trial], weights: Mapping[Role, Map], before: float) -> Outcome | None:
+    """The first trial that leaves no more than what rounding the port's numbers, or the reference's, makes."""
+    kinds = _types(weights)
+    for case, made in trials if kinds else ():
+        apart = np.abs(case.run(case.full.x) - case.full.truth)
+        for kind in kinds:
+            beyond = float(np.maximum(apart - _reach(case, kind), 0).max()) / case.deviation
+            if _closed(before, beyond):
+                slug = "rounded-to-float32" if kind == "float32" else "rounded-to-half"
+                return Outcome(case.unit.name, before, beyond, (*made, Made(slug, {"type": kind})))
+    return None
+
+
+def _types(weights: Mapping[Role, Map]) -> list[str]:
+    """The floating types that hold every number of a unit exactly: float32, then those of half the width."""
+    singles = [array.astype(np.float32) for array in weights.values()]
+    if not all(map(np.array_equal, singles, weights.values())):
+        return []
+    half = all(np.array_equal(array.astype(np.float16), array) for array in singles)
+    brain = not any((array.view(np.uint32) & 0xFFFF).any() for array in singles)
+    return ["float32", *["bfloat16"] * brain, *["float16"] * half]
+
+
+def _gap_in(kind: str, array: Map) -> Map:
+    """The distance of two neighbouring numbers of a type: half of it for each side's rounding."""
+    narrow = np.abs(array).astype(np.float16 if kind == "float16" else np.float32)
+    gap: Map = np.spacing(narrow).astype(np.float64)
+    return gap * 2**16 if kind == "bfloat16" else gap
+
+
+def _reach(case: Case, kind: str) -> Map:
+    """How far the output can move when every number moves to its neighbour in a type."""
+    x = case.full.x
+    gaps = {role: _gap_in(kind, array) for role, array in case.weights.items()}
+    if case.unit.kind != "norm":
+        return replace(case, weights=gaps, last_relu=True).run(np.abs(x))
+    scale, _, mean, variance = (case.weights[role] for role in ROLES["norm"])
+    epsilon = case.contract.epsilon
+    slope = np.abs(scale) / np.sqrt(variance + epsilon)
+    steepest = (np.abs(scale) + gaps["scale"]) / np.sqrt(np.maximum(variance - gaps["variance"], 0) + epsilon)
+    reach: Map = np.abs(x - mean) * (steepest - slope) + gaps["mean"] * steepest + gaps["shift"]
+    return reach
+
+
+# -- one unit, by what else could be there -----------------------------------------------------------------------------
+
+
+def _placed(port: Port, reference: Reference, unit: str, samples: Mapping[str, Mapping[Role, Map]]) -> Outcome:
+    """What can be said of a unit that no known mistake on its own numbers explains."""
+    case = reference.case(unit, port)
+    errors = case.errors(case.full)
+    before = float(errors.max())
+    tables = (Mistake("misplaced", lambda _: True, partial(_held_elsewhere, port, samples)), *FREE)
+    trials = (_undone(Trial(case), mistake) for mistake in tables if mistake.applies(case.unit))
+    if found := _first_closing(chain.from_iterable(trials), before):
+        return found
+    proved = _has_a_kernel(case)
+    slug = "unexplained" if proved is False else "kernel-wrong" if case.unit.kind == "conv" else "head-wrong"
+    return Outcome(unit, before, before, (Made(slug, {}, {**_counted(errors > BOUND), "proved": bool(proved)}),))
+
+
+def _samples(port: Port, pending: Sequence[str]) -> dict[str, dict[Role, Map]]:
+    """Of every unit like a pending one: a kernel's first output channel, or a norm's numbers, to recognise it by."""
+    units = port.architecture.units
+    found: dict[str, dict[Role, Map]] = {}
+    for unit in units.values():
+        if unit.kind != "dense" and any(_alike(unit, units[name]) for name in pending):
+            weights = _read(port, unit.name)
+            found[unit.name] = weights if unit.kind == "norm" else {"kernel": weights["kernel"][..., :1].copy()}
+    return found
+
+
+def _alike(unit: Unit, other: Unit) -> bool:
+    return (unit.kind, unit.sizes) == (other.kind, other.sizes)
+
+
+def _held_elsewhere(port: Port, samples: Mapping[str, Mapping[Role, Map]], case: Case) -> Iterator[Undone]:
+    """The tensors of another unit of the port, where its sample gives what the reference has here."""
+    few = Sight(case.few.x, case.few.truth if case.unit.kind == "norm" else case.few.truth[..., :1])
+    alike = [name for name in samples if _alike(port.architecture.units[name], case.unit)]
+    for name in alike:
+        if replace(case, weights=samples[name]).errors(few).max() <= BOUND:
+            yield Undone(replace(case, weights=_read(port, name)), own={"in": name})
+
+
+def _has_a_kernel(case: Case) -> bool | None:
+    """Whether some kernel gives the reference's output; None where the evidence cannot tell.
+
+    What a convolution gives at more places than it has inputs lies in the space that its windows there span; what
+    anything else gives does not. A norm without one that fits has been found out before.
+    """
+    if case.unit.kind != "conv":
+        return None if case.unit.kind == "dense" else False
+    truth = case.full.truth
+    count = case.unit.sizes["h"] * case.unit.sizes["w"] * case.unit.sizes["i"] + SURPLUS
+    total = truth[..., 0].size
+    if count > min(total, LARGEST_PROOF):
+        return None
+    places = np.unravel_index(np.random.default_rng(0).choice(total, count, replace=False), truth.shape[:3])
+    basis, _ = np.linalg.qr(_windows(case)[places].reshape(count, -1))
+    rest = truth[places] - basis @ (basis.T @ truth[places])
+    return bool(np.abs(rest).max() <= BOUND * case.deviation)
+
+
+def _windows(case: Case) -> Map:
+    """What a convolution's kernel lies on at every place: a view `n h w i` and the kernel's height and width."""
+    size, stride = case.unit.sizes["h"], 2 if is_strided(case.unit) else 1
+    same = stride == 2 and case.contract.stem_padding == "same"  # noqa: PLR2004 (the stem's stride)
+    fronts = [2 + side % 2 if same else size // 2 for side in case.full.x.shape[1:3]]
+    padded = np.pad(case.full.x, ((0, 0), *((front, size) for front in fronts), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (1, 2))
+    return windows[:, ::stride, ::stride]
+
+
+def _joined(outcomes: list[Outcome]) -> list[Outcome]:
+    """Norms whose statistics tell too little by themselves, counted with the others if nearly all of these agree.
+
+    Scale layers are misread throughout a network, not here and there. A norm whose own mean is far from that of the
+    activations stays what it is.
+    """
+    slugs = [outcome.made[0].slug for outcome in outcomes if outcome.made]
+    if slugs.count("scale-overwritten") < MOST * slugs.count("norm-wrong"):
+        return outcomes
+    return [
+        outcome._replace(made=(outcome.made[0]._replace(slug="scale-overwritten"),))
+        if [made.slug for made in outcome.made if (made.own.get("apart") or 1) < NEAR] == ["norm-wrong"]
+        else outcome
+        for outcome in outcomes
+    ]
+
+
+# -- places without weights --------------------------------------------------------------------------------------------
+
+
+def _pool(port: Port, reference: Reference) -> Iterator[Outcome]:
+    """The stem's pool, where the reference's is another or pads by another rule."""
+    expected, found = reference.pool, port.contract
+    if expected is not found:
+        unit = "block1.layer1.norm1"
+        before = replace(reference, pool=found).case(unit, port)
+        error = float(before.errors(before.full).max())
+        if expected.stem_pool == found.stem_pool:
+            fixed = {"expected": expected.stem_padding, "found": found.stem_padding}
+            made = Made("stem-padding", fixed, {"part": "pool"})
+        else:
+            made = Made("stem-pool", {"expected": expected.stem_pool, "found": found.stem_pool})
+        yield Outcome(unit, error, _first_norm_gap(port, reference), (made,))
+
+
+def _last_map(port: Port, reference: Reference, logits: Array) -> Iterator[Outcome]:
+    """Without a head, the ReLU that ends the network."""
+    if port.architecture.classes is None and "final.norm" in reference.visible:
+        last = reference.leaving("final.norm")
+        deviation = float(last.std()) or 1.0
+        before, after = (float(np.abs(x - logits).max()) / deviation for x in (np.maximum(last, 0), last))
+        if not before <= BOUND:
+            made = Made("no-last-relu", {"side": "reference"}) if _closed(before, after) else Made("unexplained")
+            yield Outcome("final.norm", before, after if _closed(before, after) else before, (made,))
+
+
+# -- the port's own graph ----------------------------------------------------------------------------------------------
+
+
+class Graph(NamedTuple):
+    """What a framework can do otherwise with the right weights.
+
+    `first` is the unit that images enter, `pool` a contract with another stem pool.
+    """
+
+    first: str
+    convolution: StemPadding
+    pool: Contract
+    epsilon: float
+    last_relu: bool = True
+    reverse: bool = False
+    output: Output = "logits"
+
+
+Otherwise = Iterator[tuple[Graph, Mapping[str, Any], tuple[str, ...]]]  # a graph, its detail, the units where it acts
+
+
+def _padded_otherwise(graph: Graph) -> Otherwise:
+    rules: tuple[StemPadding, ...] = ("symmetric", "same")
+    for convolution, pool in product(rules, repeat=2):
+        parts = {graph.first: convolution != graph.convolution, "block1.layer1.norm1": pool != graph.pool.stem_padding}
+        units = tuple(unit for unit, differs in parts.items() if differs)
+        padded = replace(graph.pool, stem_padding=pool)
+        yield graph._replace(convolution=convolution, pool=padded), {"convolution": convolution, "pool": pool}, units
+
+
+def _pooled_otherwise(graph: Graph) -> Otherwise:
+    for pool in other_pools(graph.pool):
+        if pool.stem_pool != graph.pool.stem_pool:  # the other padding has been tried
+            yield graph._replace(pool=pool), {"pool": pool.stem_pool}, ("block1.layer1.norm1",)
+
+
+def _without_last_relu(graph: Graph) -> Otherwise:
+    yield graph._replace(last_relu=False), {}, ("head.dense",)
+
+
+def _reversed_images(graph: Graph) -> Otherwise:
+    yield graph._replace(reverse=True), {}, (graph.first,)
+
+
+def _with_epsilon(graph: Graph) -> Otherwise:
+    for epsilon in EPSILONS:
+        yield graph._replace(epsilon=epsilon), {"epsilon": epsilon}, ()
+
+
+def _with_output(graph: Graph) -> Otherwise:
+    outputs: tuple[Output, ...] = ("softmax", "sigmoid")
+    for output in outputs:
+        yield graph._replace(output=output), {"output": output}, ("head.dense",)
+
+
+GRAPHS: tuple[tuple[str, Callable[[Graph], Otherwise], str], ...] = (
+    ("stem-padding", _padded_otherwise, "pads the stem by “{convolution}”, its pool by “{pool}”; its contract differs"),
+    ("stem-pool", _pooled_otherwise, "ends its stem with the pool “{pool}”; its contract differs"),
+    ("no-last-relu", _without_last_relu, "has no ReLU before the head"),
+    ("channels-reversed", _reversed_images, "sees the image's channels in reverse order (RGB for BGR)"),
+    ("epsilon", _with_epsilon, "has an epsilon of {epsilon}; its contract differs"),
+    ("output", _with_output, "puts out {output}, not logits"),
+)
+
+
+def _graph(port: Port, images: Array, port_logits: Array) -> Iterator[Finding]:
+    """What the port's framework does otherwise than its weights and contract say, if anything."""
+    network = Network.prepared(port.architecture, port.contract, port.weights)
+    first, padding = next(iter(port.architecture.units)), port.contract.stem_padding
+    right = Graph(first, padding, port.contract, port.contract.epsilon)
+    images = images.astype(np.float64)
+    bound, before = _noise(port, images, port_logits), _gap(network, images, right, port_logits)
+    if before <= bound:
+        return
+    for slug, change, says in GRAPHS:
+        for graph, detail, units in change(right):
+            if _gap(network, images[:TRIED], graph, port_logits[:TRIED]) <= bound:
+                after = _gap(network, images, graph, port_logits)
+                told = f"The port's network {says.format(**detail)}."
+                yield _finding(slug, told, units, before, after, {**detail, "side": "port"})
+                return
+    told = "The port's network computes something else than its weights and contract say, in no known way."
+    yield _finding("unexplained", told, (), before, before, {"side": "port"})
+
+
+def _noise(port: Port, images: Map, port_logits: Array) -> float:
+    """How far the port's logits may be from the float64 truth: as numpy's own float32, times a slack; or the bound."""
+    if port_logits.dtype == np.float64:
+        return BOUND
+    passes = [
+        forward(port.architecture, port.contract, port.weights, images, dtype=dtype)
+        for dtype in (np.float64, np.float32)
+    ]
+    return FLOAT32_SLACK * float(np.abs(passes[1] - passes[0]).max() / passes[0].std())
+
+
+def _gap(network: Network, images: Map, graph: Graph, port_logits: Array) -> float:
+    """The largest difference of a graph's logits from the port's, in their deviations; infinite without a number."""
+    logits = _free_run(network, images, graph)
+    apart = float(np.abs(logits - port_logits).max() / (logits.std() or 1.0))
+    return apart if isfinite(apart) else float("inf")
+
+
+def _free_run(network: Network, images: Map, graph: Graph) -> Map:
+    """The port in numpy, from the images, with another graph."""
+    contract = replace(network.contract, epsilon=graph.epsilon, stem_padding=graph.convolution)
+    network = replace(network, contract=contract)
+    x = network.before_pool(images[..., ::-1] if graph.reverse else images)
+    if network.architecture.stem != "cifar":
+        x = stem_pooled(x, graph.pool)
+    for b in range(1, len(network.architecture.layers)):
+        x = network.transition(f"transition{b}", network.block(b, x))
+    x = network.norm("final.norm", network.block(len(network.architecture.layers), x))
+    x = rectified(x) if graph.last_relu else x
+    return x if network.architecture.classes is None else activated(network.head(x), graph.output)
+
+
+# -- telling -----------------------------------------------------------------------------------------------------------
+
+APPLIES = {mistake.slug: mistake.applies for mistake in (*KNOWN, *FREE)}
+
+
+def _told(
+    architecture: Architecture, outcomes: list[Outcome], graph: list[Finding], errors: Mapping[str, float]
+) -> Diagnosis:
+    """The outcomes of all units, those with the same mistake told as one finding."""
+    fine = ["rounded-to-float32"]
+    rounded = {outcome.unit for outcome in outcomes if [made.slug for made in outcome.made] == fine}
+    off = {outcome.unit for outcome in outcomes if outcome.made} - rounded
+    groups: dict[tuple[str, str], list[tuple[Outcome, Made]]] = {}
+    for outcome in sorted(outcomes, key=lambda outcome: list(architecture.units).index(outcome.unit)):
+        for made in outcome.made:
+            if made.slug not in fine:
+                groups.setdefault((made.slug, str(made.fixed)), []).append((outcome, made))
+    return Diagnosis(
+        findings=(*(_grouped(architecture, group) for group in groups.values()), *graph),
+        faulty=tuple(unit for unit in architecture.units if unit in off),
+        rounded=tuple(unit for unit in architecture.units if unit in rounded),
+        examined=len(errors),
+        errors=errors,
+    )
+
+
+def _grouped(architecture: Architecture, group: Sequence[tuple[Outcome, Made]]) -> Finding:
+    """One mistake of several units."""
+    _, first = group[0]
+    own = {outcome.unit: dict(made.own) for outcome, made in group if made.own}
+    where = _where(architecture, first.slug, {outcome.unit: made.own for outcome, made in group})
+    return _finding(
+        first.slug,
+        SAYS[first.slug].format(**first.fixed, where=where),
+        tuple(outcome.unit for outcome, _ in group),
+        max(outcome.before for outcome, _ in group),
+        max(outcome.after for outcome, _ in group),
+        {**first.fixed, **({"units": own} if own else {})},
+    )
+
+
+def _finding(
+    slug: str, says: str, units: tuple[str, ...], before: float, after: float, detail: Mapping[str, Any]
+) -> Finding:
+    return Finding(mistake=slug, says=says, units=units, before=before, after=after, detail=detail)
+
+
+def _where(architecture: Architecture, slug: str, own: Mapping[str, Mapping[str, Any]]) -> str:
+    """The units of a finding in words: all of a kind, or by name, the first few."""
+    kinds = {architecture.units[unit].kind for unit in own}
+    could = [unit for unit in architecture.units.values() if unit.kind in kinds]
+    if slug in APPLIES:
+        could = [unit for unit in could if APPLIES[slug](unit)]
+    named = [f"{unit}{_remark(given)}" for unit, given in list(own.items())[:SHOWN]]
+    if len(own) <= SHOWN:
+        return " and ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named)
+    noun = _noun(could)
+    if len(own) == len(could):
+        return f"every {noun}"
+    return f"{len(own)} of {len(could)} {noun}s ({', '.join(named)} and {len(own) - SHOWN} more)"
+
+
+def _noun(units: Sequence[Unit]) -> str:
+    """What these units are: `norm`, `3×3 and 7×7 convolution`, or `unit` where they differ in kind."""
+    kinds = {unit.kind for unit in units}
+    sizes = sorted({unit.sizes["h"] for unit in units if unit.kind == "conv"})
+    if kinds == {"conv"} and 1 not in sizes:
+        return f"{' and '.join(f'{size}×{size}' for size in sizes)} convolution"
+    return {"conv": "convolution", "norm": "norm", "dense": "head"}[kinds.pop()] if len(kinds) == 1 else "unit"
+
+
+def _remark(own: Mapping[str, Any]) -> str:
+    """What differs from unit to unit, behind a unit's name."""
+    if "in" in own:
+        return f" (its own are in {own['in']})"
+    if "differing" in own:
+        some = ", ".join(map(str, own["channels"][:SHOWN])) + (", …" if own["differing"] > SHOWN else "")
+        return f" ({own['differing']} of {own['of']} channels: {some})"
+    return f" ({own['part']})" if "part" in own else ""

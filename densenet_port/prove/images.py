@@ -1,0 +1,136 @@
+"""Probes: the prepared images that both sides of a comparison see.
+
+Seeded noise of several sizes, and scikit-learn's two photographs where it is installed or the user's own pictures,
+prepared as the contract says.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from densenet_port.checkpoint import Array
+from densenet_port.conversion.load import Network
+from densenet_port.errors import CorruptError, DiskError, UsageError
+from densenet_port.network.contract import Input
+from densenet_port.network.numpy import smallest_side
+
+SIZES = (224, 225, 256)  # even, odd, and a multiple of 32
+TAPPED = 64  # pixels of the probe that is followed through the network: small, so that every activation can be kept
+BATCH = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Prepared images `n h w c` float32 that both sides see.
+
+    `name` is unique in a check (`noise 224`, `photographs 225`). `labels` name the pictures; `pictures` are the pixels
+    (`n h w 3` uint8) that a report shows, or None for noise.
+    """
+
+    name: str
+    images: Array
+    labels: tuple[str, ...] = ()
+    pictures: Array | None = None
+
+
+def make_probes(
+    source: Network, sizes: tuple[int, ...], batch: int, folder: Path | None, seed: int
+) -> tuple[Probe, ...]:
+    """The images both sides see: first the small noise that is followed through the network, then noise, then pictures.
+
+    Noise is smooth over four pixels, of mean 0 and deviation 1 a value, which is what prepared photographs are like.
+    """
+    least = smallest_side(source.architecture, source.contract)
+    if small := [size for size in sizes if size < least]:
+        raise UsageError(f"images of {small[0]} pixels are too small", hint=f"this network needs at least {least}")
+    if batch < BATCH:
+        raise UsageError(f"--batch must be at least {BATCH}: one image cannot show that logits depend on it")
+    channels = source.architecture.channels
+    noises = [
+        Probe(name=f"noise {size}", images=_noise(batch, size, channels, seed + number))
+        for number, size in enumerate(dict.fromkeys((max(TAPPED, least), *sizes)))
+    ]
+    size = sizes[0] if sizes else max(TAPPED, least)
+    return (*noises, *_photographs(source.contract.input, channels, size, folder))
+
+
+def _noise(count: int, size: int, channels: int, seed: int) -> Array:
+    """Seeded noise (count, size, size, channels) float32."""
+    white = np.random.default_rng(seed).standard_normal((count, size, size, channels))
+    smooth = sum(np.roll(white, (i, j), (1, 2)) for i in range(4) for j in range(4))
+    noise: Array = np.asarray(smooth / 4, np.float32)
+    return noise
+
+
+def _photographs(contract: Input, channels: int, size: int, folder: Path | None) -> list[Probe]:
+    """Real pictures, prepared as the contract says; none where neither a folder nor scikit-learn's are to be had."""
+    pictures = _own_pictures(folder, size) if folder else _sample_pictures(size)
+    if not pictures or channels not in (1, 3):
+        return []
+    pixels = np.stack(list(pictures.values()))
+    return [
+        Probe(
+            name=f"photographs {size}",
+            images=prepared(pixels, contract, channels),
+            labels=tuple(pictures),
+            pictures=pixels,
+        )
+    ]
+
+
+def prepared(pixels: Array, contract: Input, channels: int = 3) -> Array:
+    """Pictures `n h w 3` uint8, red first, as a network of that contract takes them: `n h w channels` float32."""
+    values = pixels.astype(np.float64)
+    if channels == 1:
+        values = values @ np.array([[0.299], [0.587], [0.114]])  # ITU-R BT.601, as every image library makes grey
+    elif contract.order == "bgr":
+        values = values[..., ::-1]
+    mean, std = np.array(contract.mean)[:channels], np.array(contract.std)[:channels]
+    result: Array = ((values / contract.scale - mean) / std).astype(np.float32)
+    return result
+
+
+def _own_pictures(folder: Path, size: int) -> dict[str, Array]:
+    """The pictures in a folder, name → `size size 3` uint8. Raises DiskError, CorruptError or UsageError."""
+    try:
+        from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 (only pictures need it)
+    except ImportError as error:
+        raise UsageError("pictures need Pillow", hint='pip install "densenet-port[torch]"') from error
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    except OSError as error:
+        raise DiskError(f"{folder}: cannot be read: {error.strerror}") from error
+    found: dict[str, Array] = {}
+    for path in paths:
+        try:
+            with Image.open(path) as picture:
+                found[path.name] = _cropped(picture, size)
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+            raise CorruptError(f"{path}: cannot be read as a picture: {error}") from error
+    if not found:
+        raise UsageError(f"{folder}: holds no pictures")
+    return found
+
+
+def _sample_pictures(size: int) -> dict[str, Array]:
+    """Scikit-learn's two photographs, where it and Pillow are installed."""
+    try:
+        from PIL import Image  # noqa: PLC0415 (only pictures need it)
+        from sklearn.datasets import load_sample_images  # noqa: PLC0415 (an option)
+    except ImportError:
+        return {}
+    sample = load_sample_images()
+    names = [Path(name).name for name in sample.filenames]
+    return {name: _cropped(Image.fromarray(pixels), size) for name, pixels in zip(names, sample.images, strict=True)}
+
+
+def _cropped(picture: Any, size: int) -> Array:
+    """The middle of a picture, its shorter side first brought to 8/7 of `size` (256 for 224)."""
+    short = round(size * 8 / 7)
+    colour = picture.convert("RGB")
+    factor = short / min(colour.size)
+    width, height = (max(short, round(side * factor)) for side in colour.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    return np.asarray(colour.resize((width, height)).crop((left, top, left + size, top + size)))

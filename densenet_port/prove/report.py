@@ -1,0 +1,450 @@
+"""One result, five forms: terminal, JSON, JUnit XML, Markdown, and a web page that stands alone.
+
+All forms show the same tables, and a value is written in one way everywhere (`_shown`). Names come from files that
+anybody may have written: every form drops characters that could command a terminal, break XML or turn text around, and
+escapes the rest in its own way. The same result gives the same bytes. The page is `templates/report.html`.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from itertools import chain
+from math import isfinite, isnan
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree as ET  # written, never read
+
+import numpy as np
+
+from densenet_port import __version__
+from densenet_port.checkpoint import Array, array_digest
+from densenet_port.errors import DiskError
+from densenet_port.files import whole
+from densenet_port.prove import charts
+from densenet_port.prove.images import Probe
+from densenet_port.prove.parity import BOUND64, Check, Figures, Parity, UnitError
+
+SCHEMA = "densenet-port/check/1"
+UNPRINTABLE = re.compile("[^\t\n -~\u00a0-\u2029\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+MARKUP = re.compile(r"([\\`*_\[\]<>|~&$#@]|(?<=http):|(?<=https):|(?<=www)\.)")
+FEW = 4  # units named before "and n more"
+LARGE = ("probes", "logits")  # of Parity: arrays, told in another way
+OFF = {
+    "port": "the third opinion, numpy, agrees with the reference: the port is off",
+    "reference": "the third opinion, numpy, agrees with the port: the reference is off",
+    "both": "the third opinion, numpy, contradicts both sides",
+}
+
+
+class Table(NamedTuple):
+    """Rows under headings, in plain values."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+
+# -- the forms ---------------------------------------------------------------------------------------------------------
+
+
+def terminal(parity: Parity) -> list[Any]:
+    """Strings and rich renderables, in order: verdict, checks, figures, then where and why, then the notes."""
+    from rich.text import Text  # noqa: PLC0415 (rich is slow to import, and only the terminal needs it)
+
+    word, sentence = _verdict(parity)
+    verdict = Text.assemble((word, "bold green" if parity.passed else "bold red"), f": {sentence}")
+    checks = _checks(parity)
+    brief = Table(checks.title, checks.headings[:4], [row[:4] for row in checks.rows])
+    tables = [brief, _figures(parity), *([_diagnosis(parity)] if parity.diagnosis else [])]
+    lines = [*_where_and_why(parity), *(f"note: {_shown(note)}" for note in parity.notes)]
+    return [verdict, *chain.from_iterable(("", _drawn(table)) for table in tables), *(["", *lines] if lines else [])]
+
+
+def to_json(parity: Parity) -> dict[str, Any]:
+    """Everything but the large arrays, as values that strict JSON has.
+
+    The keys are those of `Parity`, and within them those of `Check`, `Figures` and `UnitError`; the exponents of `ulps`
+    are strings. A float that is no number is "NaN", "Infinity" or "-Infinity". An array is its `shape`, `dtype` and
+    `sha256` (`checkpoint.array_digest`). `probes` hold `name`, `labels`, `images` and `logits`: side → such an array
+    with `top5`, a list per image of {"class", "logit"}, best first (None for a network without a head). The schema is
+    `densenet-port/check/1`: keys may be added to it, and what they say stays.
+    """
+    told = {entry.name: _plain(getattr(parity, entry.name)) for entry in fields(parity) if entry.name not in LARGE}
+    return {**told, "probes": [_probe(parity, probe) for probe in parity.probes]}
+
+
+def junit(parity: Parity) -> bytes:
+    """JUnit XML as CI servers read it: a suite of the checks and a suite of the units, a case for each."""
+    faulty = _faulty(parity)
+    checks = [
+        (f"densenet-port.{check.kind}", check.name, None if check.passed else f"{check.says}; {_measured(check)}")
+        for check in parity.checks
+    ]
+    units = [
+        ("densenet-port.unit", unit.unit, _unit_says(unit) if unit.unit in faulty else None) for unit in parity.units
+    ]
+    root = ET.Element("testsuites", name="densenet-port check", time=f"{parity.seconds:.3f}")
+    for name, cases in (("checks", checks), ("units", units)):
+        root.append(_suite(name, cases))
+    for count in ("tests", "failures", "errors"):
+        root.set(count, str(sum(int(suite.attrib[count]) for suite in root)))
+    ET.indent(root)
+    content: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return content + b"\n"
+
+
+def markdown(parity: Parity) -> str:
+    """GitHub's Markdown, for a CI job's summary."""
+    word, sentence = _verdict(parity)
+    parts = [f"## densenet-port: {word}", _md(sentence)]
+    parts += ["\n".join(f"- {_md(line)}" for line in lines) for lines in [_where_and_why(parity)] if lines]
+    parts += [_md_table(table) for table in _tables(parity) if table.rows]
+    parts += ["\n".join(f"- {_md(note)}" for note in parity.notes)] if parity.notes else []
+    return "\n\n".join(parts) + "\n"
+
+
+def html(parity: Parity) -> str:
+    """One web page that needs nothing else: styles, charts and photographs are in it, and no script."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 (only the page needs it)
+
+    environment = Environment(
+        loader=PackageLoader("densenet_port.prove"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: value if hasattr(value, "__html__") else _shown(value),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    word, sentence = _verdict(parity)
+    return environment.get_template("report.html").render(
+        parity=parity,
+        word=word,
+        sentence=sentence,
+        lines=_where_and_why(parity),
+        key_figures=_key_figures(parity),
+        tables={table.title: table for table in _tables(parity)},
+        units=_units(parity),
+        depths=[_depth(parity, size) for size in (340, 1060)] if parity.units else [],
+        scatter_chart=_scatter(parity),
+        histograms=_histograms(parity),
+        photographs=[
+            (probe.name, list(_cards(parity, probe))) for probe in parity.probes if probe.pictures is not None
+        ],
+        bound=BOUND64,
+        version=__version__,
+    )
+
+
+def write(parity: Parity, folder: Path) -> dict[str, Path]:
+    """Write `report.json`, `junit.xml`, `summary.md` and `report.html` into a folder, made where it is missing.
+
+    Each file appears whole or not at all. Gives name → path. Raises DiskError.
+    """
+    data = json.dumps({"schema": SCHEMA, **to_json(parity)}, indent=1, allow_nan=False) + "\n"
+    contents = {
+        "report.json": data.encode(),
+        "junit.xml": junit(parity),
+        "summary.md": markdown(parity).encode(),
+        "report.html": html(parity).encode(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(f"{folder}: cannot be made: {error.strerror}", hint="name another folder") from error
+    for name, content in contents.items():
+        with whole(folder / name) as temporary:
+            temporary.write_bytes(content)
+    return {name: folder / name for name in contents}
+
+
+# -- what every form says ----------------------------------------------------------------------------------------------
+
+
+def _verdict(parity: Parity) -> tuple[str, str]:
+    """The verdict as a word and a sentence."""
+    port, source = _shown(parity.port.get("path", "the port")), _shown(parity.source.get("path", "the original"))
+    failed, took = sum(not check.passed for check in parity.checks), f", {parity.seconds:.1f} s" * bool(parity.seconds)
+    if parity.passed:
+        return "PASSED", f"{port} is the same network as {source} ({len(parity.checks)} checks{took})"
+    return "FAILED", (
+        f"{port} is not the same network as {source} ({failed} of {len(parity.checks)} checks failed{took})"
+    )
+
+
+def _where_and_why(parity: Parity) -> list[str]:
+    """The first place that is wrong, which side it is, what explains it, and what failed; nothing for a pass."""
+    if parity.passed:
+        return []
+    lines = [f"first divergence: {parity.where}"] if parity.where is not None else []
+    lines += [_unit_says(unit) for unit in parity.units if unit.unit == parity.where]
+    lines += [OFF[parity.off]] if parity.off else []
+    lines += [f"why: {_shown(found['says'])}" for found in parity.diagnosis if "says" in found]
+    lines += [f"failed: {check.name}: {check.says}; {_measured(check)}" for check in parity.checks if not check.passed]
+    return [_shown(line) for line in lines]
+
+
+def _faulty(parity: Parity) -> set[str]:
+    """Units with an error of their own, or with any error where they were not judged alone.
+
+    There are none without a first divergence: what a conversion had to round is no fault.
+    """
+    if parity.where is None:
+        return set()
+    errors = {unit.unit: unit.free if isnan(unit.local) else unit.local for unit in parity.units}
+    return {parity.where, *(unit for unit, error in errors.items() if not error <= BOUND64)}
+
+
+def _unit_says(unit: UnitError) -> str:
+    alone = f"given the reference's own input: {_shown(_judged(unit.local))} (bound {_shown(BOUND64)})"
+    return f"{unit.unit} {alone}; from the images: {_shown(unit.free)}"
+
+
+def _judged(error: float) -> float | None:
+    """A local error or a noise: NaN says that there is none, infinity that a network gave no number."""
+    return None if isnan(error) else error
+
+
+def _measured(check: Check) -> str:
+    return f"measured {_shown(check.measured)}, bound {_shown(check.bound)}"
+
+
+def _key_figures(parity: Parity) -> list[tuple[str, str, str, bool]]:
+    """Label, value, detail and passed of what one looks for first: the worst check of each kind, and the best class."""
+    found = []
+    for kind in ("float64", "float32", "weights"):
+        checks = [check for check in parity.checks if check.kind == kind and check.measured is not None]
+        if checks:
+            worst = max(checks, key=lambda check: (not check.passed, check.measured))
+            found.append((kind, _shown(worst.measured), f"bound {_shown(worst.bound)}; {worst.says}", worst.passed))
+    if agreeing := [figure.top1 for figure in parity.figures]:
+        same = min(agreeing)
+        found.append(("same best class", f"{same:.0%}", "of the images, in the worst probe and precision", same == 1))
+    return found
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+def _tables(parity: Parity) -> list[Table]:
+    """The tables of a document, in order."""
+    told = set(chain.from_iterable(parity.sides.values()))  # what a side's column says is not said again of its file
+    files = {
+        name: {key: fact for key, fact in facts.items() if key not in told}
+        for name, facts in (("original", parity.source), ("port", parity.port))
+    }
+    return [
+        _diagnosis(parity),
+        _checks(parity),
+        _figures(parity),
+        _side_by_side("Files", files),
+        _side_by_side("Implementations", parity.sides),
+    ]
+
+
+def _checks(parity: Parity) -> Table:
+    headings = ("check", "measured", "bound", "result", "what it says")
+    rows = [(c.name, c.measured, c.bound, "ok" if c.passed else "FAILED", c.says) for c in parity.checks]
+    return Table("Checks", headings, rows)
+
+
+def _figures(parity: Parity) -> Table:
+    headings = "probe, precision, largest, distance, noise, 1 − cosine, top-1, top-5, first disagreement, tolerance"
+    rows = [
+        (*_distances(f), f"{f.top1:.1%}", f"{f.top5:.1%}", f.first_disagreement, f.tolerance) for f in parity.figures
+    ]
+    return Table("Figures", tuple(headings.split(", ")), rows)
+
+
+def _distances(figures: Figures) -> tuple[Any, ...]:
+    return (figures.probe, figures.precision, figures.largest, figures.distance, figures.noise, 1 - figures.cosine)
+
+
+def _units(parity: Parity) -> Table:
+    faulty = _faulty(parity)
+    headings = ("unit", "free", "local", "noise", "result")
+    rows = [
+        (u.unit, u.free, _judged(u.local), _judged(u.noise), "FAILED" if u.unit in faulty else "ok")
+        for u in parity.units
+    ]
+    return Table("Units", headings, rows)
+
+
+def _diagnosis(parity: Parity) -> Table:
+    """A row for each mistake that was found; its nested details are for programs."""
+    nested = {key for entry in parity.diagnosis for key, fact in entry.items() if isinstance(fact, Mapping)}
+    keys = [key for key in dict.fromkeys(chain.from_iterable(parity.diagnosis)) if key not in nested]
+    rows = [tuple(_few(entry.get(key)) for key in keys) for entry in parity.diagnosis]
+    return Table("Diagnosis", tuple(keys), rows)
+
+
+def _few(fact: Any) -> Any:
+    """The first of a long list, and how many more there are."""
+    if not isinstance(fact, list | tuple) or len(fact) <= FEW + 1:
+        return fact
+    return [*fact[:FEW], f"and {len(fact) - FEW} more"]
+
+
+def _side_by_side(title: str, columns: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Nested facts of several things, a column for each."""
+    flat = {name: _flat(facts) for name, facts in columns.items()}
+    keys = dict.fromkeys(chain.from_iterable(flat.values()))
+    return Table(title, ("", *flat), [(key, *(facts.get(key) for facts in flat.values())) for key in keys])
+
+
+def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts without nesting: {"ledger": {"used": 606}} is {"ledger used": 606}."""
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        inner = _flat(value) if isinstance(value, Mapping) and value else {"": value}
+        flat.update({f"{key} {deeper}".strip(): fact for deeper, fact in inner.items()})
+    return flat
+
+
+def _drawn(table: Table) -> Any:
+    """A table for the terminal."""
+    from rich.table import Table as RichTable  # noqa: PLC0415 (as in `terminal`)
+    from rich.text import Text  # noqa: PLC0415
+
+    grid = RichTable(box=None, pad_edge=False, header_style="bold")
+    for heading in table.headings:
+        grid.add_column(Text(_shown(heading)), overflow="fold")
+    for row in table.rows:
+        grid.add_row(*(Text(_shown(cell), style="bold red" if cell == "FAILED" else "") for cell in row))
+    return grid
+
+
+def _md_table(table: Table) -> str:
+    rule = "| --- " * len(table.headings) + "|"
+    head, *rows = (f"| {' | '.join(map(_md, row))} |" for row in (table.headings, *table.rows))
+    return "\n".join((f"### {table.title}", "", head, rule, *rows))
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
+
+
+def _shown(value: Any) -> str:
+    """A value as a reader sees it, on one line: numbers short, nothing as a dash, lists with commas, text cleaned."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        return _number(float(value))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_shown(key)} {_shown(entry)}" for key, entry in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_shown, value))
+    return " ".join(_clean(value).split())
+
+
+def _clean(text: Any) -> str:
+    """Text without what XML forbids, what commands a terminal, and what turns the reading direction around."""
+    return UNPRINTABLE.sub("\ufffd", str(text))
+
+
+def _number(value: float) -> str:
+    """Three or four figures: what a distance is worth."""
+    if isnan(value):
+        return "NaN"
+    return f"{value:.4g}" if 1e-3 <= abs(value) < 1e6 else f"{value:.3g}"  # noqa: PLR2004 (where digits get long)
+
+
+def _md(value: Any) -> str:
+    """A value inside a line of Markdown: nothing in it is markup, a cell's end, a link or a new line."""
+    return MARKUP.sub(r"\\\1", _shown(value))
+
+
+def _plain(value: Any) -> Any:
+    """A value as strict JSON has it."""
+    if isinstance(value, np.ndarray):
+        return {"shape": list(value.shape), "dtype": value.dtype.name, "sha256": array_digest(value)}
+    value = value.item() if isinstance(value, np.generic) else value
+    if is_dataclass(value) and not isinstance(value, type):
+        return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
+    if isinstance(value, Mapping):
+        return {_clean(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not isfinite(value):
+        return "NaN" if isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    return value if value is None or isinstance(value, bool | int | float) else _clean(value)
+
+
+def _suite(name: str, cases: Iterable[tuple[str, str, str | None]]) -> ET.Element:
+    """A JUnit suite of (class name, name, what failed or None)."""
+    suite = ET.Element("testsuite", name=name, errors="0", skipped="0")
+    for group, title, failure in cases:
+        case = ET.SubElement(suite, "testcase", classname=_shown(group), name=_shown(title))
+        if failure is not None:
+            ET.SubElement(case, "failure", message=_shown(failure), type="parity").text = _clean(failure)
+    suite.set("tests", str(len(suite)))
+    suite.set("failures", str(len(suite.findall("testcase/failure"))))
+    return suite
+
+
+# -- logits, charts and photographs ------------------------------------------------------------------------------------
+
+
+def _probe(parity: Parity, probe: Probe) -> dict[str, Any]:
+    """A probe as JSON, with the logits that it gave."""
+    logits = {
+        side: {**_plain(array), "top5": _top5(array)} for side, array in parity.logits.get(probe.name, {}).items()
+    }
+    return {**{key: _plain(getattr(probe, key)) for key in ("name", "labels", "images")}, "logits": logits}
+
+
+def _top5(logits: Array) -> list[list[dict[str, Any]]] | None:
+    """For each image the five best classes and their logits (`n classes`); NaN is never among the best."""
+    if logits.ndim != 2:  # noqa: PLR2004 (n classes)
+        return None
+    return [[{"class": n, "logit": _plain(row[n])} for n in _best(row)] for row in logits]
+
+
+def _best(row: Array) -> list[int]:
+    """The five largest values' places, the first of equals first."""
+    order = np.argsort(-np.where(np.isnan(row), -np.inf, row), kind="stable")
+    return [int(n) for n in order[:5]]
+
+
+def _depth(parity: Parity, width: int) -> charts.Depth:
+    return charts.depth(parity.units, parity.where, BOUND64, width=width, height=320)
+
+
+def _pairs(parity: Parity) -> list[tuple[Array, Array]]:
+    """Both sides' float32 logits, probe by probe."""
+    found = parity.logits.values()
+    return [(sides["reference32"], sides["port32"]) for sides in found if {"reference32", "port32"} <= set(sides)]
+
+
+def _scatter(parity: Parity) -> charts.Scatter | None:
+    pairs = _pairs(parity)
+    if not pairs:
+        return None
+    reference, port = (np.concatenate([side.ravel() for side in sides]) for sides in zip(*pairs, strict=True))
+    return charts.scatter(reference, port, side=380)
+
+
+def _histograms(parity: Parity) -> list[tuple[str, charts.Histogram]]:
+    """Precision and histogram, all probes together."""
+    found = []
+    for precision in ("float32", "float64"):
+        counts: dict[int, int] = {}
+        for exponent, count in chain.from_iterable(f.ulps.items() for f in parity.figures if f.precision == precision):
+            counts[exponent] = counts.get(exponent, 0) + count
+        if counts:
+            found.append((precision, charts.histogram(counts, width=380, height=190)))
+    return found
+
+
+def _cards(parity: Parity, probe: Probe) -> Iterator[dict[str, Any]]:
+    """For each photograph its label, its thumbnail, and the five best classes of both sides, side by side."""
+    sides = parity.logits.get(probe.name, {})
+    lists = [_top5(sides[name]) if name in sides else None for name in ("reference32", "port32")]
+    for n, picture in enumerate(probe.pictures if probe.pictures is not None else ()):
+        reference, port = ((found[n] if found else []) for found in lists)
+        yield {
+            "label": probe.labels[n] if n < len(probe.labels) else f"image {n + 1}",
+            "thumbnail": charts.thumbnail(picture),
+            "ranks": list(zip(reference, port, strict=False)),
+        }

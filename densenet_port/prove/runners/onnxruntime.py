@@ -1,0 +1,199 @@
+"""ONNX models in ONNX Runtime (float32), and in ONNX's own reference implementation (float64).
+
+ONNX Runtime has no convolution in double on the CPU, so the float64 opinion is that of `onnx.reference`, the operators
+in numpy as the ONNX project means them, on a copy of the model in double. That copy is brought to opset 17 by ONNX
+itself, because its reference takes the norms of opset 9 and before for training's (onnx 1.23,
+op_batch_normalization.py). An `epsilon` of ONNX is a float32, 2.5e-13 from the 1e-5 that is meant; in the double copy
+the variances take the rest.
+
+The copy that runs is the file's model with its units' values as outputs and its sizes open: an exporter's graph may be
+fixed to the size and batch that it was traced with, so images pass one by one, or as many times each as the batch has
+room. A graph that was exported for training is run as for inference.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from densenet_port.checkpoint import Array, array_digest
+from densenet_port.errors import MisfitError, PortError, UsageError
+from densenet_port.extras import framework
+from densenet_port.formats.onnx.densenet import Network, densenet
+from densenet_port.formats.onnx.model import read_model
+from densenet_port.prove.runners import last, versions
+from densenet_port.prove.worker import Job, Run
+
+_PLAIN_NORMS, _OPSET = 14, 17  # the first opset in which a norm says whether it is training's; the one converted to
+_QUIET = 3  # ONNX Runtime's severity of errors
+
+
+class _Ready(NamedTuple):
+    """A model that can run: `run(outputs, {input: array})`, its input, its batch and the digests of its tensors."""
+
+    run: Any
+    given: str
+    batch: int
+    variables: dict[str, str]
+
+
+def run_onnxruntime(job: Job) -> Run:
+    """The file's own graph on the images: the head's logits, or without a head the last map after its ReLU."""
+    path = cast("Path", job.path)
+    network = _network(path)
+    values = {layer.unit: layer.output for layer in network.layers if layer.output}
+    if unknown := [unit for unit in job.taps if unit not in {layer.unit for layer in network.layers}]:
+        raise UsageError(f"{path}: has no unit {unknown[0]} to look at")
+    taps = {unit: values[unit] for unit in job.taps if unit in values}
+    headless = job.architecture is not None and job.architecture.classes is None
+    logits = network.features if headless else values["head.dense"]
+    wanted = tuple(dict.fromkeys((logits, *taps.values())))
+    with _taken(path):
+        ready = _ready(path, job.dtype, wanted, job.threads)
+        found = _outputs(ready, wanted, job.images.transpose(0, 3, 1, 2).astype(job.dtype))
+    answer = np.maximum(last(found[logits]), 0) if headless else found[logits].reshape(len(job.images), -1)
+    return Run(
+        logits=answer,
+        taps={unit: last(found[name]) for unit, name in taps.items() if unit != "head.dense"}
+        | {unit: answer for unit in taps if unit == "head.dense"},
+        computed_in=answer.dtype.name,
+        variables=ready.variables,
+        versions=versions("onnx", "onnxruntime"),
+    )
+
+
+@lru_cache(maxsize=1)
+def _network(path: Path) -> Network:
+    """Which value is which unit's, by the reader's own walk through the graph."""
+    return densenet(read_model(path))
+
+
+def _outputs(ready: _Ready, wanted: tuple[str, ...], images: Array) -> dict[str, Array]:
+    """Value → what it is for every image."""
+    runs = [ready.run([*wanted], {ready.given: np.repeat(image[None], ready.batch, axis=0)}) for image in images]
+    return {name: np.concatenate([np.asarray(run[place])[:1] for run in runs]) for place, name in enumerate(wanted)}
+
+
+@lru_cache(maxsize=2)
+def _ready(path: Path, dtype: str, wanted: tuple[str, ...], threads: int | None) -> _Ready:
+    """A model with these outputs, kept for the next job on it."""
+    onnx = framework("onnx")
+    proto = onnx.load(path)
+    if dtype == "float64":
+        proto = _modern(proto)
+        _double(onnx, proto)
+    batch = _opened(onnx, proto, wanted)
+    run = _reference(proto) if dtype == "float64" else _session(proto, threads)
+    digests = {tensor.name: array_digest(array) for tensor, array in _tensors(onnx, proto) if array.dtype == dtype}
+    return _Ready(run, _given(proto).name, batch, digests)
+
+
+@contextmanager
+def _taken(path: Path) -> Iterator[None]:
+    """Turn what ONNX says of a model that it refuses, in errors of many kinds, into MisfitError."""
+    try:
+        yield
+    except PortError:
+        raise
+    except Exception as error:
+        raise MisfitError(f"{path}: ONNX does not take it: {str(error).partition(chr(10))[0]}") from error
+
+
+def _session(proto: Any, threads: int | None) -> Any:
+    """ONNX Runtime on the CPU."""
+    runtime = framework("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = _QUIET
+    options.intra_op_num_threads = threads or 0
+    return runtime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"]).run
+
+
+def _reference(proto: Any) -> Any:
+    """ONNX's own operators in numpy."""
+    return framework("onnx.reference").ReferenceEvaluator(proto).run
+
+
+# -- the copy ----------------------------------------------------------------------------------------------------------
+
+
+def _given(proto: Any) -> Any:
+    """The one input; old files list their initialisers as inputs, too."""
+    held = {tensor.name for tensor in proto.graph.initializer}
+    return next(value for value in proto.graph.input if value.name not in held)
+
+
+def _opened(onnx: Any, proto: Any, wanted: tuple[str, ...]) -> int:
+    """Open the sizes, make values outputs and norms those of inference; give the batch that the graph was traced with.
+
+    A fixed batch may stand in a Reshape behind the mean over the picture.
+    """
+    given = _given(proto)
+    sizes = given.type.tensor_type.shape.dim
+    batch = int(sizes[0].dim_value) or 1
+    for size in (sizes[0], *sizes[2:]):
+        size.ClearField("dim_value")
+    del proto.graph.value_info[:], proto.graph.output[:]
+    kind = given.type.tensor_type.elem_type
+    proto.graph.output.extend(onnx.helper.make_tensor_value_info(name, kind, None) for name in wanted)
+    for node in proto.graph.node:
+        if node.op_type in ("BatchNormalization", "Dropout"):
+            del node.output[1:]
+            _not_in_training(node)
+    return batch
+
+
+def _not_in_training(node: Any) -> None:
+    """A norm or Dropout as for inference."""
+    for attribute in node.attribute:
+        if attribute.name == "training_mode":
+            attribute.i = 0
+    if node.op_type == "Dropout":
+        del node.input[1:]
+
+
+def _modern(proto: Any) -> Any:
+    """The model in an opset whose norms the reference takes as ONNX Runtime does."""
+    opset = max(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    if opset >= _PLAIN_NORMS:
+        return proto
+    return framework("onnx.version_converter").convert_version(proto, _OPSET)
+
+
+def _tensors(onnx: Any, proto: Any) -> Iterator[tuple[Any, Array]]:
+    """Every initialiser with its array."""
+    return ((tensor, onnx.numpy_helper.to_array(tensor)) for tensor in proto.graph.initializer)
+
+
+def _double(onnx: Any, proto: Any) -> None:
+    """Turn a model into double: initialisers, constants, casts, what goes in; and put the rest of epsilons right."""
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    for tensor, array in list(_tensors(onnx, proto)):
+        if tensor.data_type in floats:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float64), tensor.name))
+    for node in proto.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t") and attribute.t.data_type in floats:
+                wide = onnx.numpy_helper.to_array(attribute.t).astype(np.float64)
+                attribute.t.CopyFrom(onnx.numpy_helper.from_array(wide))
+            elif node.op_type == "Cast" and attribute.name == "to" and attribute.i in floats:
+                attribute.i = onnx.TensorProto.DOUBLE
+    _given(proto).type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    _put_epsilons_right(onnx, proto)
+
+
+def _put_epsilons_right(onnx: Any, proto: Any) -> None:
+    """Add to every variance what its norm's epsilon, a float32, lacks of the decimal that is meant."""
+    nodes = list(proto.graph.node)
+    del proto.graph.node[:]
+    for number, node in enumerate(nodes):
+        if node.op_type == "BatchNormalization":
+            given = next((attribute.f for attribute in node.attribute if attribute.name == "epsilon"), 1e-5)
+            rest = np.float64(str(np.float32(given))) - np.float64(np.float32(given))
+            name = f"densenet_port.{number}"
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(rest), f"{name}.rest"))
+            proto.graph.node.append(onnx.helper.make_node("Add", [node.input[4], f"{name}.rest"], [f"{name}.variance"]))
+            node.input[4] = f"{name}.variance"
+        proto.graph.node.append(node)

@@ -1,0 +1,314 @@
+"""The command line as scripts and CI see it: exit codes, streams, JSON, in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from densenet_port.cli.app import app
+from densenet_port.cli.terminal import _contract_line
+from densenet_port.network.contract import Contract
+
+ENVIRONMENT = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200"}
+
+
+def run(*words, cwd=None, **environment):
+    """One call of the installed command."""
+    command = [sys.executable, "-m", "densenet_port", *map(str, words)]
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env={**ENVIRONMENT, **environment}, timeout=120, check=False
+    )
+
+
+def test_a_checkpoint_converts_with_no_option(small, tmp_path):
+    """Layout and architecture are found out; the output is called after the input."""
+    (tmp_path / "net.pth.tar").write_bytes(small.read_bytes())
+
+    done = run("convert", "net.pth.tar", cwd=tmp_path)
+
+    size = (tmp_path / "net.weights.h5").stat().st_size
+    lines = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert lines[:3] == [
+        "net.pth.tar: torchvision layers=2-3-2,growth_rate=8,init_channels=16,classes=7 (pth)",
+        "  91 tensors used, 18 ignored by '{unit}.num_batches_tracked'; 91 of 91 slots filled",
+        "  7 classes; epsilon 1e-05, symmetric stem padding, rgb input",
+    ]
+    assert lines[3].startswith(f"net.weights.h5: keras, {size:,} bytes, ")
+
+
+def test_pools_are_told_where_they_are_not_the_original_network_s():
+    """A blur pool, and pools that round up."""
+    contract = Contract(stem_padding="same", stem_pool="blur", pool_rounding="ceil").to_json()
+
+    line = _contract_line(contract, None)
+
+    assert line == "no head; epsilon 1e-05, same stem padding, blur pool, pools round up, rgb input"
+
+
+def test_a_conversion_is_one_json_object(small, tmp_path):
+    """Ledger, digests and contract for a script."""
+    done = run("convert", small, "--out", tmp_path / "o.safetensors", "--json")
+
+    data = json.loads(done.stdout)
+    assert (data["schema"], data["ledger"]["used"], data["ledger"]["slots"]) == ("densenet-port/convert/1", 91, 91)
+    assert data["target"]["path"] == str(tmp_path / "o.safetensors")
+    assert set(data["tensors"]) > {"stem_conv/kernel", "head_dense/bias"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "kind", "message"),
+    [
+        (["convert"], 2, "usage", "no CHECKPOINT given"),
+        (["convert", "FILE", "--src", "mxnet"], 2, "usage", "unknown layout 'mxnet'"),
+        (["inspect", "FILE", "--src", "mxnet"], 2, "usage", "unknown layout 'mxnet'"),
+        (["inspect", "FILE", "--within", "ema"], 2, "usage", "no tensor's name begins with 'ema.' or 'ema/'"),
+        (["convert", "FILE", "--arch", "122"], 2, "usage", "unknown architecture '122'"),
+        (["convert", "FILE", "--nonsense"], 2, "usage", "No such option"),
+        (["convert", "FILE", "--arch", "121"], 3, "misfit", "does not fit --arch 121"),
+        (["convert", "TEXT"], 4, "corrupt", "not a checkpoint that densenet-port reads"),
+        (["convert", "none.pth"], 6, "disk", "cannot be read: No such file or directory"),
+        (["convert", "FILE", "--out", "none/o.h5"], 6, "disk", "cannot be written: No such file or directory"),
+        (["convert", "FILE", "--mapping", "none.toml"], 6, "disk", "none.toml: cannot be read"),
+        (["verify", "FILE"], 3, "misfit", "carries no digests"),
+        (["frobnicate"], 2, "usage", "No such command"),
+    ],
+)
+def test_each_failure_has_its_code_and_words(small, tmp_path, words, code, kind, message):
+    """In text on stderr, and as JSON on stdout; never a traceback, never an output."""
+    (tmp_path / "text.pth").write_text("hello")
+    words = [{"FILE": str(small), "TEXT": "text.pth"}.get(word, word) for word in words]
+
+    plain, told = run(*words, cwd=tmp_path), run(*words, "--json", cwd=tmp_path)
+
+    assert (plain.returncode, plain.stdout, plain.stderr.startswith("error: ")) == (code, "", True)
+    assert message in plain.stderr
+    assert "Traceback" not in plain.stderr
+    error = json.loads(told.stdout)["error"]
+    assert (told.returncode, error["kind"], message in error["message"]) == (code, kind, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["text.pth"]
+
+
+def test_offline_without_a_file_says_so_in_a_line(tmp_path):
+    """Exit 5, and the way out: pass the file. A proxy on a closed port stands in for a cut cable."""
+    done = run(
+        *("convert", "--src", "torchvision", "--arch", "121"),
+        cwd=tmp_path,
+        https_proxy="http://127.0.0.1:9",
+        DENSENET_PORT_CACHE=str(tmp_path / "cache"),
+    )
+
+    first, second = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (5, "")
+    assert first.startswith(
+        "error: https://download.pytorch.org/models/densenet121-a639ec97.pth cannot be downloaded ("
+    )
+    assert second.startswith("  pass the file: densenet-port convert densenet121-a639ec97.pth")
+
+
+def test_a_registered_file_is_taken_from_the_cache(tmp_path):
+    """A file in the cache is used only if it hashes to what is registered: another file by that name is not."""
+    (tmp_path / "densenet121-a639ec97.pth").write_bytes(b"not it")
+
+    done = run(
+        *("convert", "--src", "torchvision", "--arch", "121"),
+        cwd=tmp_path,
+        https_proxy="http://127.0.0.1:9",
+        DENSENET_PORT_CACHE=str(tmp_path),
+    )
+
+    assert done.returncode == 5
+
+
+def test_inspect_collapses_running_numbers(files):
+    """One row for a role of all layers, with both names, and what was left over."""
+    done = run("inspect", files["parallel"])
+
+    rows = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert done.returncode == 0
+    assert any(
+        row.startswith(
+            "block{1…3}.layer{1…3}.norm1.scale module.features.denseblock{1…3}.denselayer{1…3}.norm1.weight 7 float32"
+        )
+        for row in rows
+    )
+    assert any("num_batches_tracked" in row and "int64 scalar" in row for row in rows)
+
+
+def test_inspect_shows_a_file_that_fits_no_layout(tmp_path):
+    """Its tensors, and why nothing fits."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    save_file({"conv1.weight": np.ones((2, 3), "f4"), "bn1.weight": np.ones(5, "f4")}, tmp_path / "resnet.safetensors")
+
+    done = run("inspect", tmp_path / "resnet.safetensors", "--json")
+
+    data = json.loads(done.stdout)
+    assert (done.returncode, data["layout"], len(data["tensors"])) == (0, None, 2)
+    assert "no layout fits its 2 tensors" in data["misfit"]["message"]
+
+
+def test_diff_judges_by_its_exit_code(files, small, tmp_path):
+    """0 for the same network in another layout, 1 for one in half precision."""
+    run("convert", small, "--out", tmp_path / "o.h5")
+
+    same, other = run("diff", small, tmp_path / "o.h5"), run("diff", small, files["half"], "--json")
+
+    assert (same.returncode, "91 tensors identical, 0 differ" in same.stdout) == (0, True)
+    assert (other.returncode, json.loads(other.stdout)["same"]) == (1, False)
+
+
+def test_verify_passes_what_was_written(small, tmp_path):
+    """Right after a conversion every digest holds."""
+    run("convert", small, "--out", tmp_path / "o.keras")
+
+    done = run("verify", tmp_path / "o.keras")
+
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'o.keras'}: 91 tensors, every digest as written\n")
+
+
+def test_demo_runs_on_core_dependencies():
+    """The embedded network is converted and is the same network, by its own figures."""
+    data = json.loads(run("demo", "--json").stdout)
+
+    assert (data["accuracy_before"], data["agreeing"]) == (data["accuracy_after"], data["images"])
+    assert data["accuracy_after"] >= 0.97
+    assert data["relative64"] <= 1e-10
+
+
+@pytest.mark.parametrize("command", ["layouts", "archs", "doctor"])
+def test_every_listing_has_a_schema(command):
+    """Scripts can rely on the object."""
+    done = run(command, "--json")
+
+    assert json.loads(done.stdout)["schema"] == f"densenet-port/{command}/1"
+    assert run(command).returncode == 0
+
+
+def commands(group, name=""):
+    """Every command below a group, and the groups: full name → command."""
+    for word, command in group.commands.items():
+        yield f"{name} {word}".strip(), command
+        yield from commands(command, f"{name} {word}") if hasattr(command, "commands") else ()
+
+
+def test_every_command_and_option_has_help():
+    """A command line explains itself."""
+    known = dict(commands(typer.main.get_command(app)))
+
+    unexplained = [
+        f"{name} {parameter.name}"
+        for name, sub in known.items()
+        for parameter in sub.params
+        if not getattr(parameter, "help", None)
+    ]
+    assert ([name for name, sub in known.items() if not sub.help], unexplained) == ([], [])
+    assert "cache list" in known
+
+
+def test_output_into_a_closed_pipe_is_quiet(small):
+    """`densenet-port inspect … | head -1` shows no traceback."""
+    command = f"{sys.executable} -m densenet_port inspect {small} | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=ENVIRONMENT, check=False)
+
+    assert done.stderr == ""
+
+
+def test_colour_is_left_out_where_nobody_sees_it(small):
+    """No escape sequences in a file or a pipe."""
+    assert "\x1b" not in run("inspect", small).stdout
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory):
+    """A fresh environment with the built wheel and the core dependencies alone; not from this source tree."""
+    folder = tmp_path_factory.mktemp("bare")
+    root = Path(__file__).parents[2]
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, root], check=True, timeout=300)
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    python = folder / "venv" / "bin" / "python"
+    subprocess.run([python, *pip[1:], "install", next(folder.glob("*.whl"))], check=True, timeout=300)
+    return python
+
+
+def test_a_wheel_in_an_empty_environment_converts(bare, small, tmp_path):
+    """Tables and sample travel in the wheel; no framework is there, and none is missed."""
+    call = [bare, "-m", "densenet_port"]
+    done = subprocess.run(
+        [*call, "convert", small, "--out", "o.weights.h5", "--json"], capture_output=True, cwd=tmp_path, check=False
+    )
+    demo = subprocess.run([*call, "demo", "--json"], capture_output=True, cwd=tmp_path, check=False)
+    doctor = subprocess.run([*call, "doctor", "--json"], capture_output=True, cwd=tmp_path, check=True)
+
+    told = json.loads(doctor.stdout)
+    assert (done.returncode, demo.returncode, (tmp_path / "o.weights.h5").exists()) == (0, 0, True)
+    assert {version for extra in told["extras"].values() for version in extra.values()} == {None}
+    assert "site-packages" in told["mappings"]
+
+
+@pytest.fixture(scope="module")
+def proven(files, tmp_path_factory):
+    """A port, the reference's saved run laid beside it as golden, a report, and a damaged copy of the port."""
+    from densenet_port.conversion.load import read
+    from densenet_port.network.units import Slot
+    from tests.support.ports import weights_of, written
+
+    place = tmp_path_factory.mktemp("proven")
+    port = place / "port.weights.h5"
+    run("convert", files["zip"], "--out", port)
+    golden = f"{port}.golden.npz"
+    words = ("check", port, "--against", files["zip"], "--backend", "numpy", "--size", 65)
+    done = run(*words, "--save-reference", golden, "--report", place / "report", "--json")
+    weights = weights_of(read(port))
+    weights[Slot("transition1.conv", "kernel")] *= -1
+    wrong = written(read(port), weights, read(port).contract, place / "wrong.weights.h5").checkpoint.path
+    return done, port, Path(golden), wrong, place / "report"
+
+
+def test_check_passes_and_leaves_evidence(proven):
+    """Exit 0, one JSON object, and a report in four forms."""
+    done, _, golden, _, report = proven
+
+    data = json.loads(done.stdout)
+    assert (done.returncode, data["passed"], data["schema"]) == (0, True, "densenet-port/check/1")
+    assert golden.exists()
+    assert sorted(path.name for path in report.iterdir()) == ["junit.xml", "report.html", "report.json", "summary.md"]
+
+
+def test_check_fails_with_exit_code_one(proven):
+    """A wrong port is not the same network; a saved reference suffices to say so, and says where."""
+    _, _, golden, wrong, _ = proven
+
+    done = run("check", wrong, "--reference", golden, "--backend", "numpy", "--json")
+
+    data = json.loads(done.stdout)
+    assert (done.returncode, data["passed"], data["where"]) == (1, False, "transition1.conv")
+
+
+def test_diagnose_names_the_unit(proven):
+    """Exit 1 with a finding, exit 0 without."""
+    _, port, golden, wrong, _ = proven
+
+    bad, good = (run("diagnose", file, "--reference", golden) for file in (wrong, port))
+
+    assert (bad.returncode, "transition1.conv" in bad.stdout) == (1, True)
+    assert (good.returncode, good.stdout) == (0, "the same network: nothing to explain\n")
+
+
+def test_verify_replays_golden_logits(proven, tmp_path):
+    """The golden file beside a port is found; a port that fails it exits 1."""
+    _, port, golden, wrong, _ = proven
+
+    good, bad = run("verify", port), run("verify", port.with_name(wrong.name), "--golden", golden)
+
+    lines = good.stdout.splitlines()
+    assert (good.returncode, lines[0]) == (0, f"{port}: 91 tensors, every digest as written")
+    assert len(lines) > 3
+    assert all(line.endswith("  ok") for line in lines[1:])
+    assert bad.returncode == 1

@@ -1,0 +1,173 @@
+"""The support matrix says what tables and evidence say, and every verification card is what it must be."""
+
+import json
+import re
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+
+from densenet_port.cli import terminal
+from densenet_port.errors import CorruptError, MisfitError
+from densenet_port.files import resource
+from densenet_port.layouts import cards as support
+from densenet_port.layouts.layout import Layout, layouts
+from densenet_port.network.architecture import NAMED
+from tests.record.cards import genuine, misplaced
+
+ROOT = Path(__file__).parents[2]
+CARDS = sorted((resource("mappings") / "cards").glob("*.toml"))
+BOUNDS = {"names": 0.0, "float64": 1e-10}  # and float32 by the software's own rounding, but never more than this:
+LARGEST32 = 1e-3
+CARD = """
+layout   = "torchvision"
+software = "torchvision"
+versions = { torchvision = "0.29.1" }
+command  = "python -m tests.record.cards torchvision"
+date     = 2026-11-24
+system   = "Linux"
+
+[[measured]]
+architecture = "121"
+what = "written"
+dtype = "float64"
+figure = 1e-14
+bound = 1e-10
+passed = true
+"""
+
+
+# -- the matrix ------------------------------------------------------------------------------------------------------
+
+
+def spells(layout, name):
+    """Whether a table can write a network."""
+    try:
+        return bool(Layout.load(layout).spell(NAMED[name]))
+    except MisfitError:
+        return False
+
+
+def test_a_network_has_a_cell_exactly_where_the_table_can_spell_it():
+    found = {(cell.layout, cell.architecture): cell.source is not None for cell in support.matrix()}
+
+    assert found == {(layout, name): spells(layout, name) for layout in layouts() for name in NAMED}
+
+
+def test_no_cell_claims_more_than_the_evidence():
+    """Logits where the card has a figure for that direction, names where a recorded list is, else the table."""
+    measured = {(c.stem, row.architecture, row.what) for c in CARDS for row in support.read_card(c).measured}
+    named = {(layout, name) for layout in layouts() for name, _ in genuine(layout)}
+
+    for cell in support.matrix():
+        place = cell.layout, cell.architecture
+        otherwise = "names" if place in named else "table"
+        for level, proof in ((cell.source, "read"), (cell.target, "written")):
+            expected = "logits" if (*place, proof) in measured else otherwise
+            assert level in (None, expected), (cell, proof)
+
+
+def test_the_listing_shows_the_matrix():
+    """One row a layout, two marks a network; the CIFAR networks as one column by their weakest."""
+    levels = {"121": ["logits", "names"], "161": [None, None], "264": ["table", None]}
+    cifar = {"cifar-40-12": ["logits", "table"], "cifar-100-12": ["names", "logits"], "cifar-bc-100-12": [None, None]}
+
+    marks = terminal._marks(levels | cifar)
+
+    assert marks == {"121": "●◐", "161": "––", "264": "○–", "cifar": "◐○", "cifar-bc": "––"}
+
+
+def test_a_listing_without_cards_is_still_one():
+    entry = {"layout": "x", "writes": [], "contract": "the source's", "about": "y", "support": {}, "card": None}
+
+    *_, legend = terminal.layouts({"layouts": [entry]})
+
+    assert all(mark in legend for mark in "●◐○–")
+
+
+# -- the cards -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
+def test_a_card_is_of_a_layout_that_is_there_and_passed(path):
+    """Software and versions are named, the date is past, the command is a script here, all figures within bounds."""
+    card = support.read_card(path)
+
+    table = Layout.load(card.layout)
+    assert (ROOT / card.command.split()[1]).is_file()
+    assert date(2026, 1, 1) <= card.date <= datetime.now(UTC).date()
+    assert [number for number in card.versions.values() if not re.match(r"\d+(\.\d+)*", number)] == []
+    assert [row for row in card.measured if not row.passed or row.bound > bound_of(row)] == []
+    assert [row for row in card.measured if not support.holds(table, NAMED[row.architecture])] == []
+
+
+def bound_of(row):
+    """The largest bound that a figure may have been given."""
+    return BOUNDS.get(row.what, BOUNDS.get(row.dtype, LARGEST32))
+
+
+@pytest.mark.parametrize("layout", layouts())
+def test_names_are_counted_for_the_lists_that_are_recorded(layout):
+    """The card has each list once, and counting again gives the same."""
+    table, card = Layout.load(layout), support.card_of(layout)
+    counted = {name: misplaced(table, path, name) for name, path in genuine(layout)}
+
+    said = {row.architecture: row.figure for row in card.measured if row.what == "names"} if card else {}
+
+    assert said == counted
+
+
+FAULTS = [
+    ('layout   = "torchvision"', 'layout   = "keras"', "not of torchvision, not dated, or without figures"),
+    ("2026-11-24", '"2026-11-24"', "not of torchvision, not dated, or without figures"),
+    ('software = "torchvision"', 'software = ""', "nothing is said of software"),
+    ('"0.29.1"', "0.29", "nothing is said of a version"),
+    ("figure = 1e-14", "figure = 1e-9", "the verdict is not what the figure says"),
+    ("figure = 1e-14", "figure = nan", "the verdict is not what the figure says"),
+    ('"121"', '"122"', "unknown kind of measurement"),
+    ('"written"', '"cosine"', "unknown kind of measurement"),
+    ('"float64"', '"float16"', "unknown kind of measurement"),
+    ("system ", "sistem ", "unexpected keyword argument 'sistem'"),
+    ("bound = 1e-10", "limit = 1e-10", "unexpected keyword argument 'limit'"),
+    ("[[measured]]", "[measured]", "no verification card"),
+    ("[[measured]]", "[[measured", "no verification card"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), FAULTS, ids=[f"{new[:20]}" for _, new, _ in FAULTS])
+def test_a_card_that_is_not_exactly_one_is_refused(tmp_path, old, new, message):
+    path = tmp_path / "torchvision.toml"
+    assert old in CARD
+    path.write_text(CARD.replace(old, new, 1), encoding="utf-8")
+
+    with pytest.raises(CorruptError) as error:
+        support.read_card(path)
+
+    assert error.value.message.startswith(f"{path}: no verification card: ")
+    assert message in error.value.message
+
+
+def test_a_card_is_read_as_written(tmp_path):
+    path = tmp_path / "torchvision.toml"
+    path.write_text(CARD, encoding="utf-8")
+
+    card = support.read_card(path)
+
+    row = support.Measured(architecture="121", what="written", dtype="float64", figure=1e-14, bound=1e-10, passed=True)
+    assert (card.layout, card.date, card.versions, card.measured) == (
+        "torchvision",
+        date(2026, 11, 24),
+        {"torchvision": "0.29.1"},
+        (row,),
+    )
+
+
+def test_the_object_for_scripts_has_the_matrix_and_the_cards(capsys):
+    from densenet_port.cli.app import layouts as command
+
+    command(as_json=True)
+
+    rows = json.loads(capsys.readouterr().out)["layouts"]
+    cells = {(row["layout"], name): levels for row in rows for name, levels in row["support"].items()}
+    assert cells == {(cell.layout, cell.architecture): [cell.source, cell.target] for cell in support.matrix()}
+    assert [row["layout"] for row in rows if row["card"]] == sorted(path.stem for path in CARDS)

@@ -1,0 +1,233 @@
+"""Which layout a file has: its own is found wherever names say so, a near miss is refused and told what is amiss.
+
+Whole messages, because they are all that the owner of a strange file has.
+"""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+import torchvision
+from test_mapping import KEYS, recorded, sketch, spelled
+
+from densenet_port.errors import MisfitError
+from densenet_port.layouts import cards as support
+from densenet_port.layouts.identify import identify
+from densenet_port.layouts.layout import Layout, layouts
+from densenet_port.network.architecture import NAMED
+from tests.record.cards import genuine
+
+CONTAINER = {  # ending → what the reader calls it
+    ".pth": "pth",
+    ".safetensors": "safetensors",
+    ".onnx": "onnx",
+    ".caffemodel": "caffemodel",
+    ".h5": "keras-h5",
+    ".weights.h5": "weights-h5",
+    ".keras": "keras",
+}
+LISTS = [(layout, dict(genuine(layout))["121"]) for layout in layouts() if "121" in dict(genuine(layout))]
+
+
+def sizes(path):
+    """Name → shape and type, of a recorded list."""
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in recorded(path).tensors.items()}
+
+
+# -- a layout's own ----------------------------------------------------------------------------------------------------
+
+
+def nameless(table, container):
+    """Whether a file of the layout is told by running numbers alone, which other layouts' files have there too."""
+    return not table.units and any(container in Layout.load(layout).order_in for layout in layouts())
+
+
+WRITTEN = [  # the container changes nothing where layers have names
+    (layout, ending)
+    for layout in layouts()
+    for number, ending in enumerate(Layout.load(layout).containers)
+    if number == 0 or nameless(Layout.load(layout), CONTAINER[ending])
+]
+
+
+@pytest.mark.parametrize(("layout", "ending"), WRITTEN, ids=[f"{layout} {ending}" for layout, ending in WRITTEN])
+def test_every_network_of_a_layout_is_recognised_by_its_names(layout, ending):
+    """Without any record of ours; only running numbers in a container that numbers everything leave it open."""
+    table, container = Layout.load(layout), CONTAINER[ending]
+    held = {name: arch for name, arch in NAMED.items() if support.holds(table, arch)}
+
+    for name, arch in held.items():
+        file = sketch(spelled(layout, arch), container=container, **table.when)
+        if nameless(table, container):
+            with pytest.raises(MisfitError, match=rf"layouts fit equally: .*\b{layout}\b"):
+                identify(file)
+        else:
+            ledger = identify(file)
+            assert (ledger.mapping.layout, ledger.architecture, ledger.troubles) == (layout, arch, 0), name
+
+
+@pytest.mark.parametrize(("layout", "path"), LISTS, ids=[layout for layout, _ in LISTS])
+def test_another_head_and_another_input_change_nothing(layout, path):
+    """14 classes of grey pictures, as chest X-rays have; and no head at all."""
+    ledger, tensors = identify(recorded(path)), sizes(path)
+    arch, claims = ledger.architecture, {claim.name: place.unit for place, claim in ledger.claims.items()}
+    turns = {"head.dense": {arch.classes: 14}, "stem.conv": {arch.channels: 1}}
+    other = {
+        name: (tuple(turns.get(claims.get(name), {}).get(size, size) for size in shape), dtype)
+        for name, (shape, dtype) in tensors.items()
+    }
+    bare = {name: size for name, size in other.items() if claims.get(name) != "head.dense"}
+    said = Layout.load(layout).when
+
+    found = [identify(sketch(tensors, path, **said)) for tensors in (other, bare)]
+
+    changed = replace(arch, channels=1, classes=14)
+    expected = [(layout, changed), (layout, changed.without_head())]
+    assert [(one.mapping.layout, one.architecture) for one in found] == expected
+
+
+@pytest.mark.parametrize(("layout", "path"), LISTS, ids=[layout for layout, _ in LISTS])
+def test_a_tensor_that_is_missing_is_named_and_so_is_one_too_many(layout, path):
+    ledger, tensors, said = identify(recorded(path)), sizes(path), Layout.load(layout).when
+    lost = next(claim.name for place, claim in ledger.claims.items() if str(place) == "final.norm.variance")
+    count = len(ledger.claims)
+
+    errors = [
+        refusal(sketch(change, **said))
+        for change in (
+            {name: size for name, size in tensors.items() if name != lost},
+            {**tensors, "other": ((3, 5), "float32")},
+        )
+    ]
+
+    missing = f"""sketch.pth: 1 misfit as {layout} 121
+  final.norm.variance  is missing  (expected {lost}, our shape (1024,))
+  {count - 1} of {count} tensors fit"""
+    surplus = f"""sketch.pth: no line of mappings/{layout}.toml claims 1 tensor
+  other (3, 5)
+  name them under [units], or under `ignore` if they may be dropped"""
+    assert errors == [missing, surplus]
+
+
+def refusal(file):
+    """What the owner of a file is told."""
+    with pytest.raises(MisfitError) as error:
+        identify(file)
+    return str(error.value)
+
+
+# -- near misses -------------------------------------------------------------------------------------------------------
+
+
+def shifted(tensors, by):
+    """The norms in a dense layer numbered otherwise: KerasHub counts them from 1, keras.applications from 0."""
+    return {re.sub(r"(?<=_)\d(?=_bn/)", lambda hit: str(int(hit[0]) + by), n): size for n, size in tensors.items()}
+
+
+def without(tensors, part):
+    return {name: size for name, size in tensors.items() if part not in name}
+
+
+def resnet(prefix=""):
+    """Torchvision's ResNet-50."""
+    with torch.device("meta"):
+        state = torchvision.models.resnet50().state_dict()
+    return {prefix + name: (tuple(v.shape), str(v.dtype).removeprefix("torch.")) for name, v in state.items()}
+
+
+def keras_resnet():
+    """The kernels and norms of keras.applications.ResNet50, whose names are DenseNet's up to a point."""
+    found, width = {"conv1_conv/kernel": ((7, 7, 3, 64), "float32")}, 64
+    for stage, (count, narrow) in enumerate(((3, 64), (4, 128), (6, 256), (3, 512)), start=2):
+        for block in range(1, count + 1):
+            place = f"conv{stage}_block{block}"
+            kernels = {"1": (1, 1, width, narrow), "2": (3, 3, narrow, narrow), "3": (1, 1, narrow, 4 * narrow)}
+            if block == 1:
+                kernels["0"] = (1, 1, width, 4 * narrow)
+            width = 4 * narrow
+            for number, shape in kernels.items():
+                found[f"{place}_{number}_conv/kernel"] = shape, "float32"
+                for part in ("gamma", "beta", "moving_mean", "moving_variance"):
+                    found[f"{place}_{number}_bn/{part}"] = shape[-1:], "float32"
+    return found
+
+
+def silent(count):
+    """What a file is told in which no table recognises a name."""
+    lines = [f"  {name}: recognises none of its names" for name in layouts() if not Layout.load(name).when]
+    head = f"sketch.pth: no layout fits its {count}"
+    return "\n".join([head, *lines, "  name the layout with --src to see every misfit"])
+
+
+KERAS, HUB, TORCH = (sizes(KEYS / f"{name}-121.txt") for name in ("keras-applications", "keras-hub", "torchvision"))
+AUTOMATIC = sizes(KEYS / "titu1994-121.txt")
+RESNET = "layers=3-4-6-3,growth_rate=64,init_channels=64,bottleneck=1,classes=none"  # what it is taken for
+NEAR = {
+    "keras.applications, its norms numbered as KerasHub's": (
+        shifted(KERAS, 1),
+        """sketch.pth: 688 misfits as keras-applications 121
+  block1.layer1.norm2.scale  expected c=128, found c=64  (conv2_block1_1_bn/gamma)
+  block1.layer1.norm2.shift  expected c=128, found c=64  (conv2_block1_1_bn/beta)
+  block1.layer1.norm2.mean  expected c=128, found c=64  (conv2_block1_1_bn/moving_mean)
+  block1.layer1.norm2.variance  expected c=128, found c=64  (conv2_block1_1_bn/moving_variance)
+  block1.layer2.norm2.scale  expected c=128, found c=96  (conv2_block2_1_bn/gamma)
+  block1.layer2.norm2.shift  expected c=128, found c=96  (conv2_block2_1_bn/beta)
+  and 457 more
+  150 of 606 tensors fit""",
+    ),
+    "KerasHub, its norms numbered as keras.applications'": (
+        shifted(HUB, -1),
+        """sketch.pth: 688 misfits as keras-hub 121
+  block1.layer1.norm1.scale  expected c=64, found c=128  (dense_net_backbone/stack1_block1_1_bn/gamma)
+  block1.layer1.norm1.shift  expected c=64, found c=128  (dense_net_backbone/stack1_block1_1_bn/beta)
+  block1.layer1.norm1.mean  expected c=64, found c=128  (dense_net_backbone/stack1_block1_1_bn/moving_mean)
+  block1.layer1.norm1.variance  expected c=64, found c=128  (dense_net_backbone/stack1_block1_1_bn/moving_variance)
+  block1.layer2.norm1.scale  expected c=96, found c=128  (dense_net_backbone/stack1_block2_1_bn/gamma)
+  block1.layer2.norm1.shift  expected c=96, found c=128  (dense_net_backbone/stack1_block2_1_bn/beta)
+  and 457 more
+  150 of 606 tensors fit""",
+    ),
+    "torchvision without norms": (
+        without(TORCH, "norm"),
+        """sketch.pth: 484 misfits as torchvision 121
+  stem.norm.scale  is missing  (expected features.norm0.weight, our shape (64,))
+  stem.norm.shift  is missing  (expected features.norm0.bias, our shape (64,))
+  stem.norm.mean  is missing  (expected features.norm0.running_mean, our shape (64,))
+  stem.norm.variance  is missing  (expected features.norm0.running_var, our shape (64,))
+  block1.layer1.norm1.scale  is missing  (expected features.denseblock1.denselayer1.norm1.weight, our shape (64,))
+  block1.layer1.norm1.shift  is missing  (expected features.denseblock1.denselayer1.norm1.bias, our shape (64,))
+  and 478 more
+  122 of 606 tensors fit""",
+    ),
+    "running numbers without norms": (
+        without(AUTOMATIC, "batch_normalization"),
+        """sketch.pth: 0 norms for 120 convolutions, expected 121
+  without layer names the order is all there is, so every layer must be there""",
+    ),
+    "torchvision's ResNet-50": (resnet(), "sketch.pth: as torchvision: no DenseNet without block1.layer1.conv1"),
+    "torchvision's ResNet-50 in a bigger model": (resnet("net."), silent("320 tensors")),
+    "keras.applications' ResNet-50": (
+        keras_resnet(),
+        f"""sketch.pth: 315 misfits as keras-applications {RESNET}
+  block1.layer1.norm1.scale  expected c=64, found c=256  (conv2_block1_0_bn/gamma)
+  block1.layer1.norm1.shift  expected c=64, found c=256  (conv2_block1_0_bn/beta)
+  block1.layer1.norm1.mean  expected c=64, found c=256  (conv2_block1_0_bn/moving_mean)
+  block1.layer1.norm1.variance  expected c=64, found c=256  (conv2_block1_0_bn/moving_variance)
+  block1.layer2.conv1.kernel  expected h=1 w=1 i=128 o=64, found h=1 w=1 i=256 o=64  (conv2_block2_1_conv/kernel)
+  block1.layer3.conv1.kernel  expected h=1 w=1 i=192 o=64, found h=1 w=1 i=256 o=64  (conv2_block3_1_conv/kernel)
+  and 168 more
+  17 of 184 tensors fit""",
+    ),
+    "nothing at all": ({}, silent("0 tensors")),
+    "a table of words": ({"embedding.weight": ((100, 30), "float32")}, silent("1 tensor")),
+}
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_what_is_nearly_a_densenet_is_refused_and_told_why(name):
+    """The nearest layout's misfits where one is near, else each candidate's."""
+    tensors, message = NEAR[name]
+    container = "keras-h5" if tensors.keys() & AUTOMATIC.keys() else "pth"
+
+    assert refusal(sketch(tensors, container=container)) == message

@@ -1,0 +1,428 @@
+"""Tables are strict, and every tensor of every recorded checkpoint is claimed once."""
+
+import ast
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from densenet_port.checkpoint import Checkpoint, Tensor
+from densenet_port.conversion.load import read
+from densenet_port.conversion.write import convert
+from densenet_port.errors import MisfitError, UsageError
+from densenet_port.files import resource
+from densenet_port.layouts.identify import identify
+from densenet_port.layouts.layout import Layout, layouts
+from densenet_port.network.architecture import NAMED, Architecture, infer
+
+KEYS = Path(__file__).parent.parent / "data" / "keys"
+LAYOUT_OF = {  # software whose names another table says
+    "timm": "torchvision",
+    "torchvision_dotted": "torchvision",
+    "keras-applications_old": "keras-applications",
+    "onnx_folded": "onnx",
+}
+FIRST_TABLE = (resource("mappings") / "torchvision.toml").read_text(encoding="utf-8")
+
+
+def recorded(path):
+    """A checkpoint with the names, shapes and types that real software was seen to write; no values."""
+    first, *lines = path.read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines]
+    tensors = {name: (tuple(map(int, re.findall(r"\d+", shape))), dtype) for name, shape, dtype in rows}
+    return sketch(tensors, path, **dict(re.findall(r"(\w+)=(\S+)", first)))
+
+
+def sketch(tensors, path=Path("sketch.pth"), container="pth", **metadata):
+    """A checkpoint of names → (shape, dtype) whose arrays are zeros."""
+    return Checkpoint(
+        path=path,
+        container=container,
+        metadata=metadata,
+        tensors={n: Tensor(s, d, lambda s=s, d=d: np.zeros(s, d)) for n, (s, d) in tensors.items()},
+    )
+
+
+def spelled(layout, arch, prefix=""):
+    """The names and shapes that a layout's table gives an architecture."""
+    rules = Layout.load(layout).spell(arch)
+    return {
+        prefix + rule.name: (
+            tuple(arch.units[place.unit].sizes.get(a.strip("-"), 1) for a in rule.axes.split()),
+            "float32",
+        )
+        for place, rule in rules.items()
+    }
+
+
+@pytest.mark.parametrize("path", sorted(KEYS.glob("*.txt")), ids=lambda path: path.stem)
+def test_every_recorded_tensor_is_claimed_once(path):
+    """Table, architecture and real software agree: nothing missing, nothing left over, and the file says which."""
+    software, _, name = path.stem.rpartition("-")
+
+    ledger = identify(recorded(path))
+
+    arch = Architecture.named(name)
+    assert ledger.mapping.layout == LAYOUT_OF.get(software, software)
+    assert (ledger.architecture.name, set(ledger.filled), ledger.troubles) == (name, set(arch.slots), 0)
+    assert len(ledger.claims) + len(ledger.ignored) == len(recorded(path).tensors)
+
+
+def test_key_lists_of_every_layout_and_depth_are_recorded():
+    """The lists that the test above stands on are all there."""
+    found = {path.stem for path in KEYS.glob("*.txt")}
+
+    depths = {
+        **dict.fromkeys(("torchvision", "torchvision_dotted", "timm", "kimm", "caffe"), (121, 161, 169, 201)),
+        **dict.fromkeys(("keras-applications", "keras-applications_old", "keras-hub"), (121, 169, 201)),
+        "titu1994": (121, 161, 169),
+        "monai": (121, 169, 201, 264),
+        "torchxrayvision": (121,),
+        "timm-blur": ("121d",),
+        "timm-deep": ("264d",),
+        "onnx": (121, 161, 169, 201),
+        "onnx_folded": (121,),
+        "onnx-caffe2": (121,),
+    }
+    assert found >= {f"{kind}-{arch}" for kind, many in depths.items() for arch in many}
+
+
+@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("layout", layouts())
+def test_what_a_table_spells_it_also_reads(layout, name):
+    """Source and target are one table: spelled names come back as the same slots."""
+    arch, mapping = Architecture.named(name), Layout.load(layout)
+    if any(getattr(arch, key) not in allowed for key, allowed in mapping.only.items()):
+        with pytest.raises(MisfitError, match=f"{layout} cannot hold this network"):
+            mapping.spell(arch)
+        return
+
+    ledger = mapping.match(sketch(spelled(layout, arch)), arch)
+
+    assert (ledger.filled, ledger.troubles) == (tuple(arch.slots), 0)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "state_dict.module.densenet121.", "model.net."])
+def test_a_prefix_is_found(prefix):
+    """Whatever stands before every name is taken off, however deep."""
+    ledger = identify(sketch(spelled("torchvision", NAMED["121"], prefix)))
+
+    assert (ledger.prefix, ledger.troubles) == (prefix, 0)
+
+
+def test_two_networks_in_a_file_are_refused():
+    """An ensemble or an EMA copy makes the choice the user's."""
+    both = {**spelled("torchvision", NAMED["121"], "model."), **spelled("torchvision", NAMED["121"], "ema.")}
+
+    with pytest.raises(MisfitError, match=r"2 networks of layout torchvision in one file, under 'ema.', 'model.'"):
+        identify(sketch(both), src="torchvision")
+
+
+def test_without_names_the_order_decides():
+    """Running numbers, wherever they start, give the k-th unit of a kind."""
+    arch = Architecture(layers=(2, 2), growth_rate=4, init_channels=8, classes=5)
+    counts = {"conv": 6, "norm": 6, "dense": 2}
+    names, groups = {}, {"conv": "conv2d", "norm": "batch_normalization", "dense": "dense"}
+    seen = {}
+    for slot, rule in Layout.load("keras").spell(arch).items():
+        kind = arch.units[slot.unit].kind
+        numbers = seen.setdefault(kind, {})
+        number = numbers.setdefault(slot.unit, counts[kind] + len(numbers))
+        variable = rule.name.rpartition("/")[2]
+        names[f"{groups[kind]}_{number}/{variable}"] = (arch.slots[slot], "float32")
+
+    ledger = identify(sketch(dict(sorted(names.items())), container="weights-h5"), src="keras")
+
+    assert (ledger.architecture, ledger.troubles, len(ledger.claims)) == (arch, 0, len(arch.slots))
+
+
+def test_two_layouts_that_fit_equally_are_refused():
+    """Without names, ours and Keras's own 121 are the same file: the user must say."""
+    arch, seen, names = NAMED["121"], {}, {}
+    for slot, rule in Layout.load("keras").spell(arch).items():
+        group = {"conv": "conv2d", "norm": "batch_normalization", "dense": "dense"}[arch.units[slot.unit].kind]
+        number = seen.setdefault(group, {}).setdefault(slot.unit, len(seen[group]))
+        names[f"{group}{f'_{number}' if number else ''}/{rule.name.rpartition('/')[2]}"] = (arch.slots[slot], "float32")
+
+    with pytest.raises(MisfitError) as error:
+        identify(sketch(names, container="weights-h5"))
+
+    assert str(error.value) == (
+        "sketch.pth: 5 layouts fit equally: keras, keras-applications, keras-hub, kimm, titu1994\n"
+        "  say which one it is with --src keras or --src keras-applications or --src keras-hub or --src kimm "
+        "or --src titu1994"
+    )
+
+
+def replaced(text, table=FIRST_TABLE):
+    """The torchvision table with one `old → new` replacement, which must apply."""
+    old, new = text
+    assert old in table
+    return table.replace(old, new, 1)
+
+
+FAULTS = [
+    (("layout     =", "layuot     ="), "unknown key 'layuot'"),
+    (('about      = "', 'about      = 3 # "'), "about must be a str, found 3"),
+    (("epsilon      = 1e-5", ""), "missing key 'contract.epsilon'"),
+    (("epsilon      = 1e-5", "epsilon = 1e-5\nmomentum = 0.9"), "unknown key 'contract.momentum'"),
+    (("epsilon      = 1e-5", 'epsilon = "small"'), "contract.epsilon must be a float, found 'small'"),
+    (('stem_padding = "symmetric"', 'stem_padding = "valid"'), "contract.stem_padding must be one of symmetric, same"),
+    (('order = "rgb", ', ""), "missing key 'contract.input.order'"),
+    (('"final.norm" ', '"final.norms" '), "unknown key 'units.final.norms'"),
+    (('"stem.norm"               = "features.norm0"', ""), "missing key 'units.stem.norm'"),
+    (('"classifier", "classifier.0"', '"out{_n}", "classifier.0"'), "pattern 'out{_n}' must have no places"),
+    (('"features.norm0"', '"features.norm{b}"'), "pattern 'features.norm{b}' must have no places"),
+    (
+        ('"features.transition{b}.conv"', '"features.transition.conv"'),
+        "pattern 'features.transition.conv' must have {b}",
+    ),
+    (('"features.transition{b}.conv"', '"features.transition{b.conv"'), "bad pattern"),
+    (('"{unit}.bias"\nnorm', '"bias"\nnorm'), "tensors.dense.bias.name: pattern 'bias' must have {unit}"),
+    (
+        ('axes = "o i h w"', 'axes = "o i h"'),
+        "tensors.conv.kernel.axes must name 'h w i o' in their order, found 'o i h'",
+    ),
+    (('axes = "o i h w"', 'axis = "o i h w"'), "unknown key 'tensors.conv.kernel.axis'"),
+    (('{ name = "{unit}.weight", axes = "o i" }', '"{unit}.weight"'), "tensors.dense.kernel must be a dict"),
+    ((', variance = "{unit}.running_var"', ""), "missing key 'tensors.norm.variance'"),
+    (("first      = { b = 1", "first      = { c = 1"), "unknown key 'first.c'"),
+    (("only       = { stem", "only       = { stemm"), "unknown key 'only.stemm'"),
+    (("[units]", "[units"), "not TOML"),
+    (
+        ("[tensors]", '[order]\nconv = "conv_{n}"\nnorm = "n{_n}"\ndense = "d{_n}"\n[tensors]'),
+        "pattern 'conv_{n}' must have {_n}",
+    ),
+    (
+        ("norm         = {", 'norm         = { fold = "divide",'),
+        "unknown fold 'divide' in tensors.norm.fold (known: batchnorm+scale, unscale)",
+    ),
+    (("norm         = {", 'norm         = { fold = "unscale",'), "missing key 'tensors.norm.factor'"),
+    (
+        ('axes = "o i h w"', 'axes = ["o i h w", "o i -h -x"]'),
+        "tensors.conv.kernel.axes must name 'h w i o' in their order, found 'o i -h -x'",
+    ),
+    (('= "features.norm5"', '= { 201 = "features.norm5" }'), "missing key \"units.'final.norm'.any\""),
+    (("epsilon      = 1e-5", 'epsilon = 1e-5\ncarried = ["epsilom"]'), "contract.carried must be one of epsilon"),
+    (
+        ('output       = "logits"', 'output = "logits"\nstem_pool = "mean"'),
+        "contract.stem_pool must be one of max, blur, found 'mean'",
+    ),
+    (('"final.norm" ', '"stem.conv1" = "x"\n"final.norm" '), "missing key 'units.stem.conv2'"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), FAULTS, ids=[message[:40] for _, message in FAULTS])
+def test_a_table_that_is_not_exactly_right_is_refused(tmp_path, change, message):
+    """The error names the file and the key."""
+    table = tmp_path / "mine.toml"
+    table.write_text(replaced(change), encoding="utf-8")
+
+    with pytest.raises(UsageError) as error:
+        Layout.load(table)
+
+    assert error.value.message.startswith(f"{table}: ")
+    assert message in error.value.message
+
+
+@pytest.mark.parametrize("layout", layouts())
+def test_every_key_of_a_table_is_read(layout, tmp_path):
+    """No key can be misspelled without an error: a letter added to any of them is noticed."""
+    text = (resource("mappings") / f"{layout}.toml").read_text(encoding="utf-8")
+    text = re.sub(r"^when .*", "when = {}", text, flags=re.MULTILINE)
+    keys = set(re.findall(r'^"?([a-z][\w.{}]*)"? *=', text, re.MULTILINE)) | set(re.findall(r"[{,] *(\w+) +=", text))
+    assert len(keys) > 20
+    for key in keys:
+        changed = tmp_path / "changed.toml"
+        changed.write_text(
+            re.sub(rf'(^|[ "{{,.]){re.escape(key)}("? *=)', rf"\g<1>{key}x\2", text, count=1, flags=re.MULTILINE)
+        )
+        assert changed.read_text() != text
+        with pytest.raises(UsageError):
+            Layout.load(changed)
+
+
+def test_an_unknown_layout_names_the_known_ones():
+    """The error lists what there is."""
+    with pytest.raises(UsageError) as error:
+        Layout.load("mxnet")
+
+    assert str(error.value) == f"unknown layout 'mxnet'\n  known: {', '.join(layouts())}"
+
+
+def strings_of(path):
+    """Every string that a module's code holds, docstrings aside."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return [
+        n.value
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in told
+    ]
+
+
+def test_no_layer_name_of_any_framework_stands_in_python():
+    """Tables state facts, code holds none: no spelled unit of a table is in the package's strings."""
+    package = resource("mappings").parent / "densenet_port"
+    code = "\n".join(text for path in package.rglob("*.py") for text in strings_of(path))
+    for layout in set(layouts()) - {"keras", "onnx", "onnx-caffe2"}:  # which have the names of our own units
+        for patterns in Layout.load(layout).units.values():
+            stems = {re.split(r"\{\w+\}", pattern)[0] for pattern in patterns} - {"transition"}  # read as well
+            assert [stem for stem in stems if len(stem) > 5 and stem in code] == [], layout
+
+
+def test_inference_needs_the_first_layer():
+    """Without a stem or a first layer there is nothing to count from."""
+    with pytest.raises(MisfitError, match=r"no DenseNet without block1.layer1.conv1"):
+        infer({"stem.conv": {"h": 7, "w": 7, "i": 3, "o": 64}})
+
+
+# -- folds, orders of axes, own names ----------------------------------------------------------------------------------
+
+SMALL = Architecture(layers=(2, 2), growth_rate=4, init_channels=8, classes=5)
+TWO_WAYS = 'conv.kernel  = { name = ["{unit}.weight", "{unit}.W"], axes = ["h w i o", "o i -h -w", "o i h w"] }'
+TWO_MAPS = '{ fold = "batchnorm+scale", second_scale = "{unit}.s.weight", second_shift = "{unit}.s.bias", scale'
+THEANO = {
+    'layout     = "torchvision"': 'layout     = "mine"',
+    'conv.kernel  = { name = "{unit}.weight", axes = "o i h w" }': TWO_WAYS,
+    "norm         = { scale": f"norm         = {TWO_MAPS}",
+}
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A table of one's own with a fold, and kernels of either order and direction."""
+    text = FIRST_TABLE
+    for change in THEANO.items():
+        text = replaced(change, text)
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    return Layout.load(tmp_path / "mine.toml")
+
+
+def file_of(mapping, ordering=None, stored=None, **metadata):
+    """A file as the table writes it."""
+    rules = mapping.spell(SMALL, ordering, stored)
+    sizes = {place: {**SMALL.units[place.unit].sizes, "1": 1} for place in rules}
+    shapes = {
+        rule.name: (tuple(sizes[place][axis.removeprefix("-")] for axis in rule.axes.split()), "float32")
+        for place, rule in rules.items()
+    }
+    return sketch(shapes, **metadata)
+
+
+def test_a_fold_s_parts_are_claimed_one_by_one(mine):
+    """Six tensors fill the four slots of a norm; the ledger counts both."""
+    ledger = mine.match(file_of(mine), SMALL)
+
+    norms = sum(unit.kind == "norm" for unit in SMALL.units.values())
+    assert (ledger.troubles, len(ledger.claims)) == (0, len(SMALL.slots) + 2 * norms)
+    assert ledger.filled == tuple(SMALL.slots)
+
+
+def test_a_missing_part_of_a_fold_is_missed(mine):
+    """The error names the part, and its slots are not filled."""
+    file = file_of(mine)
+    tensors = {name: tensor for name, tensor in file.tensors.items() if name != "features.norm0.s.bias"}
+
+    ledger = mine.match(Checkpoint(path=file.path, container="pth", tensors=tensors), SMALL)
+
+    assert {str(place): name for place, name in ledger.missing.items()} == {
+        "stem.norm.second_shift": "features.norm0.s.bias"
+    }
+    assert set(SMALL.slots) - set(ledger.filled) == {("stem.norm", "shift")}
+
+
+@pytest.mark.parametrize(
+    ("ordering", "stored", "said", "axes", "uncertain"),
+    [
+        ("tf", None, {}, "h w i o", False),
+        ("th", "theano", {}, "o i -h -w", True),
+        ("th", "theano", {"kernels": "tensorflow"}, "o i h w", False),
+        ("th", "tensorflow", {"kernels": "theano"}, "o i -h -w", False),
+    ],
+)
+def test_sizes_tell_the_order_and_the_file_s_record_the_direction(mine, ordering, stored, said, axes, uncertain):
+    """The first order that fits holds; where two directions do and nothing says which, that is told."""
+    ledger = mine.match(file_of(mine, ordering, stored, **said), SMALL)
+
+    kernels = {claim.axes for place, claim in ledger.claims.items() if place.unit.endswith(("conv", "conv1", "conv2"))}
+    assert (ledger.troubles, kernels, ledger.uncertain) == (0, {axes}, uncertain)
+
+
+def test_the_user_s_word_overrules_the_record(mine):
+    """`--kernels` is asked for because files are wrong or silent."""
+    file = file_of(mine, "th", "theano", kernels="tensorflow")
+
+    ledger = mine.match(file, SMALL, mine.survey(file, "theano"))
+
+    assert (ledger.kernels, ledger.uncertain) == ("theano", False)
+
+
+def test_kernels_are_turned_and_norms_folded_into_the_same_function(mine, tmp_path):
+    """A file written as Theano has it, with two affine maps, comes back as ours to the bit."""
+    told = read(resource("weights") / "sample" / "digits.pth")
+    for out, options in {"a.pth": {"dim_ordering": "th", "dst_kernels": "theano"}, "b.pth": {}}.items():
+        convert(told.checkpoint.path, dst=mine.path, out=tmp_path / out, **options)
+
+        back = read(tmp_path / out, src=mine.path)
+
+        assert [slot for slot in told.weights if not np.array_equal(back.weights[slot], told.weights[slot])] == []
+
+
+def test_a_way_to_store_kernels_that_a_layout_does_not_have_is_refused(mine):
+    """Asking for it is a mistake, not a preference."""
+    with pytest.raises(UsageError, match=r"torchvision stores its kernels in one way only"):
+        Layout.load("torchvision").spell(SMALL, "th")
+    with pytest.raises(UsageError, match=r"mine has no kernels of ordering tf for theano"):
+        mine.spell(SMALL, "tf", "theano")
+
+
+def test_an_architecture_s_own_names_are_read_and_written(tmp_path):
+    """One network of a family may spell a unit differently; `{n}` counts the layers of the block."""
+    table = tmp_path / "mine.toml"
+    change = (
+        '"transition{b}.conv"      = "features.transition{b}.conv"',
+        '"transition{b}.conv"      = { any = "features.transition{b}.conv", 201 = "features.last{b}_{n}.conv" }',
+    )
+    table.write_text(replaced(change), encoding="utf-8")
+    mapping = Layout.load(table)
+
+    spelled = {name: mapping.spell_units(NAMED[name])["transition2.conv"] for name in ("121", "201")}
+
+    assert spelled == {"121": "features.transition2.conv", "201": "features.last2_12.conv"}
+    for name in spelled:
+        shapes = {rule.name: (NAMED[name].slots[slot], "float32") for slot, rule in mapping.spell(NAMED[name]).items()}
+        assert (mapping.match(sketch(shapes), NAMED[name]).missing, len(shapes)) == ({}, len(NAMED[name].slots))
+
+
+def test_a_table_without_units_writes_running_numbers(tmp_path):
+    """Where a layout has no names, the k-th of a kind is called by its number, from the layout's first."""
+    text = re.sub(
+        r"\[units\].*?(?=\[tensors\])",
+        '[order]\nconv = "c{_n}"\nnorm = "n{_n}"\ndense = "d{_n}"\n',
+        FIRST_TABLE,
+        flags=re.DOTALL,
+    )
+    (tmp_path / "mine.toml").write_text(text.replace("first      = { b = 1, l = 1 }", "first = { n = 1 }"))
+
+    mapping = Layout.load(tmp_path / "mine.toml")
+
+    spelled = mapping.spell_units(SMALL)
+    assert (spelled["stem.conv"], spelled["final.norm"], spelled["head.dense"]) == ("c_1", "n_11", "d_1")
+    assert mapping.match(file_of(mapping), SMALL).troubles == 0
+
+
+def test_a_file_s_own_record_can_name_its_table(monkeypatch):
+    """A table that asks for a record is tried for files that have it, and for no other."""
+    told = Layout.load("torchvision")
+    special = replace(told, layout="special", when={"module": "a.Network"})
+    monkeypatch.setattr("densenet_port.layouts.identify.layouts", lambda: ("special", "torchvision"))
+    monkeypatch.setattr(Layout, "load", lambda layout: {"special": special, "torchvision": told}[layout])
+
+    found = [
+        identify(sketch(spelled("torchvision", SMALL), **said)).mapping.layout for said in ({}, {"module": "a.Network"})
+    ]
+
+    assert found == ["torchvision", "special"]

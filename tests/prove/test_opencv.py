@@ -1,0 +1,297 @@
+"""OpenCV runs Caffe's networks, and every conversion from and to Caffe is the network that OpenCV runs.
+
+Where float32 outputs are compared with float64 ones, the bound is eight times the float32 distance of our own forward
+pass in numpy, the factor that `parity.FACTOR32` allows between right implementations of one network.
+"""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from densenet_port.conversion.load import read
+from densenet_port.conversion.write import convert
+from densenet_port.errors import MisfitError, UsageError
+from densenet_port.files import resource
+from densenet_port.layouts.layout import Layout
+from densenet_port.network.architecture import Architecture
+from densenet_port.network.numpy import forward
+from densenet_port.network.units import Slot
+from densenet_port.prove.images import make_probes
+from densenet_port.prove.parity import FACTOR32, check, judged
+from densenet_port.prove.recording import load_side, run_port, run_reference
+from densenet_port.prove.runners.opencv import run_opencv
+from densenet_port.prove.worker import Job
+from tests.support.caffe_files import FORMS, blobs_of, net, prototxt
+from tests.support.networks import images
+from tests.support.random_weights import random_weights
+
+SMALL = Architecture(layers=(2, 3, 2), growth_rate=8, init_channels=16, classes=7)
+WEIGHTS = random_weights(SMALL)
+CEIL = Layout.load("caffe").contract
+FLOOR = replace(CEIL, pool_rounding="floor")
+
+
+def pair(place, told, name="net", *, words="ceil_mode"):
+    """A `.caffemodel` and the `.prototxt` that Google wrote; None leaves the latter out."""
+    path = place / f"{name}.caffemodel"
+    path.write_bytes(told if isinstance(told, bytes) else told.SerializeToString())
+    if words:
+        path.with_suffix(".prototxt").write_text(prototxt(told, rounding=words))
+    return path
+
+
+def run(path, pictures, taps=(), table=None):
+    return run_opencv(Job(network="opencv", images=pictures, path=path, table=table, taps=dict.fromkeys(taps, "")))
+
+
+def far(found, weights, contract, pictures, arch=SMALL):
+    """Distance of outputs to the float64 truth over that of numpy's float32, both root mean square."""
+    truth, rough = (forward(arch, contract, weights, pictures, dtype=kind) for kind in ("float64", "float32"))
+    return float(np.sqrt(np.mean((found - truth) ** 2) / np.mean((rough - truth) ** 2)))
+
+
+# -- the runner --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [64, 65, 66, 67, 71, 97])
+@pytest.mark.parametrize("floor", [False, True], ids=["ceil", "floor"])
+def test_opencv_runs_what_caffe_wrote(floor, size, tmp_path):
+    """At even and odd sizes, pools up or down, OpenCV's logits are those of the forward pass in numpy."""
+    told, pictures = net(SMALL, WEIGHTS, factor=3.5, floor=floor), images(2, size)
+
+    found = run(pair(tmp_path, told), pictures)
+
+    divided = dict(read(tmp_path / "net.caffemodel").weights)
+    ratio = far(found.logits, divided, FLOOR if floor else CEIL, pictures)
+    assert (found.computed_in, found.logits.shape, ratio <= FACTOR32) == ("float32", (2, 7), True)
+
+
+@pytest.mark.parametrize("size", [64, 65, 66, 67, 71, 97])
+@pytest.mark.parametrize("contract", [CEIL, FLOOR], ids=["ceil", "floor"])
+def test_opencv_runs_what_we_write(contract, size, tmp_path):
+    """Our .prototxt rounds as its contract says, at every size, without a word on rounding in it."""
+    from test_caffemodel import tensors, written
+
+    pictures = images(2, size)
+    path = written(tmp_path, tensors(), pool_rounding=contract.pool_rounding)
+
+    found = run(path, pictures)
+
+    assert far(found.logits, WEIGHTS, contract, pictures) <= FACTOR32
+
+
+def test_a_file_alone_gets_a_graph(tmp_path):
+    """Without a .prototxt beside it OpenCV runs the file by a graph of ours, which stays nowhere."""
+    pictures = images(2, 65)
+    path = pair(tmp_path, net(SMALL, WEIGHTS, long=True), words=None)
+
+    found = run(path, pictures)
+
+    assert (far(found.logits, WEIGHTS, CEIL, pictures) <= FACTOR32, list(tmp_path.iterdir())) == (True, [path])
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form not in ("doubles", "old layers")])
+def test_opencv_reads_the_forms_that_we_read(form, tmp_path):
+    """OpenCV's importer sees the same network as read in every form but doubles and the types of old layers."""
+    told, data = FORMS[form](net(SMALL, WEIGHTS))
+    pictures, path = images(2, 64), pair(tmp_path, data, words=None)
+    if "InnerProduct" not in form:
+        path.with_suffix(".prototxt").write_text(prototxt(net(SMALL), rounding="ceil_mode"))
+
+    found = run(path, pictures)
+
+    assert (far(found.logits, WEIGHTS, CEIL, pictures) <= FACTOR32, len(blobs_of(told))) == (True, 109)
+
+
+def test_a_factor_of_zero_is_opencvs(tmp_path):
+    """A norm whose factor is 0 has mean and variance 0, in OpenCV as in Caffe."""
+    pictures = images(2, 64)
+    told = net(SMALL, WEIGHTS, factor={"transition1.norm": 0.0, "block2.layer1.norm1": 123.4})
+    zero = WEIGHTS | {Slot("transition1.norm", role): 0 * WEIGHTS[Slot("transition1.norm", role)] for role in STATS}
+
+    found = run(pair(tmp_path, told), pictures)
+
+    assert far(found.logits, zero, CEIL, pictures) <= FACTOR32
+
+
+STATS = ("mean", "variance")
+
+
+@pytest.mark.parametrize("contract", [CEIL, FLOOR], ids=["ceil", "floor"])
+def test_every_unit_can_be_followed(contract, tmp_path):
+    """The tap of a unit is its own output, before the ReLU; but for convolutions that ours pools before."""
+    from test_caffemodel import tensors, written
+
+    pictures, units = images(2, 65), list(SMALL.units)
+    truth, rough = {}, {}
+    forward(SMALL, contract, WEIGHTS, pictures, tap=truth.__setitem__)
+    forward(SMALL, contract, WEIGHTS, pictures, tap=rough.__setitem__, dtype="float32")
+    path = written(tmp_path, tensors(), pool_rounding=contract.pool_rounding)
+
+    found = run(path, pictures, units).taps
+
+    pooled = [] if contract is CEIL else ["transition1.conv", "transition2.conv"]
+    rms = {unit: [np.sqrt(np.mean((side[unit] - truth[unit]) ** 2)) for side in (found, rough)] for unit in found}
+    assert ([unit for unit in units if unit not in found], max(a / b for a, b in rms.values()) <= FACTOR32) == (
+        pooled,
+        True,
+    )
+
+
+def test_a_network_without_head_gives_its_last_map(tmp_path):
+    """Without a head the output is the last map after its ReLU, height and width before the channels."""
+    pictures = images(2, 64)
+    convert(pair(tmp_path, net(SMALL, WEIGHTS)), out=tmp_path / "body.caffemodel", dst="caffe", no_top=True)
+
+    found = run(tmp_path / "body.caffemodel", pictures).logits
+
+    assert far(found, WEIGHTS, CEIL, pictures, SMALL.without_head()) <= FACTOR32
+
+
+def test_digests_are_of_the_blobs_that_opencv_holds(tmp_path):
+    """Every blob is there once, under its layer's name, with the bytes of the file."""
+    from densenet_port.checkpoint import array_digest
+
+    told = net(SMALL, WEIGHTS)
+
+    found = run(pair(tmp_path, told), images(2, 64)).variables
+
+    assert found == {name: array_digest(blob) for name, blob in blobs_of(told).items()}
+
+
+def test_doubles_are_no_network_of_opencvs(tmp_path):
+    """OpenCV would read nothing of a file of doubles, so the error says what to do."""
+    _, data = FORMS["doubles"](net(SMALL, WEIGHTS))
+    path = pair(tmp_path, data, words=None)
+
+    with pytest.raises(UsageError) as caught:
+        run(path, images(2, 64))
+
+    assert caught.value.message == f"{path}: OpenCV reads .caffemodel files of float32 alone"
+
+
+def test_a_prototxt_of_another_network_is_told(tmp_path):
+    """OpenCV's own error comes as ours, with the question that helps."""
+    path = pair(tmp_path, net(SMALL, WEIGHTS))
+    other = prototxt(net(replace(SMALL, layers=(2, 4, 2))), rounding="ceil_mode")
+    path.with_suffix(".prototxt").write_text(other)
+
+    with pytest.raises(MisfitError) as caught:
+        run(path, images(2, 64))
+
+    assert (caught.value.message.startswith(f"{path}: OpenCV cannot run it: "), caught.value.hint) == (
+        True,
+        "do net.prototxt and the file go together?",
+    )
+
+
+# -- the check ---------------------------------------------------------------------------------------------------------
+
+
+def failed(result):
+    return [one.name for one in result.checks if not one.passed]
+
+
+def test_a_port_of_a_caffe_network_passes(tmp_path):
+    """From Caffe to Keras and back again, at even and odd sizes, with numbers that had to be divided."""
+    source = pair(tmp_path, net(SMALL, WEIGHTS, factor=999.982))
+    convert(source, out=tmp_path / "k.weights.h5")
+    convert(tmp_path / "k.weights.h5", out=tmp_path / "back.caffemodel", dst="caffe")
+
+    found = [
+        check(tmp_path / "k.weights.h5", against=source, backend="numpy", sizes=(64, 65)),
+        check(tmp_path / "back.caffemodel", against=source, sizes=(64, 65)),
+    ]
+
+    assert [(failed(one), one.sides["reference"]["name"]) for one in found] == [([], "opencv")] * 2
+
+
+def test_a_fold_and_another_epsilon_are_proven_together(tmp_path):
+    """A target that divides the factor out and fixes another epsilon rounds two tensors of a norm, each once."""
+    table = tmp_path / "fixed.toml"
+    text = (resource("mappings") / "keras.toml").read_text(encoding="utf-8")
+    table.write_text(re.sub(r"^carried .*", "", text, flags=re.MULTILINE).replace("1e-5", "1.001e-5"), encoding="utf-8")
+    source = pair(tmp_path, net(SMALL, WEIGHTS, factor=999.982))
+    done = convert(source, out=tmp_path / "k.weights.h5", dst=table)
+
+    found = check(tmp_path / "k.weights.h5", against=source, backend="numpy", sizes=())
+
+    assert (done.contract.epsilon, bool(done.absorbed["scale"]), failed(found)) == (1.001e-5, True, [])
+
+
+@pytest.fixture(scope="module")
+def ported(tmp_path_factory):
+    """A Caffe network with factors, its port in Keras, and its reference's answers."""
+    place = tmp_path_factory.mktemp("ported")
+    source = read(pair(place, net(SMALL, WEIGHTS, factor=3.5)))
+    convert(source.checkpoint.path, out=place / "k.weights.h5")
+    probes = make_probes(source, (65,), 2, None, 0)
+    return source, read(place / "k.weights.h5"), run_reference(source, probes)
+
+
+PLANTED = {  # what a converter would do to one norm's numbers, and what the diagnosis calls it
+    "caffe-factor": lambda own: own | {role: own[role] * np.float32(3.5) for role in STATS},
+    "affine-at-start": lambda own: own | {"scale": 0 * own["scale"] + 1, "shift": 0 * own["shift"]},
+    "scale-shift-swapped": lambda own: own | {"scale": own["shift"], "shift": own["scale"]},
+}
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_port_that_forgot_what_caffe_needs_is_named(fault, ported, tmp_path):
+    """A factor that was not divided, a Scale that was left out or swapped: the check fails and says which."""
+    from tests.support.ports import weights_of, written
+
+    (source, port, reference), unit = ported, "block2.layer2.norm1"
+    weights = weights_of(port)
+    own = {role: weights[Slot(unit, role)] for role in ("scale", "shift", *STATS)}
+    weights |= {Slot(unit, role): array for role, array in PLANTED[fault](own).items()}
+    damaged = written(port, weights, port.contract, tmp_path / "d.weights.h5")
+
+    found = judged(damaged, source, reference, run_port(damaged, "numpy", reference.probes, reference.tapped))
+
+    named = [(one["mistake"], one["units"]) for one in found.diagnosis]
+    assert (found.passed, found.where, named) == (False, unit, [(fault, [unit])])
+
+
+def test_a_graph_that_is_not_ours_is_noticed(tmp_path):
+    """Numpy's float64 stands for OpenCV only while both are one network; a stem that rounds its pool up is another."""
+    path = pair(tmp_path, net(SMALL, WEIGHTS))
+    beside = path.with_suffix(".prototxt")
+    beside.write_text(beside.read_text().replace("ceil_mode: false", ""))
+    source = read(path)
+
+    side = run_reference(source, make_probes(source, (), 2, None, 0))
+
+    found = judged(source, source, side, side)
+    assert failed(found)[0] == "opencv in float32 is numpy in float64, noise 64"
+
+
+def test_a_saved_reference_keeps_its_measure(tmp_path):
+    """A reference that was saved can be judged without the checkpoint it was made from."""
+    source, saved = pair(tmp_path, net(SMALL, WEIGHTS)), tmp_path / "side.npz"
+    convert(source, out=tmp_path / "k.weights.h5")
+    check(tmp_path / "k.weights.h5", against=source, backend="numpy", sizes=(), save_reference=saved)
+
+    found = check(tmp_path / "k.weights.h5", reference=saved, backend="numpy", sizes=())
+
+    assert (failed(found), list(load_side(saved).told["rounding"])) == ([], [probe.name for probe in found.probes])
+
+
+# -- the published sizes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("arch", "long"), [("121", False), ("201", True)])
+def test_a_full_size_network_is_the_same_in_opencv(arch, long, tmp_path):
+    """A whole network with random statistics, factors and its own names, even and odd: our logits are OpenCV's."""
+    numbers = Architecture.named(arch)
+    weights, pictures = random_weights(numbers), images(1, 61 if long else 225)
+    path = pair(tmp_path, net(numbers, weights, factor=999.982, long=long))
+
+    found = run(path, pictures)
+
+    told = read(path)
+    divided = dict(told.weights)
+    ratio = far(found.logits, divided, told.contract, pictures, numbers)
+    assert (told.architecture.name, ratio <= FACTOR32) == (arch, True)

@@ -1,0 +1,371 @@
+"""The checker passes what is right, catches what is wrong, and refuses what shows nothing."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL
+from safetensors.numpy import save_file
+
+from densenet_port.conversion.load import read
+from densenet_port.conversion.write import convert
+from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError, UsageError
+from densenet_port.files import resource
+from densenet_port.layouts.layout import Layout as Table
+from densenet_port.network.contract import Input
+from densenet_port.network.numpy import forward
+from densenet_port.network.units import Slot
+from densenet_port.prove.images import make_probes, prepared
+from densenet_port.prove.parity import check, judged, replay
+from densenet_port.prove.recording import PRECISIONS, load_side, run_port, run_reference, save_side
+from tests.support.networks import checkpoint_file, torchvision_network
+from tests.support.ports import sides, weights_of, written
+
+SAMPLE = resource("weights") / "sample" / "digits.pth"
+SEEDS = 50
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory, small):
+    """A right port of the small network."""
+    out = tmp_path_factory.mktemp("port") / "port.weights.h5"
+    convert(small, out=out)
+    return read(out)
+
+
+@pytest.fixture(scope="module")
+def small(files):
+    return files["zip"]
+
+
+@pytest.fixture(scope="module")
+def reference(small):
+    """Torch's run of the small network, at an even and an odd size."""
+    source = read(small)
+    return run_reference(source, make_probes(source, (65,), 2, None, 0))
+
+
+def numpy_side(told, reference):
+    """The port's run in numpy on the reference's images."""
+    return run_port(told, "numpy", reference.probes, reference.tapped)
+
+
+def failed(result):
+    return [check.name for check in result.checks if not check.passed]
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "torch", "jax", "numpy"])
+def test_a_right_port_passes(port, small, backend):
+    """The trained sample's little sister, on every backend, photographs included."""
+    result = check(port.checkpoint.path, against=small, backend=backend, sizes=(65,))
+
+    exact = [figure.largest for figure in result.figures if figure.precision == "float64"]
+    assert (result.passed, failed(result), result.where, result.off) == (True, [], None, None)
+    assert (len(exact), max(exact) < 1e-12, {figure.top1 for figure in result.figures}) == (3, True, {1.0})
+    assert [row.unit for row in result.units] == list(port.architecture.units)
+    assert max(max(row.free, row.local) for row in result.units) < 1e-12
+
+
+def test_a_trained_network_passes(tmp_path):
+    """Real weights, not random ones."""
+    convert(SAMPLE, out=tmp_path / "digits.weights.h5")
+
+    assert check(tmp_path / "digits.weights.h5", against=SAMPLE, backend="numpy", sizes=(32, 64)).passed
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Fifty networks with inputs of their own: ports, sources, and torch's runs."""
+    place = tmp_path_factory.mktemp("seeds")
+    sources, ports, probes = [], [], []
+    for seed in range(SEEDS):
+        source = checkpoint_file(place, SMALL, "zip", seed=seed)
+        convert(source, out=place / f"{seed}.weights.h5")
+        sources.append(read(source))
+        ports.append(read(place / f"{seed}.weights.h5"))
+        probes.append(make_probes(sources[-1], (), 2, None, 10 * seed)[:1])
+    return ports, sources, sides(sources, probes, "torchvision"), probes
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "torch", "numpy"])
+def test_a_right_port_never_fails(many, backend):
+    """Fifty times no false alarm; JAX's fifty are in benchmarks/noise.py, where they take longer."""
+    ports, sources, theirs, probes = many
+
+    network = ("numpy", "tensorflow") if backend == "numpy" else ("keras", backend)
+    mine = sides(ports, probes, *network)
+
+    verdicts = [failed(judged(*four)) for four in zip(ports, sources, theirs, mine, strict=True)]
+    assert verdicts == [[]] * SEEDS
+
+
+def test_an_epsilon_that_float32_cannot_see_is_caught_in_float64(port, reference, small, tmp_path):
+    """1.001e-5 for 1e-5: every float32 check passes, the float64 ones do not."""
+    wrong = written(port, weights_of(port), replace(port.contract, epsilon=1.001e-5), tmp_path / "w.weights.h5")
+
+    result = judged(wrong, None, reference, numpy_side(wrong, reference))
+
+    assert {check.kind for check in result.checks if not check.passed} == {"float64"}
+    assert [finding["mistake"] for finding in result.diagnosis] == ["epsilon"]
+    assert read(small).contract.epsilon == 1e-5
+
+
+def test_a_fault_is_placed_and_its_side_named(port, reference, small, tmp_path):
+    """One kernel upside down: the unit, the side, and the mistake."""
+    slot = Slot("block2.layer2.conv2", "kernel")
+    weights = weights_of(port)
+    weights[slot] = weights[slot][::-1, ::-1]
+    wrong = written(port, weights, port.contract, tmp_path / "w.weights.h5")
+
+    result = judged(wrong, read(small), reference, numpy_side(wrong, reference))
+
+    assert (result.passed, result.where, result.off) == (False, "block2.layer2.conv2", "port")
+    assert [(f["mistake"], f["units"]) for f in result.diagnosis] == [("kernel-flipped", ["block2.layer2.conv2"])]
+    before = [row for row in result.units if row.unit.startswith(("stem", "block1"))]
+    after = next(row for row in result.units if row.unit == "final.norm")
+    assert max(row.free for row in before) < 1e-12
+    assert (after.free > 1e-6, after.local < 1e-12) == (True, True)
+
+
+# -- rounded tensors -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def absorbed(tmp_path_factory):
+    """A network of keras.applications' numbers, and its port, whose norms absorbed another epsilon."""
+    place = tmp_path_factory.mktemp("absorbed")
+    arch = "layers=2-3-2,growth_rate=32,init_channels=64,classes=7"
+    source = checkpoint_file(place, arch, "zip")
+    convert(source, dst="keras-applications", out=place / "apps.h5")
+    return source, place / "apps.h5"
+
+
+def test_a_rounded_port_passes_in_two_steps(absorbed):
+    """The unrounded mapping meets the float64 bound, and every written tensor is within half an ULP."""
+    source, apps = absorbed
+    told = read(apps)
+    side = run_reference(read(source), make_probes(read(source), (), 2, None, 0))
+
+    result = judged(told, read(source), side, numpy_side(told, side))
+
+    weights = next(check for check in result.checks if check.kind == "weights")
+    assert (failed(result), 0 < weights.measured <= 0.5) == ([], True)
+
+
+def test_a_tensor_one_ulp_off_is_caught(absorbed, tmp_path):
+    """Half an ULP is rounding; one is a mistake."""
+    source, apps = absorbed
+    told = read(apps)
+    slot = Slot("final.norm", "shift")
+    weights = weights_of(told)
+    weights[slot][0] = np.nextafter(weights[slot][0], np.float32(9))
+    moved = replace(told, weights={s: (lambda s=s: weights[s]) for s in weights})
+    side = run_reference(read(source), make_probes(read(source), (), 2, None, 0))
+
+    result = judged(moved, read(source), side, numpy_side(told, side))
+
+    assert "written tensors, in ULP of the exact ones" in failed(result)
+
+
+def test_pools_that_round_odd_sizes_otherwise_are_noted(port, reference):
+    """At even sizes the two are one function; where they part, the contracts say why and the units cannot."""
+    contract = replace(port.contract, pool_rounding="ceil")
+    logits = {
+        (precision, probe.name): forward(port.architecture, contract, port.weights, probe.images, dtype=precision)
+        for precision in PRECISIONS
+        for probe in reference.probes
+    }
+    other = replace(numpy_side(port, reference), contract=contract, logits=logits)
+
+    result = judged(port, None, reference, other)
+
+    assert "float64, noise 65" in failed(result)
+    assert {name[-2:] for name in failed(result)} == {"65"}
+    assert "average pools round odd sizes floor in the reference and ceil in the port, by contract" in result.notes
+    assert not any("round odd" in note for note in judged(port, None, reference, numpy_side(port, reference)).notes)
+
+
+# -- evidence --------------------------------------------------------------------------------------------------------
+
+
+def changed(side, change):
+    return replace(side, logits={key: change(logits) for key, logits in side.logits.items()})
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda x: np.where(x == x.max(), np.nan, x), "finite"),
+        (lambda x: np.where(x == x.max(), np.inf, x), "finite"),
+        (np.ones_like, "logits answer"),
+        (lambda x: np.broadcast_to(x[:1], x.shape), "logits answer"),
+        (lambda x: np.exp(x) / np.exp(x).sum(axis=1, keepdims=True), "logits answer"),
+    ],
+    ids=["NaN", "infinity", "constant", "the same for every image", "probabilities"],
+)
+def test_answers_that_show_nothing_are_refused(port, reference, change, name):
+    """Even when both sides give the very same: agreement on nothing is no evidence."""
+    result = judged(port, None, changed(reference, change), changed(numpy_side(port, reference), change))
+
+    assert not result.passed
+    assert any(name in check for check in failed(result))
+
+
+def test_a_float64_run_that_was_not_one_is_refused(port, reference):
+    """Arrays that say float64 do not make it so."""
+    side = replace(numpy_side(port, reference), computed={"float64": "float32", "float32": "float32"})
+
+    assert failed(judged(port, None, reference, side)) == ["port computed in float64"]
+
+
+def test_a_nan_in_the_port_alone_fails_every_comparison(port, reference):
+    """NaN passes `d > tolerance`; it does not pass here."""
+    side = changed(numpy_side(port, reference), lambda x: np.full_like(x, np.nan))
+
+    kinds = {check.kind for check in judged(port, None, reference, side).checks if not check.passed}
+    assert kinds == {"evidence", "float64", "float32"}
+
+
+# -- inputs, saved references, golden files --------------------------------------------------------------------------
+
+
+def test_pictures_are_prepared_as_the_contract_says():
+    """Red first or blue first, any scale, grey where there is one channel."""
+    pixels = np.array([[[[255, 0, 51]]]], np.uint8)
+    caffe = Input(order="bgr", scale=1.0, mean=(103.94, 116.78, 123.68), std=(58.82, 58.82, 58.82))
+
+    rgb, bgr, grey = prepared(pixels, Input()), prepared(pixels, caffe), prepared(pixels, Input(), channels=1)
+
+    assert np.allclose(rgb, [[[[(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225]]]])
+    assert np.allclose(bgr, [[[[(51 - 103.94) / 58.82, -116.78 / 58.82, (255 - 123.68) / 58.82]]]])
+    assert np.allclose(grey, [[[[((0.299 * 255 + 0.114 * 51) / 255 - 0.485) / 0.229]]]])
+
+
+def test_the_user_s_own_pictures_are_taken(port, small, tmp_path):
+    """A folder of pictures of any size and mode, by name."""
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    Image.fromarray(random.integers(0, 255, (90, 120, 3), np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(random.integers(0, 255, (200, 80), np.uint8)).save(tmp_path / "b.jpg")
+
+    result = check(port.checkpoint.path, against=small, backend="numpy", sizes=(64,), images=tmp_path)
+
+    assert (result.passed, result.probes[-1].labels, result.probes[-1].pictures.shape) == (
+        True,
+        ("a.png", "b.jpg"),
+        (2, 64, 64, 3),
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda path: path.write_text("no picture"), CorruptError, "x.png: cannot be read as a picture"),
+        (lambda path: None, UsageError, "holds no pictures"),
+    ],
+    ids=["not a picture", "empty folder"],
+)
+def test_pictures_that_cannot_be_read_are_said(port, small, tmp_path, make, error, message):
+    """The file is named."""
+    make(tmp_path / "x.png")
+
+    with pytest.raises(error, match=message):
+        check(port.checkpoint.path, against=small, backend="numpy", images=tmp_path)
+
+
+def test_a_saved_reference_stands_in_for_the_framework(port, small, reference, tmp_path):
+    """The same verdict, and the same figures, without torch."""
+    save_side(reference, tmp_path / "reference.npz")
+
+    result = check(port.checkpoint.path, reference=tmp_path / "reference.npz", backend="numpy")
+
+    direct = judged(port, read(small), reference, numpy_side(port, reference))
+    assert (result.passed, [f.probe for f in result.figures]) == (True, [f.probe for f in direct.figures])
+    assert result.source["sha256"] == direct.source["sha256"]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 nothing", b"hello"])
+def test_a_broken_reference_is_said(port, tmp_path, content):
+    """Nothing in it runs, and no traceback shows."""
+    (tmp_path / "r.npz").write_bytes(content)
+
+    with pytest.raises(CorruptError, match=r"r\.npz: not a saved reference"):
+        load_side(tmp_path / "r.npz")
+
+
+def test_a_truncated_reference_is_corrupt(reference, tmp_path):
+    """At every cut."""
+    save_side(reference, tmp_path / "r.npz")
+    data = (tmp_path / "r.npz").read_bytes()
+    for share in (0.1, 0.5, 0.9, 0.999):
+        (tmp_path / "cut.npz").write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(CorruptError):
+            load_side(tmp_path / "cut.npz")
+
+
+def test_golden_logits_prove_a_file_without_a_framework(port, reference, tmp_path):
+    """What torch computed once is met by numpy; a changed weight is not."""
+    save_side(reference, tmp_path / "golden.npz")
+    weights = weights_of(port)
+    weights[Slot("block1.layer1.conv1", "kernel")][0, 0, 0, 0] += np.float32(1e-4)
+    wrong = written(port, weights, port.contract, tmp_path / "wrong.weights.h5")
+
+    right, bad = (replay(told.checkpoint.path, tmp_path / "golden.npz") for told in (port, wrong))
+
+    assert [check.passed for check in right] == [True] * 4
+    assert [check.name for check in bad if not check.passed] == [check.name for check in right]
+
+
+def test_a_port_without_metadata_is_judged_by_its_layout_s_contract(port, small, tmp_path):
+    """A file that Keras saved again says nothing of itself; its names do, and the rest is what the layout says."""
+    bare = tmp_path / "bare.safetensors"
+    rules = Table.load("keras").spell(port.architecture)
+    save_file({rule.name: port.weights[slot] for slot, rule in rules.items()}, bare)
+
+    result = check(bare, against=small, backend="numpy", sizes=())
+
+    assert (result.passed, read(bare).checkpoint.manifest) == (True, None)
+
+
+# -- bad input -------------------------------------------------------------------------------------------------------
+
+
+def test_networks_of_different_numbers_are_not_compared(port, tmp_path):
+    """Seven classes are not nine."""
+    torch.save(torchvision_network(SMALL, 0, classes=9).state_dict(), tmp_path / "nine.pth")
+
+    with pytest.raises(MisfitError, match="networks of different numbers: expected and found classes 9 and 7"):
+        check(port.checkpoint.path, against=tmp_path / "nine.pth", backend="numpy")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "--against CHECKPOINT or with --reference FILE"),
+        ({"against": SAMPLE, "reference": SAMPLE}, "--against CHECKPOINT or with --reference FILE"),
+        ({"against": "SMALL", "backend": "mxnet"}, "unknown --backend 'mxnet'"),
+        ({"against": "SMALL", "sizes": (8,)}, "images of 8 pixels are too small"),
+        ({"against": "SMALL", "batch": 1}, "--batch must be at least 2"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(port, small, options, message):
+    """Before anything runs."""
+    given = {key: small if value == "SMALL" else value for key, value in options.items()}
+
+    with pytest.raises(UsageError, match=message):
+        check(port.checkpoint.path, **given)
+
+
+def test_a_reference_that_hangs_is_stopped(port, small):
+    """The time limit is the user's."""
+    with pytest.raises(PortError, match=r"took longer than"):
+        check(port.checkpoint.path, against=small, backend="numpy", sizes=(64,), limit=0.001)
+
+
+def test_a_missing_reference_file_is_said(port):
+    """The path is shown."""
+    with pytest.raises(DiskError, match="none.npz: cannot be read"):
+        check(port.checkpoint.path, reference=Path("none.npz"), backend="numpy")

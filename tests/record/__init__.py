@@ -1,0 +1,1 @@
+"""Scripts that record what real software writes and answers; the tests compare with it."""

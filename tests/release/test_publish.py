@@ -1,0 +1,698 @@
+"""Publishing: whatever happens on the way, the same release stands at the end, or an error and nothing public."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import product
+
+import pytest
+
+from densenet_port.errors import ComparisonError, NetworkError, PortError, UsageError
+from densenet_port.fetch import manifest
+from densenet_port.release import build as building
+from densenet_port.release.github import GitHub as Client
+from densenet_port.release.publish import publish
+from densenet_port.release.rest import Patience, Rest
+from densenet_port.release.verify import verify
+from tests.support.github import READER, REPO, WRITER, DropError, GitHub, Reply
+from tests.support.releases import FIRST, copied
+
+TAG = "v0.1.0"
+CHANGES = {"POST", "PATCH", "DELETE"}
+
+
+@pytest.fixture(scope="module")
+def small(release, tmp_path_factory):
+    """A release of few files: one of weights, golden logits, notes; what stands once makes it five."""
+    folder = copied(release, tmp_path_factory.mktemp("small"))
+    told = json.loads((folder / "manifest.json").read_bytes())
+    told["files"] = told["files"][:1]
+    told["documents"] = [
+        entry for entry in told["documents"] if entry["name"] in (f"{FIRST}.golden.npz", "RELEASE_NOTES.md")
+    ]
+    told["defaults"] = {told["files"][0]["arch"]: told["files"][0]["name"]}
+    building._write_manifest(manifest.parsed(json.dumps(told).encode(), "m"), folder)
+    return folder
+
+
+@pytest.fixture
+def server():
+    """A GitHub without releases. Every fault that a test plants must have happened."""
+    with GitHub() as found:
+        yield found
+    assert [hook for hook in found.hooks if getattr(hook, "left", None)] == []
+
+
+class Watch:
+    """A client of the server whose pauses are counted and not made."""
+
+    def __init__(self, server, *, token=WRITER, tries=3):
+        self.pauses = []
+        rest = Rest(
+            api=server.url("api"), token=token, patience=Patience(tries=tries, pause=0.5), sleep=self.pauses.append
+        )
+        self.client = Client(repo=REPO, rest=rest)
+
+
+def published(folder, server, *, token=WRITER, **more):
+    """Publish with a client that does not wait."""
+    return publish(folder, Watch(server, token=token).client, **more)
+
+
+def sent(folder):
+    """Name → bytes of what a release's folder has to offer."""
+    told = manifest.read(folder / "manifest.json")
+    names = [*(entry.name for entry in told.entries()), "manifest.json", "SHA256SUMS"]
+    names += ["manifest.json.sig"] * (folder / "manifest.json.sig").exists()
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def changes(server):
+    """The requests that changed something, in order."""
+    return [str(request) for request in server.log if request.method in CHANGES]
+
+
+def once(do, match, moment="before"):
+    """A hook that does something at the first request whose text has `match` in it, at that moment."""
+    left = [True]
+
+    def hook(request):
+        if left and match in f"{request} {request.query}" and request.moment == moment:
+            left.clear()
+            return do(request) if callable(do) else do
+        return None
+
+    hook.left = left
+    return hook
+
+
+def drop(_request):
+    raise DropError
+
+
+# -- the way it goes ---------------------------------------------------------------------------------------------------
+
+
+def test_a_release_is_published_whole(small, server):
+    """A draft, every file, and then it is public; the manifest and the sums come last."""
+    done = published(small, server)
+
+    assert server.held(TAG) == (sent(small), True)
+    assert [step.doing for step in done.steps] == ["create", *["upload"] * 5, "publish"]
+    assert [step.name for step in done.steps][-3:-1] == ["SHA256SUMS", "manifest.json"]
+    assert done.page == server.url("web", f"/{REPO}/releases/tag/{TAG}")
+    (release,) = server.releases.values()
+    assert (release["name"], release["body"]) == (TAG, (small / "RELEASE_NOTES.md").read_text())
+
+
+def test_nothing_is_public_before_everything_is_there(small, server):
+    """Whoever looks in between finds no release."""
+    drafts = []
+    server.hooks.append(lambda _request: drafts.extend(held["draft"] for held in server.releases.values()))
+
+    published(small, server)
+
+    assert set(drafts[:-1]) == {True}
+
+
+def test_a_public_release_is_left_as_it_is(small, server):
+    """Again, and nothing is changed; not even a token is needed."""
+    published(small, server)
+    before = len(changes(server))
+
+    done = published(small, server, token="")
+
+    assert ({step.doing for step in done.steps}, len(changes(server))) == ({"keep"}, before)
+
+
+def test_a_dry_run_changes_nothing(small, server):
+    """It shows what would be done, and why."""
+    done = published(small, server, dry_run=True)
+
+    assert ([step.doing for step in done.steps], done.page) == (["create", *["upload"] * 5, "publish"], None)
+    assert changes(server) == []
+
+
+def test_a_draft_is_found_on_a_later_page_and_its_files_too(small):
+    """Lists come in pages; other releases and other people's files are left alone."""
+    with GitHub(most=2) as server:
+        for tag in ("a", "b", TAG, "c", "d", "e"):
+            Watch(server).client.create(tag, "")
+        published(small, server, dry_run=True)
+        draft = next(held for held in server.releases.values() if held["tag_name"] == TAG)
+        client = Watch(server).client
+        client.upload(client.drafts(TAG)[0], small / "manifest.json")
+
+        done = published(small, server)
+
+        assert (server.held(TAG), draft["draft"]) == ((sent(small), True), False)
+        assert [step.name for step in done.steps if step.doing == "keep"] == ["manifest.json"]
+
+
+def test_of_several_drafts_the_oldest_is_taken(small, server):
+    """The others are told."""
+    client = Watch(server).client
+    first, _ = client.create(TAG, ""), client.create(TAG, "")
+
+    done = published(small, server)
+
+    assert (server.releases[first.id]["draft"], done.notes) == (False, (f"1 more drafts of {TAG} are left alone",))
+
+
+def test_files_of_others_are_told_and_left(small, server, tmp_path):
+    """What the manifest does not know stays."""
+    stranger = tmp_path / "stranger.txt"
+    stranger.write_text("hello")
+    client = Watch(server).client
+    client.upload(client.create(TAG, ""), stranger)
+
+    done = published(small, server)
+
+    assert (done.notes, server.held(TAG)[0]["stranger.txt"]) == (("left alone on the server: stranger.txt",), b"hello")
+
+
+# -- files that differ -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other(small, server):
+    """A server with a draft in which one file has other bytes."""
+    release = small / f"{FIRST}.weights.h5"
+    client = Watch(server).client
+    draft = client.create(TAG, "")
+    client.upload(draft, release)
+    (asset,) = server.releases[draft.id]["assets"].values()
+    asset["data"] = asset["data"][:-1] + b"?"
+    return server
+
+
+def test_a_file_that_differs_is_never_overwritten(small, other):
+    """An error that says how, and nothing changes."""
+    before = len(changes(other))
+
+    with pytest.raises(ComparisonError, match="1 files that are not those of") as caught:
+        published(small, other)
+
+    assert f"{FIRST}.weights.h5: SHA-256 " in caught.value.message
+    assert (len(changes(other)), caught.value.hint.startswith("pass --replace")) == (before, True)
+
+
+def test_a_file_that_differs_is_replaced_when_told_so(small, other):
+    """Deleted, then uploaded."""
+    done = published(small, other, replace=True)
+
+    assert ([step.doing for step in done.steps][:2], other.held(TAG)) == (["delete", "upload"], (sent(small), True))
+
+
+def test_another_size_is_told(small, other):
+    """By its bytes."""
+    asset = next(iter(next(iter(other.releases.values()))["assets"].values()))
+    asset["data"] = b"short"
+
+    with pytest.raises(ComparisonError, match=r"weights\.h5: \d+ bytes here, 5 there"):
+        published(small, other)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_name_that_somebody_took_meanwhile(same, small, server):
+    """422: the same bytes are right, whoever was quicker; others are not overwritten."""
+    theirs = (small / "manifest.json").read_bytes() if same else b"{}"
+
+    def take(_request):
+        (release,) = server.releases.values()
+        number = next(server.numbers)
+        told = {"id": number, "name": "manifest.json", "state": "uploaded", "content_type": None, "data": theirs}
+        release["assets"][number] = told
+
+    server.hooks.append(once(take, "'name': ['manifest.json']"))
+    if same:
+        published(small, server)
+    else:
+        with pytest.raises(ComparisonError, match=r"manifest\.json: \d+ bytes here, 2 there"):
+            published(small, server)
+
+    held, public = server.held(TAG)
+    assert (held["manifest.json"], public) == (theirs, same)
+
+
+def test_bytes_that_were_changed_on_the_way_are_never_public(small, server):
+    """The server's own digest says so, at once or at the end; the draft stays one."""
+
+    def change(_request):
+        asset = next(asset for held in server.releases.values() for asset in held["assets"].values())
+        asset["data"] = b"?" + asset["data"][1:]
+
+    server.hooks.append(once(change, "SHA256SUMS", "after"))
+
+    with pytest.raises(ComparisonError, match="is not what was sent\n  .*SHA-256"):
+        published(small, server)
+
+    assert [held["draft"] for held in server.releases.values()] == [True]
+
+
+@pytest.mark.parametrize(("late", "error"), [(1, None), (99, "the server tells no digest")])
+def test_a_digest_may_come_late_but_must_come(late, error, small, server):
+    """It is asked for again a few times; without it nothing can be compared."""
+    plain, left = server.asset_json, [late * 5]
+
+    def without(release, asset):
+        left[0] -= 1
+        return {**plain(release, asset), **({"digest": None} if left[0] >= 0 else {})}
+
+    server.asset_json = without
+    if error is None:
+        published(small, server)
+    else:
+        with pytest.raises(ComparisonError, match=error):
+            published(small, server)
+
+    assert server.held(TAG) == (sent(small), error is None)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "SHA256SUMS", f"{FIRST}.weights.h5", "RELEASE_NOTES.md"])
+def test_a_folder_that_is_not_what_its_manifest_says_is_not_published(name, small, server, tmp_path):
+    """Nothing is even asked for."""
+    copy = copied(small, tmp_path)
+    (copy / name).write_bytes((copy / name).read_bytes() + b" ")
+
+    with pytest.raises(ComparisonError, match="is not what its manifest says"):
+        published(copy, server)
+
+    assert server.log == []
+
+
+def test_what_did_not_pass_is_not_published(small, server, tmp_path):
+    """A manifest without parity, or without files."""
+    copy = copied(small, tmp_path)
+    told = json.loads((copy / "manifest.json").read_bytes())
+    told["files"][0]["parity"]["passed"] = False
+    building._write_manifest(manifest.parsed(json.dumps(told).encode(), "m"), copy)
+    with pytest.raises(ComparisonError, match="no parity was found"):
+        published(copy, server)
+    told.update(files=[], defaults={})
+    building._write_manifest(manifest.parsed(json.dumps(told).encode(), "m"), copy)
+    with pytest.raises(ComparisonError, match="tells no weight file"):
+        published(copy, server)
+
+
+def test_another_tag_than_the_manifest_s_is_refused(small, server):
+    """A release says itself which it is."""
+    with pytest.raises(UsageError, match=r"is release v0\.1\.0, not v9"):
+        published(small, server, tag="v9")
+
+
+# -- what breaks -------------------------------------------------------------------------------------------------------
+
+STEPS = (f"POST /repos/{REPO}/releases {{", "weights.h5", "manifest.json", f"PATCH /repos/{REPO}/releases/")
+BROKEN = Reply(502, b"<html>Bad Gateway</html>")
+
+
+@pytest.mark.parametrize(("step", "moment"), list(product(STEPS, ("before", "after"))))
+@pytest.mark.parametrize("fault", [drop, BROKEN], ids=["dropped", "502"])
+def test_a_step_that_breaks_is_done_again(step, moment, fault, small, server):
+    """Not carried out, or carried out and not answered: one draft, every file once, and public."""
+    server.hooks.append(once(fault, step, moment))
+
+    published(small, server)
+
+    assert server.held(TAG) == (sent(small), True)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_upload_that_breaks_off_leaves_nothing(times, small, server):
+    """What is left in state `starter` is deleted, and the file sent again."""
+    for _ in range(times):
+        server.hooks.append(once(drop, "weights.h5", "begun"))
+
+    published(small, server)
+
+    deleted = [change for change in changes(server) if change.startswith("DELETE")]
+    assert (server.held(TAG), len(deleted)) == ((sent(small), True), times)
+
+
+@pytest.mark.parametrize("match", ["GET /repos", *STEPS])
+def test_what_breaks_for_ever_is_an_error_that_can_be_gone_on_from(match, small, server):
+    """After a few tries, each pause twice the last; the next run ends in the same release."""
+    server.hooks.append(lambda request: drop(request) if match in f"{request} {request.query}" else None)
+    watch = Watch(server)
+
+    with pytest.raises(NetworkError, match="tried 3 times") as caught:
+        publish(small, watch.client)
+    server.hooks.clear()
+    published(small, server)
+
+    assert (watch.pauses[:2], caught.value.hint) == ([0.5, 1.0], "run it again: it goes on")
+    assert server.held(TAG) == (sent(small), True)
+
+
+def kills(monkeypatch, number, moment):
+    """Let the client die at its change of that number, before or after it was carried out."""
+    plain, left = Rest.change, [number]
+
+    def change(self, *words):
+        left[0] -= 1
+        if left[0] == 0 and moment == "before":
+            raise KeyboardInterrupt
+        answer = plain(self, *words)
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return answer
+
+    monkeypatch.setattr(Rest, "change", change)
+
+
+@pytest.mark.parametrize(("number", "moment"), list(product(range(1, 8), ("before", "after"))))
+def test_a_publication_that_ends_at_any_step_goes_on(number, moment, small, server, monkeypatch):
+    """Create, five uploads, publish: the second run ends in the same release, with every file sent once."""
+    with monkeypatch.context() as patch:
+        kills(patch, number, moment)
+        with pytest.raises(KeyboardInterrupt):
+            published(small, server)
+
+    published(small, server)
+
+    assert (server.held(TAG), len(changes(server))) == ((sent(small), True), 7)
+
+
+def test_a_process_that_is_killed_at_every_step_ends_in_the_same_release(small, server):
+    """SIGKILL at every change, before, in the midst of and after it, each time once; then it is public and whole."""
+    done, running = set(), []
+
+    def kill(request):
+        step = f"{request} {request.query} {request.moment}"
+        if request.method in CHANGES and step not in done:
+            done.add(step)
+            running[0].kill()
+            running[0].wait()
+            drop(request)
+
+    server.hooks.append(kill)
+    command = [sys.executable, "-m", "densenet_port", "release", "publish", str(small), "--repo", REPO]
+    environment = {**os.environ, "GITHUB_API_URL": server.url("api"), "GH_TOKEN": WRITER, "GITHUB_TOKEN": ""}
+    codes = []
+    while not codes or codes[-1] != 0:
+        running[:] = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)]
+        codes.append(running[0].wait(60))
+        assert len(codes) < 60
+
+    assert (server.held(TAG), len(server.releases)) == ((sent(small), True), 1)
+    assert set(codes[:-1]) == {-9}
+    assert len(codes) == 1 + len(done) > 20
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply", "pause"),
+    [
+        (Reply(429, {"message": "secondary"}, {"Retry-After": "7"}), 7),
+        (Reply(403, {"message": "You have exceeded a secondary rate limit."}, {"Retry-After": "9"}), 9),
+        (Reply(403, {"message": "You have exceeded a secondary rate limit."}), 60),
+        (Reply(429, None), 60),
+    ],
+    ids=["429", "403 with a time", "403 with a word", "429 without a word"],
+)
+@pytest.mark.parametrize("match", ["GET /repos", "weights.h5"])
+def test_a_limit_is_waited_for(match, reply, pause, small, server):
+    """As long as told, else a minute; then it goes on."""
+    server.hooks.append(once(reply, match))
+    watch = Watch(server)
+
+    publish(small, watch.client)
+
+    assert (server.held(TAG), watch.pauses) == ((sent(small), True), [pause])
+
+
+def test_the_primary_limit_is_waited_for_until_it_is_reset(small, server, monkeypatch):
+    """`x-ratelimit-remaining` is 0, `x-ratelimit-reset` says when."""
+    monkeypatch.setattr("densenet_port.release.rest.time.time", lambda: 1000.0)
+    headers = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1100"}
+    server.hooks.append(once(Reply(403, {"message": "API rate limit exceeded"}, headers), "GET /repos"))
+    watch = Watch(server)
+
+    publish(small, watch.client)
+
+    assert watch.pauses == [101]
+
+
+def test_a_limit_that_lasts_is_waited_for_longer_each_time_and_not_for_ever(small, server):
+    """A minute, two, four; then an error that says when to come back."""
+    server.hooks.append(lambda _request: Reply(403, {"message": "You have exceeded a secondary rate limit"}))
+    watch = Watch(server)
+
+    with pytest.raises(NetworkError, match="rate limit: HTTP 403: You have exceeded") as caught:
+        publish(small, watch.client)
+
+    assert (watch.pauses, caught.value.hint) == ([60, 120, 240], "run it again in 480 s: it goes on")
+
+
+def test_a_limit_of_hours_is_not_waited_for(small, server):
+    """Nobody sits before a terminal that long."""
+    server.hooks.append(lambda _request: Reply(429, None, {"Retry-After": "7200"}))
+    watch = Watch(server)
+
+    with pytest.raises(NetworkError) as caught:
+        publish(small, watch.client)
+
+    assert (watch.pauses, caught.value.hint) == ([], "run it again in 7200 s: it goes on")
+
+
+# -- rights, and the token ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("token", "private", "error", "message", "hint"),
+    [
+        ("", False, UsageError, "cannot be changed without a token", "set GITHUB_TOKEN or GH_TOKEN"),
+        ("ghp_expired", False, NetworkError, "HTTP 401: Bad credentials", "is not a token that is valid now"),
+        (READER, False, NetworkError, "HTTP 403: Resource not accessible", "the right to write"),
+        ("", True, NetworkError, "HTTP 404: Not Found", "may the token see it?"),
+    ],
+    ids=["none", "expired", "reader", "private"],
+)
+def test_without_the_right_nothing_is_published(token, private, error, message, hint, small):
+    """What is missing is said."""
+    with GitHub(private=private) as server:
+        with pytest.raises(error, match=message) as caught:
+            published(small, server, token=token)
+
+        assert (hint in caught.value.hint, server.releases) == (True, {})
+
+
+def test_a_repository_that_is_not_there_is_said(small, server):
+    """Missing, or hidden from this token."""
+    client = Client(repo="octo/nothing", rest=Watch(server).client.rest)
+
+    with pytest.raises(NetworkError, match="octo/nothing/releases: HTTP 404") as caught:
+        publish(small, client)
+
+    assert caught.value.hint == "is the repository spelled right, and may the token see it?"
+
+
+def chain(error):
+    """Everything that an error and those behind it would show."""
+    while error is not None:
+        yield f"{error} {error!r} {error.args} {getattr(error, 'hint', '')}"
+        error = error.__cause__ or error.__context__
+
+
+ECHOES = [
+    Reply(403, {"message": f"no: {WRITER}", "errors": [{"message": f"Bearer {WRITER}"}]}),
+    Reply(500, {"message": WRITER}),
+    Reply(200, f"<html>{WRITER}".encode()),
+    Reply(307, None, {"Location": f"http://127.0.0.2:1/{WRITER}"}),
+    Reply(429, {"message": WRITER}, {"Retry-After": "9999"}),
+]
+
+
+@pytest.mark.parametrize("reply", [*ECHOES, None], ids=["403", "500", "page", "redirect", "limit", "dropped"])
+def test_no_error_shows_the_token(reply, small, server):
+    """Not even where a server sends it back; nor does the client when it is shown."""
+    server.hooks.append(lambda request: reply or drop(request))
+    client = Watch(server).client
+
+    with pytest.raises(PortError) as caught:
+        publish(small, client)
+
+    assert [text for text in [*chain(caught.value), repr(client), str(client)] if WRITER in text] == []
+
+
+@pytest.mark.parametrize("token", ["ghp_0123\n", "ghp 0123", "ghp_ö0123", "\x1b[2J"])
+def test_what_is_no_token_is_refused_unseen(token, server):
+    """A line too many would be shown by the HTTP library; so it never gets that far."""
+    with pytest.raises(UsageError, match="holds blanks or other characters") as caught:
+        Watch(server, token=token)
+
+    assert token.strip() not in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["GITHUB_TOKEN", "GH_TOKEN"])
+def test_the_command_never_shows_the_token(variable, small, server):
+    """On success and on failure, as text and as JSON."""
+    environment = {**os.environ, "GITHUB_TOKEN": "", "GITHUB_API_URL": server.url("api"), variable: WRITER}
+    command = [sys.executable, "-m", "densenet_port", "release", "publish", str(small), "--repo", REPO]
+    done = [subprocess.run(command, env=environment, capture_output=True, text=True, check=False)]
+    server.hooks.append(lambda _request: ECHOES[0])
+    done += [subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, check=False)]
+
+    assert [run.returncode for run in done] == [0, 5]
+    assert "***" in json.loads(done[1].stdout)["error"]["message"]
+    assert [run for run in done if WRITER in run.stdout + run.stderr] == []
+
+
+def test_a_renamed_repository_is_followed_on_the_same_host(small, server):
+    """307 to the same host keeps the method and what is sent."""
+    place = server.url("api", f"/repos/{REPO}/releases")
+    server.hooks.append(once(Reply(307, None, {"Location": place}), f"POST /repos/{REPO}/releases {{"))
+
+    published(small, server)
+
+    assert server.held(TAG) == (sent(small), True)
+
+
+def test_a_token_is_sent_to_no_other_host(small, server):
+    """Neither by a redirect, nor by the page that comes next."""
+    away = server.url("objects", "/1")
+    server.hooks.append(once(Reply(302, None, {"Location": away}), "GET /repos"))
+    with pytest.raises(NetworkError, match="leads to another host"):
+        published(small, server)
+    server.hooks[:] = [once(Reply(200, [], {"Link": f'<{away}>; rel="next"'}), "releases {'per_page'")]
+    with pytest.raises(NetworkError, match="leads to another host"):
+        published(small, server)
+
+    assert [request for request in server.log if request.host == "objects"] == []
+
+
+@pytest.mark.parametrize("url", ["http://uploads.example.org/x{?name}", "ftp://127.0.0.1/x", "file:///etc/passwd"])
+def test_uploads_go_to_https_or_to_loopback(url, small, server):
+    """The API names the host; it does not name any."""
+    plain = server.release_json
+    server.release_json = lambda release: {**plain(release), "upload_url": url}
+
+    with pytest.raises(UsageError, match="upload_url is .*: expected https, or http on loopback"):
+        published(small, server)
+
+
+@pytest.mark.parametrize("api", ["http://api.github.com", "ftp://127.0.0.1", "https://user:pass@host", "nonsense"])
+def test_an_api_without_encryption_is_refused(api, monkeypatch):
+    """Before a token is sent there."""
+    monkeypatch.setenv("GITHUB_API_URL", api)
+
+    with pytest.raises(UsageError, match="GITHUB_API_URL is .*: expected https, or http on loopback") as caught:
+        Client.of_environment(REPO)
+
+    assert "pass" not in caught.value.message
+
+
+@pytest.mark.parametrize("repo", ["weights", "octo/", "octo/..", "octo/a/b", "octo/a?b", "-octo/a", ""])
+def test_what_is_no_repository_is_refused(repo):
+    """Before it becomes part of a URL."""
+    with pytest.raises(UsageError, match="is no repository"):
+        Client.of_environment(repo)
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (Reply(200, b"<html>Sign in</html>"), "does not answer as GitHub's API does"),
+        (Reply(200, {"message": "hello"}), "tells a release without its id"),
+        (Reply(200, {"id": True, "tag_name": "v"}), "tells a release without its id"),
+        (
+            Reply(
+                422, {"message": "Validation Failed", "errors": [{"message": "Cannot upload assets to an immutable"}]}
+            ),
+            "immu",
+        ),
+    ],
+    ids=["page", "another object", "another type", "immutable"],
+)
+def test_an_answer_that_was_not_meant_is_said(reply, message, small, server):
+    """In the server's words, or that it has none."""
+    server.hooks.append(once(reply, "GET /repos"))
+
+    with pytest.raises(NetworkError, match=message):
+        published(small, server)
+
+
+# -- signed, and verified where it is ----------------------------------------------------------------------------------
+
+
+def test_a_signature_is_made_once_and_published(small, server, keys, tmp_path):
+    """A second run keeps it, because another one would be another file; another key makes another."""
+    copy = copied(small, tmp_path)
+    private, public, other, _ = keys
+    published(copy, server, key=private)
+    before = (copy / "manifest.json.sig").read_bytes()
+
+    done = published(copy, server, key=private)
+
+    assert ({step.doing for step in done.steps}, server.held(TAG)) == ({"keep"}, (sent(copy), True))
+    assert (copy / "manifest.json.sig").read_bytes() == before
+    assert verify(server.base(TAG), key=public).passed
+    with pytest.raises(ComparisonError, match=r"manifest\.json\.sig: SHA-256"):
+        published(copy, server, key=other)
+
+
+@pytest.mark.parametrize("how", ["url", "manifest's url", "tag"])
+def test_a_published_release_is_verified_where_it_is(how, small, server, monkeypatch):
+    """By the URL of its files, or by its name on GitHub; the links behind expire, and take no token."""
+    published(small, server)
+    monkeypatch.setenv("GITHUB_API_URL", server.url("api"))
+    monkeypatch.setenv("GITHUB_TOKEN", READER)
+    place = {"url": server.base(TAG), "manifest's url": f"{server.base(TAG)}/manifest.json", "tag": f"{REPO}@{TAG}"}
+
+    found = verify(place[how])
+
+    assert (found.passed, len(found.checks)) == (True, len(verify(str(small)).checks))
+
+
+def test_a_release_that_was_tampered_with_on_the_server_is_found(small, server):
+    """A turned bit in what is downloaded."""
+    published(small, server)
+    for held in server.releases.values():
+        for asset in held["assets"].values():
+            if asset["name"].endswith(".h5"):
+                asset["data"] = asset["data"][:-1] + bytes([asset["data"][-1] ^ 1])
+
+    found = verify(server.base(TAG))
+
+    assert [check.name for check in found.checks if not check.passed] == [f"{FIRST}.weights.h5"]
+
+
+def test_a_link_that_expires_in_the_middle_is_asked_for_again(small):
+    """The download goes on from where it was, by a new link."""
+    with GitHub(lifetime=0.5) as server:
+        published(small, server)
+        server.hooks.append(once(drop, "GET /", "after"))
+
+        found = verify(server.base(TAG))
+
+        assert found.passed
+
+
+def test_a_draft_and_a_release_that_is_not_there_cannot_be_verified(small, server, monkeypatch):
+    """Neither has a page."""
+    monkeypatch.setenv("GITHUB_API_URL", server.url("api"))
+    Watch(server).client.create(TAG, "")
+
+    with pytest.raises(NetworkError, match=rf"{REPO} has no published release {TAG}"):
+        verify(f"{REPO}@{TAG}")
+
+
+def test_a_release_that_lost_a_file_is_found(small, server, monkeypatch):
+    """The manifest tells of it, the server does not have it."""
+    monkeypatch.setenv("GITHUB_API_URL", server.url("api"))
+    published(small, server)
+    (release,) = server.releases.values()
+    release["assets"] = {n: a for n, a in release["assets"].items() if not a["name"].endswith(".npz")}
+
+    with pytest.raises(NetworkError, match=r"has no file .*golden\.npz"):
+        verify(f"{REPO}@{TAG}")
+
+
+def test_a_place_that_is_none_is_said(tmp_path):
+    """No folder, no URL, no tag."""
+    with pytest.raises(UsageError, match="is no folder, and no release on GitHub"):
+        verify(str(tmp_path / "nowhere"))
