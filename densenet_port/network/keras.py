@@ -11,7 +11,7 @@ from densenet_port.errors import MisfitError
 from densenet_port.extras import framework
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
-from densenet_port.network.numpy import smallest_side
+from densenet_port.network.graph import graph
 from densenet_port.network.units import ROLES, Kind, Role, Slot
 
 Model = Any  # a keras.Model; Keras has no type stubs, and is imported only when called
@@ -265,7 +265,7 @@ def _sides(shape: Shape, order: DataFormat) -> Shape:
 
 def _check_input(architecture: Architecture, contract: Contract, shape: Shape, order: DataFormat) -> None:
     """Refuse what the network cannot take."""
-    least = smallest_side(architecture, contract)
+    least = graph(architecture, contract).smallest_side
     if _channels(shape, order) != architecture.channels:
         raise ValueError(f"the network takes {architecture.channels} channels, found input_shape={shape} ({order})")
     if any(side is not None and side < least for side in _sides(shape, order)):

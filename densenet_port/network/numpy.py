@@ -1,21 +1,17 @@
-"""DenseNet's forward pass in numpy, float32 or float64: the third opinion beside the two frameworks of a comparison.
+"""The graph in numpy, float32 or float64: the third opinion beside the two frameworks of a comparison.
 
 Maps are `n h w c` throughout. BLAS does the work: a 1×1 convolution is one matrix product; a 3×3 convolution is one
 product with its nine taps side by side, whose results are added shifted (no copy of the input is made, and the border
-needs no padding); the 7×7 stem gathers its windows. A dense block fills one buffer of its final width, old channels
-first. The function is that of the original network (Huang et al., 2017) as its contract states it: epsilon from there,
-the stem's padding symmetric or TensorFlow's "same", its pool a maximum or a maximum and a blur, transitions pooling 2×2
-(an odd last row or column dropped, or averaged with itself alone), logits without softmax.
-
-`Network` gives the same pass piece by piece, so that a checker can feed one piece with another framework's activations.
+needs no padding); a convolution with a stride gathers its windows. A dense block fills one buffer of its final width,
+old channels first, so that a concatenation copies the new channels alone.
 
 On a busy machine OPENBLAS_NUM_THREADS=1 is the faster setting: threads that wait for each other's turn cost more than
 they bring.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from itertools import pairwise, product
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -24,12 +20,12 @@ from numpy.typing import DTypeLike, NDArray
 from densenet_port.checkpoint import Array
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.network.architecture import Architecture
-from densenet_port.network.contract import Contract, Rounding, StemPadding
+from densenet_port.network.contract import Contract, Rounding
+from densenet_port.network.graph import IMAGES, Graph, Operation, Padding, graph
 from densenet_port.network.units import ROLES, Slot
 
 Map = NDArray[np.floating[Any]]
 Tap = Callable[[str, Map], None]
-Weights = Mapping[Slot, Array] | Callable[[Slot], Array]
 
 SAME_TIME = 224 * 224  # pixels that pass through the network together: one picture, or 49 of CIFAR; more gain nothing
 
@@ -37,7 +33,7 @@ SAME_TIME = 224 * 224  # pixels that pass through the network together: one pict
 def forward(
     architecture: Architecture,
     contract: Contract,
-    weights: Weights,
+    weights: Mapping[Slot, Array],
     images: Array,
     *,
     dtype: DTypeLike = np.float64,
@@ -45,128 +41,163 @@ def forward(
 ) -> Map:
     """Logits `n classes` of images `n h w c`; without a head the last map `n h w c`, after its ReLU.
 
-    `weights` gives every slot of the architecture in our axes, as a mapping or a function; each is asked for once and
-    cast to `dtype` (float32 or float64), as the images are, and every operation happens in it. `tap(unit, array)` sees
-    each unit's output as `n h w c` in order of execution: a norm's before the ReLU, a convolution's own channels only,
-    the head's logits. With a tap all images run together; without, few at a time, so that memory stays bounded. NaN and
-    infinities pass through silently. Raises UsageError for images that the network cannot take and for another dtype,
-    MisfitError for weights that are missing or of another shape.
+    As `run` on the graph of the architecture and the contract, whatever the contract puts behind the logits.
     """
-    images = _checked(architecture, contract, images)
-    network = Network.prepared(architecture, contract, weights, dtype=dtype, tap=tap)
+    network = graph(architecture, replace(contract, output="logits"))
+    return run(network, weights, images, dtype=dtype, tap=tap, title=f"DenseNet {architecture.name}")
+
+
+def run(
+    network: Graph,
+    weights: Mapping[Slot, Array],
+    images: Array,
+    *,
+    dtype: DTypeLike = np.float64,
+    tap: Tap | None = None,
+    title: str = "this network",
+) -> Map:
+    """What the last operation of a graph puts out for images `n h w c`: `n h w c`, or `n c` behind the mean.
+
+    `weights` gives every slot of the graph's units in our axes; each is asked for once and cast to `dtype` (float32 or
+    float64), as the images are, and every operation happens in it. `tap(unit, array)` sees each unit's output as
+    `n h w c` in order of execution: a norm's before the ReLU, a convolution's own channels only, the head's logits.
+    With a tap all images run together; without, few at a time, so that memory stays bounded. NaN and infinities pass
+    through silently. Raises UsageError for images that the network (`title` in the message) cannot take and for another
+    dtype, MisfitError for weights that are missing or of another shape.
+    """
+    images = _checked(network, images, title)
+    prepared = cast_weights(network, weights, dtype)
     count = max(len(images), 1)
     step = count if tap else max(1, SAME_TIME // (images.shape[1] * images.shape[2]))
-    return np.concatenate([network(images[first : first + step]) for first in range(0, count, step)])
+    return np.concatenate([execute(network, prepared, images[at : at + step], tap) for at in range(0, count, step)])
 
 
-def smallest_side(architecture: Architecture, contract: Contract) -> int:
-    """The smallest height and width that leave every pool something to pool: 29 for the original ImageNet networks.
+def cast_weights(network: Graph, weights: Mapping[Slot, Array], dtype: DTypeLike) -> dict[Slot, Map]:
+    """Every slot of a graph's units, contiguous, in float32 or float64. Errors as in `run`."""
+    kind = np.dtype(dtype)
+    if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise UsageError(f"the forward pass runs in float32 or float64, not in {kind}")
+    prepared: dict[Slot, Map] = {}
+    for unit in network.units.values():
+        for role in ROLES[unit.kind]:
+            slot, shape = Slot(unit.name, role), unit.shape(role)
+            if slot not in weights:
+                raise MisfitError(f"the weights lack {slot}")
+            array = np.asarray(weights[slot])
+            if array.shape != shape:
+                raise MisfitError(f"{slot}: expected shape {shape}, found {array.shape}")
+            with np.errstate(all="ignore"):
+                prepared[slot] = np.ascontiguousarray(array, kind)
+    return prepared
 
-    Each transition halves, rounding as the contract says; the stems of the ImageNet networks quarter, rounding up, with
-    either padding. A map can be reflected from its second row and column on.
+
+def execute(network: Graph, weights: Mapping[Slot, Map], images: Array, tap: Tap | None = None) -> Map:
+    """One pass of all images together, in the dtype of the weights, which are taken as they are.
+
+    A map is dropped when the last operation that reads it has run.
     """
-    needed: int = 1 if contract.pool_rounding == "ceil" else 2 ** (len(architecture.layers) - 1)
-    if architecture.stem == "cifar":
-        return needed
-    return max(4 * (needed - 1) + 1, 3 if contract.stem_pool == "blur" else 1)
+    dtype = next(iter(weights.values())).dtype
+    values: dict[str, Map] = {IMAGES: images.astype(dtype, copy=False)}
+    unread = {name: len(readers) for name, readers in network.readers.items()}
+    buffers = _Buffers(network)
+    with np.errstate(all="ignore"):
+        for name, step in network.operations.items():
+            inputs = [values[read] for read in step.inputs]
+            if step.kind == "concat":
+                values[name] = buffers.join(step, *inputs)
+            elif step.kind == "relu" and _is_owned(network, step.inputs[0]):
+                values[name] = np.maximum(inputs[0], 0, out=inputs[0])
+            else:
+                values[name] = apply(step, weights, inputs[0])
+            if tap and step.unit:
+                tap(name, values[name].copy())  # a ReLU may work in place
+            for read in step.inputs:
+                unread[read] -= 1
+                if not unread[read]:
+                    del values[read]
+    return values[network.output]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
-    """The network in pieces: each takes and gives `n h w c` maps of the weights' dtype, and tells the tap its units."""
+def evaluate(network: Graph, name: str, known: Mapping[str, Map], weights: Mapping[Slot, Map]) -> Map:
+    """What one operation puts out, worked out from the outputs that are known and no further back.
 
-    architecture: Architecture
-    contract: Contract
-    weights: Mapping[Slot, Map]
-    tap: Tap | None = None
+    `known` holds arrays by operation, the images under `IMAGES`; `weights` are asked for only where a unit's output is
+    not known. Raises KeyError that names what is needed and not there.
+    """
+    if name in known or name == IMAGES:
+        return known[name]
+    step = network.operations[name]
+    inputs = [evaluate(network, read, known, weights) for read in step.inputs]
+    return np.concatenate(inputs, axis=-1) if step.kind == "concat" else apply(step, weights, inputs[0])
 
-    @classmethod
-    def prepared(
-        cls,
-        architecture: Architecture,
-        contract: Contract,
-        weights: Weights,
-        *,
-        dtype: DTypeLike = np.float64,
-        tap: Tap | None = None,
-    ) -> "Network":
-        """The network with every slot asked for, checked against its shape and cast. Errors as in `forward`."""
-        kind = np.dtype(dtype)
-        if kind not in (np.dtype(np.float32), np.dtype(np.float64)):
-            raise UsageError(f"the forward pass runs in float32 or float64, not in {kind}")
-        look_up = weights if callable(weights) else weights.__getitem__
-        held = {slot: _cast(slot, shape, look_up, kind) for slot, shape in architecture.slots.items()}
-        return cls(architecture=architecture, contract=contract, weights=held, tap=tap)
 
-    def __call__(self, images: Array) -> Map:
-        """Logits of images that all run together; the last map without a head."""
-        with np.errstate(all="ignore"):
-            x = self.stem(images)
-            for b in range(1, len(self.architecture.layers)):
-                x = self.transition(f"transition{b}", self.block(b, x))
-            x = rectified(self.norm("final.norm", self.block(len(self.architecture.layers), x)))
-            return x if self.architecture.classes is None else self.head(x)
+def _is_owned(network: Graph, name: str) -> bool:
+    """Whether an operation's output is an array of its own that one other operation reads."""
+    made_anew = name != IMAGES and network.operations[name].kind in ("norm", "conv", "dense")
+    return made_anew and len(network.readers[name]) == 1
 
-    def stem(self, images: Array) -> Map:
-        """The map that enters the first dense block."""
-        x = self.before_pool(images)
-        return x if self.architecture.stem == "cifar" else stem_pooled(x, self.contract)
 
-    def before_pool(self, images: Array) -> Map:
-        """The stem's convolutions, each with its norm and ReLU (the CIFAR stem's has neither)."""
-        first = next(iter(self.architecture.units))
-        kernel = self.weights[Slot(first, "kernel")]
-        images = images.astype(kernel.dtype, copy=False)
-        if self.architecture.stem == "cifar":
-            return self.conv(first, images)
-        x = self._tapped(first, stem_convolved(images, kernel, self.contract.stem_padding))
-        if self.architecture.stem == "imagenet":
-            return rectified(self.norm("stem.norm", x))
-        x = rectified(self.norm("stem.norm1", x))
-        for place in (2, 3):
-            x = rectified(self.norm(f"stem.norm{place}", self.conv(f"stem.conv{place}", x)))
-        return x
+class _Buffers:
+    """The maps of dense blocks: each concatenation is a view of one array, which has room for those that follow."""
 
-    def block(self, b: int, x: Map) -> Map:
-        """Dense block `b` (from 1): the map that entered, then the new channels of each layer."""
-        count, growth, width = self.architecture.layers[b - 1], self.architecture.growth_rate, x.shape[-1]
-        full = np.empty((*x.shape[:-1], width + count * growth), x.dtype)
-        full[..., :width] = x
-        ends = range(width, full.shape[-1] + 1, growth)
-        for index, (start, end) in enumerate(pairwise(ends), start=1):
-            full[..., start:end] = self.layer(f"block{b}.layer{index}", full[..., :start])
-        return full
+    def __init__(self, network: Graph) -> None:
+        self.network = network
+        self.filled: dict[str, Map] = {}  # the latest concatenation of a block → its whole array
 
-    def layer(self, name: str, x: Map) -> Map:
-        """The new channels of one dense layer, such as `block1.layer2`, from everything before it in its block."""
-        for place in (1, 2) if self.architecture.bottleneck else (1,):
-            x = self.conv(f"{name}.conv{place}", rectified(self.norm(f"{name}.norm{place}", x)))
-        return x
+    def join(self, step: Operation, before: Map, new: Map) -> Map:
+        """The channels of `before`, then the new ones."""
+        width = before.shape[-1]
+        whole = self.filled.pop(step.inputs[0], None)
+        if whole is None:
+            whole = np.empty((*before.shape[:-1], self._final_width(step)), before.dtype)
+            whole[..., :width] = before
+        whole[..., width : step.channels] = new
+        self.filled[step.name] = whole
+        return whole[..., : step.channels]
 
-    def transition(self, name: str, x: Map) -> Map:
-        """The map that enters the next block, from everything in the block before `transition1`, say."""
-        x = self.conv(f"{name}.conv", rectified(self.norm(f"{name}.norm", x)))
-        return average_pooled(x, self.contract.pool_rounding)
+    def _final_width(self, step: Operation) -> int:
+        """The channels of the last concatenation that takes this one up."""
+        following = (other for other in self.network.readers[step.name] if other.kind == "concat")
+        while (after := next(following, None)) is not None:
+            step = after
+            following = (other for other in self.network.readers[step.name] if other.kind == "concat")
+        return step.channels
 
-    def head(self, x: Map) -> Map:
-        """Logits `n classes` from the last map, after its ReLU."""
-        kernel, bias = (self.weights[Slot("head.dense", role)] for role in ("kernel", "bias"))
-        return self._tapped("head.dense", x.mean(axis=(1, 2)) @ kernel + bias)
 
-    def norm(self, unit: str, x: Map) -> Map:
-        """The output of one norm unit, before the ReLU that follows it."""
-        scale, shift, mean, variance = (self.weights[Slot(unit, role)] for role in ROLES["norm"])
-        return self._tapped(unit, normalised(x, scale, shift, mean, variance, self.contract.epsilon))
-
-    def conv(self, unit: str, x: Map) -> Map:
-        """The output of one convolution unit of stride 1; what enters has passed the ReLU already."""
-        return self._tapped(unit, convolved(x, self.weights[Slot(unit, "kernel")]))
-
-    def _tapped(self, unit: str, output: Map) -> Map:
-        """The output itself; the tap gets a copy, because a ReLU may work in place."""
-        if self.tap:
-            self.tap(unit, output.copy())
-        return output
+def apply(step: Operation, weights: Mapping[Slot, Map], x: Map) -> Map:
+    """One operation of one input."""
+    match step.kind:
+        case "conv":
+            kernel = weights[Slot(step.name, "kernel")]
+            same_size = step.stride == 1 and step.padding == step.kernel // 2
+            return convolved(x, kernel) if same_size else strided(x, kernel, step.stride, step.padding)
+        case "norm":
+            scale, shift, mean, variance = (weights[Slot(step.name, role)] for role in ROLES["norm"])
+            return normalised(x, scale, shift, mean, variance, step.epsilon)
+        case "relu":
+            return np.maximum(x, 0)
+        case "max_pool":
+            return maxima(padded(x, step.kernel, step.stride, step.padding), step.kernel, step.stride)
+        case "average_pool":
+            return halved(x, step.rounding)
+        case "pad":
+            return np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
+        case "blur":
+            return blurred(x)
+        case "mean":
+            pooled: Map = x.mean(axis=(1, 2))
+            return pooled
+        case "dense":
+            product_: Map = x @ weights[Slot(step.name, "kernel")]
+            return product_ + weights[Slot(step.name, "bias")]
+        case "activation" if step.function == "softmax":
+            raised = np.exp(x - x.max(axis=1, keepdims=True))
+            return raised / raised.sum(axis=1, keepdims=True)
+        case "activation":
+            sigmoid: Map = 1 / (1 + np.exp(-x))
+            return sigmoid
+        case _:
+            raise AssertionError(f"{step.kind} has more than one input")
 
 
 def normalised(x: Map, scale: Map, shift: Map, mean: Map, variance: Map, epsilon: float) -> Map:
@@ -178,11 +209,6 @@ def normalised(x: Map, scale: Map, shift: Map, mean: Map, variance: Map, epsilon
     result: Map = x * factor
     result += shift - mean * factor
     return result
-
-
-def rectified(x: Map) -> Map:
-    """ReLU, in place; NaN stays NaN."""
-    return np.maximum(x, 0, out=x)
 
 
 def convolved(x: Map, kernel: Map) -> Map:
@@ -202,43 +228,37 @@ def convolved(x: Map, kernel: Map) -> Map:
     return result
 
 
-def stem_convolved(images: Map, kernel: Map, padding: StemPadding) -> Map:
-    """Cross-correlation of stride 2 with a kernel `h w i o`, zeros around by the padding's rule; image by image."""
+def strided(x: Map, kernel: Map, stride: int, padding: Padding) -> Map:
+    """Cross-correlation with a kernel `h w i o` and a stride, zeros around; image by image."""
     height, width, _, outputs = kernel.shape
-    padded = _padded(images, height, padding)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))[:, ::2, ::2]
+    around = padded(x, height, stride, padding)
+    windows = np.lib.stride_tricks.sliding_window_view(around, (height, width), axis=(1, 2))[:, ::stride, ::stride]
     windows = windows.transpose(0, 1, 2, 4, 5, 3)  # n, places, h w i
-    result = np.empty((*windows.shape[:3], outputs), images.dtype)
+    result = np.empty((*windows.shape[:3], outputs), x.dtype)
     for image, out in zip(windows, result, strict=True):
         out[...] = (image.reshape(out.shape[0] * out.shape[1], -1) @ kernel.reshape(-1, outputs)).reshape(out.shape)
     return result
 
 
-def stem_pooled(x: Map, contract: Contract) -> Map:
-    """The stem's pool by its contract; what enters has passed the ReLU."""
-    return blur_pooled(x) if contract.stem_pool == "blur" else max_pooled(x, contract.stem_padding)
+def maxima(x: Map, kernel: int, stride: int) -> Map:
+    """The largest number of every `kernel` × `kernel` places, no padding."""
+    rows, columns = ((size - kernel) // stride + 1 for size in x.shape[1:3])
+    tall = np.maximum.reduce([x[:, i : i + stride * (rows - 1) + 1 : stride] for i in range(kernel)])
+    last = stride * (columns - 1) + 1
+    result: Map = np.maximum.reduce([tall[:, :, j : j + last : stride] for j in range(kernel)])
+    return result
 
 
-def max_pooled(x: Map, padding: StemPadding) -> Map:
-    """The stem's 3×3 max pool of stride 2. Padding with zeros is exact, because a ReLU stands before it."""
-    return _maxima(_padded(x, 3, padding), 2)
-
-
-def blur_pooled(x: Map) -> Map:
-    """A 3×3 max pool of stride 1, then [1 2 1]/4 along both axes with stride 2, over the map and its reflection.
-
-    The reflection does not repeat the border: 1 | 0 1 2 … (timm 1.0.31, layers/blur_pool.py; Zhang, *Making
-    Convolutional Networks Shift-Invariant Again*, 2019). Along each axis ⌈size / 2⌉ results come out.
-    """
-    x = np.pad(_maxima(np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 1), ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
+def blurred(x: Map) -> Map:
+    """[1 2 1]/4 along both axes with stride 2, no padding."""
     half, quarter = x.dtype.type(0.5), x.dtype.type(0.25)
     tall = (x[:, :-2:2] + x[:, 2::2]) * quarter + x[:, 1:-1:2] * half
     result: Map = (tall[:, :, :-2:2] + tall[:, :, 2::2]) * quarter + tall[:, :, 1:-1:2] * half
     return result
 
 
-def average_pooled(x: Map, rounding: Rounding) -> Map:
-    """A transition's 2×2 average pool of stride 2.
+def halved(x: Map, rounding: Rounding) -> Map:
+    """The 2×2 average pool of stride 2.
 
     At an odd size "floor" drops the last row or column, and "ceil" averages what there is of it (BVLC Caffe,
     pooling_layer.cpp: the divisor counts places within the map).
@@ -251,12 +271,16 @@ def average_pooled(x: Map, rounding: Rounding) -> Map:
     return result
 
 
-def _maxima(x: Map, stride: int) -> Map:
-    """The largest of every 3×3 places, no padding."""
-    rows, columns = ((size - 3) // stride + 1 for size in x.shape[1:3])
-    tall = np.maximum.reduce([x[:, i : i + stride * (rows - 1) + 1 : stride] for i in range(3)])
-    result: Map = np.maximum.reduce([tall[:, :, j : j + stride * (columns - 1) + 1 : stride] for j in range(3)])
-    return result
+def padded(x: Map, kernel: int, stride: int, padding: Padding) -> Map:
+    """The map with zeros around it, as an operation's `padding` says."""
+    around = []
+    for size in x.shape[1:3]:
+        if padding == "same":
+            needed = max(0, stride * (-(-size // stride) - 1) + kernel - size)
+            around.append((needed // 2, needed - needed // 2))
+        else:
+            around.append((padding, padding))
+    return np.pad(x, ((0, 0), *around, (0, 0)))
 
 
 def _overlap(size: int, shift: int) -> tuple[slice, slice]:
@@ -264,37 +288,14 @@ def _overlap(size: int, shift: int) -> tuple[slice, slice]:
     return slice(max(0, -shift), max(0, size - max(0, shift))), slice(max(0, shift), max(0, size - max(0, -shift)))
 
 
-def _padded(x: Map, kernel: int, padding: StemPadding) -> Map:
-    """The map with zeros around it for a kernel of stride 2.
-
-    "symmetric" puts `kernel // 2` on every side; "same" what `⌈size / 2⌉` results need, the smaller half in front.
-    """
-    sides = []
-    for size in x.shape[1:3]:
-        needed = max(0, 2 * ((size + 1) // 2 - 1) + kernel - size)
-        sides.append((kernel // 2, kernel // 2) if padding == "symmetric" else (needed // 2, needed - needed // 2))
-    return np.pad(x, ((0, 0), *sides, (0, 0)))
-
-
-def _cast(slot: Slot, shape: tuple[int, ...], look_up: Callable[[Slot], Array], dtype: np.dtype[Any]) -> Map:
-    """One slot's array, contiguous and in the dtype of the run."""
-    try:
-        array = np.asarray(look_up(slot))
-    except KeyError as error:
-        raise MisfitError(f"the weights lack {slot}") from error
-    if array.shape != shape:
-        raise MisfitError(f"{slot}: expected shape {shape}, found {array.shape}")
-    with np.errstate(all="ignore"):
-        return np.ascontiguousarray(array, dtype)
-
-
-def _checked(architecture: Architecture, contract: Contract, images: Array) -> Array:
+def _checked(network: Graph, images: Array, title: str) -> Array:
     """Images that the network can take, as an array."""
     images = np.asarray(images)
-    least, channels = smallest_side(architecture, contract), architecture.channels
-    if images.ndim != 4 or images.shape[-1] != channels:  # noqa: PLR2004 (n h w c)
-        raise UsageError(f"images must have the axes n h w c with c={channels}, found shape {images.shape}")
+    least = network.smallest_side
+    if images.ndim != 4 or images.shape[-1] != network.channels:  # noqa: PLR2004 (n h w c)
+        expected = f"the axes n h w c with c={network.channels}"
+        raise UsageError(f"images must have {expected}, found shape {images.shape}")
     if min(images.shape[1:3]) < least:
         found = f"{images.shape[1]} by {images.shape[2]} pixels"
-        raise UsageError(f"images of {found} are too small: DenseNet {architecture.name} needs {least} by {least}")
+        raise UsageError(f"images of {found} are too small: {title} needs {least} by {least}")
     return images

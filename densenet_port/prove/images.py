@@ -14,7 +14,7 @@ from densenet_port.checkpoint import Array
 from densenet_port.conversion.load import Network
 from densenet_port.errors import CorruptError, DiskError, UsageError
 from densenet_port.network.contract import Input
-from densenet_port.network.numpy import smallest_side
+from densenet_port.network.graph import graph
 
 SIZES = (224, 225, 256)  # even, odd, and a multiple of 32
 TAPPED = 64  # pixels of the probe that is followed through the network: small, so that every activation can be kept
@@ -42,7 +42,7 @@ def make_probes(
 
     Noise is smooth over four pixels, of mean 0 and deviation 1 a value, which is what prepared photographs are like.
     """
-    least = smallest_side(source.architecture, source.contract)
+    least = graph(source.architecture, source.contract).smallest_side
     if small := [size for size in sizes if size < least]:
         raise UsageError(f"images of {small[0]} pixels are too small", hint=f"this network needs at least {least}")
     if batch < BATCH:

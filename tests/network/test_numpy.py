@@ -12,7 +12,8 @@ from torch.nn import functional
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
-from densenet_port.network.numpy import Network, convolved, forward, smallest_side
+from densenet_port.network.graph import graph
+from densenet_port.network.numpy import convolved, evaluate, forward
 from densenet_port.network.units import ROLES, Slot
 from tests.support.networks import images, torchvision_network
 from tests.support.random_weights import random_weights
@@ -175,9 +176,9 @@ def test_pieces_take_another_frameworks_activations(small):
     network, architecture, weights = small
     entering = torch.randn(2, 24, 9, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
     truth = network.features.denseblock1.denselayer2(entering.clone()).permute(0, 2, 3, 1).numpy()
-    pieces = Network.prepared(architecture, Contract(), weights)
+    known = {"block1.layer1.concat": entering.permute(0, 2, 3, 1).numpy()}
 
-    new = pieces.layer("block1.layer2", entering.permute(0, 2, 3, 1).numpy())
+    new = evaluate(graph(architecture, Contract()), "block1.layer2.conv2", known, weights)
 
     assert apart(new, truth) <= FULL
 
@@ -186,9 +187,9 @@ def test_blocks_and_transitions_are_torchvisions(small):
     network, architecture, weights = small
     entering = torch.randn(2, 16, 9, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
     truth = network.features.transition1(network.features.denseblock1(entering.clone())).permute(0, 2, 3, 1).numpy()
-    pieces = Network.prepared(architecture, Contract(), weights)
+    known = {"stem.pool": entering.permute(0, 2, 3, 1).numpy()}
 
-    left = pieces.transition("transition1", pieces.block(1, entering.permute(0, 2, 3, 1).numpy()))
+    left = evaluate(graph(architecture, Contract()), "transition1.pool", known, weights)
 
     assert apart(left, truth) <= FULL
 
@@ -406,7 +407,7 @@ def test_the_smallest_image_is_the_smallest(layers, stem, padding, rounding):
     """At the smallest side a number comes out; one pixel less leaves a pool nothing."""
     architecture = Architecture(layers=tuple(layers), growth_rate=2, init_channels=4, stem=stem, classes=3)
     contract = Contract(stem_padding=padding, pool_rounding=rounding)
-    weights, side = random_weights(architecture, dtype=np.float64), smallest_side(architecture, contract)
+    weights, side = random_weights(architecture, dtype=np.float64), graph(architecture, contract).smallest_side
 
     logits = forward(architecture, contract, weights, np.zeros((1, side, side, 3)))
 
@@ -419,7 +420,7 @@ def test_the_smallest_image_is_the_smallest(layers, stem, padding, rounding):
 def test_the_imagenet_networks_need_29_pixels():
     names = ("121", "161", "169", "201", "264", "121d", "264d")
 
-    assert {smallest_side(Architecture.named(name), Contract()) for name in names} == {29}
+    assert {graph(Architecture.named(name), Contract()).smallest_side for name in names} == {29}
 
 
 # -- behaviour -------------------------------------------------------------------------------------------------------

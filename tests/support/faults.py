@@ -12,7 +12,8 @@ import numpy as np
 
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
-from densenet_port.network.numpy import Network, max_pooled, rectified, stem_convolved
+from densenet_port.network.graph import graph
+from densenet_port.network.numpy import run
 from densenet_port.network.units import Slot
 
 Weights = dict[Slot, np.ndarray]
@@ -303,13 +304,12 @@ def logits_of(
     relu: bool = True,
 ) -> np.ndarray:
     """Logits of a network whose stem pads by these rules, and whose last ReLU may be missing."""
-    network = Network.prepared(architecture, contract, weights, dtype=dtype)
-    x = stem_convolved(images.astype(dtype), network.weights[Slot("stem.conv", "kernel")], convolution)
-    x = max_pooled(rectified(network.norm("stem.norm", x)), pool)
-    for b in range(1, len(architecture.layers)):
-        x = network.transition(f"transition{b}", network.block(b, x))
-    x = network.norm("final.norm", network.block(len(architecture.layers), x))
-    return network.head(rectified(x) if relu else x)
+    network = graph(architecture, replace(contract, output="logits"))
+    network = network.edited("stem.conv", padding="same" if convolution == "same" else 3)
+    network = network.edited("stem.pool", padding="same" if pool == "same" else 1)
+    if not relu:
+        network = network.without("final.relu")
+    return run(network, weights, images, dtype=dtype)
 
 
 class Graph(NamedTuple):

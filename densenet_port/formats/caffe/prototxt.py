@@ -22,7 +22,7 @@ from densenet_port.errors import CorruptError, DiskError, MisfitError
 from densenet_port.formats.caffe.graph import SIZE, Layer, Value
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract, Rounding
-from densenet_port.network.numpy import smallest_side
+from densenet_port.network.graph import graph
 
 ENDING, HDF5 = ".prototxt", ".caffemodel.h5"
 EPSILON = 1e-5  # of a BatchNorm that says none; caffe.proto's default
@@ -245,7 +245,7 @@ def _notes(pools: Iterable[Pool]) -> Iterator[str]:
 
 def text(arch: Architecture, contract: Contract, layers: list[Layer]) -> str:
     """The `.prototxt` of a graph: complete, for every Caffe and for OpenCV."""
-    size = max(SIZE, smallest_side(arch, contract))
+    size = max(SIZE, graph(arch, contract).smallest_side)
     shape = " ".join(f"dim: {length}" for length in (1, arch.channels, size, size))
     lines = [
         *(f"# {line}" for line in _head(arch, contract)),
