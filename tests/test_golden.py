@@ -6,7 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from record import golden
+
+from tests.record import golden
 
 RECORD = json.loads(golden.DATA.read_text(encoding="utf-8"))
 ONE_OF_EACH_CONTAINER = [

@@ -21,7 +21,7 @@ from densenet_port.checkpoint import Array
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract, Rounding
-from densenet_port.network.graph import IMAGES, Graph, Operation, Padding, graph
+from densenet_port.network.graph import IMAGES, Graph, Operation, OperationKind, Padding, graph
 from densenet_port.network.units import ROLES, Slot
 
 Map = NDArray[np.floating[Any]]
@@ -166,38 +166,71 @@ class _Buffers:
 
 def apply(step: Operation, weights: Mapping[Slot, Map], x: Map) -> Map:
     """One operation of one input."""
-    match step.kind:
-        case "conv":
-            kernel = weights[Slot(step.name, "kernel")]
-            same_size = step.stride == 1 and step.padding == step.kernel // 2
-            return convolved(x, kernel) if same_size else strided(x, kernel, step.stride, step.padding)
-        case "norm":
-            scale, shift, mean, variance = (weights[Slot(step.name, role)] for role in ROLES["norm"])
-            return normalised(x, scale, shift, mean, variance, step.epsilon)
-        case "relu":
-            return np.maximum(x, 0)
-        case "max_pool":
-            return maxima(padded(x, step.kernel, step.stride, step.padding), step.kernel, step.stride)
-        case "average_pool":
-            return halved(x, step.rounding)
-        case "pad":
-            return np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
-        case "blur":
-            return blurred(x)
-        case "mean":
-            pooled: Map = x.mean(axis=(1, 2))
-            return pooled
-        case "dense":
-            product_: Map = x @ weights[Slot(step.name, "kernel")]
-            return product_ + weights[Slot(step.name, "bias")]
-        case "activation" if step.function == "softmax":
-            raised = np.exp(x - x.max(axis=1, keepdims=True))
-            return raised / raised.sum(axis=1, keepdims=True)
-        case "activation":
-            sigmoid: Map = 1 / (1 + np.exp(-x))
-            return sigmoid
-        case _:
-            raise AssertionError(f"{step.kind} has more than one input")
+    return _OPERATIONS[step.kind](step, weights, x)
+
+
+def _conv(step: Operation, weights: Mapping[Slot, Map], x: Map) -> Map:
+    kernel = weights[Slot(step.name, "kernel")]
+    same_size = step.stride == 1 and step.padding == step.kernel // 2
+    return convolved(x, kernel) if same_size else strided(x, kernel, step.stride, step.padding)
+
+
+def _norm(step: Operation, weights: Mapping[Slot, Map], x: Map) -> Map:
+    scale, shift, mean, variance = (weights[Slot(step.name, role)] for role in ROLES["norm"])
+    return normalised(x, scale, shift, mean, variance, step.epsilon)
+
+
+def _relu(_step: Operation, _weights: Mapping[Slot, Map], x: Map) -> Map:
+    return np.maximum(x, 0)
+
+
+def _max_pool(step: Operation, _weights: Mapping[Slot, Map], x: Map) -> Map:
+    return maxima(padded(x, step.kernel, step.stride, step.padding), step.kernel, step.stride)
+
+
+def _average_pool(step: Operation, _weights: Mapping[Slot, Map], x: Map) -> Map:
+    return halved(x, step.rounding)
+
+
+def _pad(_step: Operation, _weights: Mapping[Slot, Map], x: Map) -> Map:
+    return np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
+
+
+def _blur(_step: Operation, _weights: Mapping[Slot, Map], x: Map) -> Map:
+    return blurred(x)
+
+
+def _mean(_step: Operation, _weights: Mapping[Slot, Map], x: Map) -> Map:
+    pooled: Map = x.mean(axis=(1, 2))
+    return pooled
+
+
+def _dense(step: Operation, weights: Mapping[Slot, Map], x: Map) -> Map:
+    result: Map = x @ weights[Slot(step.name, "kernel")] + weights[Slot(step.name, "bias")]
+    return result
+
+
+def _activation(step: Operation, _weights: Mapping[Slot, Map], x: Map) -> Map:
+    if step.function == "sigmoid":
+        sigmoid: Map = 1 / (1 + np.exp(-x))
+        return sigmoid
+    raised = np.exp(x - x.max(axis=1, keepdims=True))
+    softmax: Map = raised / raised.sum(axis=1, keepdims=True)
+    return softmax
+
+
+_OPERATIONS: dict[OperationKind, Callable[[Operation, Mapping[Slot, Map], Map], Map]] = {
+    "conv": _conv,
+    "norm": _norm,
+    "relu": _relu,
+    "max_pool": _max_pool,
+    "average_pool": _average_pool,
+    "pad": _pad,
+    "blur": _blur,
+    "mean": _mean,
+    "dense": _dense,
+    "activation": _activation,
+}
 
 
 def normalised(x: Map, scale: Map, shift: Map, mean: Map, variance: Map, epsilon: float) -> Map:

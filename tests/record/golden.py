@@ -1,6 +1,6 @@
 """Records what the tool writes, reads and computes, so that a change which must change nothing can prove it.
 
-    python tests/record/golden.py        writes tests/data/golden.json; record only what was meant to change
+    python -m tests.record.golden        writes tests/data/golden.json; record only what was meant to change
 
 Each **case** converts a small network into one layout and container. Of the file, and of its companion where there is
 one, the record keeps SHA-256; of the file read back, what it is taken for and one digest of every slot: name, type,
@@ -39,15 +39,15 @@ from zipfile import ZipFile
 
 import numpy as np
 
-from densenet_port.arch import Architecture
 from densenet_port.checkpoint import Tensor
-from densenet_port.convert import convert
+from densenet_port.conversion.load import read as read_network
+from densenet_port.conversion.write import convert
 from densenet_port.errors import PortError
 from densenet_port.formats import companion, write
-from densenet_port.forward import forward
-from densenet_port.gather import ours
-from densenet_port.mapping import Mapping, layouts
-from densenet_port.support import holds
+from densenet_port.layouts.cards import holds
+from densenet_port.layouts.layout import Layout, layouts
+from densenet_port.network.architecture import Architecture
+from densenet_port.network.numpy import forward
 
 # -- all that is known of the package: the imports above, and what these functions do with them ------------------------
 
@@ -60,37 +60,37 @@ def shapes(spec):
 
 def table_of(layout):
     """The file of a layout's table."""
-    return Mapping.load(layout).path
+    return Layout.load(layout).path
 
 
 def own_contract(layout):
     """The contract that a layout's software has, as plain JSON values."""
-    return Mapping.load(layout).contract.to_json()
+    return Layout.load(layout).contract.to_json()
 
 
 def carried(layout):
     """The entries of a contract that go with the weights into a file of the layout."""
-    return Mapping.load(layout).carried
+    return Layout.load(layout).carried
 
 
 def containers(layout):
     """The endings that a layout is written with, the usual one first."""
-    return Mapping.load(layout).containers
+    return Layout.load(layout).containers
 
 
 def kernel_axes(layout):
     """The orders of axes in which a layout stores kernels, the usual one first."""
-    return Mapping.load(layout).tensors["conv"]["kernel"].axes
+    return Layout.load(layout).tensors["conv"]["kernel"].axes
 
 
 def held(layout, spec):
     """Whether a layout can hold a network."""
-    return holds(Mapping.load(layout), Architecture.named(spec))
+    return holds(Layout.load(layout), Architecture.named(spec))
 
 
 def spelled(layout, spec):
     """Name of a slot → name in a layout, which must have one tensor for each."""
-    return {str(place): rule.name for place, rule in Mapping.load(layout).spell(Architecture.named(spec)).items()}
+    return {str(place): rule.name for place, rule in Layout.load(layout).spell(Architecture.named(spec)).items()}
 
 
 def save(path, arrays, spec=None, contract=None):
@@ -113,8 +113,8 @@ class Read(NamedTuple):
 
 def read(path):
     """A whole file."""
-    network = ours(path)
-    contract, weights = network.contract, {slot: load() for slot, load in network.weights.items()}
+    network = read_network(path)
+    contract, weights = network.contract, dict(network.weights)
     facts = [getattr(contract, key) for key in ("epsilon", "stem_padding", "stem_pool", "pool_rounding", "output")]
     return Read(
         " ".join(map(str, [network.layout, network.architecture.spec, *facts, contract.input.order])),
