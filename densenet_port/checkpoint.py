@@ -29,7 +29,7 @@ class Tensor:
 class Checkpoint:
     """Names → tensors in the file's order, and what the file says beside them.
 
-    `metadata` holds what the container records of itself (`keras_version`, `backend`, `epsilon` …); `manifest` what
+    `metadata` holds what the container records of itself (`keras_version`, `backend`, `epsilon` …); `record` what
     densenet-port wrote into the file (architecture, contract, source, digests), or None.
     """
 
@@ -37,7 +37,7 @@ class Checkpoint:
     container: str
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    manifest: Mapping[str, Any] | None = None
+    record: Mapping[str, Any] | None = None
 
 
 def array_digest(array: Array) -> str:

@@ -73,7 +73,7 @@ def test_numpy_agrees_with_torch_in_float64(network):
     ]
 
     assert max(apart) <= BOUND64
-    assert set(verify(out).tensors) == set(verify(out).manifest["tensors"])
+    assert set(verify(out).tensors) == set(verify(out).record["tensors"])
 
 
 def test_tensorflow_agrees_with_torch(network):
@@ -144,12 +144,12 @@ def test_keras_applications_loads_what_is_written_for_it(arch, tmp_path):
 def test_every_form_converts_to_the_same_tensors(network, tmp_path):
     """Zip, legacy, tar, old names, prefixed, wrapped, safetensors: one network; half precision is one of its own."""
     arch, _, out = network
-    wanted = verify(out).manifest["tensors"]
+    wanted = verify(out).record["tensors"]
 
     found = {}
     for form in FORMS:
         source = checkpoint_file(tmp_path, arch, form)
-        found[form] = dict(convert(source, out=tmp_path / "form.safetensors", force=True).manifest["tensors"])
+        found[form] = dict(convert(source, out=tmp_path / "form.safetensors", force=True).record["tensors"])
         source.unlink()
 
     half = found.pop("half")
@@ -175,4 +175,4 @@ def test_the_digests_are_of_the_bytes(network):
     checkpoint = verify(out)
     name = "head_dense/kernel"
 
-    assert array_digest(checkpoint.tensors[name].load()) == checkpoint.manifest["tensors"][name]
+    assert array_digest(checkpoint.tensors[name].load()) == checkpoint.record["tensors"][name]

@@ -292,7 +292,7 @@ def verify(
         "golden": str(beside) if checks else None,
         "passed": all(check["passed"] for check in checks),
         "checks": checks,
-        "manifest": checkpoint.manifest,
+        "manifest": checkpoint.record,
     }
     _say("verify", result, as_json, terminal.verification)
     raise typer.Exit(0 if result["passed"] else 1)
@@ -651,7 +651,7 @@ def _conversion(done: "Conversion", target: Path | None) -> dict[str, Any]:
             "container": done.source.checkpoint.container,
             "layout": done.source.layout,
             "prefix": ledger.prefix,
-            "sha256": done.manifest["source"]["sha256"] or None,
+            "sha256": done.record["source"]["sha256"] or None,
         },
         "architecture": {"name": done.source.architecture.name, **done.source.architecture.to_json()},
         "contract": done.contract.to_json(),
@@ -668,7 +668,7 @@ def _conversion(done: "Conversion", target: Path | None) -> dict[str, Any]:
             "layout": done.target.layout,
             "bytes": done.out.stat().st_size if done.out else None,
         },
-        "tensors": dict(done.manifest["tensors"]),
+        "tensors": dict(done.record["tensors"]),
         "notes": list(done.notes),
     }
 
@@ -689,7 +689,7 @@ def _inspection(checkpoint: "Checkpoint", told: "Network | None", misfit: PortEr
         "contract": told.contract.to_json() if told else None,
         "misfit": {"message": misfit.message, "hint": misfit.hint} if misfit else None,
         "metadata": {key: value for key, value in checkpoint.metadata.items() if key != "config"},
-        "written_by": (checkpoint.manifest or {}).get("tool"),
+        "written_by": (checkpoint.record or {}).get("tool"),
         "tensors": [
             {
                 "name": name,

@@ -157,8 +157,8 @@ RECORDED = {  # what a file's own graph may say of the contract
 
 def _contract_of(checkpoint: Checkpoint, mapping: Layout) -> Contract:
     """What the file records of itself, else what its layout says."""
-    if checkpoint.manifest and "contract" in checkpoint.manifest:
-        return Contract.from_json(checkpoint.manifest["contract"])
+    if checkpoint.record and "contract" in checkpoint.record:
+        return Contract.from_json(checkpoint.record["contract"])
     said = {key: kind(checkpoint.metadata[key]) for key, kind in RECORDED.items() if key in checkpoint.metadata}
     return replace(mapping.contract, **cast("Any", said))
 

@@ -36,7 +36,7 @@ BEHIND = 16  # tensors that may wait to be hashed, which bounds the memory they 
 class Conversion:
     """What a conversion did, or with `out` None would do.
 
-    `tensors` are the target's, in order; `manifest` is what the file says of itself; `notes` what its owner should
+    `tensors` are the target's, in order; `record` is what the file says of itself; `notes` what its owner should
     know.
     """
 
@@ -47,7 +47,7 @@ class Conversion:
     tensors: Mapping[str, Tensor]
     absorbed: Mapping[str, Any] | None
     out: Path | None
-    manifest: Mapping[str, Any]
+    record: Mapping[str, Any]
     notes: tuple[str, ...]
 
 
@@ -134,10 +134,10 @@ def _plan(source: Network, target: Layout, rules: Mapping[TensorKey, TensorSpec]
         tensors=tensors,
         absorbed=absorbed,
         out=None,
-        manifest={},
+        record={},
         notes=tuple(_notes(source, target, contract, dtype)),
     )
-    return replace(plan, manifest=_manifest(plan, {}, ""))
+    return replace(plan, record=_record(plan, {}, ""))
 
 
 def _reversed(rules: Mapping[TensorKey, TensorSpec]) -> bool:
@@ -201,7 +201,7 @@ def _absorb_all(
     A file that was itself made so is taken back the same way, so that its own source's numbers return.
     """
     old, new = source.contract.epsilon, contract.epsilon
-    record = (source.checkpoint.manifest or {}).get("absorbed")
+    record = (source.checkpoint.record or {}).get("absorbed")
     if old == new:
         return {}, record
     undo = set(record["scale"]) if record and (record["to"], record["from"]) == (old, new) else None
@@ -250,28 +250,28 @@ def _written(
         progress(done, len(plan.tensors))
         return array
 
-    def manifest() -> dict[str, Any]:
+    def record() -> dict[str, Any]:
         settle(0)
         complete = all(digest != UNKNOWN for digest in digests.values())
         known = source_digest.result() if complete else UNKNOWN
-        return _manifest(plan, digests, known)
+        return _record(plan, digests, known)
 
     tensors = {
         name: replace(tensor, load=partial(digested, done, name, tensor))
         for done, (name, tensor) in enumerate(plan.tensors.items(), start=1)
     }
-    formats.write(out, tensors, lambda: json.dumps(manifest(), separators=(",", ":")).encode())
-    return replace(plan, out=out, manifest=manifest())
+    formats.write(out, tensors, lambda: json.dumps(record(), separators=(",", ":")).encode())
+    return replace(plan, out=out, record=record())
 
 
-def _manifest(plan: Conversion, digests: Mapping[str, str], source_digest: str) -> dict[str, Any]:
+def _record(plan: Conversion, digests: Mapping[str, str], source_digest: str) -> dict[str, Any]:
     """What the written file says of itself. The same input gives the same bytes: no names, no times.
 
     `absorbed` and `fold` are what rounded tensors, if anything did; `kernels` is there where the layout has several
     ways.
     """
     source, target = plan.source, plan.target
-    manifest = {
+    record = {
         "schema": SCHEMA,
         "tool": f"densenet-port {__version__}",
         "layout": target.layout,
@@ -288,10 +288,10 @@ def _manifest(plan: Conversion, digests: Mapping[str, str], source_digest: str) 
         "tensors": dict(digests),
     }
     if fold := source.ledger.mapping.fold or source.checkpoint.metadata.get("fold"):
-        manifest["fold"] = fold
+        record["fold"] = fold
     if len(target.tensors["conv"]["kernel"].axes) > 1:
-        manifest["kernels"] = "theano" if _reversed(plan.rules) else "tensorflow"
-    return manifest
+        record["kernels"] = "theano" if _reversed(plan.rules) else "tensorflow"
+    return record
 
 
 def _notes(source: Network, target: Layout, contract: Contract, dtype: np.dtype[Any]) -> Iterator[str]:
@@ -303,7 +303,7 @@ def _notes(source: Network, target: Layout, contract: Contract, dtype: np.dtype[
             f"no record says how the kernels are stored: taken as {source.ledger.kernels} has them, as files of this "
             "ordering usually are; --kernels says otherwise, and known logits of one image would decide"
         )
-    if not (source.ledger.mapping.units or source.checkpoint.manifest):
+    if not (source.ledger.mapping.units or source.checkpoint.record):
         yield f"its layers have no names of their own: taken by their order for {source.layout}'s ({_brief(source)})"
     stored = {claim.tensor.dtype for claim in source.ledger.claims.values()}
     worked = "fold" in source.checkpoint.metadata  # by the reader, in float64
@@ -314,7 +314,7 @@ def _notes(source: Network, target: Layout, contract: Contract, dtype: np.dtype[
         yield f"the checkpoint holds {kinds}: its rounding stays in the weights"
     yield from _underflow_notes(source)
     if "epsilon" in source.ledger.mapping.carried and not (
-        source.checkpoint.manifest or "epsilon" in source.checkpoint.metadata
+        source.checkpoint.record or "epsilon" in source.checkpoint.metadata
     ):
         yield f"the file records no contract: {_brief(source)} are taken"
 
@@ -347,7 +347,7 @@ def _contract_notes(source: Network, target: Layout, contract: Contract) -> Iter
         change = f"{source.contract.pool_rounding} to {contract.pool_rounding}"
         yield f"average pools round from {change}: the same for maps of even size, as 224 and 256 pixels give"
     channels, order = source.architecture.channels, source.contract.input.order
-    if channels != 3 and order != "grey" and not source.checkpoint.manifest:  # noqa: PLR2004 (red, green, blue)
+    if channels != 3 and order != "grey" and not source.checkpoint.record:  # noqa: PLR2004 (red, green, blue)
         found = f"{source.layout}'s pictures have 3 channels, this network's {channels}"
         yield f"{found}: how to prepare them is not recorded"
     if contract.input != target.contract.input and "output" not in target.carried:
@@ -359,12 +359,12 @@ def _contract_notes(source: Network, target: Layout, contract: Contract) -> Iter
 
 
 def verify(path: Path) -> Checkpoint:
-    """The checkpoint in a file of ours, once every tensor's digest is the one in its manifest.
+    """The checkpoint in a file of ours, once every tensor's digest is the one in its record.
 
     Raises MisfitError for a file that carries none, ComparisonError that names the tensors that differ.
     """
     checkpoint = formats.read(path)
-    recorded = (checkpoint.manifest or {}).get("tensors")
+    recorded = (checkpoint.record or {}).get("tensors")
     if not isinstance(recorded, dict):
         raise MisfitError(f"{path}: carries no digests", hint="only files that densenet-port wrote can be verified")
     wrong = [f"{name} is not recorded" for name in checkpoint.tensors if name not in recorded]

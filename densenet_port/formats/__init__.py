@@ -53,18 +53,18 @@ def read(path: Path) -> Checkpoint:
     )
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[], bytes]) -> None:
+def write(path: Path, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> None:
     """Write tensors in their order, in the container of the path's ending; the file appears whole or not at all.
 
-    `manifest()` gives JSON bytes of constant length and is complete once every tensor has been loaded. Raises
+    `record()` gives JSON bytes of constant length and is complete once every tensor has been loaded. Raises
     UsageError for an unknown ending, DiskError for a place that cannot be written.
     """
     module, function = ENDINGS[ending(path)]
     with whole(path) as temporary:
-        getattr(_module(module), function)(temporary, tensors, manifest)
+        getattr(_module(module), function)(temporary, tensors, record)
         if other := companion(path):
             with whole(other) as text:
-                text.write_bytes(_module(module).companion(tensors, manifest()))
+                text.write_bytes(_module(module).companion(tensors, record()))
 
 
 def companion(path: Path) -> Path | None:

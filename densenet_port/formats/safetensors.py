@@ -7,7 +7,7 @@
 Read without the `safetensors` library, which keeps the whole file mapped and needs another package for bfloat16. The
 order is that of the data. Refused: names given twice, overlaps, gaps, types that numpy does not have.
 
-densenet-port's manifest is the entry `densenet_port` of `__metadata__`.
+densenet-port's record is the entry `densenet_port` of `__metadata__`.
 """
 
 import json
@@ -22,7 +22,7 @@ from densenet_port.checkpoint import Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, UsageError
 from densenet_port.formats.source import Source, guarded, native, stored, write_tensor
 
-MANIFEST = "densenet_port"
+RECORD = "densenet_port"
 DTYPES = {  # the header's words → numpy's
     "F64": "float64",
     "F32": "float32",
@@ -63,11 +63,11 @@ def read(path: Path) -> Checkpoint:
         metadata = header.pop(_METADATA, {})
         if not all(isinstance(text, str) for text in metadata.values()):
             raise CorruptError(f"{path}: {_METADATA} holds more than texts")
-        manifest = json.loads(metadata.pop(MANIFEST, "null"))
-        if not isinstance(manifest, dict | None):
-            raise CorruptError(f"{path}: its manifest is no JSON object")
+        record = json.loads(metadata.pop(RECORD, "null"))
+        if not isinstance(record, dict | None):
+            raise CorruptError(f"{path}: its record is no JSON object")
         tensors = dict(_tensors(source, header, 8 + length))
-    return Checkpoint(path=path, container="safetensors", tensors=tensors, metadata=metadata, manifest=manifest)
+    return Checkpoint(path=path, container="safetensors", tensors=tensors, metadata=metadata, record=record)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -111,20 +111,20 @@ def _load(source: Source, offset: int, shape: tuple[int, ...], dtype: str) -> Ca
     return load
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[], bytes]) -> None:
-    """Write tensors in their order, row-major, with the manifest in the header.
+def write(path: Path, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> None:
+    """Write tensors in their order, row-major, with the record in the header.
 
-    `manifest()` gives JSON bytes of constant length, complete after the last tensor. Raises UsageError for a type that
+    `record()` gives JSON bytes of constant length, complete after the last tensor. Raises UsageError for a type that
     safetensors does not have, or names that its header cannot hold.
     """
     entries = _entries(tensors)
-    head = _header(entries, manifest())
+    head = _header(entries, record())
     with path.open("wb") as file:
         file.write(head)
         for name, tensor in tensors.items():
             write_tensor(file, name, tensor)
         file.seek(0)
-        if file.write(complete := _header(entries, manifest())) != len(head):
+        if file.write(complete := _header(entries, record())) != len(head):
             raise MisfitError(f"{path}: the header grew from {len(head)} to {len(complete)} bytes while it was written")
 
 
@@ -142,9 +142,9 @@ def _entries(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return found
 
 
-def _header(entries: Mapping[str, Any], manifest: bytes) -> bytes:
+def _header(entries: Mapping[str, Any], record: bytes) -> bytes:
     """The file up to the tensors, padded with spaces so that they begin at a multiple of eight."""
-    content = {_METADATA: {MANIFEST: manifest.decode()}} | dict(entries)
+    content = {_METADATA: {RECORD: record.decode()}} | dict(entries)
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text

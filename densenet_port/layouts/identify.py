@@ -24,7 +24,7 @@ def identify(
     kernels: Kernels | None = None,
 ) -> Ledger:
     """The complete ledger of a file under the one table that fits it. Raises MisfitError that shows what does not."""
-    known = (checkpoint.manifest or {}).get("layout")
+    known = (checkpoint.record or {}).get("layout")
     if src is None and known in layouts():
         src = known
     if src is not None:

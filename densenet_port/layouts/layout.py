@@ -554,7 +554,7 @@ def written(mapping: Layout, place: TensorKey) -> Role | float:
 
 def _recorded_kernels(checkpoint: Checkpoint) -> Kernels | None:
     """How the file itself says that its kernels are stored."""
-    told = (checkpoint.manifest or {}).get("kernels") or checkpoint.metadata.get("kernels")
+    told = (checkpoint.record or {}).get("kernels") or checkpoint.metadata.get("kernels")
     return cast("Kernels", told) if told in ("theano", "tensorflow") else None
 
 

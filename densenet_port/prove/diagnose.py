@@ -26,7 +26,8 @@ from densenet_port.checkpoint import Array
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract, Output, StemPadding
-from densenet_port.network.numpy import Map, Network, average_pooled, forward, rectified, stem_pooled
+from densenet_port.network.graph import Padding, graph
+from densenet_port.network.numpy import Map, evaluate, forward, run
 from densenet_port.network.units import ROLES, Role, Slot, Unit
 from densenet_port.prove.faults import (
     BOUND,
@@ -37,7 +38,6 @@ from densenet_port.prove.faults import (
     Mistake,
     Sight,
     Undone,
-    activated,
     any_norm,
     is_strided,
     other_pools,
@@ -198,10 +198,12 @@ class Reference:
     def _arriving(self, source: str) -> Map:
         """A unit's output as the next one finds it, behind the pool if there is one."""
         output = self.leaving(source)
+        network = graph(self.architecture, self.pool)
         if source in ("stem.norm", "stem.norm3"):
-            return stem_pooled(np.maximum(output, 0), self.pool)
+            (entry,) = network.operations["block1.layer1.norm1"].inputs
+            return evaluate(network, entry, {source: output}, {})
         if source.startswith("transition") and source.endswith(".conv"):
-            return average_pooled(output, self.contract.pool_rounding)
+            return evaluate(network, source.replace("conv", "pool"), {source: output}, {})
         return output
 
 
@@ -545,7 +547,7 @@ def _last_map(port: Port, reference: Reference, logits: Array) -> Iterator[Outco
 # -- the port's own graph ----------------------------------------------------------------------------------------------
 
 
-class Graph(NamedTuple):
+class Otherwise(NamedTuple):
     """What a framework can do otherwise with the right weights.
 
     `first` is the unit that images enter, `pool` a contract with another stem pool.
@@ -560,44 +562,53 @@ class Graph(NamedTuple):
     output: Output = "logits"
 
 
-Otherwise = Iterator[tuple[Graph, Mapping[str, Any], tuple[str, ...]]]  # a graph, its detail, the units where it acts
+Variants = Iterator[
+    tuple[Otherwise, Mapping[str, Any], tuple[str, ...]]
+]  # a graph, its detail, the units where it acts
 
 
-def _padded_otherwise(graph: Graph) -> Otherwise:
+def _padded_otherwise(otherwise: Otherwise) -> Variants:
     rules: tuple[StemPadding, ...] = ("symmetric", "same")
     for convolution, pool in product(rules, repeat=2):
-        parts = {graph.first: convolution != graph.convolution, "block1.layer1.norm1": pool != graph.pool.stem_padding}
+        parts = {
+            otherwise.first: convolution != otherwise.convolution,
+            "block1.layer1.norm1": pool != otherwise.pool.stem_padding,
+        }
         units = tuple(unit for unit, differs in parts.items() if differs)
-        padded = replace(graph.pool, stem_padding=pool)
-        yield graph._replace(convolution=convolution, pool=padded), {"convolution": convolution, "pool": pool}, units
+        padded = replace(otherwise.pool, stem_padding=pool)
+        yield (
+            otherwise._replace(convolution=convolution, pool=padded),
+            {"convolution": convolution, "pool": pool},
+            units,
+        )
 
 
-def _pooled_otherwise(graph: Graph) -> Otherwise:
-    for pool in other_pools(graph.pool):
-        if pool.stem_pool != graph.pool.stem_pool:  # the other padding has been tried
-            yield graph._replace(pool=pool), {"pool": pool.stem_pool}, ("block1.layer1.norm1",)
+def _pooled_otherwise(otherwise: Otherwise) -> Variants:
+    for pool in other_pools(otherwise.pool):
+        if pool.stem_pool != otherwise.pool.stem_pool:  # the other padding has been tried
+            yield otherwise._replace(pool=pool), {"pool": pool.stem_pool}, ("block1.layer1.norm1",)
 
 
-def _without_last_relu(graph: Graph) -> Otherwise:
-    yield graph._replace(last_relu=False), {}, ("head.dense",)
+def _without_last_relu(otherwise: Otherwise) -> Variants:
+    yield otherwise._replace(last_relu=False), {}, ("head.dense",)
 
 
-def _reversed_images(graph: Graph) -> Otherwise:
-    yield graph._replace(reverse=True), {}, (graph.first,)
+def _reversed_images(otherwise: Otherwise) -> Variants:
+    yield otherwise._replace(reverse=True), {}, (otherwise.first,)
 
 
-def _with_epsilon(graph: Graph) -> Otherwise:
+def _with_epsilon(otherwise: Otherwise) -> Variants:
     for epsilon in EPSILONS:
-        yield graph._replace(epsilon=epsilon), {"epsilon": epsilon}, ()
+        yield otherwise._replace(epsilon=epsilon), {"epsilon": epsilon}, ()
 
 
-def _with_output(graph: Graph) -> Otherwise:
+def _with_output(otherwise: Otherwise) -> Variants:
     outputs: tuple[Output, ...] = ("softmax", "sigmoid")
     for output in outputs:
-        yield graph._replace(output=output), {"output": output}, ("head.dense",)
+        yield otherwise._replace(output=output), {"output": output}, ("head.dense",)
 
 
-GRAPHS: tuple[tuple[str, Callable[[Graph], Otherwise], str], ...] = (
+GRAPHS: tuple[tuple[str, Callable[[Otherwise], Variants], str], ...] = (
     ("stem-padding", _padded_otherwise, "pads the stem by “{convolution}”, its pool by “{pool}”; its contract differs"),
     ("stem-pool", _pooled_otherwise, "ends its stem with the pool “{pool}”; its contract differs"),
     ("no-last-relu", _without_last_relu, "has no ReLU before the head"),
@@ -609,17 +620,17 @@ GRAPHS: tuple[tuple[str, Callable[[Graph], Otherwise], str], ...] = (
 
 def _graph(port: Port, images: Array, port_logits: Array) -> Iterator[Finding]:
     """What the port's framework does otherwise than its weights and contract say, if anything."""
-    network = Network.prepared(port.architecture, port.contract, port.weights)
+    network = port
     first, padding = next(iter(port.architecture.units)), port.contract.stem_padding
-    right = Graph(first, padding, port.contract, port.contract.epsilon)
+    right = Otherwise(first, padding, port.contract, port.contract.epsilon)
     images = images.astype(np.float64)
     bound, before = _noise(port, images, port_logits), _gap(network, images, right, port_logits)
     if before <= bound:
         return
     for slug, change, says in GRAPHS:
-        for graph, detail, units in change(right):
-            if _gap(network, images[:TRIED], graph, port_logits[:TRIED]) <= bound:
-                after = _gap(network, images, graph, port_logits)
+        for otherwise, detail, units in change(right):
+            if _gap(network, images[:TRIED], otherwise, port_logits[:TRIED]) <= bound:
+                after = _gap(network, images, otherwise, port_logits)
                 told = f"The port's network {says.format(**detail)}."
                 yield _finding(slug, told, units, before, after, {**detail, "side": "port"})
                 return
@@ -638,25 +649,24 @@ def _noise(port: Port, images: Map, port_logits: Array) -> float:
     return FLOAT32_SLACK * float(np.abs(passes[1] - passes[0]).max() / passes[0].std())
 
 
-def _gap(network: Network, images: Map, graph: Graph, port_logits: Array) -> float:
+def _gap(network: Port, images: Map, otherwise: Otherwise, port_logits: Array) -> float:
     """The largest difference of a graph's logits from the port's, in their deviations; infinite without a number."""
-    logits = _free_run(network, images, graph)
+    logits = _free_run(network, images, otherwise)
     apart = float(np.abs(logits - port_logits).max() / (logits.std() or 1.0))
     return apart if isfinite(apart) else float("inf")
 
 
-def _free_run(network: Network, images: Map, graph: Graph) -> Map:
+def _free_run(network: Port, images: Map, otherwise: Otherwise) -> Map:
     """The port in numpy, from the images, with another graph."""
-    contract = replace(network.contract, epsilon=graph.epsilon, stem_padding=graph.convolution)
-    network = replace(network, contract=contract)
-    x = network.before_pool(images[..., ::-1] if graph.reverse else images)
-    if network.architecture.stem != "cifar":
-        x = stem_pooled(x, graph.pool)
-    for b in range(1, len(network.architecture.layers)):
-        x = network.transition(f"transition{b}", network.block(b, x))
-    x = network.norm("final.norm", network.block(len(network.architecture.layers), x))
-    x = rectified(x) if graph.last_relu else x
-    return x if network.architecture.classes is None else activated(network.head(x), graph.output)
+    contract = replace(otherwise.pool, epsilon=otherwise.epsilon, output=otherwise.output)
+    found = graph(network.architecture, contract)
+    first = found.operations[otherwise.first]
+    if first.stride > 1:
+        padding: Padding = "same" if otherwise.convolution == "same" else first.kernel // 2
+        found = found.edited(otherwise.first, padding=padding)
+    if not otherwise.last_relu:
+        found = found.without("final.relu")
+    return run(found, network.weights, images[..., ::-1] if otherwise.reverse else images)
 
 
 # -- telling -----------------------------------------------------------------------------------------------------------

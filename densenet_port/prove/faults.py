@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from densenet_port.network.contract import Contract, Output, StemPadding
-from densenet_port.network.numpy import Map, convolved, normalised, stem_convolved
+from densenet_port.network.numpy import Map, convolved, normalised, strided
 from densenet_port.network.units import ROLES, Role, Unit
 
 BOUND = 1e-10
@@ -76,7 +76,8 @@ class Case:
             scale, shift, mean, variance = (self.weights[role] for role in ROLES["norm"])
             return normalised(x, scale, shift, mean, variance, self.contract.epsilon)
         if is_strided(self.unit):
-            return stem_convolved(x, self.weights["kernel"], self.contract.stem_padding)
+            same = self.contract.stem_padding == "same"
+            return strided(x, self.weights["kernel"], 2, "same" if same else self.unit.sizes["h"] // 2)
         if self.unit.kind == "conv":
             return convolved(x, self.weights["kernel"])
         pooled: Map = (np.maximum(x, 0) if self.last_relu else x).mean(axis=(1, 2))

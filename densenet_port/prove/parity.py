@@ -530,7 +530,7 @@ def replay(converted: Path, golden: Path) -> list[Check]:
     """
     port, side = read(converted), load_side(golden)
     _same_numbers(port, side.architecture, str(golden))
-    rounded = bool((port.checkpoint.manifest or {}).get("fold")) or port.contract != side.contract
+    rounded = bool((port.checkpoint.record or {}).get("fold")) or port.contract != side.contract
     checks: list[Check] = []
     for probe in side.probes:
         taps: dict[str, float] = {}

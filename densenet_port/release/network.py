@@ -122,7 +122,7 @@ def _converted(source: Source, work: Path) -> dict[Path, Conversion]:
             verify(path)
     first, *others = found.items()
     for path, done in others:
-        tensors, known = (conversion.manifest["tensors"].items() for conversion in (done, first[1]))
+        tensors, known = (conversion.record["tensors"].items() for conversion in (done, first[1]))
         if len(tensors) != len(done.source.architecture.slots) or not tensors <= known:
             raise ComparisonError(f"{path}: its tensors are not those of {first[0].name}")
     return found
@@ -195,7 +195,7 @@ def _told(check: Check) -> dict[str, Any]:
 def _file(path: Path, done: Conversion, source: Source, figures: Mapping[str, Any], golden: str) -> File:
     """The manifest's entry of a converted file. Golden logits are those of the whole network."""
     size, sha256, chunks = manifest.digests(path)
-    told, top = done.manifest, done.source.architecture.classes is not None
+    told, top = done.record, done.source.architecture.classes is not None
     return File(
         name=path.name,
         size=size,

@@ -177,7 +177,7 @@ def _tensors(told: Manifest, folder: Path, right: set[str]) -> Iterator[Judged]:
 def _fault(file: File, folder: Path) -> str | None:
     """What is wrong with a file, or with what is said of it."""
     try:
-        own = convert.verify(folder / file.name).manifest or {}
+        own = convert.verify(folder / file.name).record or {}
     except PortError as error:
         return error.message
     apart = [key for key in OWN if own.get(key) != getattr(file, key)]

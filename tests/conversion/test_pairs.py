@@ -197,7 +197,7 @@ def trained(told, path):
         if place.unit.endswith(("norm", "norm1", "norm2")) and place.part in constant:
             array = (array + random.uniform(0.3, 0.6, array.shape)).astype(array.dtype)
         tensors[claim.name] = held(array)
-    formats.write(path, tensors, lambda: json.dumps(told.checkpoint.manifest).encode())
+    formats.write(path, tensors, lambda: json.dumps(told.checkpoint.record).encode())
     return path
 
 

@@ -319,7 +319,7 @@ def test_one_of_two_networks_is_converted_and_proven(averaged, tmp_path):
     )
 
     assert (right.passed, wrong.passed, wrong.where) == (True, False, "stem.conv")
-    assert done.manifest["source"]["within"] == "state_dict_ema"
+    assert done.record["source"]["within"] == "state_dict_ema"
 
 
 def test_numpy_runs_one_of_two_networks(averaged):

@@ -104,10 +104,10 @@ def test_a_file_knows_what_it_is(small, tmp_path, ending):
 
     checkpoint = verify(tmp_path / f"out{ending}")
 
-    assert checkpoint.manifest == json.loads(json.dumps(done.manifest))
-    assert checkpoint.manifest["source"]["sha256"] == hashlib.sha256(small.read_bytes()).hexdigest()
-    assert Architecture.from_json(checkpoint.manifest["architecture"]) == Architecture.named(SMALL)
-    assert (checkpoint.manifest["layout"], set(checkpoint.manifest["tensors"])) == (dst, set(checkpoint.tensors))
+    assert checkpoint.record == json.loads(json.dumps(done.record))
+    assert checkpoint.record["source"]["sha256"] == hashlib.sha256(small.read_bytes()).hexdigest()
+    assert Architecture.from_json(checkpoint.record["architecture"]) == Architecture.named(SMALL)
+    assert (checkpoint.record["layout"], set(checkpoint.record["tensors"])) == (dst, set(checkpoint.tensors))
 
 
 def test_a_changed_tensor_does_not_verify(small, tmp_path):

@@ -219,7 +219,7 @@ def test_the_hdf5_form_is_read(tmp_path):
 
 
 def test_google_reads_what_is_written(tmp_path):
-    """Google's parser finds every blob in its layer, in Caffe's order, and passes over the manifest."""
+    """Google's parser finds every blob in its layer, in Caffe's order, and passes over the record."""
     made = tensors()
 
     told = CAFFE["NetParameter"].FromString(written(tmp_path, made).read_bytes())
@@ -246,13 +246,13 @@ def test_the_graph_in_the_file_is_the_one_beside_it(tmp_path):
 
 
 def test_what_is_written_reads_back(tmp_path):
-    """Tensors and manifest come back from a file as they went in, and each tensor was loaded once."""
+    """Tensors and record come back from a file as they went in, and each tensor was loaded once."""
     made, seen = tensors(), []
 
     found = formats.read(written(tmp_path, watched(made, seen)))
 
     assert (sorted(content(found.tensors)), sorted(seen)) == (sorted(content(made)), sorted(made))
-    assert found.manifest["text"] == 'Grüße "aus" \\ Zürich'
+    assert found.record["text"] == 'Grüße "aus" \\ Zürich'
 
 
 def test_doubles_are_written_as_doubles(tmp_path):
@@ -367,8 +367,8 @@ def test_keras_to_caffe_to_keras_keeps_every_bit(tmp_path):
 
 
 @pytest.mark.parametrize("rounding", ["floor", "ceil"])
-def test_the_graph_carries_the_rounding_without_the_manifest(rounding, tmp_path):
-    """A file that another program saved again has no manifest; its graph or .prototxt still says how pools round."""
+def test_the_graph_carries_the_rounding_without_the_record(rounding, tmp_path):
+    """A file that another program saved again has no record; its graph or .prototxt still says how pools round."""
     path = written(tmp_path, tensors(), pool_rounding=rounding)
     bare = CAFFE["NetParameter"].FromString(path.read_bytes())
     bare.DiscardUnknownFields()
@@ -394,7 +394,7 @@ def test_caffe_to_keras_to_caffe_rounds_once(factor, tmp_path):
         exact, found = first.weights[slot].astype("f8"), back.weights[slot]
         off.append(float(np.max(np.abs(found - exact) / np.spacing(np.abs(found)))))
     assert max(off) <= (0 if factor in (0.0, 1.0) else 0.5)
-    assert verify(tmp_path / "back.caffemodel").manifest["layout"] == "caffe"
+    assert verify(tmp_path / "back.caffemodel").record["layout"] == "caffe"
 
 
 def test_the_input_is_caffes():
@@ -445,9 +445,9 @@ BROKEN = {
     ),
     "too many axes": (one_blob(data=[1.0], shape=shape(*[1] * 33)), "and holds 1 numbers"),
     "two layers of one name": (twice(), "two layers with blobs are called 'conv1'"),
-    "a manifest that is no object": (
+    "a record that is no object": (
         one_blob(data=[1.0], shape=shape(1)) + b"\xca\xce\xff\xff\x0f\x02[]",
-        "its manifest is no JSON object",
+        "its record is no JSON object",
     ),
 }
 
@@ -511,7 +511,7 @@ def test_a_damaged_prototxt_is_named(tmp_path):
     )
 
 
-def test_the_manifest_is_where_it_is_said_to_be(tmp_path):
+def test_the_record_is_where_it_is_said_to_be(tmp_path):
     """The last field of the file has the number that the format's description names."""
     data = written(tmp_path, tensors()).read_bytes()
 

@@ -178,14 +178,14 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
 
 
-def test_every_tensor_is_loaded_once_in_order_and_the_manifest_last(tmp_path):
-    """The manifest that stands in the file was asked for after the last tensor."""
+def test_every_tensor_is_loaded_once_in_order_and_the_record_last(tmp_path):
+    """The record that stands in the file was asked for after the last tensor."""
     seen, told = [], telling()
-    keras_archive.write(tmp_path / "x", watched(weights(), seen), lambda: seen.append("manifest") or told())
+    keras_archive.write(tmp_path / "x", watched(weights(), seen), lambda: seen.append("record") or told())
 
-    last = keras_archive.read(tmp_path / "x").manifest["calls"]
+    last = keras_archive.read(tmp_path / "x").record["calls"]
     announced = seen.index("stem_conv/kernel")
-    assert (seen[announced:], last) == ([*weights(), "manifest"], 1000 + announced)
+    assert (seen[announced:], last) == ([*weights(), "record"], 1000 + announced)
 
 
 def test_memory_is_that_of_a_tensor(tmp_path):
@@ -233,7 +233,7 @@ def test_tensors_of_another_network_are_refused(tensors, message, tmp_path):
     assert message in caught.value.message
 
 
-def test_a_manifest_without_a_network_is_refused(tmp_path):
+def test_a_record_without_a_network_is_refused(tmp_path):
     """There is nothing to build."""
     with pytest.raises(MisfitError, match="architecture"):
         keras_archive.write(tmp_path / "x", weights(), lambda: b"{}")

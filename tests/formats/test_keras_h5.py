@@ -515,14 +515,14 @@ def test_a_long_list_of_layers_is_split_as_keras_splits_it(tmp_path):
 
 
 @pytest.mark.parametrize("write", [keras_h5.write_legacy, keras_h5.write_weights_h5])
-def test_every_tensor_is_loaded_once_in_order_and_the_manifest_last(write, tmp_path):
-    """The manifest that stands in the file was asked for after the last tensor."""
+def test_every_tensor_is_loaded_once_in_order_and_the_record_last(write, tmp_path):
+    """The record that stands in the file was asked for after the last tensor."""
     seen, told = [], telling()
-    write(tmp_path / "x", watched(weights(), seen), lambda: seen.append("manifest") or told())
+    write(tmp_path / "x", watched(weights(), seen), lambda: seen.append("record") or told())
 
-    last = keras_h5.read(tmp_path / "x").manifest["calls"]
+    last = keras_h5.read(tmp_path / "x").record["calls"]
     announced = seen.index("stem_conv/kernel")
-    assert (seen[announced:], last) == ([*weights(), "manifest"], 1000 + announced)
+    assert (seen[announced:], last) == ([*weights(), "record"], 1000 + announced)
 
 
 @pytest.mark.parametrize("write", [keras_h5.write_legacy, keras_h5.write_weights_h5])
@@ -615,7 +615,7 @@ def test_a_tensor_that_breaks_its_word_stops_the_writing(broken, tmp_path):
         keras_h5.write_legacy(tmp_path / "x", {"a/gamma": broken}, telling())
 
 
-def test_a_manifest_that_grows_stops_the_writing(tmp_path):
+def test_a_record_that_grows_stops_the_writing(tmp_path):
     """Its length stands in the head, too."""
     texts = iter([b'{"a":%d}' % 10**digits for digits in range(5)])
 
@@ -769,7 +769,7 @@ def deep_json(file):
     file.attrs["model_config"] = '[{"a":' * 20_000
 
 
-def manifest_of_another_kind(file):
+def record_of_another_kind(file):
     file["layers/conv2d/vars/0"] = KERNEL
     file["densenet_port/vars/0"] = np.frombuffer(b"[1, 2]", "u1")
 
@@ -805,7 +805,7 @@ HOSTILE = {
     repeated_layer: "two tensors are called a/gamma",
     dataset_for_a_layer: "layer 'a' has no list of its weights",
     deep_json: "broken HDF5: RecursionError",
-    manifest_of_another_kind: "its manifest is no JSON object",
+    record_of_another_kind: "its record is no JSON object",
 }
 
 

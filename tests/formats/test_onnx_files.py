@@ -94,7 +94,7 @@ def test_what_is_written_passes_onnx_s_own_checker(case, tmp_path):
 @pytest.mark.parametrize("layout", ["onnx", "onnx-caffe2"])
 @pytest.mark.parametrize("case", CONTRACTS)
 def test_what_is_written_reads_back_the_same_from_the_graph_alone(case, layout, tmp_path):
-    """Weights bit by bit, architecture and contract, though the manifest is gone."""
+    """Weights bit by bit, architecture and contract, though the record is gone."""
     architecture, contract = CONTRACTS[case]
     weights = random_model(architecture, contract, tmp_path / "x.onnx", layout)
     model = onnx.load(tmp_path / "x.onnx")
@@ -154,12 +154,12 @@ def test_a_written_model_is_verified_by_its_digests(small, tmp_path):
 @pytest.mark.parametrize(
     ("contract", "message"),
     [
-        (Contract(epsilon=1e-3), "its graph has the epsilon 1e-05, its manifest 0.001"),
-        (Contract(pool_rounding="ceil"), "its graph has the pool_rounding floor, its manifest ceil"),
-        (Contract(output="softmax"), "its graph has the output logits, its manifest softmax"),
+        (Contract(epsilon=1e-3), "its graph has the epsilon 1e-05, its record 0.001"),
+        (Contract(pool_rounding="ceil"), "its graph has the pool_rounding floor, its record ceil"),
+        (Contract(output="softmax"), "its graph has the output logits, its record softmax"),
     ],
 )
-def test_a_graph_that_was_changed_under_its_manifest_is_refused(contract, message, written, tmp_path):
+def test_a_graph_that_was_changed_under_its_record_is_refused(contract, message, written, tmp_path):
     """Both would say what the network is."""
     model = onnx.load(written)
     (entry,) = model.metadata_props

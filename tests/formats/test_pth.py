@@ -796,9 +796,9 @@ ODD_ZIPS = {
     "0 members `data.pkl`": {"x/data/0": b""},
     "broken pickle": {"x/data.pkl": b""},
     "unknown byte order b'middle'": {"x/data.pkl": b"N.", "x/byteorder": b"middle"},
-    "unreadable manifest densenet_port.json: Expecting": {"x/data.pkl": b"N.", "x/densenet_port.json": b"{"},
-    "unreadable manifest densenet_port.json: no JSON object": {"x/data.pkl": b"N.", "x/densenet_port.json": b"[]"},
-    "unreadable manifest densenet_port.json: maximum": {"x/data.pkl": b"N.", "x/densenet_port.json": b"[" * 10**6},
+    "unreadable record densenet_port.json: Expecting": {"x/data.pkl": b"N.", "x/densenet_port.json": b"{"},
+    "unreadable record densenet_port.json: no JSON object": {"x/data.pkl": b"N.", "x/densenet_port.json": b"[]"},
+    "unreadable record densenet_port.json: maximum": {"x/data.pkl": b"N.", "x/densenet_port.json": b"[" * 10**6},
 }
 
 
@@ -940,8 +940,8 @@ WRITABLE = {
 }
 
 
-def write(path, tensors=None, manifest=lambda: b'{"layout": "torchvision"}'):
-    pth.write(path, WRITABLE if tensors is None else tensors, manifest)
+def write(path, tensors=None, record=lambda: b'{"layout": "torchvision"}'):
+    pth.write(path, WRITABLE if tensors is None else tensors, record)
     return path
 
 
@@ -963,7 +963,7 @@ def test_what_was_written_is_an_ordered_dict_without_metadata(tmp_path):
 def test_what_was_written_is_read_back(tmp_path):
     checkpoint = pth.read(write(tmp_path / "x"))
 
-    assert checkpoint.manifest == {"layout": "torchvision"}
+    assert checkpoint.record == {"layout": "torchvision"}
     assert list(checkpoint.tensors) == list(WRITABLE)
     assert ours(tmp_path / "x") == {name: (tensor.dtype, spelled(tensor.load())) for name, tensor in WRITABLE.items()}
 
@@ -998,7 +998,7 @@ def test_a_network_takes_it_without_counters(full, tmp_path):
     assert str(result) == "<All keys matched successfully>"
 
 
-def test_every_tensor_is_loaded_once_in_order_and_then_the_manifest_is_made(tmp_path):
+def test_every_tensor_is_loaded_once_in_order_and_then_the_record_is_made(tmp_path):
     order = []
 
     def load(name):
@@ -1009,7 +1009,7 @@ def test_every_tensor_is_loaded_once_in_order_and_then_the_manifest_is_made(tmp_
     write(tmp_path / "x", tensors, lambda: json.dumps(order).join(['{"order":', "}"]).encode())
 
     assert order == ["b", "c", "a"]
-    assert pth.read(tmp_path / "x").manifest == {"order": ["b", "c", "a"]}
+    assert pth.read(tmp_path / "x").record == {"order": ["b", "c", "a"]}
 
 
 def test_every_payload_is_aligned(tmp_path):

@@ -94,30 +94,30 @@ def test_the_file_s_own_words_are_metadata(tmp_path):
     safetensors.torch.save_file({"x": X}, tmp_path / "x", {"format": "pt", "note": "Grüße"})
 
     found = ours.read(tmp_path / "x")
-    assert (found.container, found.metadata, found.manifest) == ("safetensors", {"format": "pt", "note": "Grüße"}, None)
+    assert (found.container, found.metadata, found.record) == ("safetensors", {"format": "pt", "note": "Grüße"}, None)
 
 
-def test_the_manifest_stands_in_the_header_for_the_library_too(tmp_path):
+def test_the_record_stands_in_the_header_for_the_library_too(tmp_path):
     """A text among the metadata, and nothing else there."""
     ours.write(tmp_path / "x", weights(), telling())
 
     with safetensors.safe_open(tmp_path / "x", "np") as file:
         found = file.metadata()
     read = ours.read(tmp_path / "x")
-    assert ({"densenet_port": json.dumps(read.manifest)}.keys(), json.loads(found["densenet_port"]), read.metadata) == (
+    assert ({"densenet_port": json.dumps(read.record)}.keys(), json.loads(found["densenet_port"]), read.metadata) == (
         found.keys(),
-        read.manifest,
+        read.record,
         {},
     )
 
 
-def test_every_tensor_is_loaded_once_in_order_and_the_manifest_last(tmp_path):
+def test_every_tensor_is_loaded_once_in_order_and_the_record_last(tmp_path):
     """The header is written again when all digests are known."""
     seen, told = [], telling()
-    ours.write(tmp_path / "x", watched(weights(), seen), lambda: seen.append("manifest") or told())
+    ours.write(tmp_path / "x", watched(weights(), seen), lambda: seen.append("record") or told())
 
-    last = ours.read(tmp_path / "x").manifest["calls"]
-    assert (seen, last) == (["manifest", *weights(), "manifest"], 1001)
+    last = ours.read(tmp_path / "x").record["calls"]
+    assert (seen, last) == (["record", *weights(), "record"], 1001)
 
 
 def test_data_begin_at_a_multiple_of_eight(tmp_path):
@@ -171,7 +171,7 @@ def test_a_tensor_that_breaks_its_word_stops_the_writing(broken, tmp_path):
         ours.write(tmp_path / "x", {"x": broken}, telling())
 
 
-def test_a_manifest_that_grows_stops_the_writing(tmp_path):
+def test_a_record_that_grows_stops_the_writing(tmp_path):
     """It would run over the first tensor."""
     texts = iter([b"{}", b'{"text": "longer than before"}'])
 
@@ -204,11 +204,11 @@ HOSTILE = {
     "an unknown type": (file_of({"a": entry(dtype="F8_E4M3")}, bytes(8)), "a has the type F8_E4M3"),
     "metadata of numbers": (file_of({"__metadata__": {"a": 1}}), "__metadata__ holds more than texts"),
     "metadata of another kind": (file_of({"__metadata__": []}), "broken safetensors"),
-    "a manifest of another kind": (
+    "a record of another kind": (
         file_of({"__metadata__": {"densenet_port": "[]"}}),
-        "its manifest is no JSON object",
+        "its record is no JSON object",
     ),
-    "a manifest that is no JSON": (file_of({"__metadata__": {"densenet_port": "{"}}), "broken safetensors"),
+    "a record that is no JSON": (file_of({"__metadata__": {"densenet_port": "{"}}), "broken safetensors"),
 }
 
 

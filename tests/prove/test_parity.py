@@ -327,7 +327,7 @@ def test_a_port_without_metadata_is_judged_by_its_layout_s_contract(port, small,
 
     result = check(bare, against=small, backend="numpy", sizes=())
 
-    assert (result.passed, read(bare).checkpoint.manifest) == (True, None)
+    assert (result.passed, read(bare).checkpoint.record) == (True, None)
 
 
 # -- bad input -------------------------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def read(path):
     facts = [getattr(contract, key) for key in ("epsilon", "stem_padding", "stem_pool", "pool_rounding", "output")]
     return Read(
         " ".join(map(str, [network.layout, network.architecture.spec, *facts, contract.input.order])),
-        dict(network.checkpoint.manifest or {}),
+        dict(network.checkpoint.record or {}),
         {str(slot): array for slot, array in weights.items()},
         lambda pictures: forward(network.architecture, contract, weights, pictures),
     )
@@ -364,8 +364,8 @@ def of_torchvision(spec):
 def digests(path, *, source_too=False):
     """What is recorded of a written file."""
     contents, beside, slots = read(path), companion(path), hashlib.sha256()
-    also = (contents.manifest["source"]["sha256"],) if source_too else ()
-    data = normalised(without_sums(path.read_bytes()), contents.manifest, also=also)
+    also = (contents.record["source"]["sha256"],) if source_too else ()
+    data = normalised(without_sums(path.read_bytes()), contents.record, also=also)
     for name, array in contents.slots.items():
         slots.update(f"{name} {array.dtype.name} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())
     return {

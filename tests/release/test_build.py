@@ -68,7 +68,7 @@ def test_the_manifest_tells_every_file_as_it_is(release, told):
 def test_the_manifest_repeats_what_a_file_says_of_itself(release, told):
     """Architecture, contract, tables and digests are the file's own; the source has two facts more."""
     for file in told.files:
-        own = convert.verify(release / file.name).manifest
+        own = convert.verify(release / file.name).record
         repeated = {key: getattr(file, key) for key in ("layout", "architecture", "contract", "mappings", "tensors")}
         assert (repeated | {"source": {**own["source"], "url": None, "licence": None}}).items() <= {
             **own,

@@ -179,7 +179,7 @@ def _forged(told, weights, path):
     """Write weights with the digests of their own, as the converter would; give the digests."""
     tensors = written(told, weights, told.contract, path).checkpoint.tensors
     digests = {name: array_digest(tensor.load()) for name, tensor in tensors.items()}
-    checkpoint = replace(told.checkpoint, manifest={**told.checkpoint.manifest, "tensors": digests})
+    checkpoint = replace(told.checkpoint, record={**told.checkpoint.record, "tensors": digests})
     written(replace(told, checkpoint=checkpoint), weights, told.contract, path)
     return digests
 

@@ -39,12 +39,12 @@ def weights_of(told: Network) -> dict[Slot, np.ndarray]:
 def written(told: Network, weights: Mapping[Slot, np.ndarray], contract: Contract, path: Path) -> Network:
     """A converted file with these weights and this contract, as if the converter had made the mistake."""
     rules = Table.load("keras").spell(told.architecture)
-    manifest = {**told.checkpoint.manifest, "contract": contract.to_json()}
+    record = {**told.checkpoint.record, "contract": contract.to_json()}
     tensors = {
         rule.name: Tensor(
             weights[slot].shape, weights[slot].dtype.name, lambda slot=slot: np.ascontiguousarray(weights[slot])
         )
         for slot, rule in rules.items()
     }
-    formats.write(path, tensors, lambda: json.dumps(manifest).encode())
+    formats.write(path, tensors, lambda: json.dumps(record).encode())
     return replace(read(path), contract=contract)

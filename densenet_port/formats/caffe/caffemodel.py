@@ -17,7 +17,7 @@ The graph in the file tells epsilon and the average pools' rounding, unless a `.
 it, by which Caffe would run the network. A BatchNorm without epsilon has 1e-5. A pool's field 13 cannot be understood
 (see `prototxt`), so a graph that gives it tells no rounding.
 
-densenet-port's manifest is the field 536870121 of the NetParameter, a JSON text: Caffe and OpenCV pass over it. With
+densenet-port's record is the field 536870121 of the NetParameter, a JSON text: Caffe and OpenCV pass over it. With
 every `.caffemodel` that is written goes a `.prototxt`, and the same graph stands in the file.
 """
 
@@ -42,7 +42,7 @@ from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.network.units import Unit
 
-MANIFEST = 536_870_121
+RECORD = 536_870_121
 LAYERS, LAYER = 2, 100
 _SCALARS = {
     (1, LEN),
@@ -56,7 +56,7 @@ _SCALARS = {
 }  # of a NetParameter
 _FEW = 1000  # fields before the first layer
 _AXES = 32  # of a blob; Caffe's own limit
-_MANIFEST_LIMIT = 1 << 26  # bytes; that of DenseNet-264 has 200 kB
+_RECORD_LIMIT = 1 << 26  # bytes; that of DenseNet-264 has 200 kB
 _DATA, _SHAPE, _DOUBLE = 5, 7, 8
 _EPS, _ROUNDING, _METHODS = 3, 13, ("MAX", "AVE")
 
@@ -117,7 +117,7 @@ def read(path: Path) -> Checkpoint:
             container="caffemodel",
             tensors=tensors,
             metadata=_metadata(path, layers),
-            manifest=_manifest(path, net.get(MANIFEST, [])),
+            record=_record(path, net.get(RECORD, [])),
         )
 
 
@@ -176,13 +176,13 @@ def _metadata(path: Path, layers: list[_Read]) -> dict[str, Any]:
     return prototxt.described(path, epsilons, [layer.pool for layer in layers if layer.pool])
 
 
-def _manifest(path: Path, fields: list[Field]) -> dict[str, Any] | None:
+def _record(path: Path, fields: list[Field]) -> dict[str, Any] | None:
     """What densenet-port wrote into the file, None if it did not."""
     if not fields:
         return None
-    found = json.loads(fields[-1].data(_MANIFEST_LIMIT))
+    found = json.loads(fields[-1].data(_RECORD_LIMIT))
     if not isinstance(found, dict):
-        raise CorruptError(f"{path}: its manifest is no JSON object")
+        raise CorruptError(f"{path}: its record is no JSON object")
     return found
 
 
@@ -222,31 +222,31 @@ def _load(path: Path, pieces: list[Field], dtype: str, shape: tuple[int, ...]) -
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[], bytes]) -> None:
-    """Write the network that the manifest describes, its blobs in `data`, or in `double_data` if they are float64.
+def write(path: Path, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> None:
+    """Write the network that the record describes, its blobs in `data`, or in `double_data` if they are float64.
 
-    Tensors are called `<layer>#<n>` and stand in order of execution. `manifest()` gives JSON bytes, complete after the
+    Tensors are called `<layer>#<n>` and stand in order of execution. `record()` gives JSON bytes, complete after the
     last tensor, with `architecture` and `contract`. Raises UsageError if the tensors are not those of the architecture,
     or of a type that Caffe does not have.
     """
-    arch, contract = _told(manifest())
+    arch, contract = _told(record())
     blobs = _by_layer(tensors)
     with path.open("wb") as file:
         file.write(wire.text(1, f"DenseNet-{arch.name}"))
         for layer in graph(arch, contract, _named(arch, blobs)):
             wire.write(file, wire.message(LAYER, list(_layer(layer, blobs.get(layer.name, {})))))
-        file.write(wire.data(MANIFEST, manifest()))
+        file.write(wire.data(RECORD, record()))
 
 
-def companion(tensors: Mapping[str, Tensor], manifest: bytes) -> bytes:
+def companion(tensors: Mapping[str, Tensor], record: bytes) -> bytes:
     """The `.prototxt` that goes with a file of these tensors. Raises as `write` does."""
-    arch, contract = _told(manifest)
+    arch, contract = _told(record)
     return prototxt.text(arch, contract, graph(arch, contract, _named(arch, _by_layer(tensors)))).encode()
 
 
-def _told(manifest: bytes) -> tuple[Architecture, Contract]:
-    """What a manifest says of the network."""
-    told = json.loads(manifest)
+def _told(record: bytes) -> tuple[Architecture, Contract]:
+    """What a record says of the network."""
+    told = json.loads(record)
     return Architecture.from_json(told.get("architecture")), Contract.from_json(told.get("contract"))
 
 

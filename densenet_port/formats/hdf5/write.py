@@ -20,7 +20,7 @@ from densenet_port.errors import UsageError
 from densenet_port.formats.hdf5 import read as _hdf5
 from densenet_port.formats.source import Writable, stored, write_tensor
 
-MANIFEST = ("densenet_port", "vars", "0")  # a place that Keras's own editor of weight files keeps
+RECORD = ("densenet_port", "vars", "0")  # a place that Keras's own editor of weight files keeps
 
 _SUPERBLOCK = 96
 _FILL, _GROUP_INFO = 0x05, 0x0A
@@ -49,15 +49,15 @@ class Group:
         return found
 
 
-def write(file: Writable, root: Group, tensors: Mapping[str, Tensor], manifest: Callable[[], bytes]) -> None:
-    """Write a whole HDF5 file, from its first byte to its last: the tree, and the manifest as bytes at `MANIFEST`.
+def write(file: Writable, root: Group, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> None:
+    """Write a whole HDF5 file, from its first byte to its last: the tree, and the record as bytes at `RECORD`.
 
-    Every tensor is loaded once, in order, and then the manifest. Raises UsageError for a type that has no place in
-    HDF5, MisfitError for a tensor or a manifest that is not what was announced.
+    Every tensor is loaded once, in order, and then the record. Raises UsageError for a type that has no place in
+    HDF5, MisfitError for a tensor or a record that is not what was announced.
     """
-    told = Tensor((len(manifest()),), "uint8", lambda: np.frombuffer(manifest(), np.uint8))
-    tensors = {**tensors, MANIFEST[0]: told}
-    root.group(*MANIFEST[:-1]).members[MANIFEST[-1]] = MANIFEST[0]
+    told = Tensor((len(record()),), "uint8", lambda: np.frombuffer(record(), np.uint8))
+    tensors = {**tensors, RECORD[0]: told}
+    root.group(*RECORD[:-1]).members[RECORD[-1]] = RECORD[0]
     places, end = _places(tensors)
     headers = _Headers(end)
     address = headers.group(root, {name: headers.dataset(tensor, places[name]) for name, tensor in tensors.items()})

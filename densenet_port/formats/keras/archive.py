@@ -6,7 +6,7 @@ So layers have their names even where `model.weights.h5` does not give them, and
 Keras stores the members without compression; deflated ones are read as well, within bounds.
 
 What is written loads in Keras 3.4 and later with `keras.models.load_model`: a Functional model with the few settings
-that Keras does not default, which makes it more portable than what Keras itself writes. densenet-port's manifest is in
+that Keras does not default, which makes it more portable than what Keras itself writes. densenet-port's record is in
 `model.weights.h5`.
 """
 
@@ -66,7 +66,7 @@ def read(path: Path) -> Checkpoint:
             metadata=({"keras_version": saved["keras_version"]} if "keras_version" in saved else {})
             | {"kernels": "tensorflow"}
             | _keras_graph.told(config),
-            manifest=keras_h5.manifest_of(root),
+            record=keras_h5.record_of(root),
         )
 
 
@@ -137,14 +137,14 @@ class _Order:
         return self.places.get(item.path, len(self.places))
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[], bytes]) -> None:
-    """Write a `.keras` archive of the network that the manifest describes.
+def write(path: Path, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> None:
+    """Write a `.keras` archive of the network that the record describes.
 
-    Tensors are called `<layer>/<variable>` and stand in order of execution. `manifest()` gives JSON bytes of constant
+    Tensors are called `<layer>/<variable>` and stand in order of execution. `record()` gives JSON bytes of constant
     length, complete after the last tensor, with `architecture` and `contract`. Raises UsageError if the tensors are
-    not those of the architecture, MisfitError if the manifest cannot be understood.
+    not those of the architecture, MisfitError if the record cannot be understood.
     """
-    told = json.loads(manifest())
+    told = json.loads(record())
     arch, contract = Architecture.from_json(told.get("architecture")), Contract.from_json(told.get("contract"))
     config = functional(arch, contract, _layers(arch, tensors))
     tree = keras_h5.weights_tree(tensors)
@@ -152,7 +152,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[], byte
         archive.writestr(_entry(METADATA), json.dumps(_SAVED))
         archive.writestr(_entry(CONFIG), json.dumps(config))
         with archive.open(_entry(WEIGHTS), "w", force_zip64=True) as member:
-            _hdf5_write.write(member, tree, tensors, manifest)
+            _hdf5_write.write(member, tree, tensors, record)
 
 
 def _entry(name: str) -> ZipInfo:

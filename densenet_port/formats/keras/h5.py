@@ -31,7 +31,7 @@ group `vars`: `layers/conv2d/vars/0`, `layers/conv2d_1/vars/0` …, a model with
 Layers are numbered class by class in the model's order; the number is the name where no `name` is given. Some classes
 fix their variables' names, the others' have their numbers.
 
-densenet-port's manifest is the dataset `/densenet_port/vars/0`, a JSON text as bytes.
+densenet-port's record is the dataset `/densenet_port/vars/0`, a JSON text as bytes.
 """
 
 import json
@@ -46,7 +46,7 @@ from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, UsageError
 from densenet_port.formats.hdf5 import read as _hdf5
 from densenet_port.formats.hdf5 import write as _hdf5_write
-from densenet_port.formats.hdf5.write import MANIFEST, Group
+from densenet_port.formats.hdf5.write import RECORD, Group
 from densenet_port.formats.keras import graph as _keras_graph
 from densenet_port.formats.source import Source, guarded
 
@@ -90,7 +90,7 @@ def read(path: Path) -> Checkpoint:
             container="weights-h5",
             tensors=tensors,
             metadata={"named": bool(stored), "kernels": "tensorflow"},
-            manifest=manifest_of(root),
+            record=record_of(root),
         )
 
 
@@ -105,11 +105,11 @@ def _legacy(path: Path, root: _hdf5.Node, group: _hdf5.Node, layers: list[str]) 
             raise CorruptError(f"{path}: two tensors are called {min(twice)}")
         tensors |= found
     metadata = ({"layers": layers} if weightless else {}) | _metadata(root, group)
-    manifest = manifest_of(root)
-    if any(name.endswith("/running_std") for name in tensors) and manifest is None:
+    record = record_of(root)
+    if any(name.endswith("/running_std") for name in tensors) and record is None:
         notes = [*metadata.get("notes", []), *_of_keras_1(path, metadata.get("keras_version"))]
         metadata |= {"notes": notes} if notes else {}
-    return Checkpoint(path=path, container="keras-h5", tensors=tensors, metadata=metadata, manifest=manifest)
+    return Checkpoint(path=path, container="keras-h5", tensors=tensors, metadata=metadata, record=record)
 
 
 def _layer(group: _hdf5.Node, layer: str) -> Iterator[tuple[str, Tensor]]:
@@ -168,13 +168,13 @@ def _metadata(root: _hdf5.Node, group: _hdf5.Node) -> dict[str, Any]:
     return found
 
 
-def manifest_of(root: _hdf5.Node) -> dict[str, Any] | None:
+def record_of(root: _hdf5.Node) -> dict[str, Any] | None:
     """What densenet-port wrote into the file, None if it did not. Raises CorruptError for what is no JSON object."""
-    if MANIFEST[0] not in root.members:
+    if RECORD[0] not in root.members:
         return None
-    found = json.loads(root.member(*MANIFEST).tensor().load().tobytes())
+    found = json.loads(root.member(*RECORD).tensor().load().tobytes())
     if not isinstance(found, dict):
-        raise CorruptError(f"{root.file.path}: its manifest is no JSON object")
+        raise CorruptError(f"{root.file.path}: its record is no JSON object")
     return found
 
 
@@ -213,7 +213,7 @@ def _walk(group: _hdf5.Node) -> Iterator[Weighted]:
         node = group.member(name)
         if node.is_dataset:
             datasets[name] = node
-        elif node.path != MANIFEST[:1]:
+        elif node.path != RECORD[:1]:
             yield from _walk(node)
     if datasets:
         *parents, last = group.path or ("",)
@@ -260,18 +260,18 @@ def _variables(item: Weighted) -> list[str]:
     )
 
 
-def write_legacy(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[], bytes]) -> None:
+def write_legacy(path: Path, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> None:
     """Write a legacy `.h5` of weights, which Keras 1, 2 and 3 load by order or by name.
 
     Tensors are called `<layer>/<variable>`; layers stand in the order of their first tensors. Where the variables are
     Keras 1's, the file is one of Keras 1, which records neither a version nor what convolves: Keras 2 would take it for
-    another; else it is of a backend that stores kernels as the manifest says. Layers without weights are left out,
-    because no Keras looks at them. `manifest()` gives JSON bytes of constant length, complete after the last tensor.
+    another; else it is of a backend that stores kernels as the record says. Layers without weights are left out,
+    because no Keras looks at them. `record()` gives JSON bytes of constant length, complete after the last tensor.
     Raises UsageError for names without a layer, or names that HDF5 cannot hold side by side.
     """
     layers = by_layer(tensors)
     old = any(not _KERAS_1.isdisjoint(variables) for variables in layers.values())
-    backend = json.loads(manifest()).get("kernels", "tensorflow")
+    backend = json.loads(record()).get("kernels", "tensorflow")
     root = Group({} if old else {"backend": backend, "keras_version": _WRITTEN_AS})
     root.attributes |= _split("layer_names", list(layers))
     for layer, variables in layers.items():
@@ -284,7 +284,7 @@ def write_legacy(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[
             if place.members.setdefault(last, name) != name:
                 raise UsageError(f"{name} would be a group and a dataset of the same name in the file")
     with path.open("wb") as file:
-        _hdf5_write.write(file, root, tensors, manifest)
+        _hdf5_write.write(file, root, tensors, record)
 
 
 def _split(attribute: str, texts: list[str]) -> dict[str, str | list[str]]:
@@ -296,15 +296,15 @@ def _split(attribute: str, texts: list[str]) -> dict[str, str | list[str]]:
     return {f"{attribute}{n}": texts[n * count : (n + 1) * count] for n in range(-(-len(texts) // count))}
 
 
-def write_weights_h5(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[], bytes]) -> None:
+def write_weights_h5(path: Path, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> None:
     """Write a `.weights.h5`, which Keras 3 loads into a Functional model of these layers in this order.
 
-    Tensors and `manifest` are as for `write_legacy`. Raises UsageError for layers that are no Conv2D without bias,
+    Tensors and `record` are as for `write_legacy`. Raises UsageError for layers that are no Conv2D without bias,
     BatchNormalization or Dense.
     """
     tree = weights_tree(tensors)
     with path.open("wb") as file:
-        _hdf5_write.write(file, tree, tensors, manifest)
+        _hdf5_write.write(file, tree, tensors, record)
 
 
 def weights_tree(tensors: Mapping[str, Tensor]) -> Group:

@@ -12,7 +12,7 @@ execution:
 `metadata` has producer, version and opset; epsilon, stem_padding, stem_pool, pool_rounding and output as the graph has
 them; `norms` ("batchnorm", "batchnorm+scale"); `fold` where tensors are worked out of several; `notes`.
 
-What is written runs anywhere (see `_onnx_write`). densenet-port's manifest is the entry `densenet_port` of the model's
+What is written runs anywhere (see `_onnx_write`). densenet-port's record is the entry `densenet_port` of the model's
 metadata_props.
 """
 
@@ -30,7 +30,7 @@ from densenet_port.errors import CorruptError, MisfitError
 from densenet_port.formats import protobuf as _protobuf
 from densenet_port.formats.onnx.densenet import Network, densenet
 from densenet_port.formats.onnx.model import Model, read_model
-from densenet_port.formats.onnx.write import MANIFEST, model
+from densenet_port.formats.onnx.write import RECORD, model
 from densenet_port.formats.source import guarded
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
@@ -49,15 +49,15 @@ def read(path: Path) -> Checkpoint:
     """The checkpoint in an ONNX model.
 
     Raises DiskError for a file that cannot be read, or whose external data cannot, CorruptError for one that is broken
-    or hostile, MisfitError for a graph that is no DenseNet's, or not the one that its manifest tells of.
+    or hostile, MisfitError for a graph that is no DenseNet's, or not the one that its record tells of.
     """
     with guarded(path, "ONNX model"):
         found = read_model(path)
         network = densenet(found)
-        manifest = json.loads(found.metadata.get(MANIFEST, "null"))
-        if not isinstance(manifest, dict | None):
-            raise CorruptError(f"{path}: its manifest is no JSON object")
-        _compare(path, network.facts, manifest)
+        record = json.loads(found.metadata.get(RECORD, "null"))
+        if not isinstance(record, dict | None):
+            raise CorruptError(f"{path}: its record is no JSON object")
+        _compare(path, network.facts, record)
         return Checkpoint(
             path=path,
             container="onnx",
@@ -67,7 +67,7 @@ def read(path: Path) -> Checkpoint:
                 for part, constant in layer.parts.items()
             },
             metadata=_metadata(found, network),
-            manifest=manifest,
+            record=record,
         )
 
 
@@ -80,14 +80,14 @@ def _load(path: Path, tensor: Tensor) -> Array:
         return array
 
 
-def _compare(path: Path, facts: Mapping[str, Any], manifest: Mapping[str, Any] | None) -> None:
-    """See that a manifest's contract is the graph's. Raises MisfitError for a graph that was changed under it."""
-    said = (manifest or {}).get("contract") or {}
+def _compare(path: Path, facts: Mapping[str, Any], record: Mapping[str, Any] | None) -> None:
+    """See that a record's contract is the graph's. Raises MisfitError for a graph that was changed under it."""
+    said = (record or {}).get("contract") or {}
     for key in sorted(facts.keys() & said.keys()):
         kind = np.float32 if key == "epsilon" else str  # an attribute is a float32
         if kind(said[key]) != kind(facts[key]):
-            hint = "the graph was changed after it was written; take the manifest out of metadata_props to have it read"
-            raise MisfitError(f"{path}: its graph has the {key} {facts[key]}, its manifest {said[key]}", hint=hint)
+            hint = "the graph was changed after it was written; take the record out of metadata_props to have it read"
+            raise MisfitError(f"{path}: its graph has the {key} {facts[key]}, its record {said[key]}", hint=hint)
 
 
 def _metadata(found: Model, network: Network) -> dict[str, Any]:
@@ -104,16 +104,16 @@ def _metadata(found: Model, network: Network) -> dict[str, Any]:
     }
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[], bytes]) -> None:
-    """Write the network that the manifest describes, with the tensors in order of execution.
+def write(path: Path, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> None:
+    """Write the network that the record describes, with the tensors in order of execution.
 
-    `manifest()` gives JSON bytes of constant length, complete after the last tensor, with `architecture` and
-    `contract`. Raises UsageError if the tensors are not those of the architecture, MisfitError if the manifest cannot
+    `record()` gives JSON bytes of constant length, complete after the last tensor, with `architecture` and
+    `contract`. Raises UsageError if the tensors are not those of the architecture, MisfitError if the record cannot
     be understood.
     """
-    told = json.loads(manifest())
+    told = json.loads(record())
     architecture = Architecture.from_json(told.get("architecture"))
     contract = Contract.from_json(told.get("contract"))
-    parts = model(architecture, contract, tensors, manifest)
+    parts = model(architecture, contract, tensors, record)
     with path.open("wb") as file:
         _protobuf.write(file, parts)

@@ -24,7 +24,7 @@ from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.network.units import Unit
 
-MANIFEST = "densenet_port"
+RECORD = "densenet_port"
 _IR, _OPSET = 8, 17
 _KINDS = {dtype: kind for kind, dtype in DTYPES.items()}
 _MOST = 2**31 - 1  # bytes that a protobuf may have
@@ -34,29 +34,29 @@ _OUTPUTS = {"softmax": ("Softmax", "probabilities"), "sigmoid": ("Sigmoid", "pro
 
 
 def model(
-    architecture: Architecture, contract: Contract, tensors: Mapping[str, Tensor], manifest: Callable[[], bytes]
+    architecture: Architecture, contract: Contract, tensors: Mapping[str, Tensor], record: Callable[[], bytes]
 ) -> list[Part]:
     """The parts of the file. Raises UsageError if the tensors are not those of the architecture, or too large."""
     found = _Graph(architecture, contract, tensors)
     output = found.network()
-    entry = Later(len(manifest()), partial(_save_manifest, manifest, len(manifest())))
+    entry = Later(len(record()), partial(_save_record, record, len(record())))
     graph = message(7, [*found.nodes, text(2, "densenet"), *found.initialisers, *found.ends(output)])
     parts: list[Part] = [
         integer(1, _IR) + text(2, "densenet-port") + text(3, __version__),
         *graph,
         *message(8, [integer(2, _OPSET)]),
-        *message(14, [text(1, MANIFEST), head(2, entry.size), entry]),
+        *message(14, [text(1, RECORD), head(2, entry.size), entry]),
     ]
     if (total := size(parts)) > _MOST:
         raise UsageError(f"an ONNX model of {total} bytes: the format ends at {_MOST}", hint="write a narrower --dtype")
     return parts
 
 
-def _save_manifest(manifest: Callable[[], bytes], length: int, file: Writable) -> None:
-    """Write the manifest, which must be as long as was said."""
-    complete = manifest()
+def _save_record(record: Callable[[], bytes], length: int, file: Writable) -> None:
+    """Write the record, which must be as long as was said."""
+    complete = record()
     if len(complete) != length:
-        raise MisfitError(f"the manifest grew from {length} to {len(complete)} bytes while the file was written")
+        raise MisfitError(f"the record grew from {length} to {len(complete)} bytes while the file was written")
     file.write(complete)
 
 

@@ -33,7 +33,7 @@ from densenet_port.formats.torch.tensors import (
 )
 
 Order = Literal["<", ">"]
-MANIFEST = "densenet_port.json"
+RECORD = "densenet_port.json"
 ANEW = "fetch or copy the file anew"
 _ZIP = b"PK\x03\x04"
 _ENCRYPTED = 0x2061  # flags of a zip member: encrypted, a patch, strongly encrypted, its header masked
@@ -64,7 +64,7 @@ class Contents:
     places: Mapping[str, Place]
     outside: Mapping[str, View] = field(default_factory=dict)
     order: Order = "<"
-    manifest: Mapping[str, Any] | None = None
+    record: Mapping[str, Any] | None = None
 
 
 def sniff(path: Path, head: bytes) -> bool:
@@ -109,13 +109,13 @@ def _open_zip(file: BufferedReader) -> Contents:
     if "constants.pkl" in inside:
         hint = "in PyTorch, `torch.save(torch.jit.load(file).state_dict(), other)`"
         raise MisfitError("a TorchScript archive: a program with its weights, no checkpoint", hint=hint)
-    text = {name: _whole(file, inside[name]) for name in ("data.pkl", "byteorder", MANIFEST) if name in inside}
+    text = {name: _whole(file, inside[name]) for name in ("data.pkl", "byteorder", RECORD) if name in inside}
     return Contents(
         form="zip",
         tree=interpret(text["data.pkl"]).value,
         places={name.removeprefix("data/"): place for name, place in inside.items() if name.startswith("data/")},
         order=_order(text.get("byteorder", b"little")),
-        manifest=_parse_manifest(text[MANIFEST]) if MANIFEST in text else None,
+        record=_parsed_record(text[RECORD]) if RECORD in text else None,
     )
 
 
@@ -131,14 +131,14 @@ def _order(byteorder: bytes) -> Order:
     return "<" if byteorder == b"little" else ">"
 
 
-def _parse_manifest(text: bytes) -> dict[str, Any]:
+def _parsed_record(text: bytes) -> dict[str, Any]:
     try:
-        manifest = json.loads(text)
+        record = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CorruptError(f"unreadable manifest {MANIFEST}: {error}", hint=ANEW) from error
-    if not isinstance(manifest, dict):
-        raise CorruptError(f"unreadable manifest {MANIFEST}: no JSON object", hint=ANEW)
-    return manifest
+        raise CorruptError(f"unreadable record {RECORD}: {error}", hint=ANEW) from error
+    if not isinstance(record, dict):
+        raise CorruptError(f"unreadable record {RECORD}: no JSON object", hint=ANEW)
+    return record
 
 
 def _members(file: BufferedReader) -> dict[str, Place]:

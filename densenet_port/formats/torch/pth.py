@@ -29,7 +29,7 @@ read one by one when they are asked for, with ordinary reads: measured, they tak
 a file that is cut short meanwhile gives an error instead of a crash.
 
 What is written: a zip of plain, contiguous tensors in an OrderedDict without `_metadata`, which `torch.load` takes with
-`weights_only=True` and `mmap=True`, and a model with or without the norms' `num_batches_tracked`. Our manifest is one
+`weights_only=True` and `mmap=True`, and a model with or without the norms' `num_batches_tracked`. Our record is one
 more member, which PyTorch does not look at.
 """
 
@@ -45,7 +45,7 @@ import numpy as np
 
 from densenet_port.checkpoint import Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError
-from densenet_port.formats.torch.containers import ANEW, MANIFEST, Contents, Order, Place, fetch, open_file, sniff
+from densenet_port.formats.torch.containers import ANEW, RECORD, Contents, Order, Place, fetch, open_file, sniff
 from densenet_port.formats.torch.modules import Module, kind_of, leaves
 from densenet_port.formats.torch.pickle import Global, Made, Persistent
 from densenet_port.formats.torch.tensors import STORAGES, STORED, View, view_of
@@ -77,8 +77,8 @@ def read(path: Path) -> Checkpoint:
         raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[], bytes]) -> None:
-    """A zip of the tensors, in order, and of the manifest as it stands after the last was loaded.
+def write(path: Path, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> None:
+    """A zip of the tensors, in order, and of the record as it stands after the last was loaded.
 
     Raises MisfitError for a type that PyTorch's storages do not have, DiskError if the file cannot be written. The same
     tensors give the same bytes.
@@ -91,7 +91,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], manifest: Callable[[], byte
             for key, (name, tensor) in enumerate(tensors.items()):
                 add(f"data/{key}", _payload(name, tensor))
             add("version", b"3\n")
-            add(MANIFEST, manifest())
+            add(RECORD, record())
     except OSError as error:
         raise DiskError(f"{path}: cannot be written: {error.strerror}") from error
 
@@ -118,7 +118,7 @@ def _checkpoint(path: Path, contents: Contents) -> Checkpoint:
     metadata: dict[str, Any] = {"form": contents.form, **notes}
     if len(kinds := owners["network"].found or owners["wrapper"].found) == 1:
         metadata["module"] = next(iter(kinds))
-    return Checkpoint(path=path, container="pth", tensors=tensors, metadata=metadata, manifest=contents.manifest)
+    return Checkpoint(path=path, container="pth", tensors=tensors, metadata=metadata, record=contents.record)
 
 
 def _check_lengths(places: Mapping[str, Place]) -> None:
