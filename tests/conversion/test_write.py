@@ -7,7 +7,6 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
 
 from densenet_port import files
 from densenet_port.conversion.compare import diff
@@ -16,6 +15,7 @@ from densenet_port.conversion.write import convert, verify
 from densenet_port.errors import ComparisonError, CorruptError, DiskError, MisfitError, UsageError
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.units import Slot
+from tests.conftest import SMALL
 from tests.support.networks import FORMS, torchvision_network
 
 ENDINGS = [".weights.h5", ".h5", ".keras", ".safetensors"]

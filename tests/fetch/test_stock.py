@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from test_fetch import BODIES, MANIFEST, NO_TOP, TOP
 
 from tests.cli.test_app import run
+from tests.fetch.test_registry import BODIES, MANIFEST, NO_TOP, TOP
 from tests.support.hosting import Host
 
 TORCH = "densenet121-a639ec97.pth"

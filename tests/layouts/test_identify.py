@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 import torchvision
-from test_mapping import KEYS, recorded, sketch, spelled
 
 from densenet_port.errors import MisfitError
 from densenet_port.layouts import cards as support
 from densenet_port.layouts.identify import identify
 from densenet_port.layouts.layout import Layout, layouts
 from densenet_port.network.architecture import NAMED
+from tests.layouts.test_layout import KEYS, recorded, sketch, spelled
 from tests.record.cards import genuine
 
 CONTAINER = {  # ending → what the reader calls it

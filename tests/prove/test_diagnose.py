@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -24,6 +23,7 @@ from densenet_port.network.contract import Contract
 from densenet_port.network.numpy import forward
 from densenet_port.network.units import Slot
 from densenet_port.prove.diagnose import diagnose
+from tests.conftest import SMALL
 from tests.support.faults import (
     FAULTS,
     GRAPHS,

@@ -72,7 +72,7 @@ def test_opencv_runs_what_caffe_wrote(floor, size, tmp_path):
 @pytest.mark.parametrize("contract", [CEIL, FLOOR], ids=["ceil", "floor"])
 def test_opencv_runs_what_we_write(contract, size, tmp_path):
     """Our .prototxt rounds as its contract says, at every size, without a word on rounding in it."""
-    from test_caffemodel import tensors, written
+    from tests.formats.test_caffemodel import tensors, written
 
     pictures = images(2, size)
     path = written(tmp_path, tensors(), pool_rounding=contract.pool_rounding)
@@ -122,7 +122,7 @@ STATS = ("mean", "variance")
 @pytest.mark.parametrize("contract", [CEIL, FLOOR], ids=["ceil", "floor"])
 def test_every_unit_can_be_followed(contract, tmp_path):
     """The tap of a unit is its own output, before the ReLU; but for convolutions that ours pools before."""
-    from test_caffemodel import tensors, written
+    from tests.formats.test_caffemodel import tensors, written
 
     pictures, units = images(2, 65), list(SMALL.units)
     truth, rough = {}, {}

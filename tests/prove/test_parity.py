@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL
 from safetensors.numpy import save_file
 
 from densenet_port.conversion.load import read
@@ -20,6 +19,7 @@ from densenet_port.network.units import Slot
 from densenet_port.prove.images import make_probes, prepared
 from densenet_port.prove.parity import check, judged, replay
 from densenet_port.prove.recording import PRECISIONS, load_side, run_port, run_reference, save_side
+from tests.conftest import SMALL
 from tests.support.networks import checkpoint_file, torchvision_network
 from tests.support.ports import sides, weights_of, written
 

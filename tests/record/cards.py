@@ -21,7 +21,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
-from test_mapping import KEYS, LAYOUT_OF, recorded
 
 from densenet_port import formats
 from densenet_port.checkpoint import Tensor
@@ -35,6 +34,7 @@ from densenet_port.network.architecture import NAMED
 from densenet_port.network.numpy import forward
 from densenet_port.prove import parity
 from densenet_port.prove.worker import Job, run
+from tests.layouts.test_layout import KEYS, LAYOUT_OF, recorded
 from tests.support import stand_ins
 from tests.support.networks import images
 from tests.support.random_weights import random_weights

@@ -1,9 +1,9 @@
 """Record what Keras 1 and 2 wrote of titu1994's networks and of keras.applications', and what they computed with it.
 
-    python3.6 tests/record/old_family.py save FOLDER ROW     FOLDER/ROW.h5, saved by Keras, and FOLDER/ROW.json
-    python3.6 tests/record/old_family.py load ROW FILE       logits with a file of ours, loaded by order
-    python3.6 tests/record/old_family.py names FOLDER        lists of names such as keys.py makes
-    python tests/record/old_family.py pack FOLDER            data/old-keras/ from the first, with today's Python
+    python3.6 -m tests.record.old_family save FOLDER ROW     FOLDER/ROW.h5, saved by Keras, and FOLDER/ROW.json
+    python3.6 -m tests.record.old_family load ROW FILE       logits with a file of ours, loaded by order
+    python3.6 -m tests.record.old_family names FOLDER        lists of names such as keys.py makes
+    python -m tests.record.old_family pack FOLDER            data/old-keras/ from the first, with today's Python
 
 The environments are those of flyyufelix.py, with keras_applications 1.0.8. Networks are built from the
 description of titu1994's graphs, in our own words, after another one in the same session, so that Keras 2's numbers go
@@ -18,7 +18,8 @@ import sys
 from datetime import date
 
 import numpy as np
-from old_keras import pictures, started  # beside this file: it runs by itself
+
+from tests.record.old_keras import pictures, started
 
 HERE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "data", "old-keras")  # noqa: PTH100, PTH118, PTH120
 
