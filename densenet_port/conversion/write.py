@@ -260,7 +260,9 @@ def _written(
         name: replace(tensor, load=partial(digested, done, name, tensor))
         for done, (name, tensor) in enumerate(plan.tensors.items(), start=1)
     }
-    formats.write(out, tensors, lambda: json.dumps(record(), separators=(",", ":")).encode())
+    blueprint = plan.target.blueprint(plan.source.architecture, plan.contract)
+    content = lambda: json.dumps(record(), separators=(",", ":")).encode()  # noqa: E731 (called when the rest is written)
+    formats.write(out, tensors, content, blueprint)
     return replace(plan, out=out, record=record())
 
 

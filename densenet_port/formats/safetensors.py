@@ -21,6 +21,7 @@ import numpy as np
 from densenet_port.checkpoint import Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, UsageError
 from densenet_port.formats.source import Source, guarded, native, stored, write_tensor
+from densenet_port.network.blueprint import Blueprint
 
 RECORD = "densenet_port"
 DTYPES = {  # the header's words → numpy's
@@ -111,7 +112,12 @@ def _load(source: Source, offset: int, shape: tuple[int, ...], dtype: str) -> Ca
     return load
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> None:
+def write(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    record: Callable[[], bytes],
+    blueprint: Blueprint | None = None,  # noqa: ARG001 (who writes a graph reads it)
+) -> None:
     """Write tensors in their order, row-major, with the record in the header.
 
     `record()` gives JSON bytes of constant length, complete after the last tensor. Raises UsageError for a type that

@@ -22,6 +22,7 @@ from densenet_port.files import resource
 from densenet_port.layouts.schema import DEEP, PLAIN, Pattern, compiled, generic, kind_of, part_axes, regex, skeleton
 from densenet_port.layouts.transform import FOLDS
 from densenet_port.network.architecture import Architecture, infer, name_in_order
+from densenet_port.network.blueprint import Blueprint
 from densenet_port.network.contract import Contract
 from densenet_port.network.units import HEAD, Kind, Role, Slot, Unit
 
@@ -222,6 +223,14 @@ class Layout:
             for unit in architecture.units.values()
             for part, pattern in self.tensors[unit.kind].items()
         }
+
+    def blueprint(self, architecture: Architecture, contract: Contract) -> Blueprint:
+        """The network under the layout's names, for containers that hold a graph. Raises as `spell` does."""
+        tensors: dict[str, dict[str, str]] = {}
+        for key, spec in self.spell(architecture).items():
+            tensors.setdefault(key.unit, {})[key.part] = spec.name
+        layers = self.spell_units(architecture)
+        return Blueprint(architecture=architecture, contract=contract, layers=layers, tensors=tensors)
 
     def refusal(self, architecture: Architecture) -> str | None:
         """Why the layout cannot hold a network of these numbers; None where it can."""

@@ -39,6 +39,7 @@ from densenet_port.formats.caffe.graph import Layer, Names, Value, graph
 from densenet_port.formats.protobuf import LEN, VARINT, Field, Later, Message, Part
 from densenet_port.formats.source import Source, Writable, guarded, native, write_tensor
 from densenet_port.network.architecture import Architecture
+from densenet_port.network.blueprint import Blueprint
 from densenet_port.network.contract import Contract
 from densenet_port.network.units import Unit
 
@@ -222,7 +223,12 @@ def _load(path: Path, pieces: list[Field], dtype: str, shape: tuple[int, ...]) -
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> None:
+def write(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    record: Callable[[], bytes],
+    blueprint: Blueprint | None = None,  # noqa: ARG001 (who writes a graph reads it)
+) -> None:
     """Write the network that the record describes, its blobs in `data`, or in `double_data` if they are float64.
 
     Tensors are called `<layer>#<n>` and stand in order of execution. `record()` gives JSON bytes, complete after the

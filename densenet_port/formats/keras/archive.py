@@ -28,6 +28,7 @@ from densenet_port.formats.keras import h5 as keras_h5
 from densenet_port.formats.keras.config import functional
 from densenet_port.formats.source import Source, guarded
 from densenet_port.network.architecture import Architecture
+from densenet_port.network.blueprint import Blueprint
 from densenet_port.network.contract import Contract
 from densenet_port.network.units import ROLES
 
@@ -137,7 +138,12 @@ class _Order:
         return self.places.get(item.path, len(self.places))
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> None:
+def write(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    record: Callable[[], bytes],
+    blueprint: Blueprint | None = None,  # noqa: ARG001 (who writes a graph reads it)
+) -> None:
     """Write a `.keras` archive of the network that the record describes.
 
     Tensors are called `<layer>/<variable>` and stand in order of execution. `record()` gives JSON bytes of constant

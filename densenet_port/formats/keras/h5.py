@@ -49,6 +49,7 @@ from densenet_port.formats.hdf5 import write as _hdf5_write
 from densenet_port.formats.hdf5.write import RECORD, Group
 from densenet_port.formats.keras import graph as _keras_graph
 from densenet_port.formats.source import Source, guarded
+from densenet_port.network.blueprint import Blueprint
 
 # Class of a Keras layer, as `.weights.h5` spells it → its variables by number, as Keras creates them.
 VARIABLES: dict[str, tuple[str, ...]] = {
@@ -260,7 +261,12 @@ def _variables(item: Weighted) -> list[str]:
     )
 
 
-def write_legacy(path: Path, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> None:
+def write_legacy(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    record: Callable[[], bytes],
+    blueprint: Blueprint | None = None,  # noqa: ARG001 (who writes a graph reads it)
+) -> None:
     """Write a legacy `.h5` of weights, which Keras 1, 2 and 3 load by order or by name.
 
     Tensors are called `<layer>/<variable>`; layers stand in the order of their first tensors. Where the variables are
@@ -296,7 +302,12 @@ def _split(attribute: str, texts: list[str]) -> dict[str, str | list[str]]:
     return {f"{attribute}{n}": texts[n * count : (n + 1) * count] for n in range(-(-len(texts) // count))}
 
 
-def write_weights_h5(path: Path, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> None:
+def write_weights_h5(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    record: Callable[[], bytes],
+    blueprint: Blueprint | None = None,  # noqa: ARG001 (who writes a graph reads it)
+) -> None:
     """Write a `.weights.h5`, which Keras 3 loads into a Functional model of these layers in this order.
 
     Tensors and `record` are as for `write_legacy`. Raises UsageError for layers that are no Conv2D without bias,

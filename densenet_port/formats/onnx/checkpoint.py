@@ -33,6 +33,7 @@ from densenet_port.formats.onnx.model import Model, read_model
 from densenet_port.formats.onnx.write import RECORD, model
 from densenet_port.formats.source import guarded
 from densenet_port.network.architecture import Architecture
+from densenet_port.network.blueprint import Blueprint
 from densenet_port.network.contract import Contract
 
 _FOLD = "conv+batchnorm"  # what is recorded of a conversion whose source had norms worked out
@@ -104,7 +105,12 @@ def _metadata(found: Model, network: Network) -> dict[str, Any]:
     }
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> None:
+def write(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    record: Callable[[], bytes],
+    blueprint: Blueprint | None = None,  # noqa: ARG001 (who writes a graph reads it)
+) -> None:
     """Write the network that the record describes, with the tensors in order of execution.
 
     `record()` gives JSON bytes of constant length, complete after the last tensor, with `architecture` and

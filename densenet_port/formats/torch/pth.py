@@ -49,6 +49,7 @@ from densenet_port.formats.torch.containers import ANEW, RECORD, Contents, Order
 from densenet_port.formats.torch.modules import Module, kind_of, leaves
 from densenet_port.formats.torch.pickle import Global, Made, Persistent
 from densenet_port.formats.torch.tensors import STORAGES, STORED, View, view_of
+from densenet_port.network.blueprint import Blueprint
 
 __all__ = ["read", "sniff", "write"]
 
@@ -77,7 +78,12 @@ def read(path: Path) -> Checkpoint:
         raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> None:
+def write(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    record: Callable[[], bytes],
+    blueprint: Blueprint | None = None,  # noqa: ARG001 (who writes a graph reads it)
+) -> None:
     """A zip of the tensors, in order, and of the record as it stands after the last was loaded.
 
     Raises MisfitError for a type that PyTorch's storages do not have, DiskError if the file cannot be written. The same
