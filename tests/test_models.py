@@ -461,7 +461,7 @@ def test_a_head_that_is_not_asked_for_is_dropped(small):
     network = DenseNet(**NUMBERS, weights=str(small), include_top=False)
 
     kept = {slot: array.tobytes() for slot, array in held_by(network).items()}
-    assert kept == {slot: read().tobytes() for slot, read in read(small, no_top=True).weights.items()}
+    assert kept == {slot: array.tobytes() for slot, array in read(small, no_top=True).weights.items()}
 
 
 @pytest.mark.parametrize(

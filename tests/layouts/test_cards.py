@@ -94,7 +94,8 @@ def test_a_card_is_of_a_layout_that_is_there_and_passed(path):
     card = support.read_card(path)
 
     table = Layout.load(card.layout)
-    assert (ROOT / card.command.split()[1]).is_file()
+    _, option, module, *_ = card.command.split()
+    assert (option, (ROOT / f"{module.replace('.', '/')}.py").is_file()) == ("-m", True)
     assert date(2026, 1, 1) <= card.date <= datetime.now(UTC).date()
     assert [number for number in card.versions.values() if not re.match(r"\d+(\.\d+)*", number)] == []
     assert [row for row in card.measured if not row.passed or row.bound > bound_of(row)] == []

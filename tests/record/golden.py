@@ -364,8 +364,8 @@ def of_torchvision(spec):
 def digests(path, *, source_too=False):
     """What is recorded of a written file."""
     contents, beside, slots = read(path), companion(path), hashlib.sha256()
-    also = (contents.record["source"]["sha256"],) if source_too else ()
-    data = normalised(without_sums(path.read_bytes()), contents.record, also=also)
+    also = (contents.manifest["source"]["sha256"],) if source_too else ()
+    data = normalised(without_sums(path.read_bytes()), contents.manifest, also=also)
     for name, array in contents.slots.items():
         slots.update(f"{name} {array.dtype.name} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())
     return {
