@@ -161,7 +161,7 @@ def test_a_tensor_one_ulp_off_is_caught(absorbed, tmp_path):
     slot = Slot("final.norm", "shift")
     weights = weights_of(told)
     weights[slot][0] = np.nextafter(weights[slot][0], np.float32(9))
-    moved = replace(told, weights={s: (lambda s=s: weights[s]) for s in weights})
+    moved = replace(told, weights=weights)
     side = run_reference(read(source), make_probes(read(source), (), 2, None, 0))
 
     result = judged(moved, read(source), side, numpy_side(told, side))
