@@ -22,8 +22,8 @@ SMALL = "layers=2-3-2,growth_rate=8,init_channels=16,classes=7"
 
 def ratios(arch: str, seeds: Sequence[int], folder: Path) -> dict[str, list[float]]:
     """Backend → the ratio for each seed and probe."""
+    from densenet_port.conversion.convert import convert
     from densenet_port.conversion.load import read
-    from densenet_port.conversion.write import convert
     from densenet_port.prove.images import make_probes
     from densenet_port.prove.parity import FACTOR32, judged
     from tests.support.networks import checkpoint_file

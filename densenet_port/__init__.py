@@ -1,40 +1,114 @@
 """Move DenseNet weights between frameworks, and prove that the port is the same network.
 
-The verbs (`convert`, `ours`, `verify`, `diff`) need no framework. The Keras constructors are handed on from
-`densenet_port.models` when they are first asked for, which is when Keras is imported.
+    import densenet_port as dp
+
+    network = dp.read("densenet121.pth")
+    network.write("densenet121.weights.h5")
+    dp.check("densenet121.weights.h5", against="densenet121.pth")
+
+Every name is imported when it is first asked for. Reading, writing and comparing need no framework.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from densenet_port.about import __version__
 
-VERBS = {
-    "Architecture": "network.architecture",
-    "Contract": "network.contract",
-    "PortError": "errors",
-    "convert": "conversion.write",
-    "diff": "conversion.compare",
-    "read": "conversion.load",
-    "verify": "conversion.write",
-    "forward": "network.numpy",
-    "DenseNet": "models",
-    "DenseNetImageNet121": "models",
-    "DenseNetImageNet161": "models",
-    "DenseNetImageNet169": "models",
-    "DenseNetImageNet201": "models",
-    "DenseNetImageNet264": "models",
-    "load": "models",
+if TYPE_CHECKING:
+    from densenet_port.conversion.compare import Difference, diff
+    from densenet_port.conversion.convert import convert, verify
+    from densenet_port.conversion.load import Network, read
+    from densenet_port.conversion.write import Conversion
+    from densenet_port.errors import (
+        ComparisonError,
+        CorruptError,
+        DiskError,
+        MisfitError,
+        NetworkError,
+        PortError,
+        UsageError,
+    )
+    from densenet_port.models import (
+        DenseNet,
+        DenseNetImageNet121,
+        DenseNetImageNet161,
+        DenseNetImageNet169,
+        DenseNetImageNet201,
+        DenseNetImageNet264,
+        load,
+    )
+    from densenet_port.network.architecture import Architecture
+    from densenet_port.network.contract import Contract
+    from densenet_port.network.graph import Graph, graph
+    from densenet_port.network.numpy import forward
+    from densenet_port.network.units import Slot
+    from densenet_port.prove.parity import Parity, check
+
+_HOMES = {
+    "conversion.compare": ("Difference", "diff"),
+    "conversion.convert": ("convert", "verify"),
+    "conversion.load": ("Network", "read"),
+    "conversion.write": ("Conversion",),
+    "errors": (
+        *("ComparisonError", "CorruptError", "DiskError", "MisfitError"),
+        *("NetworkError", "PortError", "UsageError"),
+    ),
+    "models": (
+        *("DenseNet", "DenseNetImageNet121", "DenseNetImageNet161", "DenseNetImageNet169"),
+        *("DenseNetImageNet201", "DenseNetImageNet264", "load"),
+    ),
+    "network.architecture": ("Architecture",),
+    "network.contract": ("Contract",),
+    "network.graph": ("Graph", "graph"),
+    "network.numpy": ("forward",),
+    "network.units": ("Slot",),
+    "prove.parity": ("Parity", "check"),
 }
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Architecture",
+    "ComparisonError",
+    "Contract",
+    "Conversion",
+    "CorruptError",
+    "DenseNet",
+    "DenseNetImageNet121",
+    "DenseNetImageNet161",
+    "DenseNetImageNet169",
+    "DenseNetImageNet201",
+    "DenseNetImageNet264",
+    "Difference",
+    "DiskError",
+    "Graph",
+    "MisfitError",
+    "Network",
+    "NetworkError",
+    "Parity",
+    "PortError",
+    "Slot",
+    "UsageError",
+    "__version__",
+    "check",
+    "convert",
+    "diff",
+    "forward",
+    "graph",
+    "load",
+    "read",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
     """A public name, imported when it is first asked for."""
-    if name not in VERBS:
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{VERBS[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
     """The public names, imported or not."""
-    return sorted({*globals(), *VERBS})
+    return sorted({*globals(), *__all__})

@@ -42,6 +42,8 @@ def test_the_probe_sees_a_framework():
 
 def test_the_command_line_starts_lean():
     """Neither HDF5, rich nor a HTTP client is paid for by a command that does not need them."""
-    loaded = loaded_after("import densenet_port.cli.app, densenet_port.conversion.write, densenet_port.layouts.layout")
+    loaded = loaded_after(
+        "import densenet_port.cli.app, densenet_port.conversion.convert, densenet_port.layouts.layout"
+    )
 
     assert loaded & {"h5py", "rich", "safetensors", "platformdirs", "urllib3", "filelock"} == set()

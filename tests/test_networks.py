@@ -13,8 +13,8 @@ import torch
 import torchvision
 
 from densenet_port.checkpoint import array_digest
+from densenet_port.conversion.convert import convert, verify
 from densenet_port.conversion.load import read
-from densenet_port.conversion.write import convert, verify
 from densenet_port.network.architecture import NAMED
 from densenet_port.network.numpy import forward
 from densenet_port.prove.parity import BOUND64, FACTOR32

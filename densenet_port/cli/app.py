@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from densenet_port import __version__
+from densenet_port.about import __version__
 from densenet_port.cli import terminal
 from densenet_port.errors import MisfitError, PortError, UsageError
 
@@ -118,7 +118,7 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     """Translate a checkpoint into another layout, every tensor accounted for."""
-    from densenet_port.conversion import write as verbs
+    from densenet_port.conversion import convert as verbs
 
     started = perf_counter()
     architecture = _architecture(arch)
@@ -275,7 +275,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check a converted file's digests, and its logits against golden ones; no framework."""
-    from densenet_port.conversion.write import verify as verify_digests
+    from densenet_port.conversion.convert import verify as verify_digests
 
     checkpoint = verify_digests(file)
     beside = golden or file.with_name(f"{file.name}.golden.npz")

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import numpy as np
 
 from densenet_port.checkpoint import Array
-from densenet_port.conversion.load import Network
+from densenet_port.conversion.load import Network, read
 from densenet_port.network.contract import Contract
 from densenet_port.network.units import Slot
 
@@ -39,18 +40,25 @@ class Difference:
         return not (self.differing or self.only_first or self.only_second or self.contracts)
 
 
-def diff(first: Network, second: Network) -> Difference:
-    """Two checkpoints compared slot by slot, in our axes and in float64, whatever their layouts."""
-    shared = [slot for slot in first.weights if slot in second.weights]
-    compared = (_slot_difference(slot, first.weights[slot], second.weights[slot]) for slot in shared)
-    differing = [found for found in compared if found]
-    old, new = _function_of(first.contract), _function_of(second.contract)
+def diff(first: Network | str | PathLike[str], second: Network | str | PathLike[str]) -> Difference:
+    """Two networks, or checkpoints, compared slot by slot, in our axes and in float64, whatever their layouts.
+
+    Raises as `read` does for files.
+    """
+    one, other = (network if isinstance(network, Network) else read(network) for network in (first, second))
+    differing: list[SlotDifference] = []
+    shared = [slot for slot in one.weights if slot in other.weights]
+    for slot in shared:
+        difference = _slot_difference(slot, one.weights[slot], other.weights[slot])
+        if difference is not None:
+            differing.append(difference)
+    old, new = _function_of(one.contract), _function_of(other.contract)
     return Difference(
-        first=first,
-        second=second,
+        first=one,
+        second=other,
         differing=tuple(differing),
-        only_first=tuple(slot for slot in first.weights if slot not in second.weights),
-        only_second=tuple(slot for slot in second.weights if slot not in first.weights),
+        only_first=tuple(slot for slot in one.weights if slot not in other.weights),
+        only_second=tuple(slot for slot in other.weights if slot not in one.weights),
         identical=len(shared) - len(differing),
         contracts={key: (old[key], new[key]) for key in old if old[key] != new[key]},
     )
@@ -58,9 +66,9 @@ def diff(first: Network, second: Network) -> Difference:
 
 def _function_of(contract: Contract) -> dict[str, Any]:
     """The entries of a contract that change the logits."""
-    plain = contract.to_json()
-    del plain["output"]
-    return plain
+    entries = contract.to_json()
+    del entries["output"]
+    return entries
 
 
 def _slot_difference(slot: Slot, first: Array, second: Array) -> SlotDifference | None:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from densenet_port.conversion.convert import convert, verify
 from densenet_port.conversion.load import Network, read
-from densenet_port.conversion.write import convert, verify
 from densenet_port.errors import CorruptError, DiskError
 from densenet_port.files import resource
 from densenet_port.network.contract import Input

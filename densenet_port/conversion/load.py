@@ -1,22 +1,25 @@
-"""Theirs → ours: which layout a file has, and its tensors in our axes.
-
-Every tensor is claimed once or ignored by a rule, every slot is filled once; whatever is left says so in the error.
-"""
+"""A checkpoint read as a network: its layout found out, every tensor claimed once or ignored by a rule."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from densenet_port import formats
 from densenet_port.checkpoint import Array, Checkpoint
+from densenet_port.conversion.write import Conversion, plan, write
 from densenet_port.errors import UsageError
+from densenet_port.fetch.registry import is_registered, named
 from densenet_port.layouts.identify import first_few, identify
-from densenet_port.layouts.layout import SPLIT, Kernels, Layout, Ledger, TensorKey, ours_axes
+from densenet_port.layouts.layout import SPLIT, Kernels, Layout, Ledger, Ordering, TensorKey, ours_axes
 from densenet_port.layouts.transform import FOLDS, folded, move
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
+from densenet_port.network.graph import Graph, graph
+from densenet_port.network.keras import Activation, DataFormat, Shape, assign, build
+from densenet_port.network.numpy import forward
 from densenet_port.network.units import HEAD, Slot
 
 
@@ -46,7 +49,7 @@ class Weights(Mapping[Slot, Array]):
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A checkpoint told in our words.
+    """A DenseNet: its architecture, its contract and its weights, and where the weights came from.
 
     `weights` gives each slot's tensor in our axes (`h w i o`, `i o`, `c`) and the stored type (bfloat16 widened to
     float32), or in float64 where a fold computed it and the stored type cannot hold it; each look reads it anew.
@@ -54,41 +57,112 @@ class Network:
     network begin with, where somebody had to say.
     """
 
-    checkpoint: Checkpoint
-    ledger: Ledger
     architecture: Architecture
     contract: Contract
     weights: Mapping[Slot, Array]
+    checkpoint: Checkpoint
+    ledger: Ledger
     within: str | None = None
 
     @property
     def layout(self) -> str:
-        """The layout the file has."""
+        """The name of the checkpoint's layout."""
         return self.ledger.mapping.layout
+
+    @property
+    def graph(self) -> Graph:
+        """What the network computes, operation by operation."""
+        return graph(self.architecture, self.contract)
+
+    def __call__(self, images: Array, *, dtype: Literal["float32", "float64"] = "float64") -> Array:
+        """Logits `n classes` of prepared images `n h w c`, computed by numpy; without a head the last map `n h w c`.
+
+        Images are prepared as `contract.input` says. Raises UsageError for images that the network cannot take.
+        """
+        return forward(self.architecture, self.contract, self.weights, images, dtype=dtype)
+
+    def write(
+        self,
+        path: str | PathLike[str],
+        *,
+        layout: str | PathLike[str] = "keras",
+        dtype: str = "float32",
+        kernels: Kernels | None = None,
+        dim_ordering: Ordering | None = None,
+        force: bool = False,
+    ) -> Conversion:
+        """Write the network in a layout; the ending of `path` decides the container.
+
+        `layout` is a layout's name, or the path of a table of one's own; the rest is as in `conversion.write.write`.
+        """
+        return write(
+            self,
+            Path(path),
+            target=Layout.load(table(layout)),
+            dtype=dtype,
+            kernels=kernels,
+            dim_ordering=dim_ordering,
+            force=force,
+        )
+
+    def state(self, layout: str | PathLike[str] = "keras", *, dtype: str = "float32") -> dict[str, Array]:
+        """The network's tensors under a layout's names, in its axes. Raises as `write` does."""
+        planned = plan(self, Layout.load(table(layout)), dtype)
+        return {name: tensor.load() for name, tensor in planned.tensors.items()}
+
+    def keras(
+        self,
+        *,
+        input_shape: Shape | None = None,
+        activation: Activation | Literal["contract"] | None = "contract",
+        data_format: DataFormat | None = None,
+    ) -> Any:
+        """The network as a Keras model, with its weights.
+
+        `activation="contract"` puts out what the network's own software does; the rest is as in `network.keras.build`.
+        Without a head the output is the last map, after its ReLU. Raises UsageError where Keras is not installed,
+        ValueError for an input that the network cannot take.
+        """
+        if activation == "contract":
+            activation = None if self.contract.output == "logits" else self.contract.output
+        model = build(
+            self.architecture,
+            self.contract,
+            input_shape=input_shape,
+            activation=activation,
+            data_format=data_format,
+            blank=True,
+        )
+        assign(model, dict(self.weights))
+        return model
 
 
 def read(
-    file: Path | Checkpoint,
+    source: str | PathLike[str] | Checkpoint,
     *,
-    src: str | Path | None = None,
-    arch: Architecture | None = None,
+    src: str | PathLike[str] | None = None,
+    arch: str | Architecture | None = None,
     kernels: Kernels | None = None,
     within: str | None = None,
     no_top: bool = False,
 ) -> Network:
-    """The checkpoint in a file, or one that is open already, in our words.
+    """The network in a file, in a registered weight file, or in a checkpoint that is open already.
 
-    `src` is a layout's name or a table of the user's own; without it the tables are asked which of them fits. Without
-    `arch` the shapes say. `kernels` says how convolution kernels are stored where the file does not record it: as a
-    true convolution has them ("theano"), or as a correlation ("tensorflow"). `within` is what stands before the names
-    of the network to take (`state_dict_ema`), where a file holds several; all else is ignored then. Raises MisfitError
-    when anything is left over, missing or of another shape.
+    A name such as "torchvision-121", where no file is called so, means the registered file, which is downloaded when it
+    is first called for. `src` is a layout's name, or the path of a table of the user's own; without it the tables are
+    asked which of them fits. Without `arch` (a name, or an Architecture) the shapes say. `kernels` says how convolution
+    kernels are stored where the file does not record it: as a true convolution has them ("theano"), or as a correlation
+    ("tensorflow"). `within` is what stands before the names of the network to take (`state_dict_ema`), where a file
+    holds several; all else is ignored then. `no_top` leaves the head out. Raises MisfitError when anything is left
+    over, missing or of another shape, DiskError and CorruptError for a file that cannot be read, UsageError for words
+    that mean nothing.
     """
-    checkpoint = formats.read(file) if isinstance(file, Path) else file
+    checkpoint = source if isinstance(source, Checkpoint) else formats.read(_located(source))
     if kernels not in (None, "theano", "tensorflow"):
         raise UsageError(f"unknown --kernels {kernels!r}", hint="known: theano, tensorflow")
-    chosen = checkpoint if within is None else _part(checkpoint, within)
-    ledger = identify(chosen, src=src, arch=arch, kernels=kernels)
+    numbers = Architecture.named(arch) if isinstance(arch, str) else arch
+    chosen = checkpoint if within is None else _below(checkpoint, within)
+    ledger = identify(chosen, src=None if src is None else table(src), arch=numbers, kernels=kernels)
     if kernels and kernels != (ledger.kernels or "tensorflow"):
         raise UsageError(f"{ledger.mapping.layout} never stores kernels as {kernels} does", hint="leave out --kernels")
     if no_top:
@@ -97,16 +171,30 @@ def read(
         outside = {name: f"--within {within}" for name in checkpoint.tensors if name not in chosen.tensors}
         ledger = replace(ledger, ignored={**ledger.ignored, **outside})
     return Network(
-        checkpoint=checkpoint,
-        ledger=ledger,
         architecture=ledger.architecture,
         contract=_contract_of(checkpoint, ledger.mapping),
         weights=Weights({slot: _reader(ledger, slot) for slot in ledger.filled}),
+        checkpoint=checkpoint,
+        ledger=ledger,
         within=within,
     )
 
 
-def _part(checkpoint: Checkpoint, within: str) -> Checkpoint:
+def table(layout: str | PathLike[str]) -> str | Path:
+    """A layout's name, or the path of a table of the user's own: what is no plain string, or ends in `.toml`."""
+    plain = isinstance(layout, str) and not layout.endswith(".toml")
+    return str(layout) if plain else Path(layout)
+
+
+def _located(source: str | PathLike[str]) -> Path:
+    """The file of a path, or of a registered name where no file is called so."""
+    path = Path(source)
+    if isinstance(source, str) and not path.exists() and is_registered(source):
+        return named(source)
+    return path
+
+
+def _below(checkpoint: Checkpoint, within: str) -> Checkpoint:
     """The checkpoint with only the tensors below a name."""
     starts = tuple(within.rstrip(SPLIT) + sign for sign in SPLIT)
     tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if name.startswith(starts)}
@@ -136,8 +224,8 @@ def _reader(ledger: Ledger, slot: Slot) -> Callable[[], Array]:
     if len(parts) == 1:
         return parts[0]
     assert ledger.mapping.fold is not None  # noqa: S101 (only a fold has parts)
-    made = FOLDS[ledger.mapping.fold].made[slot.role]
-    return lambda: folded(made, [part() for part in parts])
+    recipe = FOLDS[ledger.mapping.fold].made[slot.role]
+    return lambda: folded(recipe, [part() for part in parts])
 
 
 def _part_reader(ledger: Ledger, place: TensorKey) -> Callable[[], Array]:
@@ -159,8 +247,5 @@ def _contract_of(checkpoint: Checkpoint, mapping: Layout) -> Contract:
     """What the file records of itself, else what its layout says."""
     if checkpoint.record and "contract" in checkpoint.record:
         return Contract.from_json(checkpoint.record["contract"])
-    said = {key: kind(checkpoint.metadata[key]) for key, kind in RECORDED.items() if key in checkpoint.metadata}
-    return replace(mapping.contract, **cast("Any", said))
-
-
-# -- saying what is wrong ----------------------------------------------------------------------------------------------
+    known = {key: kind(checkpoint.metadata[key]) for key, kind in RECORDED.items() if key in checkpoint.metadata}
+    return replace(mapping.contract, **cast("Any", known))

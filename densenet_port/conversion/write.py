@@ -1,6 +1,6 @@
-"""Ours → theirs: a gathered checkpoint in another layout, written, verified and compared.
+"""A network in a layout: planned, checked, and written one tensor at a time.
 
-Everything is decided and checked before a byte is written; tensors are read, turned and written one at a time.
+Everything is decided and checked before a byte is written.
 """
 
 import json
@@ -10,40 +10,76 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
-from densenet_port import __version__, formats
+from densenet_port import formats
+from densenet_port.about import __version__
 from densenet_port.checkpoint import Array, Checkpoint, Tensor, array_digest
-from densenet_port.conversion.load import Network, read
-from densenet_port.errors import ComparisonError, DiskError, MisfitError, UsageError
+from densenet_port.errors import DiskError, MisfitError, UsageError
 from densenet_port.files import file_digest
-from densenet_port.layouts.identify import first_few
-from densenet_port.layouts.layout import Kernels, Layout, Ordering, TensorKey, TensorSpec, ours_axes, written
+from densenet_port.layouts.layout import Kernels, Layout, Ledger, Ordering, TensorKey, TensorSpec, ours_axes, written
 from densenet_port.layouts.transform import absorb, absorb_in_scale, absorb_in_variance, move
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
+from densenet_port.network.graph import graph
 from densenet_port.network.units import HEAD, Slot
 
 SCHEMA = "densenet-port/file/1"
 UNKNOWN = "0" * 64  # a digest that is still to come, of the right length
 SMALL = 1 << 15  # bytes that are hashed sooner than handed over
 BEHIND = 16  # tensors that may wait to be hashed, which bounds the memory they hold
+DTYPES = ("float16", "float32", "float64")
+
+Progress = Callable[[int, int], None]  # tensors done, and of how many
+
+
+class Source(Protocol):
+    """A network that was read from a checkpoint: `conversion.load.Network` is one."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Where its tensors are."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where each of them went."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """Its numbers."""
+
+    @property
+    def contract(self) -> Contract:
+        """What must hold beside its weights."""
+
+    @property
+    def weights(self) -> Mapping[Slot, Array]:
+        """Slot → tensor in our axes."""
+
+    @property
+    def within(self) -> str | None:
+        """What the names of this network begin with, where somebody had to say."""
+
+    @property
+    def layout(self) -> str:
+        """The name of its checkpoint's layout."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What a conversion did, or with `out` None would do.
+    """A network in another layout: what was written, or with `out` None would be.
 
-    `tensors` are the target's, in order; `record` is what the file says of itself; `notes` what its owner should
-    know.
+    `tensors` are the target's, in order, read and turned when they are loaded; `specs` say how each is named and
+    stored. `record` is what the file says of itself, `absorbed` which norms took up another epsilon, and how; `notes`
+    are what the file's owner should know.
     """
 
-    source: Network
+    source: Source
     target: Layout
     contract: Contract
-    rules: Mapping[TensorKey, TensorSpec]
+    specs: Mapping[TensorKey, TensorSpec]
     tensors: Mapping[str, Tensor]
     absorbed: Mapping[str, Any] | None
     out: Path | None
@@ -51,54 +87,45 @@ class Conversion:
     notes: tuple[str, ...]
 
 
-# -- writing -----------------------------------------------------------------------------------------------------------
+def silent(_done: int, _total: int) -> None:
+    """The progress of work that nobody watches: nothing happens."""
 
 
-def convert(
-    path: Path,
-    *,
+def write(
+    source: Source,
     out: Path | None,
-    src: str | Path | None = None,
-    arch: Architecture | None = None,
-    dst: str | Path = "keras",
-    kernels: Kernels | None = None,
-    within: str | None = None,
-    dst_kernels: Kernels | None = None,
-    dim_ordering: Ordering | None = None,
-    no_top: bool = False,
+    *,
+    target: Layout,
     dtype: str = "float32",
+    kernels: Kernels | None = None,
+    dim_ordering: Ordering | None = None,
     force: bool = False,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = silent,
 ) -> Conversion:
-    """Convert a checkpoint to another layout and write it to `out`; without `out` only say what would be done.
+    """Write a network in a layout to `out`; without `out` only plan it.
 
-    `dst` is a layout's name or a table of the user's own, `dtype` the floating type to write. `kernels` and `within`
-    are as in `read`; `dst_kernels` and `dim_ordering` ("th": out channels first, "tf": out channels last) say how to
-    write them where the target has several ways. `progress` is told after each tensor. An existing `out` stays unless
-    `force`, and on any failure. Raises the errors of `read`, UsageError for a container that the target does not come
-    in.
+    `dtype` is the floating type to write. `kernels` ("theano", "tensorflow") and `dim_ordering` ("th": out channels
+    first, "tf": out channels last) choose among the ways in which the layout stores kernels. `progress` is called after
+    each tensor. An existing `out` stays unless `force`, and on any failure. Raises UsageError for a container that the
+    layout does not come in, an unknown dtype, and a choice that the layout does not have; MisfitError for a network
+    that it cannot hold, and for numbers that the dtype cannot.
     """
-    target = Layout.load(dst)
-    if dtype not in ("float16", "float32", "float64"):
-        raise UsageError(f"unknown --dtype {dtype!r}", hint="known: float16, float32, float64")
-    if out is not None:
-        _check_out(path, out, target, force=force)
-    with ThreadPoolExecutor(1) as beside:  # hashing lets the interpreter go on
-        digest = beside.submit(file_digest, path)
-        source = read(path, src=src, arch=arch, kernels=kernels, within=within, no_top=no_top)
-        rules = target.spell(source.architecture, dim_ordering, dst_kernels)
-        plan = _plan(source, target, rules, np.dtype(dtype))
-        return _written(plan, out, digest, beside, progress) if out else plan
+    check_place(source.checkpoint.path, out, target, force=force)
+    with ThreadPoolExecutor(1) as pool:  # hashing lets the interpreter go on
+        digest = pool.submit(file_digest, source.checkpoint.path)
+        planned = plan(source, target, dtype, kernels, dim_ordering)
+        return write_plan(planned, out, digest, pool, progress) if out else planned
 
 
-def _check_out(path: Path, out: Path, target: Layout, *, force: bool) -> None:
-    """Refuse a place or container that would fail, before any work."""
+def check_place(path: Path, out: Path | None, target: Layout, *, force: bool) -> None:
+    """Refuse a place or a container that would fail, before any work."""
+    if out is None:
+        return
     ending = formats.ending(out)
     alike = {".hdf5": ".h5", ".pt": ".pth"}.get(ending, ending)
     if alike not in target.containers:
-        raise UsageError(
-            f"{out}: {target.layout} does not come as {ending}", hint=f"known: {', '.join(target.containers)}"
-        )
+        known = ", ".join(target.containers)
+        raise UsageError(f"{out}: {target.layout} does not come as {ending}", hint=f"known: {known}")
     if out.exists() and path.exists() and out.samefile(path):
         raise UsageError(f"{out}: is the checkpoint itself", hint="write to another file")
     if out.is_dir():
@@ -108,73 +135,96 @@ def _check_out(path: Path, out: Path, target: Layout, *, force: bool) -> None:
             raise UsageError(f"{file}: exists already", hint="pass --force to replace it, or --out to write elsewhere")
 
 
-def _plan(source: Network, target: Layout, rules: Mapping[TensorKey, TensorSpec], dtype: np.dtype[Any]) -> Conversion:
-    """The conversion with nothing read but the norms whose epsilon must change, and nothing written."""
+# -- planning ----------------------------------------------------------------------------------------------------------
+
+
+def plan(
+    source: Source,
+    target: Layout,
+    dtype: str = "float32",
+    kernels: Kernels | None = None,
+    dim_ordering: Ordering | None = None,
+) -> Conversion:
+    """The conversion with nothing read but the norms whose epsilon must change. Raises as `write` does."""
+    if dtype not in DTYPES:
+        raise UsageError(f"unknown --dtype {dtype!r}", hint="known: float16, float32, float64")
+    stored = np.dtype(dtype)
+    specs = target.spell(source.architecture, dim_ordering, kernels)
     contract = _target_contract(source, target)
-    if contract.stem_padding == "same" and source.architecture.stem != "cifar" and _reversed(rules):
+    if _truly_convolves(specs) and contract.stem_padding == "same" and _pads_by_contract(source.architecture):
         raise MisfitError(
             f'{target.layout} pads its stem "same", which Theano does alike on both sides: '
             "with kernels as Theano stores them the file would be another function",
             hint="leave out --dst-kernels",
         )
-    replaced, absorbed = _absorb_all(source, contract, dtype)
-    tensors = {
-        rule.name: Tensor(
-            shape=_moved_shape(source.architecture, place, rule.axes),
-            dtype=dtype.name,
-            load=partial(_spelled, source, target, place, rule.axes, dtype, replaced),
-        )
-        for place, rule in rules.items()
-    }
-    plan = Conversion(
+    replaced, absorbed = _absorb_all(source, contract, stored)
+    tensors: dict[str, Tensor] = {}
+    for key, spec in specs.items():
+        shape = _shape(source.architecture, key, spec.axes)
+        load = partial(_target_tensor, source, target, key, spec.axes, stored, replaced)
+        tensors[spec.name] = Tensor(shape=shape, dtype=dtype, load=load)
+    planned = Conversion(
         source=source,
         target=target,
         contract=contract,
-        rules=rules,
+        specs=specs,
         tensors=tensors,
         absorbed=absorbed,
         out=None,
         record={},
-        notes=tuple(_notes(source, target, contract, dtype)),
+        notes=tuple(_notes(source, target, contract, stored)),
     )
-    return replace(plan, record=_record(plan, {}, ""))
+    return replace(planned, record=_record(planned, {}, ""))
 
 
-def _reversed(rules: Mapping[TensorKey, TensorSpec]) -> bool:
-    """Whether kernels are written as a true convolution has them."""
-    return any("-" in rule.axes for rule in rules.values())
+def _truly_convolves(specs: Mapping[TensorKey, TensorSpec]) -> bool:
+    """Whether kernels are written as a true convolution has them, turned by 180°."""
+    return any("-" in spec.axes for spec in specs.values())
 
 
-def _target_contract(source: Network, target: Layout) -> Contract:
+def _pads_by_contract(architecture: Architecture) -> bool:
+    """Whether the contract has a say in how the network's stem is padded."""
+    steps = graph(architecture, Contract(stem_padding="same")).operations.values()
+    return any(step.padding == "same" for step in steps)
+
+
+def _target_contract(source: Source, target: Layout) -> Contract:
     """The contract of what is written: the layout's own, but for the entries that go with the weights.
 
     Raises MisfitError where the two are different functions of the same weights.
     """
     carried = {key: getattr(source.contract, key) for key in target.carried}
     contract = replace(target.contract, **cast("Any", carried))
-    if source.architecture.stem == "cifar":
-        return replace(contract, stem_padding=source.contract.stem_padding, stem_pool=source.contract.stem_pool)
-    for key, does in (("stem_padding", "pads the stem {}"), ("stem_pool", "pools the stem by {}")):
-        own, theirs = getattr(source.contract, key), getattr(contract, key)
-        if own != theirs:
+    stem = {"stem_padding": source.contract.stem_padding, "stem_pool": source.contract.stem_pool}
+    if not _pads_by_contract(source.architecture):
+        return replace(contract, **cast("Any", stem))
+    for key, verb in (("stem_padding", "pads the stem {}"), ("stem_pool", "pools the stem by {}")):
+        own, other = stem[key], getattr(contract, key)
+        if own != other:
             raise MisfitError(
-                f"{source.checkpoint.path}: its network {does.format(own)}, {target.layout} only {theirs}: "
+                f"{source.checkpoint.path}: its network {verb.format(own)}, {target.layout} only {other}: "
                 "the same weights would be another function",
                 hint="convert to a layout that carries its contract (keras)",
             )
     return contract
 
 
-def _spelled(
-    source: Network, target: Layout, place: TensorKey, axes: str, dtype: np.dtype[Any], replaced: Mapping[Slot, Array]
+def _target_tensor(
+    source: Source,
+    target: Layout,
+    key: TensorKey,
+    axes: str,
+    dtype: np.dtype[Any],
+    replaced: Mapping[Slot, Array],
 ) -> Array:
     """One tensor in the target's axes and type, contiguous."""
-    what = written(target, place)
-    if not isinstance(what, str):
-        return np.full(_moved_shape(source.architecture, place, axes), what, dtype)
-    slot = Slot(place.unit, what)
+    content = written(target, key)
+    if not isinstance(content, str):
+        return np.full(_shape(source.architecture, key, axes), content, dtype)
+    slot = Slot(key.unit, content)
     array = replaced[slot] if slot in replaced else source.weights[slot]
-    return np.ascontiguousarray(_cast(move(array, ours_axes(target, source.architecture, place), axes), dtype, slot))
+    turned = move(array, ours_axes(target, source.architecture, key), axes)
+    return np.ascontiguousarray(_cast(turned, dtype, slot))
 
 
 def _cast(array: Array, dtype: np.dtype[Any], slot: Slot) -> Array:
@@ -188,13 +238,14 @@ def _cast(array: Array, dtype: np.dtype[Any], slot: Slot) -> Array:
     return cast
 
 
-def _moved_shape(architecture: Architecture, place: TensorKey, axes: str) -> tuple[int, ...]:
-    sizes = architecture.units[place.unit].sizes
+def _shape(architecture: Architecture, key: TensorKey, axes: str) -> tuple[int, ...]:
+    """The shape of a tensor whose axes are in this order."""
+    sizes = architecture.units[key.unit].sizes
     return tuple(1 if axis == "1" else sizes[axis] for axis in axes.replace("-", "").split())
 
 
 def _absorb_all(
-    source: Network, contract: Contract, dtype: np.dtype[Any]
+    source: Source, contract: Contract, dtype: np.dtype[Any]
 ) -> tuple[dict[Slot, Array], Mapping[str, Any] | None]:
     """The scales and variances that change because the target fixes another epsilon, and the record of which did.
 
@@ -224,79 +275,93 @@ def _absorb_all(
     return replaced, None if undo is not None else {"from": old, "to": new, "scale": stretched}
 
 
-def _written(
-    plan: Conversion,
-    out: Path,
-    source_digest: Future[str],
-    beside: ThreadPoolExecutor,
-    progress: Callable[[int, int], None],
-) -> Conversion:
-    """Write the planned tensors; each one's digest is taken beside, while the next is turned and written."""
-    hashing: dict[str, Future[str]] = {}
-    digests = dict.fromkeys(plan.tensors, UNKNOWN)
+# -- writing -----------------------------------------------------------------------------------------------------------
 
-    def settle(behind: int) -> None:
-        while len(hashing) > behind:
-            name = next(iter(hashing))
-            digests[name] = hashing.pop(name).result()
 
-    def digested(done: int, name: str, tensor: Tensor) -> Array:
-        settle(BEHIND)
+class _Digests:
+    """The digests of tensors, each taken in a thread of its own while the next tensor is turned and written."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], pool: ThreadPoolExecutor, progress: Progress) -> None:
+        self.pool = pool
+        self.progress = progress
+        self.total = len(tensors)
+        self.pending: dict[str, Future[str]] = {}
+        self.digests = dict.fromkeys(tensors, UNKNOWN)
+        self.loaded = 0
+
+    def watched(self, name: str, tensor: Tensor) -> Tensor:
+        """The tensor; whoever loads it has it hashed, too."""
+        return replace(tensor, load=partial(self._load, name, tensor))
+
+    def _load(self, name: str, tensor: Tensor) -> Array:
+        self._settle(BEHIND)
         array = tensor.load()
         if array.nbytes < SMALL:
-            digests[name] = array_digest(array)
+            self.digests[name] = array_digest(array)
         else:
-            hashing[name] = beside.submit(array_digest, array)
-        progress(done, len(plan.tensors))
+            self.pending[name] = self.pool.submit(array_digest, array)
+        self.loaded += 1
+        self.progress(self.loaded, self.total)
         return array
 
+    def _settle(self, behind: int) -> None:
+        """Wait until no more than so many tensors are to be hashed."""
+        while len(self.pending) > behind:
+            name = next(iter(self.pending))
+            self.digests[name] = self.pending.pop(name).result()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tensor was loaded, and is hashed now."""
+        self._settle(0)
+        return UNKNOWN not in self.digests.values()
+
+
+def write_plan(
+    planned: Conversion, out: Path, source_digest: Future[str], pool: ThreadPoolExecutor, progress: Progress
+) -> Conversion:
+    """Write the planned tensors; the file and what goes with it appear whole or not at all."""
+    digests = _Digests(planned.tensors, pool, progress)
+
     def record() -> dict[str, Any]:
-        settle(0)
-        complete = all(digest != UNKNOWN for digest in digests.values())
-        known = source_digest.result() if complete else UNKNOWN
-        return _record(plan, digests, known)
+        known = source_digest.result() if digests.complete else UNKNOWN
+        return _record(planned, digests.digests, known)
 
-    tensors = {
-        name: replace(tensor, load=partial(digested, done, name, tensor))
-        for done, (name, tensor) in enumerate(plan.tensors.items(), start=1)
-    }
-    blueprint = plan.target.blueprint(plan.source.architecture, plan.contract)
-    content = lambda: json.dumps(record(), separators=(",", ":")).encode()  # noqa: E731 (called when the rest is written)
-    formats.write(out, tensors, content, blueprint)
-    return replace(plan, out=out, record=record())
+    tensors = {name: digests.watched(name, tensor) for name, tensor in planned.tensors.items()}
+    blueprint = planned.target.blueprint(planned.source.architecture, planned.contract)
+    formats.write(out, tensors, lambda: json.dumps(record(), separators=(",", ":")).encode(), blueprint)
+    return replace(planned, out=out, record=record())
 
 
-def _record(plan: Conversion, digests: Mapping[str, str], source_digest: str) -> dict[str, Any]:
+def _record(planned: Conversion, digests: Mapping[str, str], source_digest: str) -> dict[str, Any]:
     """What the written file says of itself. The same input gives the same bytes: no names, no times.
 
     `absorbed` and `fold` are what rounded tensors, if anything did; `kernels` is there where the layout has several
     ways.
     """
-    source, target = plan.source, plan.target
+    source, target = planned.source, planned.target
+    origin = {"layout": source.layout, "container": source.checkpoint.container, "sha256": source_digest}
+    if source.within is not None:
+        origin["within"] = source.within
     record = {
         "schema": SCHEMA,
         "tool": f"densenet-port {__version__}",
         "layout": target.layout,
         "architecture": source.architecture.to_json(),
-        "contract": plan.contract.to_json(),
-        "source": {
-            "layout": source.layout,
-            "container": source.checkpoint.container,
-            "sha256": source_digest,
-            **({"within": source.within} if source.within is not None else {}),
-        },
+        "contract": planned.contract.to_json(),
+        "source": origin,
         "mappings": {source.layout: source.ledger.mapping.digest, target.layout: target.digest},
-        "absorbed": plan.absorbed,
+        "absorbed": planned.absorbed,
         "tensors": dict(digests),
     }
     if fold := source.ledger.mapping.fold or source.checkpoint.metadata.get("fold"):
         record["fold"] = fold
     if len(target.tensors["conv"]["kernel"].axes) > 1:
-        record["kernels"] = "theano" if _reversed(plan.rules) else "tensorflow"
+        record["kernels"] = "theano" if _truly_convolves(planned.specs) else "tensorflow"
     return record
 
 
-def _notes(source: Network, target: Layout, contract: Contract, dtype: np.dtype[Any]) -> Iterator[str]:
+def _notes(source: Source, target: Layout, contract: Contract, dtype: np.dtype[Any]) -> Iterator[str]:
     """What the owner of a file should know beside that it was converted."""
     yield from source.checkpoint.metadata.get("notes", ())
     yield from _contract_notes(source, target, contract)
@@ -321,7 +386,7 @@ def _notes(source: Network, target: Layout, contract: Contract, dtype: np.dtype[
         yield f"the file records no contract: {_brief(source)} are taken"
 
 
-def _underflow_notes(source: Network) -> Iterator[str]:
+def _underflow_notes(source: Source) -> Iterator[str]:
     """How many variances are zero in float16, whose smallest number is 6e-8."""
     claims = source.ledger.claims.values()
     halves = [claim.tensor for claim in claims if claim.place.part == "variance" and claim.tensor.dtype == "float16"]
@@ -334,12 +399,12 @@ def _underflow_notes(source: Network) -> Iterator[str]:
         )
 
 
-def _brief(source: Network) -> str:
+def _brief(source: Source) -> str:
     """What of a contract a file most often leaves out."""
     return f"epsilon {source.contract.epsilon:g} and {source.contract.stem_padding} stem padding"
 
 
-def _contract_notes(source: Network, target: Layout, contract: Contract) -> Iterator[str]:
+def _contract_notes(source: Source, target: Layout, contract: Contract) -> Iterator[str]:
     """Where the graph of the source, or of the target, is not quite what its weights are used with."""
     layers, last = source.checkpoint.metadata.get("layers", ()), source.ledger.mapping.last_relu
     seen = source.ledger.spelled("stem.conv") in layers  # else the network is a layer, and its own are not listed
@@ -355,27 +420,3 @@ def _contract_notes(source: Network, target: Layout, contract: Contract) -> Iter
     if contract.input != target.contract.input and "output" not in target.carried:
         order, usual = contract.input.order, target.contract.input.order
         yield f"the input stays the source's ({order}), not what {target.layout} usually takes ({usual})"
-
-
-# -- judging -----------------------------------------------------------------------------------------------------------
-
-
-def verify(path: Path) -> Checkpoint:
-    """The checkpoint in a file of ours, once every tensor's digest is the one in its record.
-
-    Raises MisfitError for a file that carries none, ComparisonError that names the tensors that differ.
-    """
-    checkpoint = formats.read(path)
-    recorded = (checkpoint.record or {}).get("tensors")
-    if not isinstance(recorded, dict):
-        raise MisfitError(f"{path}: carries no digests", hint="only files that densenet-port wrote can be verified")
-    wrong = [f"{name} is not recorded" for name in checkpoint.tensors if name not in recorded]
-    for name, digest in recorded.items():
-        if name not in checkpoint.tensors:
-            wrong.append(f"{name} is missing")
-        elif (found := array_digest(checkpoint.tensors[name].load())) != digest:
-            wrong.append(f"{name}: recorded {digest[:12]}…, found {found[:12]}…")
-    if wrong:
-        lines = "\n".join(f"  {line}" for line in first_few(wrong))
-        raise ComparisonError(f"{path}: {len(wrong)} tensors are not the ones that were written\n{lines}")
-    return checkpoint

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from densenet_port import __version__
+from densenet_port.about import __version__
 from densenet_port.errors import NetworkError
 
 if TYPE_CHECKING:

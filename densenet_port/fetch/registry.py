@@ -163,6 +163,12 @@ def named(name: str, *, limits: Limits = LIMITS, progress: Progress = silent) ->
     )
 
 
+def is_registered(name: str) -> bool:
+    """Whether a name means a registered file, or may mean a file of a release; nothing is downloaded."""
+    source, _, _ = name.removesuffix(NO_TOP).rpartition("-")
+    return source == IMAGENET or name in {"-".join(key) for key in registry()}
+
+
 def release(*, limits: Limits = LIMITS) -> Release:
     """The release that "imagenet" means; its manifest comes from the cache, or is downloaded.
 

@@ -17,7 +17,7 @@ from xml.etree import ElementTree as ET  # written, never read
 
 import numpy as np
 
-from densenet_port import __version__
+from densenet_port.about import __version__
 from densenet_port.checkpoint import Array, array_digest
 from densenet_port.errors import DiskError
 from densenet_port.files import whole

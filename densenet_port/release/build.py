@@ -14,7 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from densenet_port import __version__
+from densenet_port.about import __version__
 from densenet_port.conversion.load import read
 from densenet_port.errors import DiskError, PortError, UsageError
 from densenet_port.fetch import manifest

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from densenet_port import __version__
-from densenet_port.conversion.write import Conversion, convert, verify
+from densenet_port.about import __version__
+from densenet_port.conversion.convert import convert, verify
+from densenet_port.conversion.write import Conversion
 from densenet_port.errors import ComparisonError, DiskError
 from densenet_port.fetch import manifest
 from densenet_port.fetch.manifest import Document, File

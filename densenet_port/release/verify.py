@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from densenet_port.conversion import write as convert
+from densenet_port.conversion import convert
 from densenet_port.errors import NetworkError, PortError, UsageError
 from densenet_port.fetch import manifest
 from densenet_port.fetch.download import download, silent

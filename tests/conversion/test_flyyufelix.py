@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from densenet_port.conversion.compare import diff
+from densenet_port.conversion.convert import convert
 from densenet_port.conversion.load import read
-from densenet_port.conversion.write import convert
 from densenet_port.errors import MisfitError
 from densenet_port.layouts.layout import Layout
 from densenet_port.network.architecture import NAMED

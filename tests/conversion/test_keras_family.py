@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from densenet_port import formats
+from densenet_port.conversion.convert import convert
 from densenet_port.conversion.load import read
-from densenet_port.conversion.write import convert
 from densenet_port.errors import MisfitError
 from densenet_port.network.numpy import forward
 from densenet_port.prove.images import Probe

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from densenet_port.conversion.convert import convert
 from densenet_port.conversion.load import read
-from densenet_port.conversion.write import convert
 from densenet_port.network.numpy import forward
 from densenet_port.prove.parity import BOUND64, check
 from densenet_port.prove.worker import Job, run

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from densenet_port.conversion.convert import convert
 from densenet_port.conversion.load import read
-from densenet_port.conversion.write import convert
 from densenet_port.errors import MisfitError
 from densenet_port.network.numpy import forward
 from tests.record.old_family import HERE, ROWS

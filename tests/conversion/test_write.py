@@ -10,8 +10,8 @@ import torch
 
 from densenet_port import files
 from densenet_port.conversion.compare import diff
+from densenet_port.conversion.convert import convert, verify
 from densenet_port.conversion.load import read
-from densenet_port.conversion.write import convert, verify
 from densenet_port.errors import ComparisonError, CorruptError, DiskError, MisfitError, UsageError
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.units import Slot

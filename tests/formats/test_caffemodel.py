@@ -11,8 +11,8 @@ from google.protobuf import text_format
 from hypothesis import HealthCheck, given, settings
 
 from densenet_port import formats
+from densenet_port.conversion.convert import convert, verify
 from densenet_port.conversion.load import read
-from densenet_port.conversion.write import convert, verify
 from densenet_port.errors import CorruptError, MisfitError, UsageError
 from densenet_port.formats.caffe import caffemodel
 from densenet_port.layouts.layout import Layout

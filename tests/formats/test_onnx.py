@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from densenet_port import formats
+from densenet_port.conversion.convert import convert
 from densenet_port.conversion.load import read
-from densenet_port.conversion.write import convert
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from densenet_port import formats
 from densenet_port.checkpoint import Tensor
 from densenet_port.conversion.compare import diff
+from densenet_port.conversion.convert import convert, verify
 from densenet_port.conversion.load import read
-from densenet_port.conversion.write import convert, verify
 from densenet_port.errors import ComparisonError, CorruptError, DiskError, MisfitError, UsageError
 from densenet_port.formats.onnx import checkpoint as container
 from densenet_port.network.architecture import Architecture

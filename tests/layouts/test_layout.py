@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from densenet_port.checkpoint import Checkpoint, Tensor
+from densenet_port.conversion.convert import convert
 from densenet_port.conversion.load import read
-from densenet_port.conversion.write import convert
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.files import resource
 from densenet_port.layouts.identify import identify

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from densenet_port.conversion.convert import convert
 from densenet_port.conversion.load import read
-from densenet_port.conversion.write import convert
 from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError, UsageError
 from densenet_port.files import resource
 from densenet_port.layouts.layout import Layout as Table

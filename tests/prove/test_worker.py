@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from densenet_port.checkpoint import array_digest
+from densenet_port.conversion.convert import convert
 from densenet_port.conversion.load import read
-from densenet_port.conversion.write import convert
 from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError, UsageError
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract

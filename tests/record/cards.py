@@ -24,8 +24,8 @@ import numpy as np
 
 from densenet_port import formats
 from densenet_port.checkpoint import Tensor
+from densenet_port.conversion.convert import convert
 from densenet_port.conversion.load import read
-from densenet_port.conversion.write import convert
 from densenet_port.errors import UsageError
 from densenet_port.layouts import cards as support
 from densenet_port.layouts.cards import Measured

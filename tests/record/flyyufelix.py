@@ -24,8 +24,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from densenet_port import formats
+from densenet_port.conversion.convert import convert
 from densenet_port.conversion.load import read
-from densenet_port.conversion.write import convert
 from densenet_port.layouts.layout import Layout
 from densenet_port.network.architecture import NAMED
 from densenet_port.network.numpy import forward

@@ -40,8 +40,8 @@ from zipfile import ZipFile
 import numpy as np
 
 from densenet_port.checkpoint import Tensor
+from densenet_port.conversion.convert import convert
 from densenet_port.conversion.load import read as read_network
-from densenet_port.conversion.write import convert
 from densenet_port.errors import PortError
 from densenet_port.formats import companion, write
 from densenet_port.layouts.cards import holds

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from densenet_port.conversion import write as convert
+from densenet_port.conversion import convert
 from densenet_port.conversion.load import read
 from densenet_port.errors import DiskError, MisfitError, UsageError
 from densenet_port.fetch import manifest

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from densenet_port import __version__
+from densenet_port.about import __version__
 from densenet_port.checkpoint import Tensor
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.formats.onnx.model import DTYPES, INT64

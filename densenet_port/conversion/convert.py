@@ -1,0 +1,67 @@
+"""One file into another: read, converted, written, and verified."""
+
+from concurrent.futures import ThreadPoolExecutor
+from os import PathLike
+from pathlib import Path
+
+from densenet_port import formats
+from densenet_port.checkpoint import Checkpoint, array_digest
+from densenet_port.conversion.load import read, table
+from densenet_port.conversion.write import Conversion, Progress, check_place, plan, silent, write_plan
+from densenet_port.errors import ComparisonError, MisfitError
+from densenet_port.files import file_digest
+from densenet_port.layouts.identify import first_few
+from densenet_port.layouts.layout import Kernels, Layout, Ordering
+from densenet_port.network.architecture import Architecture
+
+
+def convert(
+    source: str | PathLike[str],
+    *,
+    out: str | PathLike[str] | None,
+    src: str | PathLike[str] | None = None,
+    arch: str | Architecture | None = None,
+    dst: str | PathLike[str] = "keras",
+    kernels: Kernels | None = None,
+    within: str | None = None,
+    dst_kernels: Kernels | None = None,
+    dim_ordering: Ordering | None = None,
+    no_top: bool = False,
+    dtype: str = "float32",
+    force: bool = False,
+    progress: Progress = silent,
+) -> Conversion:
+    """Convert a checkpoint to another layout and write it to `out`; without `out` only say what would be done.
+
+    `src`, `arch`, `kernels`, `within` and `no_top` are as in `read`; `dst` is a layout's name or a table of the user's
+    own (a path), `dst_kernels` and the rest are as in `write.write`. Raises the errors of both.
+    """
+    path, place, target = Path(source), None if out is None else Path(out), Layout.load(table(dst))
+    check_place(path, place, target, force=force)
+    with ThreadPoolExecutor(1) as pool:  # hashing lets the interpreter go on
+        digest = pool.submit(file_digest, path)
+        network = read(path, src=src, arch=arch, kernels=kernels, within=within, no_top=no_top)
+        planned = plan(network, target, dtype, dst_kernels, dim_ordering)
+        return write_plan(planned, place, digest, pool, progress) if place else planned
+
+
+def verify(path: str | PathLike[str]) -> Checkpoint:
+    """The checkpoint in a file of ours, once every tensor's digest is the one in its record.
+
+    Raises MisfitError for a file that carries none, ComparisonError that names the tensors that differ.
+    """
+    path = Path(path)
+    checkpoint = formats.read(path)
+    recorded = (checkpoint.record or {}).get("tensors")
+    if not isinstance(recorded, dict):
+        raise MisfitError(f"{path}: carries no digests", hint="only files that densenet-port wrote can be verified")
+    wrong = [f"{name} is not recorded" for name in checkpoint.tensors if name not in recorded]
+    for name, digest in recorded.items():
+        if name not in checkpoint.tensors:
+            wrong.append(f"{name} is missing")
+        elif (found := array_digest(checkpoint.tensors[name].load())) != digest:
+            wrong.append(f"{name}: recorded {digest[:12]}…, found {found[:12]}…")
+    if wrong:
+        lines = "\n".join(f"  {line}" for line in first_few(wrong))
+        raise ComparisonError(f"{path}: {len(wrong)} tensors are not the ones that were written\n{lines}")
+    return checkpoint
