@@ -5,22 +5,22 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from densenet_port import formats
 from densenet_port.checkpoint import Array, Checkpoint
 from densenet_port.conversion.write import Conversion, plan, write
 from densenet_port.errors import UsageError
-from densenet_port.fetch.registry import is_registered, named
 from densenet_port.layouts.identify import first_few, identify
 from densenet_port.layouts.layout import SPLIT, Kernels, Layout, Ledger, Ordering, TensorKey, ours_axes
 from densenet_port.layouts.transform import FOLDS, folded, move
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.network.graph import Graph, graph
-from densenet_port.network.keras import Activation, DataFormat, Shape, assign, build
-from densenet_port.network.numpy import forward
 from densenet_port.network.units import HEAD, Slot
+
+if TYPE_CHECKING:
+    from densenet_port.network.keras import Activation, DataFormat, Shape
 
 
 class Weights(Mapping[Slot, Array]):
@@ -79,6 +79,8 @@ class Network:
 
         Images are prepared as `contract.input` says. Raises UsageError for images that the network cannot take.
         """
+        from densenet_port.network.numpy import forward  # noqa: PLC0415 (converting runs nothing)
+
         return forward(self.architecture, self.contract, self.weights, images, dtype=dtype)
 
     def write(
@@ -113,9 +115,9 @@ class Network:
     def keras(
         self,
         *,
-        input_shape: Shape | None = None,
-        activation: Activation | Literal["contract"] | None = "contract",
-        data_format: DataFormat | None = None,
+        input_shape: "Shape | None" = None,
+        activation: "Activation | Literal['contract'] | None" = "contract",
+        data_format: "DataFormat | None" = None,
     ) -> Any:
         """The network as a Keras model, with its weights.
 
@@ -123,6 +125,8 @@ class Network:
         Without a head the output is the last map, after its ReLU. Raises UsageError where Keras is not installed,
         ValueError for an input that the network cannot take.
         """
+        from densenet_port.network.keras import assign, build  # noqa: PLC0415 (as above)
+
         if activation == "contract":
             activation = None if self.contract.output == "logits" else self.contract.output
         model = build(
@@ -189,8 +193,11 @@ def table(layout: str | PathLike[str]) -> str | Path:
 def _located(source: str | PathLike[str]) -> Path:
     """The file of a path, or of a registered name where no file is called so."""
     path = Path(source)
-    if isinstance(source, str) and not path.exists() and is_registered(source):
-        return named(source)
+    if isinstance(source, str) and not path.exists():
+        from densenet_port.fetch.registry import is_registered, named  # noqa: PLC0415 (only a name needs the cache)
+
+        if is_registered(source):
+            return named(source)
     return path
 
 
