@@ -224,34 +224,6 @@ def test_colour_is_left_out_where_nobody_sees_it(small):
     assert "\x1b" not in run("inspect", small).stdout
 
 
-@pytest.fixture(scope="session")
-def bare(tmp_path_factory):
-    """A fresh environment with the built wheel and the core dependencies alone; not from this source tree."""
-    folder = tmp_path_factory.mktemp("bare")
-    root = Path(__file__).parents[2]
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, root], check=True, timeout=300)
-    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    python = folder / "venv" / "bin" / "python"
-    subprocess.run([python, *pip[1:], "install", next(folder.glob("*.whl"))], check=True, timeout=300)
-    return python
-
-
-def test_a_wheel_in_an_empty_environment_converts(bare, small, tmp_path):
-    """Tables and sample travel in the wheel; no framework is there, and none is missed."""
-    call = [bare, "-m", "densenet_port"]
-    done = subprocess.run(
-        [*call, "convert", small, "--out", "o.weights.h5", "--json"], capture_output=True, cwd=tmp_path, check=False
-    )
-    demo = subprocess.run([*call, "demo", "--json"], capture_output=True, cwd=tmp_path, check=False)
-    doctor = subprocess.run([*call, "doctor", "--json"], capture_output=True, cwd=tmp_path, check=True)
-
-    told = json.loads(doctor.stdout)
-    assert (done.returncode, demo.returncode, (tmp_path / "o.weights.h5").exists()) == (0, 0, True)
-    assert {version for extra in told["extras"].values() for version in extra.values()} == {None}
-    assert "site-packages" in told["mappings"]
-
-
 @pytest.fixture(scope="module")
 def proven(files, tmp_path_factory):
     """A port, the reference's saved run laid beside it as golden, a report, and a damaged copy of the port."""

@@ -1,0 +1,62 @@
+"""Everything that the package offers, used from outside of it; it must be right in mypy's strictest mode."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import densenet_port as dp
+
+
+def main(source: str, folder: Path) -> tuple[object, ...]:
+    """Each name once."""
+    network: dp.Network = dp.read(source)
+    same: dp.Network = dp.read(Path(source), src="torchvision", arch="121", no_top=False)
+    architecture: dp.Architecture = network.architecture
+    contract: dp.Contract = network.contract
+    kernel = network.weights[dp.Slot("stem.conv", "kernel")]
+    used: int = len(network.ledger.claims)
+    images = np.zeros((1, 64, 64, architecture.channels), np.float32)
+    logits = network(images, dtype="float32")
+    again = dp.forward(architecture, contract, network.weights, images)
+    steps: dp.Graph = network.graph
+    other: dp.Graph = dp.graph(architecture, contract)
+    written: dp.Conversion = network.write(folder / "a.weights.h5", force=True)
+    state = network.state("torchvision")
+    names: list[str] = list(state)
+    model: Any = network.keras(activation=None)
+    module: Any = network.torch(activation=None)
+    converted: dp.Conversion = dp.convert(source, out=str(folder / "b.onnx"), dst="onnx", force=True)
+    difference: dp.Difference = dp.diff(source, written.out or folder)
+    equal: bool = difference.same and dp.diff(network, same).same
+    notes: tuple[str, ...] = converted.notes
+    checked = dp.verify(folder / "a.weights.h5")
+    parity: dp.Parity = dp.check(folder / "a.weights.h5", against=source, backend="numpy", sizes=())
+    explained: dp.Parity = dp.diagnose(folder / "a.weights.h5", against=source)
+    agree: bool = parity.passed and parity.independent
+    findings = [finding["mistake"] for finding in explained.diagnosis]
+    loaded: Any = dp.load(folder / "a.weights.h5", activation=None)
+    builders: list[Callable[..., Any]] = [
+        dp.DenseNet,
+        dp.DenseNetImageNet121,
+        dp.DenseNetImageNet161,
+        dp.DenseNetImageNet169,
+        dp.DenseNetImageNet201,
+        dp.DenseNetImageNet264,
+    ]
+    values = (kernel, used, logits, again, steps, other, names, model, module, equal, notes, checked.container)
+    return (*values, agree, findings, loaded, builders, problem(source), dp.__version__)
+
+
+def problem(source: str) -> str | int | None:
+    """What is wrong with a file, of each family of errors."""
+    try:
+        dp.read(source)
+    except (dp.DiskError, dp.CorruptError, dp.MisfitError, dp.UsageError) as error:
+        return error.exit_code
+    except (dp.ComparisonError, dp.NetworkError) as error:
+        return error.hint
+    except dp.PortError as error:
+        return error.message
+    return None
