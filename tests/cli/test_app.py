@@ -10,7 +10,8 @@ import pytest
 import typer
 
 from densenet_port.cli.app import app
-from densenet_port.cli.terminal import _contract_line
+from densenet_port.cli.base import contract_line
+from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 
 ENVIRONMENT = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200"}
@@ -43,9 +44,9 @@ def test_a_checkpoint_converts_with_no_option(small, tmp_path):
 
 def test_pools_are_told_where_they_are_not_the_original_network_s():
     """A blur pool, and pools that round up."""
-    contract = Contract(stem_padding="same", stem_pool="blur", pool_rounding="ceil").to_json()
+    contract = Contract(stem_padding="same", stem_pool="blur", pool_rounding="ceil")
 
-    line = _contract_line(contract, None)
+    line = contract_line(Architecture.named("121").without_head(), contract)
 
     assert line == "no head; epsilon 1e-05, same stem padding, blur pool, pools round up, rgb input"
 
@@ -222,6 +223,54 @@ def test_output_into_a_closed_pipe_is_quiet(small):
 def test_colour_is_left_out_where_nobody_sees_it(small):
     """No escape sequences in a file or a pipe."""
     assert "\x1b" not in run("inspect", small).stdout
+
+
+UNFORESEEN = """
+import sys
+from densenet_port.cli import main
+from densenet_port.conversion import convert
+
+def broken(*_, **__):
+    raise ZeroDivisionError("a fault\\nof ours")
+
+convert.convert = broken
+main()
+"""
+
+
+def unforeseen(*words):
+    """A call of the command line whose conversion raises what nobody foresaw."""
+    command = [sys.executable, "-c", UNFORESEEN, "convert", "x.pth", *words]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+
+
+def test_what_nobody_foresaw_is_one_line_and_exit_70():
+    """Never 1, which means "not the same network"; and never a traceback."""
+    done = unforeseen()
+
+    assert (done.returncode, done.stdout) == (70, "")
+    assert done.stderr == (
+        "error: ZeroDivisionError: a fault of ours\n"
+        "  this is a fault of densenet-port's: please report it, with the command and what --traceback shows\n"
+    )
+
+
+def test_the_traceback_of_what_nobody_foresaw_is_shown_where_asked_for():
+    """Before the line, wherever the option stands."""
+    done = unforeseen("--traceback")
+
+    assert done.returncode == 70
+    assert done.stderr.startswith("Traceback (most recent call last):\n")
+    assert "in broken" in done.stderr
+    assert "error: ZeroDivisionError: a fault of ours\n" in done.stderr
+
+
+def test_what_nobody_foresaw_is_json_where_asked_for():
+    done = unforeseen("--json")
+
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, done.stderr) == (70, "")
+    assert (error["kind"], error["message"]) == ("internal", "ZeroDivisionError: a fault of ours")
 
 
 @pytest.fixture(scope="module")

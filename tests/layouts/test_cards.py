@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from densenet_port.cli import terminal
+from densenet_port.cli import catalogue
 from densenet_port.errors import CorruptError, MisfitError
 from densenet_port.files import resource
 from densenet_port.layouts import cards as support
@@ -69,18 +69,22 @@ def test_no_cell_claims_more_than_the_evidence():
 
 def test_the_listing_shows_the_matrix():
     """One row a layout, two marks a network; the CIFAR networks as one column by their weakest."""
-    levels = {"121": ["logits", "names"], "161": [None, None], "264": ["table", None]}
-    cifar = {"cifar-40-12": ["logits", "table"], "cifar-100-12": ["names", "logits"], "cifar-bc-100-12": [None, None]}
+    levels = {"121": ("logits", "names"), "161": (None, None), "264": ("table", None)}
+    cifar = {"cifar-40-12": ("logits", "table"), "cifar-100-12": ("names", "logits"), "cifar-bc-100-12": (None, None)}
+    cells = [
+        support.Support(layout="x", architecture=name, source=source, target=target)
+        for name, (source, target) in {**levels, **cifar}.items()
+    ]
 
-    marks = terminal._marks(levels | cifar)
+    marks = catalogue._marks(cells)
 
     assert marks == {"121": "●◐", "161": "––", "264": "○–", "cifar": "◐○", "cifar-bc": "––"}
 
 
 def test_a_listing_without_cards_is_still_one():
-    entry = {"layout": "x", "writes": [], "contract": "the source's", "about": "y", "support": {}, "card": None}
+    row = catalogue.LayoutRow(Layout.load("keras"), None, [])
 
-    *_, legend = terminal.layouts({"layouts": [entry]})
+    *_, legend = catalogue.layouts_text([row])
 
     assert all(mark in legend for mark in "●◐○–")
 
@@ -164,7 +168,7 @@ def test_a_card_is_read_as_written(tmp_path):
 
 
 def test_the_object_for_scripts_has_the_matrix_and_the_cards(capsys):
-    from densenet_port.cli.app import layouts as command
+    from densenet_port.cli.catalogue import layouts as command
 
     command(as_json=True)
 

@@ -1,0 +1,93 @@
+"""Commands for weight files by name, and the cache: fetch, cache list, verify, import, prune."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from densenet_port.cli.base import AsJson, app, bar, rows, show
+
+cache_app = typer.Typer(no_args_is_help=True, help="The weight files that were fetched: list, verify, import, prune.")
+app.add_typer(cache_app, name="cache")
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="A registered file, such as torchvision-121 or imagenet-121.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take a registered weight file from the cache, or download it; print its path."""
+    from densenet_port.fetch import stock
+    from densenet_port.fetch.registry import named
+
+    with bar("downloading") as progress:
+        path = named(name, progress=progress)
+    show("fetch", as_json, lambda: {"name": name, **stock.told(stock.entry_of(path))}, lambda: str(path))
+
+
+@cache_app.command("list")
+def list_cache(as_json: AsJson = False) -> None:
+    """List the weight files in the cache."""
+    from densenet_port.fetch import stock
+
+    _show_cache("cache-list", [stock.told(entry) for entry in stock.held()], as_json)
+
+
+@cache_app.command("verify")
+def verify_cache(as_json: AsJson = False) -> None:
+    """Hash every weight file in the cache anew; exit 4 when one is not what it was."""
+    from densenet_port.errors import CorruptError
+    from densenet_port.fetch import stock
+
+    files = [stock.verified(entry) for entry in stock.held()]
+    _show_cache("cache-verify", files, as_json)
+    raise typer.Exit(0 if all(file["state"] == "right" for file in files) else CorruptError.exit_code)
+
+
+@cache_app.command("import")
+def import_into_cache(
+    file: Annotated[Path, typer.Argument(help="A registered file, brought by hand, whatever it is called.")],
+    as_json: AsJson = False,
+) -> None:
+    """Copy a file into the cache, if its digests are those of a registered one."""
+    from densenet_port.fetch import stock
+
+    entry = stock.told(stock.brought(file))
+    show("cache-import", as_json, lambda: entry, lambda: str(entry["path"]))
+
+
+@cache_app.command("prune")
+def prune_cache(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Remove what was fetched, and what first came, too.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what broken downloads left in the cache."""
+    from densenet_port.fetch import stock
+
+    removed = [str(path) for path in stock.pruned(everything=everything)]
+    show("cache-prune", as_json, lambda: {"removed": removed}, lambda: "\n".join(removed) or "nothing to remove")
+
+
+def _show_cache(command: str, files: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """Print the files of the cache, and where it is."""
+    from densenet_port.fetch.cache import folder
+
+    show(
+        command,
+        as_json,
+        lambda: {"folder": str(folder()), "files": files},
+        lambda: [str(folder()), _cache_rows(files) if files else "  empty"],
+    )
+
+
+def _cache_rows(files: Sequence[Mapping[str, Any]]) -> Any:
+    cells = []
+    for file in files:
+        state = ": ".join(filter(None, (file.get("state"), file.get("fault"))))
+        digest = (file["sha256"] or "not hashed")[:12]
+        known = (file["file"], file["source"], file["arch"], f"{file['bytes']:,}", file["known_by"])
+        cells.append((*known, digest, state))
+    return rows(("file", "source", "arch", "bytes", "known by", "SHA-256", ""), cells)
