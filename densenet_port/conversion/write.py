@@ -4,27 +4,28 @@ Everything is decided and checked before a byte is written.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from math import prod
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 
 from densenet_port import formats
 from densenet_port.about import __version__
-from densenet_port.checkpoint import Array, Checkpoint, Tensor, array_digest
+from densenet_port.checkpoint import Array, Tensor, array_digest
+from densenet_port.conversion.notes import notes
+from densenet_port.conversion.source import Source
 from densenet_port.errors import DiskError, MisfitError, UsageError
 from densenet_port.files import file_digest
-from densenet_port.layouts.layout import Kernels, Layout, Ledger, Ordering, TensorKey, TensorSpec, ours_axes, written
+from densenet_port.layouts.layout import Kernels, Layout, Ordering, TensorKey, TensorSpec, ours_axes, written
 from densenet_port.layouts.transform import absorb, absorb_in_scale, absorb_in_variance, move
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.network.graph import graph
-from densenet_port.network.units import HEAD, Slot
+from densenet_port.network.units import Slot
 
 SCHEMA = "densenet-port/file/1"
 UNKNOWN = "0" * 64  # a digest that is still to come, of the right length
@@ -33,38 +34,6 @@ BEHIND = 16  # tensors that may wait to be hashed, which bounds the memory they 
 DTYPES = ("float16", "float32", "float64")
 
 Progress = Callable[[int, int], None]  # tensors done, and of how many
-
-
-class Source(Protocol):
-    """A network that was read from a checkpoint: `conversion.load.Network` is one."""
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        """Where its tensors are."""
-
-    @property
-    def ledger(self) -> Ledger:
-        """Where each of them went."""
-
-    @property
-    def architecture(self) -> Architecture:
-        """Its numbers."""
-
-    @property
-    def contract(self) -> Contract:
-        """What must hold beside its weights."""
-
-    @property
-    def weights(self) -> Mapping[Slot, Array]:
-        """Slot → tensor in our axes."""
-
-    @property
-    def within(self) -> str | None:
-        """What the names of this network begin with, where somebody had to say."""
-
-    @property
-    def layout(self) -> str:
-        """The name of its checkpoint's layout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +141,7 @@ def plan(
         absorbed=absorbed,
         out=None,
         record={},
-        notes=tuple(_notes(source, target, contract, stored)),
+        notes=tuple(notes(source, target, contract, stored)),
     )
     return replace(planned, record=_record(planned, {}, ""))
 
@@ -359,64 +328,3 @@ def _record(planned: Conversion, digests: Mapping[str, str], source_digest: str)
     if len(target.tensors["conv"]["kernel"].axes) > 1:
         record["kernels"] = "theano" if _truly_convolves(planned.specs) else "tensorflow"
     return record
-
-
-def _notes(source: Source, target: Layout, contract: Contract, dtype: np.dtype[Any]) -> Iterator[str]:
-    """What the owner of a file should know beside that it was converted."""
-    yield from source.checkpoint.metadata.get("notes", ())
-    yield from _contract_notes(source, target, contract)
-    if source.ledger.uncertain:
-        yield (
-            f"no record says how the kernels are stored: taken as {source.ledger.kernels} has them, as files of this "
-            "ordering usually are; --kernels says otherwise, and known logits of one image would decide"
-        )
-    if not (source.ledger.mapping.units or source.checkpoint.record):
-        yield f"its layers have no names of their own: taken by their order for {source.layout}'s ({_brief(source)})"
-    stored = {claim.tensor.dtype for claim in source.ledger.claims.values()}
-    worked = "fold" in source.checkpoint.metadata  # by the reader, in float64
-    if "float64" in stored and dtype.itemsize < 8 and not worked:  # noqa: PLR2004 (bytes of a float64)
-        yield f"the checkpoint holds float64; what is written is rounded to {dtype.name} (--dtype float64 keeps it)"
-    if stored & {"float16", "bfloat16"}:
-        kinds = " and ".join(sorted(stored & {"float16", "bfloat16"}))
-        yield f"the checkpoint holds {kinds}: its rounding stays in the weights"
-    yield from _underflow_notes(source)
-    if "epsilon" in source.ledger.mapping.carried and not (
-        source.checkpoint.record or "epsilon" in source.checkpoint.metadata
-    ):
-        yield f"the file records no contract: {_brief(source)} are taken"
-
-
-def _underflow_notes(source: Source) -> Iterator[str]:
-    """How many variances are zero in float16, whose smallest number is 6e-8."""
-    claims = source.ledger.claims.values()
-    halves = [claim.tensor for claim in claims if claim.place.part == "variance" and claim.tensor.dtype == "float16"]
-    zeros = sum(int(np.count_nonzero(tensor.load() == 0)) for tensor in halves)
-    if zeros:
-        count = sum(prod(tensor.shape) for tensor in halves)
-        yield (
-            f"{zeros} of {count} variances are zero: what was below 6e-8 is lost in float16; the function is the "
-            "file's own, but not that of the network before it was halved"
-        )
-
-
-def _brief(source: Source) -> str:
-    """What of a contract a file most often leaves out."""
-    return f"epsilon {source.contract.epsilon:g} and {source.contract.stem_padding} stem padding"
-
-
-def _contract_notes(source: Source, target: Layout, contract: Contract) -> Iterator[str]:
-    """Where the graph of the source, or of the target, is not quite what its weights are used with."""
-    layers, last = source.checkpoint.metadata.get("layers", ()), source.ledger.mapping.last_relu
-    seen = source.ledger.spelled("stem.conv") in layers  # else the network is a layer, and its own are not listed
-    if last and seen and last not in layers and HEAD in source.architecture.units:
-        yield f"the file's own graph lacks the last ReLU ({last}): its logits are not those of this network"
-    if source.contract.pool_rounding != contract.pool_rounding:
-        change = f"{source.contract.pool_rounding} to {contract.pool_rounding}"
-        yield f"average pools round from {change}: the same for maps of even size, as 224 and 256 pixels give"
-    channels, order = source.architecture.channels, source.contract.input.order
-    if channels != 3 and order != "grey" and not source.checkpoint.record:  # noqa: PLR2004 (red, green, blue)
-        found = f"{source.layout}'s pictures have 3 channels, this network's {channels}"
-        yield f"{found}: how to prepare them is not recorded"
-    if contract.input != target.contract.input and "output" not in target.carried:
-        order, usual = contract.input.order, target.contract.input.order
-        yield f"the input stays the source's ({order}), not what {target.layout} usually takes ({usual})"

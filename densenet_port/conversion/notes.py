@@ -1,0 +1,74 @@
+"""What the owner of a file should know beside that it was converted."""
+
+from collections.abc import Iterator
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from densenet_port.conversion.source import Source
+from densenet_port.layouts.layout import Layout
+from densenet_port.network.contract import Contract
+from densenet_port.network.units import HEAD
+
+
+def notes(source: Source, target: Layout, contract: Contract, dtype: np.dtype[Any]) -> Iterator[str]:
+    """What the owner of a file should know beside that it was converted."""
+    yield from source.checkpoint.metadata.get("notes", ())
+    yield from _contract_notes(source, target, contract)
+    if source.ledger.uncertain:
+        yield (
+            f"no record says how the kernels are stored: taken as {source.ledger.kernels} has them, as files of this "
+            "ordering usually are; --kernels says otherwise, and known logits of one image would decide"
+        )
+    if not (source.ledger.mapping.units or source.checkpoint.record):
+        yield f"its layers have no names of their own: taken by their order for {source.layout}'s ({_brief(source)})"
+    stored = {claim.tensor.dtype for claim in source.ledger.claims.values()}
+    worked = "fold" in source.checkpoint.metadata  # by the reader, in float64
+    if "float64" in stored and dtype.itemsize < 8 and not worked:  # noqa: PLR2004 (bytes of a float64)
+        yield f"the checkpoint holds float64; what is written is rounded to {dtype.name} (--dtype float64 keeps it)"
+    if stored & {"float16", "bfloat16"}:
+        kinds = " and ".join(sorted(stored & {"float16", "bfloat16"}))
+        yield f"the checkpoint holds {kinds}: its rounding stays in the weights"
+    yield from _underflow_notes(source)
+    if "epsilon" in source.ledger.mapping.carried and not (
+        source.checkpoint.record or "epsilon" in source.checkpoint.metadata
+    ):
+        yield f"the file records no contract: {_brief(source)} are taken"
+
+
+def _underflow_notes(source: Source) -> Iterator[str]:
+    """How many variances are zero in float16, whose smallest number is 6e-8."""
+    claims = source.ledger.claims.values()
+    halves = [claim.tensor for claim in claims if claim.place.part == "variance" and claim.tensor.dtype == "float16"]
+    zeros = sum(int(np.count_nonzero(tensor.load() == 0)) for tensor in halves)
+    if zeros:
+        count = sum(prod(tensor.shape) for tensor in halves)
+        yield (
+            f"{zeros} of {count} variances are zero: what was below 6e-8 is lost in float16; the function is the "
+            "file's own, but not that of the network before it was halved"
+        )
+
+
+def _brief(source: Source) -> str:
+    """What of a contract a file most often leaves out."""
+    return f"epsilon {source.contract.epsilon:g} and {source.contract.stem_padding} stem padding"
+
+
+def _contract_notes(source: Source, target: Layout, contract: Contract) -> Iterator[str]:
+    """Where the graph of the source, or of the target, is not quite what its weights are used with."""
+    layers, last = source.checkpoint.metadata.get("layers", ()), source.ledger.mapping.last_relu
+    first = source.ledger.spelled(next(iter(source.architecture.units)))
+    listed = first in layers  # else the network is a layer of another model, and its own layers are not listed
+    if last and listed and last not in layers and HEAD in source.architecture.units:
+        yield f"the file's own graph lacks the last ReLU ({last}): its logits are not those of this network"
+    if source.contract.pool_rounding != contract.pool_rounding:
+        change = f"{source.contract.pool_rounding} to {contract.pool_rounding}"
+        yield f"average pools round from {change}: the same for maps of even size, as 224 and 256 pixels give"
+    channels, order = source.architecture.channels, source.contract.input.order
+    if channels != 3 and order != "grey" and not source.checkpoint.record:  # noqa: PLR2004 (red, green, blue)
+        counts = f"{source.layout}'s pictures have 3 channels, this network's {channels}"
+        yield f"{counts}: how to prepare them is not recorded"
+    if contract.input != target.contract.input and "output" not in target.carried:
+        order, usual = contract.input.order, target.contract.input.order
+        yield f"the input stays the source's ({order}), not what {target.layout} usually takes ({usual})"
