@@ -15,7 +15,7 @@ inputs.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, combinations, product
+from itertools import chain, combinations
 from math import isfinite
 from typing import Any, NamedTuple, Protocol
 
@@ -25,22 +25,25 @@ from numpy.typing import NDArray
 from densenet_port.checkpoint import Array
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.network.architecture import Architecture
-from densenet_port.network.contract import Contract, Output, StemPadding
-from densenet_port.network.graph import Padding, graph
-from densenet_port.network.numpy import Map, evaluate, forward, run
+from densenet_port.network.contract import Contract
+from densenet_port.network.graph import IMAGES, Graph, Operation, graph
+from densenet_port.network.numpy import Map, evaluate, forward, padded, run
 from densenet_port.network.units import ROLES, Role, Slot, Unit
 from densenet_port.prove.faults import (
     BOUND,
     FREE,
+    GRAPHS,
     KNOWN,
     SAYS,
     Case,
     Mistake,
     Sight,
     Undone,
+    Variant,
     any_norm,
-    is_strided,
     other_pools,
+    stem_pool,
+    unit_from,
 )
 
 CLOSER = 1e-2  # an undone mistake must also leave at most this share of the gap
@@ -51,11 +54,10 @@ MOST = 9  # norms of ten that must agree before the tenth is counted with them
 NEAR = 0.6  # deviations: means of strange norms are some 1 apart, of the right ones 0.1 to 0.6
 TRIED = 2  # images on which a network's graph is guessed at
 SHOWN = 3  # units named in a sentence
-EPSILONS = (1e-5, 1.001e-5, 1.1e-5, 1e-3, 1e-6)  # of the layouts that are known, and of Keras's defaults
 
 
 class Port(Protocol):
-    """The network in question: `gather.Ours` is one."""
+    """The network in question: `conversion.load.Network` is one."""
 
     @property
     def architecture(self) -> Architecture:
@@ -142,10 +144,10 @@ def diagnose(
         samples = _samples(port, pending)
         second = {unit: _placed(port, reference, unit, samples) for unit in pending}
         outcomes = _joined([second.get(outcome.unit, outcome) for outcome in first])
-        outcomes += [*_pool(port, reference), *_last_map(port, reference, logits)]
-        graph = [] if port_logits is None else list(_graph(port, np.asarray(images), port_logits))
+        outcomes += [*_pool(port, reference), *_last_map(reference)]
+        graphs = [] if port_logits is None else list(_graph(port, np.asarray(images), port_logits))
     errors = {outcome.unit: outcome.before for outcome in first}
-    return _told(port.architecture, outcomes, graph, errors)
+    return _told(_network(port), outcomes, graphs, errors)
 
 
 # -- the evidence ------------------------------------------------------------------------------------------------------
@@ -155,56 +157,46 @@ def diagnose(
 class Reference:
     """The reference's activations, and what they say enters each unit.
 
-    `contract` is the port's, and `pool` one with the stem's pool as the reference has it. `shapes` are those that
-    activations must have, `sources` the units whose outputs enter a unit.
+    `known` holds the images and the outputs of units. `network` is the port's, but for the stem's pool, which is as the
+    reference has it, and as `contract` tells.
     """
 
-    architecture: Architecture
+    known: Mapping[str, Map]
+    network: Graph
     contract: Contract
-    images: Map
-    taps: Mapping[str, Array]
-    pool: Contract
-    shapes: Mapping[str, tuple[int, ...]]
-    sources: Mapping[str, tuple[str, ...]]
 
     @property
     def visible(self) -> list[str]:
         """The units whose output and input are known."""
-        return [unit for unit, sources in self.sources.items() if {unit, *sources} <= self.taps.keys()]
-
-    def entering(self, unit: str) -> Map:
-        """What the reference fed into a unit; for the head the final norm's output, before its ReLU."""
-        parts = [self._arriving(source) for source in self.sources[unit]] or [self.images]
-        x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
-        return np.maximum(x, 0) if self.sources[unit] and self.architecture.units[unit].kind == "conv" else x
-
-    def leaving(self, unit: str) -> Map:
-        """What came out of a unit. Raises UsageError for another dtype or shape than it must have."""
-        output = np.asarray(self.taps[unit])
-        if output.dtype != np.float64:
-            raise UsageError(f"diagnosis needs the reference's activations in float64, found {output.dtype} for {unit}")
-        if output.shape != self.shapes[unit]:
-            raise UsageError(
-                f"the reference's {unit} has shape {output.shape}, expected {self.shapes[unit]}",
-                hint="axes are n h w c; where the contract's pool_rounding is another, only even sizes agree",
-            )
-        return output
+        return [name for name in self.network.units if {name, *_sources(self.network, name)} <= self.known.keys()]
 
     def case(self, unit: str, port: Port) -> Case:
         """The port's unit with the evidence on it."""
-        sight = Sight(self.entering(unit), self.leaving(unit))
-        return Case.of(self.architecture.units[unit], _read(port, unit), port.contract, sight)
+        (source,) = _steps(self.network, unit)[0].inputs
+        evidence = Sight(evaluate(self.network, source, self.known, {}), self.known[unit])
+        return Case.of(_steps(_network(port), unit), _read(port, unit), evidence)
 
-    def _arriving(self, source: str) -> Map:
-        """A unit's output as the next one finds it, behind the pool if there is one."""
-        output = self.leaving(source)
-        network = graph(self.architecture, self.pool)
-        if source in ("stem.norm", "stem.norm3"):
-            (entry,) = network.operations["block1.layer1.norm1"].inputs
-            return evaluate(network, entry, {source: output}, {})
-        if source.startswith("transition") and source.endswith(".conv"):
-            return evaluate(network, source.replace("conv", "pool"), {source: output}, {})
-        return output
+
+def _network(port: Port) -> Graph:
+    """The port's graph, which is compared before softmax or sigmoid."""
+    return graph(port.architecture, replace(port.contract, output="logits"))
+
+
+def _steps(network: Graph, unit: str) -> tuple[Operation, ...]:
+    """A unit's own operation; for the head with those in front of it, from the ReLU on."""
+    steps = [network.operations[unit]]
+    while steps[0].kind in ("dense", "mean"):
+        steps.insert(0, network.operations[steps[0].inputs[0]])
+    return tuple(steps)
+
+
+def _sources(network: Graph, name: str) -> Iterator[str]:
+    """The units whose outputs enter an operation, or the images."""
+    for read in network.operations[name].inputs:
+        if read == IMAGES or read in network.units:
+            yield read
+        else:
+            yield from _sources(network, read)
 
 
 def _reference(port: Port, images: Array, taps: Mapping[str, Array], logits: Array) -> Reference:
@@ -215,73 +207,57 @@ def _reference(port: Port, images: Array, taps: Mapping[str, Array], logits: Arr
         raise UsageError(
             f"images must have the axes n h w c with c={architecture.channels}, found shape {images.shape}"
         )
-    reference = Reference(
-        architecture=architecture,
-        contract=port.contract,
-        images=images,
-        taps={**taps, "head.dense": logits},
-        pool=port.contract,
-        shapes=_shapes(architecture, port.contract, images.shape),
-        sources=_sources(architecture),
-    )
-    if _first_norm_gap(port, reference) <= BOUND:
+    network = _network(port)
+    known = _known(network, images, {**taps, network.logits: logits})
+    reference = Reference(known=known, network=network, contract=port.contract)
+    if _pool_gap(port, reference) <= BOUND:
         return reference
-    others = (replace(reference, pool=contract) for contract in other_pools(port.contract))
-    return next((other for other in others if _first_norm_gap(port, other) <= BOUND), reference)
+    for contract in other_pools(port.contract):
+        other = replace(reference, network=graph(architecture, replace(contract, output="logits")), contract=contract)
+        if _pool_gap(port, other) <= BOUND:
+            return other
+    return reference
 
 
-def _first_norm_gap(port: Port, reference: Reference) -> float:
+def _known(network: Graph, images: Map, taps: Mapping[str, Array]) -> dict[str, Map]:
+    """Images and outputs by operation. Raises UsageError for another dtype or shape than an output must have."""
+    known: dict[str, Map] = {IMAGES: images}
+    for name, shape in network.shapes(images.shape).items():
+        if name in taps:
+            output = known[name] = np.asarray(taps[name])
+            if output.dtype != np.float64:
+                raise UsageError(
+                    f"diagnosis needs the reference's activations in float64, found {output.dtype} for {name}"
+                )
+            if output.shape != shape:
+                raise UsageError(
+                    f"the reference's {name} has shape {output.shape}, expected {shape}",
+                    hint="axes are n h w c; where the contract's pool_rounding is another, only even sizes agree",
+                )
+    return known
+
+
+def _pool_gap(port: Port, reference: Reference) -> float:
     """How far the first norm behind the stem's pool is from any norm at all of what enters it."""
-    unit = "block1.layer1.norm1"
-    if reference.architecture.stem == "cifar" or unit not in reference.visible:
+    pool = stem_pool(reference.network)
+    unit = unit_from(reference.network, pool.name) if pool else ""
+    if unit not in reference.visible:
         return 0.0
     case = reference.case(unit, port)
-    return min(float(undone.case.errors(case.full).max()) for undone in any_norm(case))
-
-
-def _sources(architecture: Architecture) -> dict[str, tuple[str, ...]]:
-    """Unit → the units whose outputs enter it, in the order of their channels; none for the stem's convolution."""
-    found: dict[str, tuple[str, ...]] = {}
-    joined: list[str] = []
-    before: tuple[str, ...] = ()
-    for name, unit in architecture.units.items():
-        place, _, part = name.rpartition(".")
-        joins = part == "norm1" or (part == "norm" and place != "stem")
-        found[name] = tuple(joined) if joins else before
-        before = (name,)
-        if place in ("stem", f"transition{unit.block}"):
-            joined = [name]
-        elif unit.kind == "conv" and unit.sizes["h"] > 1:  # the kernel that makes a layer's new channels
-            joined.append(name)
-    return found
-
-
-def _shapes(architecture: Architecture, contract: Contract, images: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Unit → shape of its output, `n h w c`, and `n classes` of the head. Either padding of the stem rounds up."""
-    up = contract.pool_rounding == "ceil"
-    count, *sides, _ = images
-    found: dict[str, tuple[int, ...]] = {}
-    for name, unit in architecture.units.items():
-        if is_strided(unit) or (architecture.stem != "cifar" and name == "block1.layer1.norm1"):
-            sides = [(side + 1) // 2 for side in sides]
-        channels = unit.sizes["c" if unit.kind == "norm" else "o"]
-        found[name] = (count, channels) if unit.kind == "dense" else (count, *sides, channels)
-        if name.startswith("transition") and unit.kind == "conv":
-            sides = [(side + up) // 2 for side in sides]
-    return found
+    return float(any_norm(case).errors(case.full).max())
 
 
 def _read(port: Port, unit: str) -> dict[Role, Map]:
     """The port's tensors of one unit, in float64. Raises MisfitError when they are missing or of another shape."""
-    found: dict[Role, Map] = {}
+    weights: dict[Role, Map] = {}
     for role in ROLES[port.architecture.units[unit].kind]:
         slot = Slot(unit, role)
         if slot not in port.weights:
             raise MisfitError(f"the weights lack {slot}")
-        found[role] = np.asarray(port.weights[slot], np.float64)
-        if found[role].shape != port.architecture.slots[slot]:
-            raise MisfitError(f"{slot}: expected shape {port.architecture.slots[slot]}, found {found[role].shape}")
-    return found
+        weights[role] = np.asarray(port.weights[slot], np.float64)
+        if weights[role].shape != port.architecture.slots[slot]:
+            raise MisfitError(f"{slot}: expected shape {port.architecture.slots[slot]}, found {weights[role].shape}")
+    return weights
 
 
 # -- one unit, by its own numbers --------------------------------------------------------------------------------------
@@ -339,13 +315,13 @@ def _undone(trial: Trial, mistake: Mistake) -> Iterator[Trial]:
 def _singles(case: Case) -> Iterator[Trial]:
     """The case with each known mistake undone."""
     for mistake in KNOWN:
-        if mistake.applies(case.unit):
+        if mistake.applies(case.operation):
             yield from _undone(Trial(case), mistake)
 
 
 def _pairs(case: Case) -> Iterator[Trial]:
     """The case with each two known mistakes undone."""
-    for first, second in combinations([mistake for mistake in KNOWN if mistake.applies(case.unit)], 2):
+    for first, second in combinations([mistake for mistake in KNOWN if mistake.applies(case.operation)], 2):
         for trial in _undone(Trial(case), first):
             yield from _undone(trial, second)
 
@@ -354,7 +330,7 @@ def _first_closing(trials: Iterable[Trial], before: float) -> Outcome | None:
     """The first trial that closes the gap, on a little of the evidence and then on all of it."""
     for case, made in trials:
         if case.errors(case.few).max() <= BOUND and _closed(before, after := float(case.errors(case.full).max())):
-            return Outcome(case.unit.name, before, after, made)
+            return Outcome(case.operation.name, before, after, made)
     return None
 
 
@@ -372,7 +348,7 @@ def _all_but_some_channels(case: Case, before: float) -> Outcome | None:
     if not 0 < 2 * wrong.sum() <= wrong.size:
         return None
     after = float(errors[~wrong].max())
-    return Outcome(case.unit.name, before, after, (*made, Made("channel-wrong", {}, _counted(wrong))))
+    return Outcome(case.operation.name, before, after, (*made, Made("channel-wrong", {}, _counted(wrong))))
 
 
 def _counted(wrong: NDArray[np.bool_]) -> dict[str, Any]:
@@ -393,7 +369,7 @@ def _first_rounded(trials: Iterable[Trial], weights: Mapping[Role, Map], before:
             beyond = float(np.maximum(apart - _reach(case, kind), 0).max()) / case.deviation
             if _closed(before, beyond):
                 slug = "rounded-to-float32" if kind == "float32" else "rounded-to-half"
-                return Outcome(case.unit.name, before, beyond, (*made, Made(slug, {"type": kind})))
+                return Outcome(case.operation.name, before, beyond, (*made, Made(slug, {"type": kind})))
     return None
 
 
@@ -418,10 +394,10 @@ def _reach(case: Case, kind: str) -> Map:
     """How far the output can move when every number moves to its neighbour in a type."""
     x = case.full.x
     gaps = {role: _gap_in(kind, array) for role, array in case.weights.items()}
-    if case.unit.kind != "norm":
-        return replace(case, weights=gaps, last_relu=True).run(np.abs(x))
+    if case.operation.kind != "norm":
+        return replace(case, weights=gaps).run(np.abs(x))
     scale, _, mean, variance = (case.weights[role] for role in ROLES["norm"])
-    epsilon = case.contract.epsilon
+    epsilon = case.operation.epsilon
     slope = np.abs(scale) / np.sqrt(variance + epsilon)
     steepest = (np.abs(scale) + gaps["scale"]) / np.sqrt(np.maximum(variance - gaps["variance"], 0) + epsilon)
     reach: Map = np.abs(x - mean) * (steepest - slope) + gaps["mean"] * steepest + gaps["shift"]
@@ -437,17 +413,17 @@ def _placed(port: Port, reference: Reference, unit: str, samples: Mapping[str, M
     errors = case.errors(case.full)
     before = float(errors.max())
     tables = (Mistake("misplaced", lambda _: True, partial(_held_elsewhere, port, samples)), *FREE)
-    trials = (_undone(Trial(case), mistake) for mistake in tables if mistake.applies(case.unit))
+    trials = (_undone(Trial(case), mistake) for mistake in tables if mistake.applies(case.operation))
     if found := _first_closing(chain.from_iterable(trials), before):
         return found
     proved = _has_a_kernel(case)
-    slug = "unexplained" if proved is False else "kernel-wrong" if case.unit.kind == "conv" else "head-wrong"
+    slug = "unexplained" if proved is False else "kernel-wrong" if case.operation.kind == "conv" else "head-wrong"
     return Outcome(unit, before, before, (Made(slug, {}, {**_counted(errors > BOUND), "proved": bool(proved)}),))
 
 
 def _samples(port: Port, pending: Sequence[str]) -> dict[str, dict[Role, Map]]:
     """Of every unit like a pending one: a kernel's first output channel, or a norm's numbers, to recognise it by."""
-    units = port.architecture.units
+    units = _network(port).units
     found: dict[str, dict[Role, Map]] = {}
     for unit in units.values():
         if unit.kind != "dense" and any(_alike(unit, units[name]) for name in pending):
@@ -462,8 +438,9 @@ def _alike(unit: Unit, other: Unit) -> bool:
 
 def _held_elsewhere(port: Port, samples: Mapping[str, Mapping[Role, Map]], case: Case) -> Iterator[Undone]:
     """The tensors of another unit of the port, where its sample gives what the reference has here."""
-    few = Sight(case.few.x, case.few.truth if case.unit.kind == "norm" else case.few.truth[..., :1])
-    alike = [name for name in samples if _alike(port.architecture.units[name], case.unit)]
+    few = Sight(case.few.x, case.few.truth if case.operation.kind == "norm" else case.few.truth[..., :1])
+    units = _network(port).units
+    alike = [name for name in samples if _alike(units[name], units[case.operation.name])]
     for name in alike:
         if replace(case, weights=samples[name]).errors(few).max() <= BOUND:
             yield Undone(replace(case, weights=_read(port, name)), own={"in": name})
@@ -475,10 +452,10 @@ def _has_a_kernel(case: Case) -> bool | None:
     What a convolution gives at more places than it has inputs lies in the space that its windows there span; what
     anything else gives does not. A norm without one that fits has been found out before.
     """
-    if case.unit.kind != "conv":
-        return None if case.unit.kind == "dense" else False
+    if case.operation.kind != "conv":
+        return None if case.operation.kind == "dense" else False
     truth = case.full.truth
-    count = case.unit.sizes["h"] * case.unit.sizes["w"] * case.unit.sizes["i"] + SURPLUS
+    count = case.weights["kernel"][..., 0].size + SURPLUS
     total = truth[..., 0].size
     if count > min(total, LARGEST_PROOF):
         return None
@@ -490,12 +467,10 @@ def _has_a_kernel(case: Case) -> bool | None:
 
 def _windows(case: Case) -> Map:
     """What a convolution's kernel lies on at every place: a view `n h w i` and the kernel's height and width."""
-    size, stride = case.unit.sizes["h"], 2 if is_strided(case.unit) else 1
-    same = stride == 2 and case.contract.stem_padding == "same"  # noqa: PLR2004 (the stem's stride)
-    fronts = [2 + side % 2 if same else size // 2 for side in case.full.x.shape[1:3]]
-    padded = np.pad(case.full.x, ((0, 0), *((front, size) for front in fronts), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (1, 2))
-    return windows[:, ::stride, ::stride]
+    step = case.operation
+    around = padded(case.full.x, step.kernel, step.stride, step.padding)
+    windows = np.lib.stride_tricks.sliding_window_view(around, (step.kernel, step.kernel), (1, 2))
+    return windows[:, :: step.stride, :: step.stride]
 
 
 def _joined(outcomes: list[Outcome]) -> list[Outcome]:
@@ -520,153 +495,72 @@ def _joined(outcomes: list[Outcome]) -> list[Outcome]:
 
 def _pool(port: Port, reference: Reference) -> Iterator[Outcome]:
     """The stem's pool, where the reference's is another or pads by another rule."""
-    expected, found = reference.pool, port.contract
-    if expected is not found:
-        unit = "block1.layer1.norm1"
-        before = replace(reference, pool=found).case(unit, port)
-        error = float(before.errors(before.full).max())
-        if expected.stem_pool == found.stem_pool:
-            fixed = {"expected": expected.stem_padding, "found": found.stem_padding}
-            made = Made("stem-padding", fixed, {"part": "pool"})
-        else:
-            made = Made("stem-pool", {"expected": expected.stem_pool, "found": found.stem_pool})
-        yield Outcome(unit, error, _first_norm_gap(port, reference), (made,))
+    expected, found, pool = reference.contract, port.contract, stem_pool(reference.network)
+    if pool is None or expected is found:
+        return
+    unit = unit_from(reference.network, pool.name)
+    case = replace(reference, network=_network(port)).case(unit, port)
+    before = float(case.errors(case.full).max())
+    if expected.stem_pool == found.stem_pool:
+        fixed = {"expected": expected.stem_padding, "found": found.stem_padding}
+        made = Made("stem-padding", fixed, {"part": "pool"})
+    else:
+        made = Made("stem-pool", {"expected": expected.stem_pool, "found": found.stem_pool})
+    yield Outcome(unit, before, _pool_gap(port, reference), (made,))
 
 
-def _last_map(port: Port, reference: Reference, logits: Array) -> Iterator[Outcome]:
+def _last_map(reference: Reference) -> Iterator[Outcome]:
     """Without a head, the ReLU that ends the network."""
-    if port.architecture.classes is None and "final.norm" in reference.visible:
-        last = reference.leaving("final.norm")
-        deviation = float(last.std()) or 1.0
-        before, after = (float(np.abs(x - logits).max()) / deviation for x in (np.maximum(last, 0), last))
-        if not before <= BOUND:
-            made = Made("no-last-relu", {"side": "reference"}) if _closed(before, after) else Made("unexplained")
-            yield Outcome("final.norm", before, after if _closed(before, after) else before, (made,))
+    network, known = reference.network, reference.known
+    name = list(network.units)[-1]
+    if network.logits in network.units or name not in reference.visible:
+        return
+    last, expected = known[name], known[network.logits]
+    deviation = float(last.std()) or 1.0
+    before, after = (float(np.abs(x - expected).max()) / deviation for x in (np.maximum(last, 0), last))
+    if not before <= BOUND:
+        made = Made("no-last-relu", {"side": "reference"}) if _closed(before, after) else Made("unexplained")
+        yield Outcome(name, before, after if _closed(before, after) else before, (made,))
 
 
 # -- the port's own graph ----------------------------------------------------------------------------------------------
 
 
-class Otherwise(NamedTuple):
-    """What a framework can do otherwise with the right weights.
-
-    `first` is the unit that images enter, `pool` a contract with another stem pool.
-    """
-
-    first: str
-    convolution: StemPadding
-    pool: Contract
-    epsilon: float
-    last_relu: bool = True
-    reverse: bool = False
-    output: Output = "logits"
-
-
-Variants = Iterator[
-    tuple[Otherwise, Mapping[str, Any], tuple[str, ...]]
-]  # a graph, its detail, the units where it acts
-
-
-def _padded_otherwise(otherwise: Otherwise) -> Variants:
-    rules: tuple[StemPadding, ...] = ("symmetric", "same")
-    for convolution, pool in product(rules, repeat=2):
-        parts = {
-            otherwise.first: convolution != otherwise.convolution,
-            "block1.layer1.norm1": pool != otherwise.pool.stem_padding,
-        }
-        units = tuple(unit for unit, differs in parts.items() if differs)
-        padded = replace(otherwise.pool, stem_padding=pool)
-        yield (
-            otherwise._replace(convolution=convolution, pool=padded),
-            {"convolution": convolution, "pool": pool},
-            units,
-        )
-
-
-def _pooled_otherwise(otherwise: Otherwise) -> Variants:
-    for pool in other_pools(otherwise.pool):
-        if pool.stem_pool != otherwise.pool.stem_pool:  # the other padding has been tried
-            yield otherwise._replace(pool=pool), {"pool": pool.stem_pool}, ("block1.layer1.norm1",)
-
-
-def _without_last_relu(otherwise: Otherwise) -> Variants:
-    yield otherwise._replace(last_relu=False), {}, ("head.dense",)
-
-
-def _reversed_images(otherwise: Otherwise) -> Variants:
-    yield otherwise._replace(reverse=True), {}, (otherwise.first,)
-
-
-def _with_epsilon(otherwise: Otherwise) -> Variants:
-    for epsilon in EPSILONS:
-        yield otherwise._replace(epsilon=epsilon), {"epsilon": epsilon}, ()
-
-
-def _with_output(otherwise: Otherwise) -> Variants:
-    outputs: tuple[Output, ...] = ("softmax", "sigmoid")
-    for output in outputs:
-        yield otherwise._replace(output=output), {"output": output}, ("head.dense",)
-
-
-GRAPHS: tuple[tuple[str, Callable[[Otherwise], Variants], str], ...] = (
-    ("stem-padding", _padded_otherwise, "pads the stem by “{convolution}”, its pool by “{pool}”; its contract differs"),
-    ("stem-pool", _pooled_otherwise, "ends its stem with the pool “{pool}”; its contract differs"),
-    ("no-last-relu", _without_last_relu, "has no ReLU before the head"),
-    ("channels-reversed", _reversed_images, "sees the image's channels in reverse order (RGB for BGR)"),
-    ("epsilon", _with_epsilon, "has an epsilon of {epsilon}; its contract differs"),
-    ("output", _with_output, "puts out {output}, not logits"),
-)
-
-
 def _graph(port: Port, images: Array, port_logits: Array) -> Iterator[Finding]:
     """What the port's framework does otherwise than its weights and contract say, if anything."""
-    network = port
-    first, padding = next(iter(port.architecture.units)), port.contract.stem_padding
-    right = Otherwise(first, padding, port.contract, port.contract.epsilon)
     images = images.astype(np.float64)
-    bound, before = _noise(port, images, port_logits), _gap(network, images, right, port_logits)
+    own = forward(port.architecture, port.contract, port.weights, images)
+    bound, before = _noise(port, images, own, port_logits), _gap(own, port_logits)
     if before <= bound:
         return
-    for slug, change, says in GRAPHS:
-        for otherwise, detail, units in change(right):
-            if _gap(network, images[:TRIED], otherwise, port_logits[:TRIED]) <= bound:
-                after = _gap(network, images, otherwise, port_logits)
-                told = f"The port's network {says.format(**detail)}."
-                yield _finding(slug, told, units, before, after, {**detail, "side": "port"})
+    for mistake in GRAPHS:
+        for variant in mistake.variants(port.architecture, replace(port.contract, output="logits")):
+            if _gap(_logits(port, variant, images[:TRIED]), port_logits[:TRIED]) <= bound:
+                after = _gap(_logits(port, variant, images), port_logits)
+                says = f"The port's network {mistake.says.format(**variant.detail)}."
+                yield _finding(mistake.slug, says, variant.units, before, after, {**variant.detail, "side": "port"})
                 return
-    told = "The port's network computes something else than its weights and contract say, in no known way."
-    yield _finding("unexplained", told, (), before, before, {"side": "port"})
+    says = "The port's network computes something else than its weights and contract say, in no known way."
+    yield _finding("unexplained", says, (), before, before, {"side": "port"})
 
 
-def _noise(port: Port, images: Map, port_logits: Array) -> float:
+def _noise(port: Port, images: Map, own: Map, port_logits: Array) -> float:
     """How far the port's logits may be from the float64 truth: as numpy's own float32, times a slack; or the bound."""
     if port_logits.dtype == np.float64:
         return BOUND
-    passes = [
-        forward(port.architecture, port.contract, port.weights, images, dtype=dtype)
-        for dtype in (np.float64, np.float32)
-    ]
-    return FLOAT32_SLACK * float(np.abs(passes[1] - passes[0]).max() / passes[0].std())
+    narrow = forward(port.architecture, port.contract, port.weights, images, dtype=np.float32)
+    return FLOAT32_SLACK * float(np.abs(narrow - own).max() / own.std())
 
 
-def _gap(network: Port, images: Map, otherwise: Otherwise, port_logits: Array) -> float:
-    """The largest difference of a graph's logits from the port's, in their deviations; infinite without a number."""
-    logits = _free_run(network, images, otherwise)
+def _logits(port: Port, variant: Variant, images: Map) -> Map:
+    """What the port's weights give in another graph."""
+    return run(variant.network, port.weights, images[..., ::-1] if variant.is_reversed else images)
+
+
+def _gap(logits: Map, port_logits: Array) -> float:
+    """The largest difference of the port's logits from these, in their deviations; infinite without a number."""
     apart = float(np.abs(logits - port_logits).max() / (logits.std() or 1.0))
     return apart if isfinite(apart) else float("inf")
-
-
-def _free_run(network: Port, images: Map, otherwise: Otherwise) -> Map:
-    """The port in numpy, from the images, with another graph."""
-    contract = replace(otherwise.pool, epsilon=otherwise.epsilon, output=otherwise.output)
-    found = graph(network.architecture, contract)
-    first = found.operations[otherwise.first]
-    if first.stride > 1:
-        padding: Padding = "same" if otherwise.convolution == "same" else first.kernel // 2
-        found = found.edited(otherwise.first, padding=padding)
-    if not otherwise.last_relu:
-        found = found.without("final.relu")
-    return run(found, network.weights, images[..., ::-1] if otherwise.reverse else images)
 
 
 # -- telling -----------------------------------------------------------------------------------------------------------
@@ -674,32 +568,30 @@ def _free_run(network: Port, images: Map, otherwise: Otherwise) -> Map:
 APPLIES = {mistake.slug: mistake.applies for mistake in (*KNOWN, *FREE)}
 
 
-def _told(
-    architecture: Architecture, outcomes: list[Outcome], graph: list[Finding], errors: Mapping[str, float]
-) -> Diagnosis:
+def _told(network: Graph, outcomes: list[Outcome], graphs: list[Finding], errors: Mapping[str, float]) -> Diagnosis:
     """The outcomes of all units, those with the same mistake told as one finding."""
     fine = ["rounded-to-float32"]
     rounded = {outcome.unit for outcome in outcomes if [made.slug for made in outcome.made] == fine}
     off = {outcome.unit for outcome in outcomes if outcome.made} - rounded
     groups: dict[tuple[str, str], list[tuple[Outcome, Made]]] = {}
-    for outcome in sorted(outcomes, key=lambda outcome: list(architecture.units).index(outcome.unit)):
+    for outcome in sorted(outcomes, key=lambda outcome: list(network.units).index(outcome.unit)):
         for made in outcome.made:
             if made.slug not in fine:
                 groups.setdefault((made.slug, str(made.fixed)), []).append((outcome, made))
     return Diagnosis(
-        findings=(*(_grouped(architecture, group) for group in groups.values()), *graph),
-        faulty=tuple(unit for unit in architecture.units if unit in off),
-        rounded=tuple(unit for unit in architecture.units if unit in rounded),
+        findings=(*(_grouped(network, group) for group in groups.values()), *graphs),
+        faulty=tuple(unit for unit in network.units if unit in off),
+        rounded=tuple(unit for unit in network.units if unit in rounded),
         examined=len(errors),
         errors=errors,
     )
 
 
-def _grouped(architecture: Architecture, group: Sequence[tuple[Outcome, Made]]) -> Finding:
+def _grouped(network: Graph, group: Sequence[tuple[Outcome, Made]]) -> Finding:
     """One mistake of several units."""
     _, first = group[0]
     own = {outcome.unit: dict(made.own) for outcome, made in group if made.own}
-    where = _where(architecture, first.slug, {outcome.unit: made.own for outcome, made in group})
+    where = _where(network, first.slug, {outcome.unit: made.own for outcome, made in group})
     return _finding(
         first.slug,
         SAYS[first.slug].format(**first.fixed, where=where),
@@ -716,12 +608,12 @@ def _finding(
     return Finding(mistake=slug, says=says, units=units, before=before, after=after, detail=detail)
 
 
-def _where(architecture: Architecture, slug: str, own: Mapping[str, Mapping[str, Any]]) -> str:
+def _where(network: Graph, slug: str, own: Mapping[str, Mapping[str, Any]]) -> str:
     """The units of a finding in words: all of a kind, or by name, the first few."""
-    kinds = {architecture.units[unit].kind for unit in own}
-    could = [unit for unit in architecture.units.values() if unit.kind in kinds]
+    kinds = {network.operations[unit].kind for unit in own}
+    could = [step for step in network.operations.values() if step.kind in kinds]
     if slug in APPLIES:
-        could = [unit for unit in could if APPLIES[slug](unit)]
+        could = [step for step in could if APPLIES[slug](step)]
     named = [f"{unit}{_remark(given)}" for unit, given in list(own.items())[:SHOWN]]
     if len(own) <= SHOWN:
         return " and ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named)
@@ -731,10 +623,10 @@ def _where(architecture: Architecture, slug: str, own: Mapping[str, Mapping[str,
     return f"{len(own)} of {len(could)} {noun}s ({', '.join(named)} and {len(own) - SHOWN} more)"
 
 
-def _noun(units: Sequence[Unit]) -> str:
+def _noun(units: Sequence[Operation]) -> str:
     """What these units are: `norm`, `3×3 and 7×7 convolution`, or `unit` where they differ in kind."""
     kinds = {unit.kind for unit in units}
-    sizes = sorted({unit.sizes["h"] for unit in units if unit.kind == "conv"})
+    sizes = sorted({unit.kernel for unit in units if unit.kind == "conv"})
     if kinds == {"conv"} and 1 not in sizes:
         return f"{' and '.join(f'{size}×{size}' for size in sizes)} convolution"
     return {"conv": "convolution", "norm": "norm", "dense": "head"}[kinds.pop()] if len(kinds) == 1 else "unit"

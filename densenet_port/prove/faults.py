@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite, sqrt
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from densenet_port.network.contract import Contract, Output, StemPadding
-from densenet_port.network.numpy import Map, convolved, normalised, strided
-from densenet_port.network.units import ROLES, Role, Unit
+from densenet_port.network.architecture import Architecture
+from densenet_port.network.contract import Contract, StemPadding
+from densenet_port.network.graph import IMAGES, Graph, Operation, Padding, graph
+from densenet_port.network.numpy import Map, apply
+from densenet_port.network.units import ROLES, Role, Slot
 
 BOUND = 1e-10
 """What two right units may differ by, in deviations of the reference's output.
@@ -25,9 +27,10 @@ A sum of K products is off by at most K · 1.1e-16 · Σ|w·x|. The widest has K
 below some fifty deviations: 2e-11. A norm whose mean is a thousand deviations from zero reaches 1e-12. Measured: 1e-14.
 The smallest known mistake, an epsilon off by 1e-8, moves a norm's slope by 5e-9 / variance.
 """
-CIFAR = 3  # side of the CIFAR stem's kernel
 SIGNATURE = 256  # places that are enough to tell channels apart
 SIGMAS = 4.0  # the chance that statistics fit strange activations so well is below 1e-4
+EPSILONS = (1e-5, 1.001e-5, 1.1e-5, 1e-3, 1e-6)  # of the layouts that are known, and of Keras's defaults
+OUTPUTS: tuple[Literal["softmax", "sigmoid"], ...] = ("softmax", "sigmoid")  # what may stand behind the logits
 
 
 class Sight(NamedTuple):
@@ -41,47 +44,43 @@ class Sight(NamedTuple):
 class Case:
     """One unit of the port and the evidence on it.
 
+    `steps` run one after the other: the unit's own operation, and for the head the ReLU and the mean in front of it.
     `full` is all of the evidence, `few` enough to refuse a wrong guess: for a norm each channel's smallest and largest
-    input (`2 c`; the error of an affine map is largest at one of them), for a convolution the first image. Into the
-    head goes the final norm's output, before its ReLU.
+    input (`2 c`; the error of an affine map is largest at one of them), for a convolution the first image.
     """
 
-    unit: Unit
+    steps: tuple[Operation, ...]
     weights: Mapping[Role, Map]
-    contract: Contract
     full: Sight
     few: Sight
     deviation: float
-    last_relu: bool = True
 
     @classmethod
-    def of(cls, unit: Unit, weights: Mapping[Role, Map], contract: Contract, full: Sight) -> "Case":
-        """A unit with its evidence, to be compared before softmax or sigmoid."""
-        return cls(
-            unit=unit,
-            weights=weights,
-            contract=replace(contract, output="logits"),
-            full=full,
-            few=_few(unit, full),
-            deviation=float(full.truth.std()) or 1.0,
-        )
+    def of(cls, steps: tuple[Operation, ...], weights: Mapping[Role, Map], full: Sight) -> "Case":
+        """A unit with its evidence."""
+        deviation = float(full.truth.std()) or 1.0
+        return cls(steps=steps, weights=weights, full=full, few=_few(steps[-1], full), deviation=deviation)
+
+    @property
+    def operation(self) -> Operation:
+        """The unit's own."""
+        return next(step for step in self.steps if step.unit)
 
     def having(self, weights: Mapping[Role, Map]) -> "Case":
         """The case with other tensors in some roles."""
         return replace(self, weights={**self.weights, **weights})
 
+    def edited(self, **changes: Any) -> "Case":
+        """The case with other attributes of the unit's own operation."""
+        own = replace(self.operation, **changes)
+        return replace(self, steps=tuple(own if step.unit else step for step in self.steps))
+
     def run(self, x: Map) -> Map:
         """The port's unit on some input."""
-        if self.unit.kind == "norm":
-            scale, shift, mean, variance = (self.weights[role] for role in ROLES["norm"])
-            return normalised(x, scale, shift, mean, variance, self.contract.epsilon)
-        if is_strided(self.unit):
-            same = self.contract.stem_padding == "same"
-            return strided(x, self.weights["kernel"], 2, "same" if same else self.unit.sizes["h"] // 2)
-        if self.unit.kind == "conv":
-            return convolved(x, self.weights["kernel"])
-        pooled: Map = (np.maximum(x, 0) if self.last_relu else x).mean(axis=(1, 2))
-        return activated(pooled @ self.weights["kernel"] + self.weights["bias"], self.contract.output)
+        weights = {Slot(self.operation.name, role): array for role, array in self.weights.items()}
+        for step in self.steps:
+            x = apply(step, weights, x)
+        return x
 
     def errors(self, sight: Sight) -> Map:
         """Each channel's largest local error `c`, in deviations of the whole output; infinite for NaN."""
@@ -89,45 +88,23 @@ class Case:
         return np.where(np.isnan(apart), np.inf, apart)
 
 
-def _few(unit: Unit, full: Sight) -> Sight:
+def _few(operation: Operation, full: Sight) -> Sight:
     """The part of the evidence that guesses are tried on."""
-    if unit.kind == "norm":
+    if operation.kind == "norm":
         x, truth = (array.reshape(-1, array.shape[-1]) for array in full)
         places = np.stack([x.argmin(axis=0), x.argmax(axis=0)])
         return Sight(np.take_along_axis(x, places, 0), np.take_along_axis(truth, places, 0))
-    return Sight(full.x[:1], full.truth[:1]) if unit.kind == "conv" else full
+    return Sight(full.x[:1], full.truth[:1]) if operation.kind == "conv" else full
 
 
-def is_strided(unit: Unit) -> bool:
-    """Whether this is the convolution of stride 2, which begins the stem of an ImageNet network."""
-    return unit.name == "stem.conv1" or (unit.name == "stem.conv" and unit.sizes["h"] > CIFAR)
+def padding_rule(operation: Operation) -> StemPadding:
+    """How a contract calls an operation's padding."""
+    return "same" if operation.padding == "same" else "symmetric"
 
 
-def sees_images(unit: Unit) -> bool:
-    """Whether images enter this unit."""
-    return unit.name in ("stem.conv", "stem.conv1")
-
-
-def activated(logits: Map, output: Output) -> Map:
-    """What a network puts out for its logits `n classes`."""
-    if output == "sigmoid":
-        return 1 / (1 + np.exp(-logits))
-    raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return raised / raised.sum(axis=1, keepdims=True) if output == "softmax" else logits
-
-
-def other_padding(padding: StemPadding) -> StemPadding:
-    """The other of the two rules."""
-    return "same" if padding == "symmetric" else "symmetric"
-
-
-def other_pools(contract: Contract) -> Iterator[Contract]:
-    """The contract with each other pool that a stem can end with: the maximum, padded by either rule, or the blur."""
-    padded = replace(contract, stem_padding=other_padding(contract.stem_padding))
-    if contract.stem_pool == "blur":  # which pads in its own way
-        yield from (replace(one, stem_pool="max") for one in (contract, padded))
-    else:
-        yield from (padded, replace(contract, stem_pool="blur"))
+def other_padding(operation: Operation) -> Padding:
+    """An operation's padding by the other of the two rules."""
+    return operation.kernel // 2 if operation.padding == "same" else "same"
 
 
 class Undone(NamedTuple):
@@ -142,15 +119,25 @@ class Mistake(NamedTuple):
     """A mistake: its stable name, the units that can have it, and how it is undone (in no way, if it cannot be)."""
 
     slug: str
-    applies: Callable[[Unit], bool]
+    applies: Callable[[Operation], bool]
     undo: Callable[[Case], Iterable[Undone]]
 
 
 # -- kernels -----------------------------------------------------------------------------------------------------------
 
 
-def _is_spatial(unit: Unit) -> bool:
-    return unit.kind == "conv" and unit.sizes["h"] > 1
+def _is_spatial(operation: Operation) -> bool:
+    return operation.kind == "conv" and operation.kernel > 1
+
+
+def _is_strided(operation: Operation) -> bool:
+    return operation.kind == "conv" and operation.stride > 1
+
+
+def _sees_colours(operation: Operation) -> bool:
+    """Whether images of several channels enter."""
+    unit = operation.unit
+    return IMAGES in operation.inputs and unit is not None and unit.sizes["i"] > 1
 
 
 def _flipped(case: Case) -> Iterator[Undone]:
@@ -171,9 +158,9 @@ def _reversed_inputs(case: Case) -> Iterator[Undone]:
 
 
 def _repadded(case: Case) -> Iterator[Undone]:
-    found = case.contract.stem_padding
-    contract = replace(case.contract, stem_padding=other_padding(found))
-    yield Undone(replace(case, contract=contract), {"expected": contract.stem_padding, "found": found})
+    repadded = case.edited(padding=other_padding(case.operation))
+    expected, found = padding_rule(repadded.operation), padding_rule(case.operation)
+    yield Undone(repadded, {"expected": expected, "found": found})
 
 
 def _reordered(case: Case) -> Iterator[Undone]:
@@ -190,7 +177,7 @@ def _reordered(case: Case) -> Iterator[Undone]:
 
 def _signatures(case: Case) -> tuple[Map, Map]:
     """A number `c` that tells output channels apart, of the reference and of the port: a random sum over each."""
-    if case.unit.kind == "norm":
+    if case.operation.kind == "norm":
         slope = _own_slope(case)
         pair = np.stack(_affine(case)), np.stack([slope, case.weights["shift"] - case.weights["mean"] * slope])
     else:
@@ -203,17 +190,19 @@ def _signatures(case: Case) -> tuple[Map, Map]:
 # -- the head ----------------------------------------------------------------------------------------------------------
 
 
-def _is_head(unit: Unit) -> bool:
-    return unit.kind == "dense"
+def _is_head(operation: Operation) -> bool:
+    return operation.kind == "dense"
 
 
 def _without_last_relu(case: Case) -> Iterator[Undone]:
-    yield Undone(replace(case, last_relu=False), {"side": "reference"})
+    steps = tuple(step for step in case.steps if step.kind != "relu")
+    yield Undone(replace(case, steps=steps), {"side": "reference"})
 
 
 def _turned_head(case: Case) -> Iterator[Undone]:
-    if case.unit.sizes["i"] == case.unit.sizes["o"]:
-        yield Undone(case.having({"kernel": case.weights["kernel"].T}))
+    kernel = case.weights["kernel"]
+    if kernel.shape[0] == kernel.shape[1]:
+        yield Undone(case.having({"kernel": kernel.T}))
 
 
 def _dropped_bias(case: Case) -> Iterator[Undone]:
@@ -230,23 +219,24 @@ def _other_bias(case: Case) -> Iterator[Undone]:
 
 
 def _with_output(case: Case) -> Iterator[Undone]:
-    outputs: tuple[Output, ...] = ("softmax", "sigmoid")
-    for output in outputs:
-        yield Undone(
-            replace(case, contract=replace(case.contract, output=output)), {"side": "reference", "output": output}
+    head = case.operation
+    for output in OUTPUTS:
+        activation = Operation(
+            name=output, kind="activation", inputs=(head.name,), channels=head.channels, function=output
         )
+        yield Undone(replace(case, steps=(*case.steps, activation)), {"side": "reference", "output": output})
 
 
 # -- norms: what the reference shows of one is its slope and its offset ------------------------------------------------
 
 
-def _is_norm(unit: Unit) -> bool:
-    return unit.kind == "norm"
+def _is_norm(operation: Operation) -> bool:
+    return operation.kind == "norm"
 
 
 def _own_slope(case: Case) -> Map:
     """The port's slope `c`."""
-    slope: Map = case.weights["scale"] / np.sqrt(case.weights["variance"] + case.contract.epsilon)
+    slope: Map = case.weights["scale"] / np.sqrt(case.weights["variance"] + case.operation.epsilon)
     return slope
 
 
@@ -284,7 +274,7 @@ def _swapped(first: Role, second: Role, case: Case) -> Iterator[Undone]:
 def _divided(case: Case) -> Iterator[Undone]:
     """Mean and variance by the one factor that gives the reference's slopes."""
     variance, squared, trust = _spreads(case)
-    share = _median((squared - case.contract.epsilon) / variance, trust * variance)
+    share = _median((squared - case.operation.epsilon) / variance, trust * variance)
     if isfinite(share) and share > 0:
         mean, spread = (case.weights[role] * share for role in ("mean", "variance"))
         yield Undone(case.having({"mean": mean, "variance": spread}), {"factor": float(f"{1 / share:.6g}")})
@@ -296,15 +286,15 @@ def _other_epsilon(case: Case) -> Iterator[Undone]:
     solved = _median(squared - variance, trust)
     if isfinite(solved):
         for value in dict.fromkeys((float(f"{solved:.4g}"), solved)):
-            fixed = {"expected": float(f"{value:.6g}"), "found": case.contract.epsilon}
-            yield Undone(replace(case, contract=replace(case.contract, epsilon=value)), fixed)
+            fixed = {"expected": float(f"{value:.6g}"), "found": case.operation.epsilon}
+            yield Undone(case.edited(epsilon=value), fixed)
 
 
 def _started_statistics(case: Case) -> Iterator[Undone]:
     """Mean and variance solved for, where the port's are exactly 0 and 1 and the reference's can be a variance."""
     scale, shift, mean, variance = (case.weights[role] for role in ROLES["norm"])
     slope, offset = _affine(case)
-    solved = np.where(slope == 0, 1.0, (scale / slope) ** 2 - case.contract.epsilon)
+    solved = np.where(slope == 0, 1.0, (scale / slope) ** 2 - case.operation.epsilon)
     if not mean.any() and (variance == 1).all() and (slope * scale >= 0).all() and (solved > -BOUND).all():
         yield Undone(case.having({"mean": np.where(slope == 0, 0.0, (shift - offset) / slope), "variance": solved}))
 
@@ -318,7 +308,7 @@ def _started_affine(case: Case) -> Iterator[Undone]:
 def _with_affine_solved(case: Case) -> Undone:
     """Scale and shift with which the port's mean and variance give the reference's slope and offset."""
     slope, offset = _affine(case)
-    spread = np.sqrt(case.weights["variance"] + case.contract.epsilon)
+    spread = np.sqrt(case.weights["variance"] + case.operation.epsilon)
     return Undone(case.having({"scale": slope * spread, "shift": offset + case.weights["mean"] * slope}))
 
 
@@ -342,8 +332,9 @@ def _overwritten_scale(case: Case) -> Iterator[Undone]:
 
 def _another_norm(case: Case) -> Iterator[Undone]:
     sigmas, apart = _fit_of_statistics(case)
-    for undone in any_norm(case):
-        yield undone._replace(own={"sigmas": round(sigmas, 1), "apart": round(apart, 2) if isfinite(apart) else None})
+    yield Undone(
+        any_norm(case), own={"sigmas": round(sigmas, 1), "apart": round(apart, 2) if isfinite(apart) else None}
+    )
 
 
 def _fit_of_statistics(case: Case) -> tuple[float, float]:
@@ -353,7 +344,7 @@ def _fit_of_statistics(case: Case) -> tuple[float, float]:
     the activations; Fisher's transformation makes a correlation normal with a deviation of 1 / √(c − 3); the two are
     added. The second is the median over the channels of the means' distance, in the port's deviations.
     """
-    x = case.full.x.reshape(-1, case.unit.sizes["c"])
+    x = case.full.x.reshape(-1, case.full.x.shape[-1])
     tells = (x.std(axis=0) > 0) & (case.weights["variance"] > 0)
     x, mean, variance = x[:, tells], case.weights["mean"][tells], case.weights["variance"][tells]
     if len(mean) <= 3:  # noqa: PLR2004 (Fisher's)
@@ -365,11 +356,109 @@ def _fit_of_statistics(case: Case) -> tuple[float, float]:
     return sigmas, float(np.median(np.abs(means[0] - means[1])))
 
 
-def any_norm(case: Case) -> Iterator[Undone]:
+def any_norm(case: Case) -> Case:
     """Any slope and offset: closes the gap wherever the reference has a norm at all."""
     slope, offset = _affine(case)
-    unit = np.ones_like(slope) - case.contract.epsilon
-    yield Undone(case.having({"scale": slope, "shift": offset, "mean": np.zeros_like(slope), "variance": unit}))
+    unit = np.ones_like(slope) - case.operation.epsilon
+    return case.having({"scale": slope, "shift": offset, "mean": np.zeros_like(slope), "variance": unit})
+
+
+# -- what a framework does otherwise with the right weights ------------------------------------------------------------
+
+
+class Variant(NamedTuple):
+    """Another graph than the contract's, the detail to tell of it, and the units where it differs.
+
+    `is_reversed` where it sees the channels of its images in reverse order.
+    """
+
+    network: Graph
+    detail: Mapping[str, Any] = {}
+    units: tuple[str, ...] = ()
+    is_reversed: bool = False
+
+
+class GraphMistake(NamedTuple):
+    """A mistake of a framework: its stable name, the variants that have it, and what is said of the network then."""
+
+    slug: str
+    variants: Callable[[Architecture, Contract], Iterator[Variant]]
+    says: str
+
+
+def stem_pool(network: Graph) -> Operation | None:
+    """The maximum that ends the stem, if there is one."""
+    return next((step for step in network.operations.values() if step.kind == "max_pool"), None)
+
+
+def last_relu(network: Graph) -> str:
+    """The ReLU behind the last norm."""
+    return [name for name, step in network.operations.items() if step.kind == "relu"][-1]
+
+
+def unit_from(network: Graph, name: str) -> str:
+    """The first unit from an operation on, which may be its own; the last unit where none follows."""
+    names = list(network.operations)
+    following = [later for later in names[names.index(name) :] if later in network.units]
+    return following[0] if following else list(network.units)[-1]
+
+
+def other_pools(contract: Contract) -> Iterator[Contract]:
+    """The contract with each other pool that a stem can end with: the maximum, padded by either rule, or the blur."""
+    padded = replace(contract, stem_padding="symmetric" if contract.stem_padding == "same" else "same")
+    if contract.stem_pool == "blur":  # which pads in its own way
+        yield replace(contract, stem_pool="max")
+        yield replace(padded, stem_pool="max")
+    else:
+        yield padded
+        yield replace(contract, stem_pool="blur")
+
+
+def _padded_otherwise(architecture: Architecture, contract: Contract) -> Iterator[Variant]:
+    """The other padding of the stem's convolution, of its pool, and of both."""
+    network = graph(architecture, contract)
+    conv, pool = next(iter(network.operations.values())), stem_pool(network)
+    if pool is None:
+        return
+    for steps in ((conv,), (pool,), (conv, pool)) if pool.stride > 1 else ((conv,),):
+        variant = network
+        for step in steps:
+            variant = variant.edited(step.name, padding=other_padding(step))
+        rules = [padding_rule(variant.operations[step.name]) for step in (conv, pool)]
+        units = tuple(unit_from(network, step.name) for step in steps)
+        yield Variant(variant, {"convolution": rules[0], "pool": rules[1]}, units)
+
+
+def _pooled_otherwise(architecture: Architecture, contract: Contract) -> Iterator[Variant]:
+    """The other kind of pool; the other padding has been tried."""
+    network = graph(architecture, contract)
+    conv, pool = next(iter(network.operations.values())), stem_pool(network)
+    for other in other_pools(contract) if pool else ():
+        if pool and other.stem_pool != contract.stem_pool:
+            variant = graph(architecture, other).edited(conv.name, padding=conv.padding)
+            yield Variant(variant, {"pool": other.stem_pool}, (unit_from(network, pool.name),))
+
+
+def _without_any_last_relu(architecture: Architecture, contract: Contract) -> Iterator[Variant]:
+    network = graph(architecture, contract)
+    relu = last_relu(network)
+    yield Variant(network.without(relu), units=(unit_from(network, relu),))
+
+
+def _reversed_images(architecture: Architecture, contract: Contract) -> Iterator[Variant]:
+    network = graph(architecture, contract)
+    yield Variant(network, units=(next(iter(network.units)),), is_reversed=True)
+
+
+def _with_epsilon(architecture: Architecture, contract: Contract) -> Iterator[Variant]:
+    for epsilon in EPSILONS:
+        yield Variant(graph(architecture, replace(contract, epsilon=epsilon)), {"epsilon": epsilon})
+
+
+def _with_activation(architecture: Architecture, contract: Contract) -> Iterator[Variant]:
+    for output in OUTPUTS:
+        network = graph(architecture, replace(contract, output=output))
+        yield Variant(network, {"output": output}, (unit_from(network, network.logits),))
 
 
 # -- the tables --------------------------------------------------------------------------------------------------------
@@ -378,8 +467,8 @@ KNOWN = (  # tried one at a time and in pairs, in this order; what is solved for
     Mistake("kernel-flipped", _is_spatial, _flipped),
     Mistake("kernel-transposed", _is_spatial, _transposed),
     Mistake("kernel-mirrored", _is_spatial, _mirrored),
-    Mistake("channels-reversed", lambda unit: sees_images(unit) and unit.sizes["i"] > 1, _reversed_inputs),
-    Mistake("stem-padding", is_strided, _repadded),
+    Mistake("channels-reversed", _sees_colours, _reversed_inputs),
+    Mistake("stem-padding", _is_strided, _repadded),
     Mistake("scale-shift-swapped", _is_norm, partial(_swapped, "scale", "shift")),
     Mistake("mean-variance-swapped", _is_norm, partial(_swapped, "mean", "variance")),
     Mistake("caffe-factor", _is_norm, _divided),
@@ -388,7 +477,7 @@ KNOWN = (  # tried one at a time and in pairs, in this order; what is solved for
     Mistake("head-transposed", _is_head, _turned_head),
     Mistake("bias-dropped", _is_head, _dropped_bias),
     Mistake("output", _is_head, _with_output),
-    Mistake("channels-permuted", lambda unit: unit.kind != "dense", _reordered),
+    Mistake("channels-permuted", lambda operation: operation.kind != "dense", _reordered),
     Mistake("classes-permuted", _is_head, _reordered),
 )
 FREE = (  # tried alone and last: each solves for a number of every channel, and the first that fits assumes least
@@ -399,6 +488,19 @@ FREE = (  # tried alone and last: each solves for a number of every channel, and
     Mistake("scale-overwritten", _is_norm, _overwritten_scale),
     Mistake("norm-wrong", _is_norm, _another_norm),
     Mistake("bias-wrong", _is_head, _other_bias),
+)
+
+GRAPHS = (  # tried in this order
+    GraphMistake(
+        "stem-padding",
+        _padded_otherwise,
+        "pads the stem by “{convolution}”, its pool by “{pool}”; its contract differs",
+    ),
+    GraphMistake("stem-pool", _pooled_otherwise, "ends its stem with the pool “{pool}”; its contract differs"),
+    GraphMistake("no-last-relu", _without_any_last_relu, "has no ReLU before the head"),
+    GraphMistake("channels-reversed", _reversed_images, "sees the image's channels in reverse order (RGB for BGR)"),
+    GraphMistake("epsilon", _with_epsilon, "has an epsilon of {epsilon}; its contract differs"),
+    GraphMistake("output", _with_activation, "puts out {output}, not logits"),
 )
 
 SAYS = {  # what a person is told, with the detail that all units share and `where`
