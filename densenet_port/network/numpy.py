@@ -9,7 +9,7 @@ On a busy machine OPENBLAS_NUM_THREADS=1 is the faster setting: threads that wai
 they bring.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -127,8 +127,18 @@ def evaluate(network: Graph, name: str, known: Mapping[str, Map], weights: Mappi
     if name in known or name == IMAGES:
         return known[name]
     step = network.operations[name]
-    inputs = [evaluate(network, read, known, weights) for read in step.inputs]
+    inputs = [evaluate(network, read, known, weights) for read in _joined(network, step, known)]
     return np.concatenate(inputs, axis=-1) if step.kind == "concat" else apply(step, weights, inputs[0])
+
+
+def _joined(network: Graph, step: Operation, known: Mapping[str, Map]) -> Iterator[str]:
+    """What an operation reads; a concatenation, in place of another that is not known, what that one joins."""
+    for name in step.inputs:
+        source = network.operations.get(name)
+        if step.kind == "concat" and name not in known and source and source.kind == "concat":
+            yield from _joined(network, source, known)
+        else:
+            yield name
 
 
 def _is_owned(network: Graph, name: str) -> bool:
