@@ -12,10 +12,9 @@ like a wrong variance, a wrong shift like a wrong mean. And a kernel is pinned d
 inputs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import chain, combinations
+from functools import cached_property, partial
 from math import isfinite
 from typing import Any, NamedTuple, Protocol
 
@@ -140,9 +139,9 @@ def diagnose(
     with np.errstate(all="ignore"):
         reference = _reference(port, images, taps, logits)
         first = [_examined(port, reference, unit) for unit in reference.visible]
-        pending = [outcome.unit for outcome in first if not outcome.made and outcome.before > BOUND]
-        samples = _samples(port, pending)
-        second = {unit: _placed(port, reference, unit, samples) for unit in pending}
+        pending = [outcome for outcome in first if not outcome.made and outcome.before > BOUND]
+        samples = _samples(port, [outcome.unit for outcome in pending])
+        second = {outcome.unit: _placed(port, reference, outcome, samples) for outcome in pending}
         outcomes = _joined([second.get(outcome.unit, outcome) for outcome in first])
         outcomes += [*_pool(port, reference), *_last_map(reference)]
         graphs = [] if port_logits is None else list(_graph(port, np.asarray(images), port_logits))
@@ -271,11 +270,17 @@ class Made(NamedTuple):
     own: Mapping[str, Any] = {}
 
 
-class Trial(NamedTuple):
+@dataclass(frozen=True)
+class Trial:
     """A case with some mistakes undone."""
 
     case: Case
     made: tuple[Made, ...] = ()
+
+    @cached_property
+    def errors(self) -> Map:
+        """The local errors `c` on the part of the evidence that guesses are tried on."""
+        return self.case.errors(self.case.few)
 
 
 class Outcome(NamedTuple):
@@ -295,42 +300,46 @@ def _examined(port: Port, reference: Reference, unit: str) -> Outcome:
         return Outcome(unit, before, before, (Made("no-numbers"),))
     if before <= BOUND:
         return Outcome(unit, before, before)
-    ways: tuple[Callable[[], Outcome | None], ...] = (
-        lambda: _first_closing(_singles(case), before),
-        lambda: _first_rounded([Trial(case)], case.weights, before),
-        lambda: _first_closing(_pairs(case), before),
-        lambda: _first_rounded(_singles(case), case.weights, before),
-        lambda: _all_but_some_channels(case, before),
+    return _explained(case, before) or Outcome(unit, before, before)
+
+
+def _explained(case: Case, before: float) -> Outcome | None:
+    """By one known mistake, by rounding, by two, by one and rounding, or by the channels that are wrong."""
+    start = Trial(case)
+    singles = list(_undone(start, KNOWN))
+    outcome = _first_closing(singles, before) or _first_rounded([start], case.weights, before)
+    if outcome:
+        return outcome
+    pairs = list(_pairs(singles))
+    return (
+        _first_closing(pairs, before)
+        or _first_rounded(singles, case.weights, before)
+        or _all_but_some_channels([start, *singles, *pairs], before)
     )
-    explained = (way() for way in ways)
-    return next((outcome for outcome in explained if outcome), Outcome(unit, before, before))
 
 
-def _undone(trial: Trial, mistake: Mistake) -> Iterator[Trial]:
-    """A trial with one more mistake undone, in every way that there is."""
-    for undone in mistake.undo(trial.case):
-        yield Trial(undone.case, (*trial.made, Made(mistake.slug, undone.fixed, undone.own)))
+def _undone(trial: Trial, mistakes: Iterable[Mistake]) -> Iterator[Trial]:
+    """A trial with one more mistake undone: each of these, in every way that there is."""
+    for mistake in mistakes:
+        if mistake.applies(trial.case.operation):
+            for undone in mistake.undo(trial.case):
+                yield Trial(undone.case, (*trial.made, Made(mistake.slug, undone.fixed, undone.own)))
 
 
-def _singles(case: Case) -> Iterator[Trial]:
-    """The case with each known mistake undone."""
-    for mistake in KNOWN:
-        if mistake.applies(case.operation):
-            yield from _undone(Trial(case), mistake)
-
-
-def _pairs(case: Case) -> Iterator[Trial]:
-    """The case with each two known mistakes undone."""
-    for first, second in combinations([mistake for mistake in KNOWN if mistake.applies(case.operation)], 2):
-        for trial in _undone(Trial(case), first):
-            yield from _undone(trial, second)
+def _pairs(singles: Iterable[Trial]) -> Iterator[Trial]:
+    """The trials with one more known mistake undone, of those that come later in the table."""
+    slugs = [mistake.slug for mistake in KNOWN]
+    for trial in singles:
+        yield from _undone(trial, KNOWN[slugs.index(trial.made[0].slug) + 1 :])
 
 
 def _first_closing(trials: Iterable[Trial], before: float) -> Outcome | None:
     """The first trial that closes the gap, on a little of the evidence and then on all of it."""
-    for case, made in trials:
-        if case.errors(case.few).max() <= BOUND and _closed(before, after := float(case.errors(case.full).max())):
-            return Outcome(case.operation.name, before, after, made)
+    for trial in trials:
+        if trial.errors.max() <= BOUND:
+            after = float(trial.case.errors(trial.case.full).max())
+            if _closed(before, after):
+                return Outcome(trial.case.operation.name, before, after, trial.made)
     return None
 
 
@@ -339,16 +348,15 @@ def _closed(before: float, after: float) -> bool:
     return after <= min(BOUND, CLOSER * before)
 
 
-def _all_but_some_channels(case: Case, before: float) -> Outcome | None:
+def _all_but_some_channels(trials: Sequence[Trial], before: float) -> Outcome | None:
     """The fewest mistakes that leave at most half of the channels wrong."""
-    trials = [Trial(case), *_singles(case), *_pairs(case)]
-    best, made = min(trials, key=lambda trial: (int((trial.case.errors(case.few) > BOUND).sum()), len(trial.made)))
-    errors = best.errors(case.full)
+    best = min(trials, key=lambda trial: (int((trial.errors > BOUND).sum()), len(trial.made)))
+    errors = best.case.errors(best.case.full)
     wrong = errors > BOUND
     if not 0 < 2 * wrong.sum() <= wrong.size:
         return None
     after = float(errors[~wrong].max())
-    return Outcome(case.operation.name, before, after, (*made, Made("channel-wrong", {}, _counted(wrong))))
+    return Outcome(best.case.operation.name, before, after, (*best.made, Made("channel-wrong", {}, _counted(wrong))))
 
 
 def _counted(wrong: NDArray[np.bool_]) -> dict[str, Any]:
@@ -363,14 +371,21 @@ def _counted(wrong: NDArray[np.bool_]) -> dict[str, Any]:
 def _first_rounded(trials: Iterable[Trial], weights: Mapping[Role, Map], before: float) -> Outcome | None:
     """The first trial that leaves no more than what rounding the port's numbers, or the reference's, makes."""
     kinds = _types(weights)
-    for case, made in trials if kinds else ():
-        apart = np.abs(case.run(case.full.x) - case.full.truth)
+    for trial in trials:
+        case = trial.case
         for kind in kinds:
-            beyond = float(np.maximum(apart - _reach(case, kind), 0).max()) / case.deviation
-            if _closed(before, beyond):
-                slug = "rounded-to-float32" if kind == "float32" else "rounded-to-half"
-                return Outcome(case.operation.name, before, beyond, (*made, Made(slug, {"type": kind})))
+            if _closed(before, _excess(case, case.few, kind)):
+                after = _excess(case, case.full, kind)
+                if _closed(before, after):
+                    slug = "rounded-to-float32" if kind == "float32" else "rounded-to-half"
+                    return Outcome(case.operation.name, before, after, (*trial.made, Made(slug, {"type": kind})))
     return None
+
+
+def _excess(case: Case, sight: Sight, kind: str) -> float:
+    """The largest local error beyond what rounding to a type can make, in deviations."""
+    apart = np.abs(case.run(sight.x) - sight.truth)
+    return float(np.maximum(apart - _reach(case, sight.x, kind), 0).max()) / case.deviation
 
 
 def _types(weights: Mapping[Role, Map]) -> list[str]:
@@ -390,12 +405,15 @@ def _gap_in(kind: str, array: Map) -> Map:
     return gap * 2**16 if kind == "bfloat16" else gap
 
 
-def _reach(case: Case, kind: str) -> Map:
-    """How far the output can move when every number moves to its neighbour in a type."""
-    x = case.full.x
+def _reach(case: Case, x: Map, kind: str) -> Map:
+    """How far the output can move when every number moves to its neighbour in a type.
+
+    Softmax and sigmoid move by no more than the logits that they are given.
+    """
     gaps = {role: _gap_in(kind, array) for role, array in case.weights.items()}
     if case.operation.kind != "norm":
-        return replace(case, weights=gaps).run(np.abs(x))
+        steps = tuple(step for step in case.steps if step.kind != "activation")
+        return replace(case, steps=steps, weights=gaps).run(np.abs(x))
     scale, _, mean, variance = (case.weights[role] for role in ROLES["norm"])
     epsilon = case.operation.epsilon
     slope = np.abs(scale) / np.sqrt(variance + epsilon)
@@ -407,18 +425,19 @@ def _reach(case: Case, kind: str) -> Map:
 # -- one unit, by what else could be there -----------------------------------------------------------------------------
 
 
-def _placed(port: Port, reference: Reference, unit: str, samples: Mapping[str, Mapping[Role, Map]]) -> Outcome:
+def _placed(port: Port, reference: Reference, outcome: Outcome, samples: Mapping[str, Mapping[Role, Map]]) -> Outcome:
     """What can be said of a unit that no known mistake on its own numbers explains."""
-    case = reference.case(unit, port)
-    errors = case.errors(case.full)
-    before = float(errors.max())
-    tables = (Mistake("misplaced", lambda _: True, partial(_held_elsewhere, port, samples)), *FREE)
-    trials = (_undone(Trial(case), mistake) for mistake in tables if mistake.applies(case.operation))
-    if found := _first_closing(chain.from_iterable(trials), before):
-        return found
+    case, before = reference.case(outcome.unit, port), outcome.before
+    misplaced = Mistake("misplaced", lambda _: True, partial(_held_elsewhere, port, samples))
+    closing = _first_closing(_undone(Trial(case), (misplaced, *FREE)), before)
+    if closing:
+        return closing
     proved = _has_a_kernel(case)
-    slug = "unexplained" if proved is False else "kernel-wrong" if case.operation.kind == "conv" else "head-wrong"
-    return Outcome(unit, before, before, (Made(slug, {}, {**_counted(errors > BOUND), "proved": bool(proved)}),))
+    slug = "kernel-wrong" if case.operation.kind == "conv" else "head-wrong"
+    if proved is False:
+        slug = "unexplained"
+    channels = _counted(case.errors(case.full) > BOUND)
+    return outcome._replace(made=(Made(slug, {}, {**channels, "proved": bool(proved)}),))
 
 
 def _samples(port: Port, pending: Sequence[str]) -> dict[str, dict[Role, Map]]:

@@ -543,6 +543,16 @@ def test_a_reference_that_puts_out_probabilities_is_named(small, output):
     assert finding.says == f"The reference puts out {output}, not logits, in head.dense."
 
 
+def test_probabilities_do_not_hide_a_wrong_head(small):
+    """Where no two known faults explain the head, its softmax does not pass for the rounding of its numbers."""
+    probabilities = torch.from_numpy(small.reference.logits / 100).softmax(1).numpy()
+    damaged = small.damaged({"head.dense": lambda own: {role: array / 200 for role, array in own.items()}})
+
+    assert found(small.judged(damaged, reference=small.reference._replace(logits=probabilities))) == {
+        "head-wrong": ("head.dense",)
+    }
+
+
 # -- what no number can explain ----------------------------------------------------------------------------------------
 
 
