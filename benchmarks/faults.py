@@ -66,7 +66,7 @@ def rms(found: Any, truth: Any) -> float:
 def named(diagnosis: Diagnosis) -> str:
     """The findings of a diagnosis, each with its units counted or named."""
     units = [f.units[0] if len(f.units) == 1 else f"{len(f.units)} units" for f in diagnosis.findings]
-    return ", ".join(f"`{f.mistake}`: {where}" for f, where in zip(diagnosis.findings, units, strict=True)) or "nothing"
+    return ", ".join(f"`{f.fault}`: {where}" for f, where in zip(diagnosis.findings, units, strict=True)) or "nothing"
 
 
 def rows(port: Any, pictures: Any) -> Iterator[Row]:

@@ -94,7 +94,7 @@ def found(diagnosis):
     """Mistake → units, several findings of one mistake put together."""
     units = {}
     for finding in diagnosis.findings:
-        units[finding.mistake] = (*units.get(finding.mistake, ()), *finding.units)
+        units[finding.fault] = (*units.get(finding.fault, ()), *finding.units)
     return units
 
 
@@ -336,8 +336,8 @@ def test_a_maximum_in_place_of_a_blur_is_found(padding):
 
     (finding,) = pair.judged(contract=contract).findings
 
-    assert (finding.mistake, finding.units) == ("stem-pool", ("block1.layer1.norm1",))
-    assert finding.says == (
+    assert (finding.fault, finding.units) == ("stem-pool", ("block1.layer1.norm1",))
+    assert finding.sentence == (
         "The port's stem ends with the pool “blur”, the reference's with “max”, before block1.layer1.norm1."
     )
 
@@ -465,7 +465,7 @@ def test_tensors_under_another_name_are_found(small):
     (finding,) = small.judged(exchanged(small.weights, units)).findings
 
     assert finding.detail == {"units": {units[0]: {"in": units[1]}, units[1]: {"in": units[0]}}}
-    assert finding.says == (
+    assert finding.sentence == (
         "The port holds another unit's tensors in block2.layer1.conv2 (its own are in block3.layer2.conv2) and "
         "block3.layer2.conv2 (its own are in block2.layer1.conv2)."
     )
@@ -482,7 +482,7 @@ def test_what_the_ports_framework_does_otherwise_is_named(small, name, dtype):
 
     diagnosis = small.judged(port_logits=logits)
 
-    assert {finding.mistake: finding.units for finding in diagnosis.findings} == {graph.slug: graph.units}
+    assert {finding.fault: finding.units for finding in diagnosis.findings} == {graph.slug: graph.units}
     assert diagnosis.findings[0].detail["side"] == "port"
     assert diagnosis.faulty == ()
 
@@ -501,7 +501,7 @@ def test_what_the_ports_framework_does_otherwise_is_named(small, name, dtype):
 def test_other_graphs_are_named_or_left_unexplained(small, change, slug):
     diagnosis = small.judged(port_logits=change(small))
 
-    assert [finding.mistake for finding in diagnosis.findings] == [slug]
+    assert [finding.fault for finding in diagnosis.findings] == [slug]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -516,7 +516,7 @@ def test_a_reference_without_its_last_relu_is_named(small):
 
     (finding,) = small.judged(reference=small.reference._replace(logits=logits)).findings
 
-    assert (finding.mistake, finding.units, finding.detail) == ("no-last-relu", ("head.dense",), {"side": "reference"})
+    assert (finding.fault, finding.units, finding.detail) == ("no-last-relu", ("head.dense",), {"side": "reference"})
 
 
 def test_a_reference_without_head_or_last_relu_is_named():
@@ -540,7 +540,7 @@ def test_a_reference_that_puts_out_probabilities_is_named(small, output):
 
     (finding,) = small.judged(reference=told).findings
 
-    assert finding.says == f"The reference puts out {output}, not logits, in head.dense."
+    assert finding.sentence == f"The reference puts out {output}, not logits, in head.dense."
 
 
 def test_probabilities_do_not_hide_a_wrong_head(small):
@@ -563,7 +563,7 @@ def test_a_norm_that_is_none_is_unexplained(small):
 
     (finding,) = small.judged(reference=small.reference._replace(taps=taps)).findings
 
-    assert (finding.mistake, finding.units, finding.after) == ("unexplained", (unit,), finding.before)
+    assert (finding.fault, finding.units, finding.after) == ("unexplained", (unit,), finding.before)
     assert finding.detail["units"][unit] == {"channels": list(range(8)), "differing": 32, "of": 32, "proved": False}
 
 
@@ -591,7 +591,7 @@ def test_a_kernel_is_proved_wrong_where_the_evidence_suffices(unit, padding):
 
     (finding,) = pair.judged(wrong).findings
 
-    assert (finding.mistake, finding.detail["units"][unit]["proved"]) == ("kernel-wrong", True)
+    assert (finding.fault, finding.detail["units"][unit]["proved"]) == ("kernel-wrong", True)
 
 
 def test_a_reference_without_numbers_is_told_from_a_faulty_port(small):
@@ -633,7 +633,7 @@ def test_a_reference_without_numbers_is_told_from_a_faulty_port(small):
 def test_a_finding_is_one_sentence(small, name, says):
     planted = FAULTS[name].plant(small.architecture, small.contract, small.weights)
 
-    assert [finding.says for finding in small.judged(planted.weights, planted.contract).findings] == [says]
+    assert [finding.sentence for finding in small.judged(planted.weights, planted.contract).findings] == [says]
 
 
 def test_many_units_are_counted_and_the_first_named(small):
@@ -642,7 +642,7 @@ def test_many_units_are_counted_and_the_first_named(small):
 
     (finding,) = small.judged(damaged).findings
 
-    assert finding.says == (
+    assert finding.sentence == (
         "Scale and shift are swapped in 5 of 18 norms "
         "(block1.layer1.norm2, block1.layer2.norm2, block2.layer1.norm2 and 2 more)."
     )
@@ -675,7 +675,7 @@ def test_units_that_the_reference_does_not_show_are_not_examined(small):
 def test_a_wrong_variance_alone_is_no_overwritten_scale(small):
     (finding,) = small.judged(small.damaged({"transition1.norm": another_variance})).findings
 
-    assert (finding.mistake, finding.after < 1e-13) == ("slope-wrong", True)
+    assert (finding.fault, finding.after < 1e-13) == ("slope-wrong", True)
 
 
 @pytest.mark.parametrize(
