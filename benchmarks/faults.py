@@ -51,16 +51,16 @@ def measured(truth: Any, noise: float, logits: Callable[..., Any]) -> tuple[floa
     """How far a damaged port is from the truth in both precisions, and which check fails."""
     with np.errstate(all="ignore"):
         wide, narrow = (logits(dtype=dtype) for dtype in ("float64", "float32"))
-        largest = [float(np.abs(found - truth).max() / truth.std()) for found in (wide, narrow)]
+        largest = [float(np.abs(logits - truth).max() / truth.std()) for logits in (wide, narrow)]
         flips = int((narrow.argmax(1) != truth.argmax(1)).sum())
         checks = {"float64": largest[0] <= BOUND64, "float32": rms(narrow, truth) <= FACTOR32 * noise}
     failed = [name for name, passed in checks.items() if not passed]
     return largest[0], largest[1], flips, " and ".join(failed) or "nothing"
 
 
-def rms(found: Any, truth: Any) -> float:
+def rms(logits: Any, truth: Any) -> float:
     """Root mean square of the difference in deviations of the truth."""
-    return float(np.sqrt(np.mean((found - truth) ** 2)) / truth.std())
+    return float(np.sqrt(np.mean((logits - truth) ** 2)) / truth.std())
 
 
 def named(diagnosis: Diagnosis) -> str:
@@ -92,8 +92,8 @@ def rows(port: Any, pictures: Any) -> Iterator[Row]:
             )
     for name, graph in GRAPHS.items():
         otherwise = partial(logits_of, architecture, contract, weights, **graph.otherwise)
-        told = explained(contract, weights, port_logits=otherwise(few))
-        yield Row(f"{name}, the port's framework", *measured(truth, noise, partial(otherwise, pictures)), told)
+        named_as = explained(contract, weights, port_logits=otherwise(few))
+        yield Row(f"{name}, the port's framework", *measured(truth, noise, partial(otherwise, pictures)), named_as)
 
 
 def table(results: list[Row], count: int) -> str:

@@ -100,15 +100,6 @@ class Diagnosis:
     examined: int
     errors: Mapping[str, float]
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "findings": [finding.to_json() for finding in self.findings],
-            "faulty": list(self.faulty),
-            "rounded": list(self.rounded),
-            "examined": self.examined,
-        }
-
 
 def diagnose(
     port: Network, images: Array, taps: Mapping[str, Array], logits: Array, *, port_logits: Array | None = None
@@ -191,33 +182,29 @@ def _compared(port: Network, images: Array, taps: Mapping[str, Array], logits: A
     images = np.asarray(images, np.float64)
     if images.ndim != 4 or images.shape[-1] != channels or not len(images):  # noqa: PLR2004 (n h w c)
         raise UsageError(f"images must have the axes n h w c with c={channels}, found shape {images.shape}")
-    known = _known(network, images, {**taps, network.logits: logits})
+    shapes = network.shapes(images.shape)
+    outputs = {unit: np.asarray(taps[unit]) for unit in network.units if unit in taps}
+    outputs[network.logits] = np.asarray(logits)
+    for name, output in outputs.items():
+        _check_output(name, output, shapes[name])
+    known = {IMAGES: images, **outputs}
     comparison = Comparison(port=port, known=known, network=network, reference=network, contract=contract)
-    if _pool_gap(comparison) <= BOUND:
-        return comparison
-    for pool in other_pools(contract):
+    for pool in (contract, *other_pools(contract)):
         other = replace(comparison, reference=graph(port.architecture, pool), contract=pool)
         if _pool_gap(other) <= BOUND:
             return other
     return comparison
 
 
-def _known(network: Graph, images: Map, taps: Mapping[str, Array]) -> dict[str, Map]:
-    """Images and outputs by operation. Raises UsageError for another dtype or shape than an output must have."""
-    known: dict[str, Map] = {IMAGES: images}
-    for name, shape in network.shapes(images.shape).items():
-        if name not in taps:
-            continue
-        known[name] = np.asarray(taps[name])
-        dtype, found = known[name].dtype, known[name].shape
-        if dtype != np.float64:
-            raise UsageError(f"diagnosis needs the reference's activations in float64, found {dtype} for {name}")
-        if found != shape:
-            raise UsageError(
-                f"the reference's {name} has shape {found}, expected {shape}",
-                hint="axes are n h w c; where the contract's pool_rounding is another, only even sizes agree",
-            )
-    return known
+def _check_output(name: str, output: Array, shape: tuple[int, ...]) -> None:
+    """Raises UsageError where an output of the reference has another dtype or shape than it must."""
+    if output.dtype != np.float64:
+        raise UsageError(f"diagnosis needs the reference's activations in float64, found {output.dtype} for {name}")
+    if output.shape != shape:
+        raise UsageError(
+            f"the reference's {name} has shape {output.shape}, expected {shape}",
+            hint="axes are n h w c; where the contract's pool_rounding is another, only even sizes agree",
+        )
 
 
 def _pool_gap(comparison: Comparison) -> float:
@@ -277,8 +264,10 @@ def _examined(comparison: Comparison, unit: str) -> Examined:
     before = suspect.error
     unexplained = Examined(unit, before, before)
     if not all(np.isfinite(array).all() for array in suspect.evidence):
-        return unexplained._replace(faults=(UnitFault("no-numbers"),))
-    return unexplained if before <= BOUND else _explained(suspect, before) or unexplained
+        return Examined(unit, before, before, (UnitFault("no-numbers"),))
+    if before <= BOUND:
+        return unexplained
+    return _explained(suspect, before) or unexplained
 
 
 def _explained(suspect: Suspect, before: float) -> Examined | None:
@@ -503,15 +492,15 @@ def _joined(units: list[Examined]) -> list[Examined]:
 
 def _pool(comparison: Comparison) -> Iterator[Examined]:
     """The stem's pool, where the reference's is another or pads by another rule."""
+    expected, own = comparison.contract, comparison.port.contract
     unit = _behind_pool(comparison.network)
-    if unit is None or comparison.reference is comparison.network:
+    if unit is None or (expected.stem_pool, expected.stem_padding) == (own.stem_pool, own.stem_padding):
         return
-    expected, found = comparison.contract, comparison.port.contract
-    if expected.stem_pool == found.stem_pool:
-        rules = {"expected": expected.stem_padding, "found": found.stem_padding}
+    if expected.stem_pool == own.stem_pool:
+        rules = {"expected": expected.stem_padding, "found": own.stem_padding}
         fault = UnitFault("stem-padding", rules, {"part": "pool"})
     else:
-        fault = UnitFault("stem-pool", {"expected": expected.stem_pool, "found": found.stem_pool})
+        fault = UnitFault("stem-pool", {"expected": expected.stem_pool, "found": own.stem_pool})
     suspect = replace(comparison, reference=comparison.network).suspect(unit)
     yield Examined(unit, suspect.error, _pool_gap(comparison), (fault,))
 
@@ -546,13 +535,13 @@ def _graph_findings(port: Network, images: Map, port_logits: Array) -> Iterator[
     if before <= bound:
         return
     for variant in variants(port.architecture, replace(port.contract, output="logits")):
-        if _gap(_logits(port, variant, images[:TRIED]), port_logits[:TRIED]) <= bound:
+        if _gap(_run(port, variant, images[:TRIED]), port_logits[:TRIED]) <= bound:
             yield Finding(
                 fault=variant.fault,
                 sentence=f"The port's network {PREDICATES[variant.fault].format(**variant.detail)}.",
                 units=variant.units,
                 before=before,
-                after=_gap(_logits(port, variant, images), port_logits),
+                after=_gap(_run(port, variant, images), port_logits),
                 detail={**variant.detail, "side": "port"},
             )
             return
@@ -561,7 +550,7 @@ def _graph_findings(port: Network, images: Map, port_logits: Array) -> Iterator[
     yield Finding(fault="unexplained", sentence=sentence, units=(), before=before, after=before, detail=detail)
 
 
-def _logits(port: Network, variant: Variant, images: Map) -> Map:
+def _run(port: Network, variant: Variant, images: Map) -> Map:
     """What the port's weights give in another graph."""
     return run(variant.network, port.weights, images[..., ::-1] if variant.is_reversed else images)
 

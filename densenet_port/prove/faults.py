@@ -496,7 +496,7 @@ SENTENCES = {  # what a person is told, with the detail that all units share and
     "kernel-wrong": "The port's kernel is wrong, in no known way, in {where}.",
     "head-wrong": "The port's kernel or bias is wrong, in no known way, in {where}.",
     "no-numbers": "The reference itself gives NaN or infinity in {where}.",
-    "unexplained": "No known mistake, and no other numbers in the same place, explain {where}.",
+    "unexplained": "No known fault, and no other numbers in the same place, explain {where}.",
 }
 PREDICATES = {  # what the port's network does, with a variant's detail
     "stem-padding": "pads the stem by “{convolution}”, its pool by “{pool}”; its contract differs",

@@ -90,8 +90,8 @@ class Pair(NamedTuple):
         return weights
 
 
-def found(diagnosis):
-    """Mistake → units, several findings of one mistake put together."""
+def faults_of(diagnosis):
+    """Fault → units, several findings of one fault put together."""
     units = {}
     for finding in diagnosis.findings:
         units[finding.fault] = (*units.get(finding.fault, ()), *finding.units)
@@ -176,9 +176,10 @@ def test_each_fault_is_named_on_its_units_and_nothing_else_is(small, square, nam
 
     diagnosis = pair.judged(planted.weights, planted.contract)
 
-    assert found(diagnosis) == planted.findings
+    assert faults_of(diagnosis) == planted.findings
     assert set(diagnosis.faulty) == {unit for units in planted.findings.values() for unit in units}
-    assert json.loads(json.dumps(diagnosis.to_json(), allow_nan=False)) == diagnosis.to_json()
+    findings = [finding.to_json() for finding in diagnosis.findings]
+    assert json.loads(json.dumps(findings, allow_nan=False)) == findings
 
 
 @pytest.mark.parametrize("name", [name for name in FAULTS if name != "kernel transposed, head"])
@@ -189,14 +190,14 @@ def test_each_fault_is_named_on_a_trained_network(digits, name):
     if "kernel" in name and "every" in name:
         seen = {slug: tuple(u for u in units if digits.reference.taps[u].shape[1] > 1) for slug, units in seen.items()}
 
-    assert found(digits.judged(planted.weights, planted.contract)) == seen
+    assert faults_of(digits.judged(planted.weights, planted.contract)) == seen
 
 
 @pytest.mark.parametrize("name", [name for name in ON_121 if FAULTS[name].fits(Architecture.named("121"))])
 def test_each_fault_is_named_on_the_whole_121(full, name):
     planted = FAULTS[name].plant(full.architecture, full.contract, full.weights)
 
-    assert found(full.judged(planted.weights, planted.contract)) == planted.findings
+    assert faults_of(full.judged(planted.weights, planted.contract)) == planted.findings
 
 
 def test_a_file_that_was_read_is_a_port(small, tmp_path):
@@ -300,7 +301,7 @@ def test_faults_in_a_deep_stem_are_told_apart(deep):
         }
     )
 
-    assert found(deep.judged(damaged)) == {
+    assert faults_of(deep.judged(damaged)) == {
         "channels-reversed": ("stem.conv1",),
         "scale-shift-swapped": ("stem.norm1",),
         "kernel-flipped": ("stem.conv2",),
@@ -323,7 +324,7 @@ def test_a_framework_that_enters_a_deep_stem_otherwise_is_found(deep, slug, unit
     contract = replace(deep.contract, **otherwise)
     logits = forward(deep.architecture, contract, deep.weights, pictures(deep.reference.images))
 
-    assert found(deep.judged(port_logits=logits)) == {slug: (unit,)}
+    assert faults_of(deep.judged(port_logits=logits)) == {slug: (unit,)}
 
 
 @pytest.mark.parametrize("padding", ["symmetric", "same"])
@@ -358,7 +359,7 @@ def test_faults_on_different_units_are_told_apart(small):
         }
     )
 
-    assert found(small.judged(damaged)) == {
+    assert faults_of(small.judged(damaged)) == {
         "channels-reversed": ("stem.conv",),
         "kernel-flipped": ("block1.layer2.conv2",),
         "scale-shift-swapped": ("block2.layer1.norm1",),
@@ -397,7 +398,7 @@ def both(first, second):
 def test_two_faults_on_one_unit_are_both_named(small, unit, change, named):
     diagnosis = small.judged(small.damaged({unit: change}))
 
-    assert found(diagnosis) == dict.fromkeys(named, (unit,))
+    assert faults_of(diagnosis) == dict.fromkeys(named, (unit,))
 
 
 def test_a_wrong_contract_is_told_from_wrong_weights(small):
@@ -407,7 +408,7 @@ def test_a_wrong_contract_is_told_from_wrong_weights(small):
 
     diagnosis = small.judged(damaged, Contract(epsilon=1e-3, stem_padding="same"))
 
-    assert found(diagnosis) == {
+    assert faults_of(diagnosis) == {
         "channels-reversed": ("stem.conv",),
         "stem-padding": ("stem.conv", "block1.layer1.norm1"),
         "epsilon": norms,
@@ -415,14 +416,14 @@ def test_a_wrong_contract_is_told_from_wrong_weights(small):
     }
 
 
-def test_another_checkpoint_is_no_known_mistake(small, tmp_path):
+def test_another_checkpoint_is_no_known_fault(small, tmp_path):
     """Every unit is wrong, by itself, and no cause is made up."""
     other = torchvision_pair(SMALL, tmp_path, images(1, 32), seed=9)
 
     diagnosis = small.judged(other.weights)
 
     assert diagnosis.faulty == tuple(small.architecture.units)
-    assert set(found(diagnosis)) <= {"kernel-wrong", "norm-wrong", "head-wrong", "scale-overwritten"}
+    assert set(faults_of(diagnosis)) <= {"kernel-wrong", "norm-wrong", "head-wrong", "scale-overwritten"}
 
 
 # -- what is solved for ------------------------------------------------------------------------------------------------
@@ -523,22 +524,22 @@ def test_a_reference_without_head_or_last_relu_is_named():
     pair = numpy_pair(Architecture.named(SMALL).without_head(), images(2, 40))
     bare = pair.reference._replace(logits=pair.reference.taps["final.norm"])
 
-    assert found(pair.judged(reference=bare)) == {"no-last-relu": ("final.norm",)}
+    assert faults_of(pair.judged(reference=bare)) == {"no-last-relu": ("final.norm",)}
 
 
 def test_a_last_map_that_is_another_altogether_is_unexplained():
     pair = numpy_pair(Architecture.named(SMALL).without_head(), images(2, 40))
     strange = pair.reference._replace(logits=pair.reference.logits + 1)
 
-    assert found(pair.judged(reference=strange)) == {"unexplained": ("final.norm",)}
+    assert faults_of(pair.judged(reference=strange)) == {"unexplained": ("final.norm",)}
 
 
 @pytest.mark.parametrize("output", ["softmax", "sigmoid"])
 def test_a_reference_that_puts_out_probabilities_is_named(small, output):
     logits = torch.from_numpy(small.reference.logits)
-    told = small.reference._replace(logits=(logits.softmax(1) if output == "softmax" else logits.sigmoid()).numpy())
+    probabilities = (logits.softmax(1) if output == "softmax" else logits.sigmoid()).numpy()
 
-    (finding,) = small.judged(reference=told).findings
+    (finding,) = small.judged(reference=small.reference._replace(logits=probabilities)).findings
 
     assert finding.sentence == f"The reference puts out {output}, not logits, in head.dense."
 
@@ -548,7 +549,7 @@ def test_probabilities_do_not_hide_a_wrong_head(small):
     probabilities = torch.from_numpy(small.reference.logits / 100).softmax(1).numpy()
     damaged = small.damaged({"head.dense": lambda own: {role: array / 200 for role, array in own.items()}})
 
-    assert found(small.judged(damaged, reference=small.reference._replace(logits=probabilities))) == {
+    assert faults_of(small.judged(damaged, reference=small.reference._replace(logits=probabilities))) == {
         "head-wrong": ("head.dense",)
     }
 
@@ -567,8 +568,8 @@ def test_a_norm_that_is_none_is_unexplained(small):
     assert finding.detail["units"][unit] == {"channels": list(range(8)), "differing": 32, "of": 32, "proved": False}
 
 
-@pytest.mark.parametrize(("count", "mistake"), [(8, "unexplained"), (2, "kernel-wrong")])
-def test_a_convolution_that_is_none_is_unexplained_where_the_evidence_suffices(tmp_path, count, mistake):
+@pytest.mark.parametrize(("count", "fault"), [(8, "unexplained"), (2, "kernel-wrong")])
+def test_a_convolution_that_is_none_is_unexplained_where_the_evidence_suffices(tmp_path, count, fault):
     """A dilated kernel: 288 inputs at 512 places tell, at 128 anything can be explained by some kernel."""
     pair = torchvision_pair(SMALL, tmp_path, images(count, 64, seed=1))
     place, unit = "block2.layer2.norm2", "block2.layer2.conv2"
@@ -579,7 +580,7 @@ def test_a_convolution_that_is_none_is_unexplained_where_the_evidence_suffices(t
 
     diagnosis = pair.judged(reference=alone)
 
-    assert found(diagnosis) == {mistake: (unit,)}
+    assert faults_of(diagnosis) == {fault: (unit,)}
 
 
 @pytest.mark.parametrize("unit", ["stem.conv", "block1.layer2.conv1", "block1.layer2.conv2", "transition1.conv"])
@@ -598,7 +599,7 @@ def test_a_reference_without_numbers_is_told_from_a_faulty_port(small):
     unit, after = "transition1.norm", "transition1.conv"
     taps = small.reference.taps | {unit: small.reference.taps[unit] * np.nan}
 
-    assert found(small.judged(reference=small.reference._replace(taps=taps))) == {"no-numbers": (unit, after)}
+    assert faults_of(small.judged(reference=small.reference._replace(taps=taps))) == {"no-numbers": (unit, after)}
 
 
 # -- wording and edges -------------------------------------------------------------------------------------------------
@@ -648,17 +649,18 @@ def test_many_units_are_counted_and_the_first_named(small):
     )
 
 
-def test_the_diagnosis_is_plain_json(small):
+def test_findings_are_plain_json(small):
     """A port that gives no number at all has an error of null."""
     damaged = small.damaged({"final.norm": lambda own: own | {"variance": -1 - own["variance"]}, "stem.conv": flipped})
 
-    told = json.loads(json.dumps(small.judged(damaged).to_json(), allow_nan=False))
+    diagnosis = small.judged(damaged)
 
-    assert {entry["mistake"]: entry["before"] for entry in told["findings"]} == {
-        "kernel-flipped": pytest.approx(small.judged(damaged).findings[0].before),
+    entries = json.loads(json.dumps([finding.to_json() for finding in diagnosis.findings], allow_nan=False))
+    assert {entry["mistake"]: entry["before"] for entry in entries} == {
+        "kernel-flipped": pytest.approx(diagnosis.findings[0].before),
         "norm-wrong": None,
     }
-    assert (told["faulty"], told["rounded"], told["examined"]) == (["stem.conv", "final.norm"], [], 36)
+    assert (diagnosis.faulty, diagnosis.rounded, diagnosis.examined) == (("stem.conv", "final.norm"), (), 36)
 
 
 def test_units_that_the_reference_does_not_show_are_not_examined(small):

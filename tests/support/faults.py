@@ -22,7 +22,7 @@ Where = Callable[[Architecture], tuple[str, ...]]
 
 
 class Planted(NamedTuple):
-    """A damaged port, and the findings that it must have: mistake → units."""
+    """A damaged port, and the findings that it must have: fault → units."""
 
     weights: Weights
     contract: Contract
@@ -31,7 +31,7 @@ class Planted(NamedTuple):
 
 @dataclass(frozen=True)
 class Fault:
-    """A mistake, the units it is made on, and how: on each unit's tensors, on the contract, or between the units."""
+    """A fault, the units it is made on, and how: on each unit's tensors, on the contract, or between the units."""
 
     slug: str
     where: Where
@@ -312,19 +312,19 @@ def logits_of(
     return run(network, weights, images, dtype=dtype)
 
 
-class Graph(NamedTuple):
-    """What a framework does otherwise, and the mistake and units that must be found."""
+class GraphFault(NamedTuple):
+    """What a framework does otherwise, and the fault and units that must be found."""
 
     slug: str
     units: tuple[str, ...]
     otherwise: Mapping[str, object]
 
 
-GRAPHS: dict[str, Graph] = {
-    "SAME padding": Graph(
+GRAPHS: dict[str, GraphFault] = {
+    "SAME padding": GraphFault(
         "stem-padding", ("stem.conv", "block1.layer1.norm1"), {"convolution": "same", "pool": "same"}
     ),
-    "SAME padding of the convolution": Graph("stem-padding", ("stem.conv",), {"convolution": "same"}),
-    "SAME padding of the pool": Graph("stem-padding", ("block1.layer1.norm1",), {"pool": "same"}),
-    "no last ReLU": Graph("no-last-relu", ("head.dense",), {"relu": False}),
+    "SAME padding of the convolution": GraphFault("stem-padding", ("stem.conv",), {"convolution": "same"}),
+    "SAME padding of the pool": GraphFault("stem-padding", ("block1.layer1.norm1",), {"pool": "same"}),
+    "no last ReLU": GraphFault("no-last-relu", ("head.dense",), {"relu": False}),
 }
