@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from densenet_port.errors import NetworkError, UsageError
-from densenet_port.fetch.http import AGENT, LIMITS, manager, on_loopback
+from densenet_port.fetch.http import AGENT, POLICY, connection_pool, on_loopback
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
@@ -175,13 +175,13 @@ class Rest:
         from urllib3 import Timeout  # noqa: PLC0415 (only a release needs it)
         from urllib3.exceptions import HTTPError  # noqa: PLC0415 (as above)
 
-        timeout = Timeout(connect=LIMITS.connect, read=UPLOAD if isinstance(body, Path) else LIMITS.stall)
+        timeout = Timeout(connect=POLICY.connect, read=UPLOAD if isinstance(body, Path) else POLICY.read)
         headers = {"User-Agent": AGENT, "Accept": "application/vnd.github+json", "X-GitHub-Api-Version": VERSION}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
         with _sent(body, headers) as content:
             try:
-                response = manager(url).request(
+                response = connection_pool(url).request(
                     method, url, body=content, headers=headers, redirect=False, timeout=timeout, preload_content=False
                 )
                 return _read(response, url)

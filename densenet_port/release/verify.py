@@ -12,10 +12,9 @@ from tempfile import TemporaryDirectory
 from densenet_port.conversion import convert
 from densenet_port.errors import NetworkError, PortError, UsageError
 from densenet_port.fetch import manifest
-from densenet_port.fetch.download import download, silent
-from densenet_port.fetch.http import LIMITS, Limits
+from densenet_port.fetch.download import Progress, download, ignore_progress
 from densenet_port.fetch.manifest import NAME, SIGNATURE, SUMS, Document, File, Manifest
-from densenet_port.fetch.partial import Wanted
+from densenet_port.fetch.partial import Expected
 from densenet_port.prove import parity
 from densenet_port.release.github import GitHub
 from densenet_port.release.sign import check_signature
@@ -47,9 +46,7 @@ class Verified:
         return all(check.passed for check in self.checks)
 
 
-def verify(
-    place: str, *, key: Path | None = None, limits: Limits = LIMITS, progress: Callable[[int, int], None] = silent
-) -> Verified:
+def verify(place: str, *, key: Path | None = None, progress: Progress = ignore_progress) -> Verified:
     """Verify a release: a folder, the URL of its files, or `OWNER/NAME@TAG` on GitHub, whose files are downloaded.
 
     `key` is the public key that its signature must be of. `progress` is told files done and files in all. Raises as
@@ -59,7 +56,7 @@ def verify(
         return verify_folder(Path(place), key=key)
     with TemporaryDirectory(prefix="densenet-port-") as scratch:
         where = _of_url(place) if "://" in place else _of_tag(place)
-        _download_all(where, Path(scratch), limits, progress, signed=key is not None)
+        _download_all(where, Path(scratch), progress, signed=key is not None)
         return verify_folder(Path(scratch), key=key)
 
 
@@ -87,14 +84,12 @@ def _of_tag(place: str) -> Callable[[str], str]:
     return url
 
 
-def _download_all(
-    url: Callable[[str], str], folder: Path, limits: Limits, progress: Callable[[int, int], None], *, signed: bool
-) -> None:
+def _download_all(url: Callable[[str], str], folder: Path, progress: Progress, *, signed: bool) -> None:
     """Every file of a release, as it is there, whatever the manifest says of it: that is judged afterwards."""
-    download(Wanted(url=url(NAME)), folder / NAME, limits=limits)
+    download(Expected(url=url(NAME)), folder / NAME)
     names = [entry.name for entry in manifest.read(folder / NAME).entries()]
     for done, name in enumerate([SUMS, *[SIGNATURE] * signed, *names], start=1):
-        download(Wanted(url=url(name)), folder / name, limits=limits)
+        download(Expected(url=url(name)), folder / name)
         progress(done, len(names) + 1 + signed)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -167,8 +167,7 @@ def test_other_weights_with_digests_to_match_are_found_by_the_logits(copy):
     forged = _forged(told, weights, copy / WEIGHTS)
 
     def change(content):
-        size, sha256, chunks = manifest.digests(copy / WEIGHTS)
-        content["files"][0].update(size=size, sha256=sha256, chunks=chunks, tensors=forged)
+        content["files"][0].update(asdict(manifest.document(copy / WEIGHTS)), tensors=forged)
 
     retold(copy, change)
 
