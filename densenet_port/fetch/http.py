@@ -27,6 +27,7 @@ T = TypeVar("T")
 MAX_REDIRECTS = 5  # in a row
 PIECE = 1 << 16  # bytes read at most at a time
 ANSWERS = {200, 206, 416}  # the file, a part of it, no such part
+NOT_FOUND = 404
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 AGENT = f"densenet-port/{__version__}"
 
@@ -100,6 +101,10 @@ class Retries:
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------
+
+
+class NotFoundError(NetworkError):
+    """The server has nothing there."""
 
 
 def get(url: str, headers: Mapping[str, str] | None = None, *, policy: RetryPolicy = POLICY) -> "BaseHTTPResponse":
@@ -177,6 +182,8 @@ def _check_status(response: "BaseHTTPResponse", url: str) -> None:
     status = f"HTTP {response.status} {response.reason or ''}".rstrip()
     wait = _retry_after(response)
     response.close()
+    if response.status == NOT_FOUND:
+        raise NotFoundError(f"{url} cannot be downloaded ({status})")
     if response.status not in TRANSIENT:
         raise NetworkError(f"{url} cannot be downloaded ({status})")
     raise RetryableError(status, wait=wait)
