@@ -10,12 +10,17 @@ EXTRAS = {
     **dict.fromkeys(("torch", "torchvision"), "torch"),
     **dict.fromkeys(("keras_hub", "kimm"), "owners"),
     **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
+    **dict.fromkeys(("model_signing", "OpenSSL"), "sign"),
+    **dict.fromkeys(("github", "requests"), "publish"),
     "jax": "jax",
 }
 
 
 def framework(name: str) -> ModuleType:
-    """A framework, imported now. Raises UsageError that says what to install where it, or a part of it, is missing."""
+    """A framework, or another optional package, imported now.
+
+    Raises UsageError that says what to install where it, or a part of it, is missing.
+    """
     try:
         return import_module(name)
     except ImportError as error:

@@ -25,6 +25,7 @@ EXTRAS = {
     "torch": ("torch", "torchvision"),
     "caffe": ("opencv-python-headless",),
     "onnx": ("onnx", "onnxruntime"),
+    "publish": ("pygithub",),
     "sign": ("model-signing",),
 }
 CORE = ("numpy", "typer", "rich", "jinja2", "platformdirs", "urllib3", "filelock")

@@ -104,7 +104,7 @@ def _verified_json(verified: "Verified", place: str) -> dict[str, Any]:
         "tag": verified.manifest.tag,
         "files": [file.name for file in verified.manifest.files],
         "passed": verified.passed,
-        "checks": [asdict(check) for check in verified.checks],
+        "checks": [{"name": e.name, "passed": e.passed, "says": e.detail} for e in verified.checks],
         "notes": list(verified.notes),
     }
 
@@ -115,7 +115,7 @@ def _verified_text(verified: "Verified", place: str) -> str:
     counts = f"{len(verified.manifest.files)} weight files, {len(verified.checks)} checks, {verdict}"
     lines = [f"{place}: release {verified.manifest.tag}, {counts}"]
     for check in verified.checks:
-        lines.append(f"  {check.name}: {check.says}  {'ok' if check.passed else 'FAILED'}")
+        lines.append(f"  {check.name}: {check.detail}  {'ok' if check.passed else 'FAILED'}")
     lines += [f"note: {note}" for note in verified.notes]
     return "\n".join(lines)
 

@@ -1,6 +1,7 @@
 """Commands for weight files by name, and the cache: fetch, cache list, verify, import, prune."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,29 +19,32 @@ def fetch(
     as_json: AsJson = False,
 ) -> None:
     """Take a registered weight file from the cache, or download it; print its path."""
-    from densenet_port.fetch import stock
-    from densenet_port.fetch.registry import named
+    from densenet_port.fetch.registry import described, known_file, named
 
     with bar("downloading") as progress:
         path = named(name, progress=progress)
-    show("fetch", as_json, lambda: {"name": name, **stock.told(stock.entry_of(path))}, lambda: str(path))
+    show("fetch", as_json, lambda: {"name": name, **asdict(described(known_file(path)))}, lambda: str(path))
 
 
 @cache_app.command("list")
 def list_cache(as_json: AsJson = False) -> None:
     """List the weight files in the cache."""
-    from densenet_port.fetch import stock
+    from densenet_port.fetch.registry import described, listed
 
-    _show_cache("cache-list", [stock.told(entry) for entry in stock.held()], as_json)
+    _show_cache("cache-list", [asdict(described(entry)) for entry in listed()], as_json)
 
 
 @cache_app.command("verify")
 def verify_cache(as_json: AsJson = False) -> None:
     """Hash every weight file in the cache anew; exit 4 when one is not what it was."""
     from densenet_port.errors import CorruptError
-    from densenet_port.fetch import stock
+    from densenet_port.fetch.cache import examine
+    from densenet_port.fetch.registry import described, listed
 
-    files = [stock.verified(entry) for entry in stock.held()]
+    files = []
+    for entry in listed():
+        finding = examine(entry.expected, entry.path)
+        files.append({**asdict(described(entry)), **finding._asdict()})
     _show_cache("cache-verify", files, as_json)
     raise typer.Exit(0 if all(file["state"] == "right" for file in files) else CorruptError.exit_code)
 
@@ -51,10 +55,10 @@ def import_into_cache(
     as_json: AsJson = False,
 ) -> None:
     """Copy a file into the cache, if its digests are those of a registered one."""
-    from densenet_port.fetch import stock
+    from densenet_port.fetch.registry import described, import_file
 
-    entry = stock.told(stock.brought(file))
-    show("cache-import", as_json, lambda: entry, lambda: str(entry["path"]))
+    entry = import_file(file)
+    show("cache-import", as_json, lambda: asdict(described(entry)), lambda: str(entry.path))
 
 
 @cache_app.command("prune")
@@ -65,9 +69,9 @@ def prune_cache(
     as_json: AsJson = False,
 ) -> None:
     """Remove what broken downloads left in the cache."""
-    from densenet_port.fetch import stock
+    from densenet_port.fetch.registry import prune
 
-    removed = [str(path) for path in stock.pruned(everything=everything)]
+    removed = [str(path) for path in prune(everything=everything)]
     show("cache-prune", as_json, lambda: {"removed": removed}, lambda: "\n".join(removed) or "nothing to remove")
 
 

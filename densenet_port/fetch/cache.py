@@ -15,62 +15,67 @@ holds the file to it: another file that fits the known part is an error and stay
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from densenet_port.errors import CorruptError, DiskError
-from densenet_port.fetch.download import Progress, download, silent
-from densenet_port.fetch.http import LIMITS, Limits
-from densenet_port.fetch.partial import Digests, Wanted, digests_of, leftovers, on_disk
+from densenet_port.fetch.download import Progress, download, ignore_progress
+from densenet_port.fetch.http import POLICY, RetryPolicy
+from densenet_port.fetch.partial import Digests, Expected, digests_of, disk_errors, note_path, partial_path
 from densenet_port.files import whole
 
 SETTLED = 2_000_000_000  # nanoseconds: no file system's clock is coarser than FAT's two seconds
-
-
-class Entry(NamedTuple):
-    """What the file system says of a file: bytes, times of change in nanoseconds since 1970, inode."""
-
-    size: int
-    mtime: int
-    ctime: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: Path) -> "Entry":
-        """As it is now. Raises OSError."""
-        now = path.stat()
-        return cls(now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino)
+LOCK = 3600.0  # seconds that another process's download of the same file is waited for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What a file was when it was hashed: its digests in hex, its entry, and the moment before."""
+    """What a file was when it was hashed: where it came from, its digests in hex, and what the file system said of it.
+
+    `size` is in bytes; `mtime`, `ctime` and `hashed`, the moment before, are in nanoseconds since 1970.
+    """
 
     url: str
-    digests: Digests
-    entry: Entry
+    size: int
+    sha256: str
+    md5: str
+    mtime: int
+    ctime: int
+    inode: int
     hashed: int
 
-    def holds(self, path: Path) -> bool:
-        """Whether the file is still the one that was hashed, as far as its entry tells."""
-        settled = self.hashed - max(self.entry.mtime, self.entry.ctime) > SETTLED
-        return settled and Entry.of(path) == self.entry
-
-    def to_json(self) -> dict[str, Any]:
-        """The record as it is written."""
-        return {"url": self.url, **asdict(self.digests), **self.entry._asdict(), "hashed": self.hashed}
-
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Record":
-        """The record that was written. Raises KeyError or TypeError for anything else."""
-        digests = Digests(size=int(data["size"]), sha256=str(data["sha256"]), md5=str(data["md5"]))
-        entry = Entry(*(int(data[name]) for name in Entry._fields))
-        return cls(url=str(data["url"]), digests=digests, entry=entry, hashed=int(data["hashed"]))
+    def of(cls, url: str, digests: Digests, stat: os.stat_result, hashed: int) -> "Record":
+        """The record of a file that was hashed."""
+        return cls(
+            url=url,
+            **asdict(digests),
+            mtime=stat.st_mtime_ns,
+            ctime=stat.st_ctime_ns,
+            inode=stat.st_ino,
+            hashed=hashed,
+        )
+
+    @property
+    def digests(self) -> Digests:
+        """Size and digests of the file."""
+        return Digests(size=self.size, sha256=self.sha256, md5=self.md5)
+
+    def matches(self, stat: os.stat_result) -> bool:
+        """Whether size, times of change and inode are those of the record."""
+        now = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+        return now == (self.size, self.mtime, self.ctime, self.inode)
+
+    def holds(self, path: Path) -> bool:
+        """Whether the file is still the one that was hashed, as far as the file system tells. Raises OSError."""
+        settled = self.hashed - max(self.mtime, self.ctime) > SETTLED
+        return settled and self.matches(path.stat())
 
 
 def folder() -> Path:
@@ -82,31 +87,32 @@ def folder() -> Path:
     return user_cache_path("densenet-port")
 
 
-def obtain(wanted: Wanted, path: Path, *, limits: Limits = LIMITS, progress: Progress = silent) -> Path:
+def obtain(
+    expected: Expected, path: Path, *, policy: RetryPolicy = POLICY, progress: Progress = ignore_progress
+) -> Path:
     """The file at its path in the cache, right: as it lies there, or downloaded, once for all processes that ask.
 
     Raises CorruptError for a file that is not the one first fetched though it fits what is known beforehand, and what
     `download` raises.
     """
-    if _is_right(wanted, path):
+    if _is_right(expected, path):
         return path
-    with locked(path, limits):
-        if not _is_right(wanted, path):
-            found = download(_as_first_fetched(wanted, path), path, limits=limits, progress=progress)
-            _record(path, wanted.url, found)
+    with locked(path):
+        if not _is_right(expected, path):
+            digests = download(_as_first_fetched(expected, path), path, policy=policy, progress=progress)
+            _record(path, expected.url, digests)
     return path
 
 
-def bring(source: Path, wanted: Wanted, path: Path, *, limits: Limits = LIMITS) -> Path:
-    """Copy a file into the cache that was brought by hand. Raises CorruptError when it is not the one wanted."""
-    with locked(path, limits):
+def put(source: Path, expected: Expected, path: Path) -> None:
+    """Copy a file into the cache. Raises CorruptError when it is not the expected one."""
+    with locked(path):
         with whole(path) as temporary:
             shutil.copyfile(source, temporary)
-            found = digests_of(temporary, with_md5=bool(wanted.md5))
-            if misfit := _as_first_fetched(wanted, path).misfit(found):
-                raise CorruptError(f"{source}: {misfit}")
-        _record(path, wanted.url, found)
-    return path
+            digests = digests_of(temporary, with_md5=bool(expected.md5))
+            if mismatch := _as_first_fetched(expected, path).mismatch(digests):
+                raise CorruptError(f"{source}: {mismatch}")
+        _record(path, expected.url, digests)
 
 
 class Finding(NamedTuple):
@@ -116,39 +122,44 @@ class Finding(NamedTuple):
     fault: str
 
 
-def examine(wanted: Wanted, path: Path) -> Finding:
+def examine(expected: Expected, path: Path) -> Finding:
     """Hash a cached file anew, judge it, and record what is right. Raises DiskError when it cannot be read."""
     moment = time.time_ns()
-    with _reading(path):
-        entry, found = Entry.of(path), digests_of(path, with_md5=bool(wanted.md5))
-    if misfit := wanted.misfit(found):
-        return Finding("damaged", misfit)
-    if misfit := _as_first_fetched(wanted, path).misfit(found):
-        return Finding("changed", misfit)
-    _write(path, Record(url=wanted.url, digests=found, entry=entry, hashed=moment))
+    with _read_errors(path):
+        stat, digests = path.stat(), digests_of(path, with_md5=bool(expected.md5))
+    if mismatch := expected.mismatch(digests):
+        return Finding("damaged", mismatch)
+    if mismatch := _as_first_fetched(expected, path).mismatch(digests):
+        return Finding("changed", mismatch)
+    _write(path, Record.of(expected.url, digests, stat, moment))
     return Finding("right", "")
 
 
 def read(path: Path) -> Record | None:
-    """A file's record, if it has one that is readable."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        return Record.from_json(json.loads(_beside(path).read_text(encoding="utf-8")))
+    """A file's record; None where there is none that is readable."""
+    with suppress(OSError, ValueError, TypeError):
+        record = Record(**json.loads(_record_path(path).read_text(encoding="utf-8")))
+        if all(type(getattr(record, field.name)) is field.type for field in fields(record)):
+            return record
     return None
 
 
 def forget(path: Path) -> None:
     """Remove a file and its record."""
-    with on_disk(path):
+    with disk_errors(path):
         path.unlink(missing_ok=True)
-        _beside(path).unlink(missing_ok=True)
+        _record_path(path).unlink(missing_ok=True)
 
 
-def tidy(path: Path) -> list[Path]:
-    """Remove what killed downloads of a file left, and a record without its file; says what. Skips one under way."""
-    if not _left(path):
+def remove_leftovers(path: Path) -> list[Path]:
+    """Remove what killed downloads of a file left, and a record without its file; their paths.
+
+    Nothing is removed while a download of the file is under way.
+    """
+    if not _leftovers(path):
         return []
-    with suppress(HeldError), locked(path, replace(LIMITS, lock=0)), on_disk(path):
-        left = _left(path)
+    with suppress(HeldError), locked(path, timeout=0), disk_errors(path):
+        left = _leftovers(path)
         for entry in left:
             entry.unlink()
         return left
@@ -160,53 +171,55 @@ class HeldError(DiskError):
 
 
 @contextmanager
-def locked(path: Path, limits: Limits = LIMITS) -> Iterator[None]:
+def locked(path: Path, *, timeout: float | None = None) -> Iterator[None]:
     """Alone at work on a file, among processes and threads. The lock is the system's and ends with its holder.
 
-    Its empty file `.NAME.lock` stays: to remove it would let a third process in beside one that waits.
+    `timeout` is in seconds, LOCK where it is None; then HeldError is raised. The lock's empty file `.NAME.lock` stays:
+    to remove it would let a third process in beside one that waits.
     """
     from filelock import FileLock, Timeout  # noqa: PLC0415 (only a download needs it)
 
-    with on_disk(path):
+    seconds = LOCK if timeout is None else timeout
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_name(f".{path.name}.lock"))
         try:
-            lock.acquire(timeout=limits.lock)
+            lock.acquire(timeout=seconds)
         except Timeout as error:
             hint = "wait for it, or end it, and try again"
-            raise HeldError(f"{path}: another process has been at it for {limits.lock:.0f} s", hint=hint) from error
+            raise HeldError(f"{path}: another process has been at it for {seconds:.0f} s", hint=hint) from error
     try:
         yield
     finally:
         lock.release()
 
 
-def _is_right(wanted: Wanted, path: Path) -> bool:
+def _is_right(expected: Expected, path: Path) -> bool:
     """Whether the right file is there: by its record, else by its bytes."""
-    with _reading(path):
+    with _read_errors(path):
         if not path.is_file():
             return False
         record = read(path)
-        if record and record.holds(path) and wanted.misfit(record.digests) is None:
+        if record and record.holds(path) and expected.mismatch(record.digests) is None:
             return True
-    finding = examine(wanted, path)
+    finding = examine(expected, path)
     if finding.state == "changed":
         hint = "if the file was meant to change: `densenet-port cache prune --all` forgets what was first fetched"
         raise CorruptError(f"{path}: {finding.fault}, as first fetched", hint=hint)
     return finding.state == "right"
 
 
-def _as_first_fetched(wanted: Wanted, path: Path) -> Wanted:
-    """What is wanted; where its SHA-256 is not wholly known beforehand, that of the file that was first fetched."""
+def _as_first_fetched(expected: Expected, path: Path) -> Expected:
+    """What is expected; where its SHA-256 is not wholly known, with that of the file that was first fetched."""
     record = read(path)
-    if record is None or wanted.pinned or not record.digests.sha256.startswith(wanted.sha256):
-        return wanted
-    return replace(wanted, sha256=record.digests.sha256)
+    if record is None or expected.pinned or not record.sha256.startswith(expected.sha256):
+        return expected
+    return replace(expected, sha256=record.sha256)
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """What the file system refuses to show, as DiskError."""
+def _read_errors(path: Path) -> Iterator[None]:
+    """Turn what the file system refuses to show into DiskError."""
     try:
         yield
     except OSError as error:
@@ -214,31 +227,40 @@ def _reading(path: Path) -> Iterator[None]:
         raise DiskError(f"{path}: cannot be read: {error.strerror}", hint=hint) from error
 
 
-def _left(path: Path) -> list[Path]:
-    """What is of no more use of a file."""
+def _leftovers(path: Path) -> list[Path]:
+    """What is of no more use of a file: unfinished downloads, temporary files, and a record whose file is gone."""
     if not path.parent.is_dir():
         return []
-    alone = _beside(path).exists() and not path.exists()
-    return [*leftovers(path), *([_beside(path)] if alone else [])]
+    left = [*_temporaries(path), *_temporaries(_record_path(path))]
+    left += [entry for entry in (partial_path(path), note_path(path)) if entry.exists()]
+    if _record_path(path).exists() and not path.exists():
+        left.append(_record_path(path))
+    return left
 
 
-def _beside(path: Path) -> Path:
+def _temporaries(path: Path) -> list[Path]:
+    """What a process that was killed while it wrote a file left beside it."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")
+    return sorted(entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name))
+
+
+def _record_path(path: Path) -> Path:
     """Where a file's record lies."""
     return path.with_name(f".{path.name}.json")
 
 
 def _write(path: Path, record: Record) -> None:
-    """Write a file's record, if that can be: in a cache that is only read, files are hashed each time."""
+    """Write a file's record, unless the file changed since; in a cache that is only read, it is hashed each time."""
     with suppress(OSError, DiskError):
-        if Entry.of(path) == record.entry:
-            with whole(_beside(path)) as temporary:
-                temporary.write_text(json.dumps(record.to_json(), indent=1) + "\n", encoding="utf-8")
-            for entry in leftovers(path):
-                if entry.name.startswith(".."):  # of a process that was killed while it wrote one
-                    entry.unlink(missing_ok=True)
+        if not record.matches(path.stat()):
+            return
+        with whole(_record_path(path)) as temporary:
+            temporary.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
+        for entry in _temporaries(_record_path(path)):
+            entry.unlink(missing_ok=True)
 
 
-def _record(path: Path, url: str, found: Digests) -> None:
+def _record(path: Path, url: str, digests: Digests) -> None:
     """Record a file that was written a moment ago."""
     with suppress(OSError):
-        _write(path, Record(url=url, digests=found, entry=Entry.of(path), hashed=time.time_ns()))
+        _write(path, Record.of(url, digests, path.stat(), time.time_ns()))

@@ -1,22 +1,19 @@
 """One file, downloaded whole and right or not at all.
 
-What arrives goes to `.NAME.<random>.part` beside the file's place and is renamed once everything that is known of it
-holds: its size, its SHA-256 or the beginning of one, its MD5, and the SHA-256 of each chunk. A chunk that arrives wrong
-is asked for again. `.NAME.<random>.part.json` keeps where the bytes come from: URL, validator (a strong ETag, else
-Last-Modified) and length.
+What arrives goes to `.NAME.part` beside the file's place and is renamed once everything that is known of it holds: its
+size, its SHA-256 or the beginning of one, its MD5. `.NAME.part.json` keeps where the bytes come from: URL, validator (a
+strong ETag, else Last-Modified) and length.
 
 A broken or killed download leaves both, and the next goes on from there with Range and If-Range: what is there is
-hashed again, and cut back to the last chunk that is right. Without chunks it goes on only where a validator proves that
-the server still has the same file. Only one process may download a file at a time: `cache.obtain` sees to that.
+hashed again. It goes on where a validator proves that the server still has the same file, or where the whole SHA-256 is
+known, since then a file of two halves is noticed at its end. A whole file that is wrong is fetched once more, from its
+first byte. Only one process may download a file at a time: `cache.obtain` sees to that.
 """
 
 import json
 import os
-import random
 import re
 import shutil
-import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
@@ -24,9 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densenet_port.errors import DiskError, NetworkError
-from densenet_port.fetch import http as web
-from densenet_port.fetch.http import LIMITS, Again, Limits
-from densenet_port.fetch.partial import Digests, Part, Wanted, WrongChunk, new, note_of, on_disk, opened, unfinished
+from densenet_port.fetch import http
+from densenet_port.fetch.http import POLICY, Retries, RetryableError, RetryPolicy
+from densenet_port.fetch.partial import Digests, Expected, Partial, disk_errors, note_path, opened, partial_path
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
@@ -34,47 +31,51 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]  # bytes done, bytes in all or 0
 
 LARGEST = 1 << 30  # bytes of a file whose size is not known: no DenseNet has more
-ENOUGH = 1 << 20  # bytes after which a lost connection is no failure in a row
-WRONG = 2  # times that the same chunk, or the whole file, may come wrong before it is an error
-WHOLE = -1  # in place of a chunk's number
+PROGRESS = 1 << 20  # bytes after which a lost connection is no failure in a row
+MISMATCHES = 2  # times that the whole file may come wrong before it is an error
 RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 OFFLINE = ("DENSENET_PORT_OFFLINE", "HF_HUB_OFFLINE")
+PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416
 
 
-def silent(_done: int, _total: int) -> None:
-    """Tell nobody."""
+def ignore_progress(_done: int, _total: int) -> None:
+    """Show no progress: what is called with bytes done and bytes in all where nobody asked to be."""
 
 
 def offline() -> str | None:
-    """The variable that forbids downloads, if one does: DENSENET_PORT_OFFLINE, or Hugging Face's own."""
-    return next(
-        (name for name in OFFLINE if os.environ.get(name, "").lower() not in {"", "0", "off", "no", "false"}), None
-    )
+    """The variable that forbids downloads, DENSENET_PORT_OFFLINE or Hugging Face's own; None where neither does."""
+    for name in OFFLINE:
+        if os.environ.get(name, "").lower() not in {"", "0", "off", "no", "false"}:
+            return name
+    return None
 
 
-def download(wanted: Wanted, path: Path, *, limits: Limits = LIMITS, progress: Progress = silent) -> Digests:
-    """Bring a file to its path, whatever stands there, and say what it is.
+def download(
+    expected: Expected, path: Path, *, policy: RetryPolicy = POLICY, progress: Progress = ignore_progress
+) -> Digests:
+    """Bring a file to its path, whatever stands there; its size and digests.
 
-    `progress` is told bytes done and bytes in all, 0 where the server does not say. Raises NetworkError when it does
-    not arrive whole and right, DiskError when it cannot be written; then nothing new stands at `path`.
+    `progress` is called with bytes done and bytes in all, 0 where the server does not say. Raises NetworkError when the
+    file does not arrive whole and right, DiskError when it cannot be written; then nothing new stands at `path`.
     """
     if variable := offline():
-        raise NetworkError(f"{wanted.url} is not downloaded: {variable} is set", hint=f"unset {variable}, or bring it")
-    with on_disk(path):
+        raise NetworkError(
+            f"{expected.url} is not downloaded: {variable} is set", hint=f"unset {variable}, or bring it"
+        )
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        place = unfinished(path) or new(path)
-        with opened(place) as file:
-            transfer = _Transfer(wanted, Part(file, wanted), note_of(place), limits, progress)
-            found = transfer.run()
+        with opened(path) as file:
+            partial = Partial(file, with_md5=bool(expected.md5))
+            digests = _Transfer(expected, partial, note_path(path), policy, progress).run()
             os.fsync(file.fileno())
-        note_of(place).unlink(missing_ok=True)
-        place.replace(path)
-    return found
+        note_path(path).unlink(missing_ok=True)
+        partial_path(path).replace(path)
+    return digests
 
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """Where the bytes of a part come from: URL, validator or "", and the whole file's length if it was told."""
+    """Where the bytes of a partial file come from: URL, validator or "", and the whole file's length if it is known."""
 
     url: str
     validator: str = ""
@@ -88,80 +89,69 @@ class _Origin:
 
 
 class _Transfer:
-    """The requests that complete a part."""
+    """The requests that complete a partial file."""
 
-    def __init__(self, wanted: Wanted, part: Part, note: Path, limits: Limits, progress: Progress) -> None:
-        self.wanted, self.part, self.note, self.limits, self.progress = wanted, part, note, limits, progress
-        self.origin = self._noted()
-        self.wrong: Counter[int] = Counter()  # chunk → times that it came wrong
+    def __init__(
+        self, expected: Expected, partial: Partial, note: Path, policy: RetryPolicy, progress: Progress
+    ) -> None:
+        self.expected, self.partial, self.note = expected, partial, note
+        self.policy, self.progress = policy, progress
+        self.origin = self._read_note()
+        self.mismatches = 0  # times that the whole file came wrong
+        if expected.size is not None and partial.size > expected.size:
+            partial.restart()
 
     def run(self) -> Digests:
         """Ask until everything is there and right, or until it is no use."""
-        failures, most = 0, self.part.size
-        while (found := self._done()) is None:
+        retries, reached = self._retries(), self.partial.size
+        while (digests := self._complete()) is None:
             try:
-                self._once()
-            except WrongChunk as error:
-                self._mend(error.number, self._about(error.number))
-            except Again as error:
-                failures = 0 if self.part.size - most >= ENOUGH else failures + 1
-                most = max(most, self.part.size)
-                self._wait(error, failures)
-        return found
+                self._request()
+            except RetryableError as error:
+                if self.partial.size - reached >= PROGRESS:
+                    retries = self._retries()
+                else:
+                    retries.pause(error)
+                reached = max(reached, self.partial.size)
+        return digests
+
+    def _retries(self) -> Retries:
+        return Retries(self.policy, f"{self.expected.url} cannot be downloaded")
 
     @property
     def total(self) -> int | None:
-        """Bytes of the whole file, where they are known or were told."""
-        return self.origin.total if self.wanted.size is None else self.wanted.size
+        """Bytes of the whole file, where they are known or the server said so."""
+        return self.origin.total if self.expected.size is None else self.expected.size
 
-    def _done(self) -> Digests | None:
-        """What the file is, when it is all there; a whole file that is wrong is asked for again."""
-        if self.part.size != self.total:
+    def _complete(self) -> Digests | None:
+        """Size and digests of the file, once it is there and right; a whole file that is wrong is dropped, once."""
+        if self.partial.size != self.total:
             return None
-        found = self.part.all.digests()
-        if (misfit := self.wanted.misfit(found)) is None:
-            return found
+        digests = self.partial.hasher.digests()
+        mismatch = self.expected.mismatch(digests)
+        if mismatch is None:
+            return digests
         self._restart()
-        self._mend(WHOLE, misfit)
+        self.mismatches += 1
+        if self.mismatches >= MISMATCHES:
+            hint = "what is hosted there is not the file that was meant"
+            raise NetworkError(f"{self.expected.url}: {mismatch}", hint=hint)
         return None
 
-    def _mend(self, number: int, fault: str) -> None:
-        """Once more, but not for ever."""
-        self.wrong[number] += 1
-        if self.wrong[number] >= WRONG:
-            raise NetworkError(
-                f"{self.wanted.url}: {fault}", hint="what is hosted there is not the file that was meant"
-            )
-
-    def _about(self, number: int) -> str:
-        first = number * self.wanted.chunk_size
-        last = min(first + self.wanted.chunk_size, self.wanted.size or 0) - 1
-        return f"bytes {first} to {last} do not hash to what is known of them"
-
-    def _wait(self, error: Again, failures: int) -> None:
-        """Before the next try; after the last one, an error."""
-        if failures >= self.limits.tries:
-            told = f"{self.wanted.url} cannot be downloaded ({error}; tried {failures} times)"
-            raise NetworkError(told) from error
-        backoff = self.limits.backoff * 2 ** max(failures - 1, 0) * random.uniform(0.5, 1)  # noqa: S311 (no secret)
-        time.sleep(backoff if error.wait is None else error.wait)
-
-    def _once(self) -> None:
+    def _request(self) -> None:
         """One request, and what comes of it."""
-        start = self._start()
-        with closing(web.get(self.wanted.url, self._headers(start), limits=self.limits)) as response:
+        if not (self.expected.pinned or self.origin.validator):
+            self.partial.restart()
+        start = self.partial.size
+        with closing(http.get(self.expected.url, self._headers(start), policy=self.policy)) as response:
             self._accept(response, start)
-            for piece in web.pieces(response, self.limits):
-                self._refuse_more(self.part.size + len(piece))
-                self.part.add(piece)
-                self.progress(self.part.size, self.total or 0)
-        self._ended()
-
-    def _start(self) -> int:
-        """The byte to go on from: the end of the part where the server can be told which file it is of, else 0."""
-        if not (self.wanted.chunks or self.origin.validator):
-            self.part.restart()
-        return self.part.size
+            for piece in http.pieces(response, self.policy):
+                self._refuse_more(self.partial.size + len(piece))
+                self.partial.append(piece)
+                self.progress(self.partial.size, self.total or 0)
+        if self.total is not None and self.partial.size < self.total:
+            raise RetryableError(f"the connection ended after {self.partial.size} of {self.total} bytes")
+        self.origin = replace(self.origin, total=self.partial.size)  # where no length was announced, it is this
 
     def _headers(self, start: int) -> dict[str, str]:
         headers = {"Range": f"bytes={start}-"} if start else {}
@@ -171,84 +161,76 @@ class _Transfer:
 
     def _accept(self, response: "BaseHTTPResponse", start: int) -> None:
         """Look at an answer before its body: whether it is the file, which part of it, and whether its length fits."""
-        if response.status == 416:  # noqa: PLR2004 (range not satisfiable: the file is shorter than the part)
-            self._forget("the server has no bytes there")
-        self._refuse_strangers(response.headers)
+        if response.status == RANGE_NOT_SATISFIABLE:  # the file is shorter than what is here
+            self._start_over("the server has no bytes there")
+        self._refuse_other_content(response.headers)
         first, total = _span(response)
         validator = _validator(response.headers)
         if first not in (0, start):
-            raise NetworkError(f"{self.wanted.url}: expected bytes from {start} on, found from {first} on")
+            raise NetworkError(f"{self.expected.url}: expected bytes from {start} on, found from {first} on")
         if first and self.origin.validator not in ("", validator):
-            self._forget("the file changed on the server")
+            self._start_over("the file changed on the server")
         if start and not first:
-            self.part.restart()
-        self._refuse_misfit(total)
-        self._remember(_Origin(self.wanted.url, validator, total))
+            self.partial.restart()
+        if total is not None:
+            self._refuse_length(total)
+        self._remember(_Origin(self.expected.url, validator, total))
 
-    def _refuse_strangers(self, headers: Mapping[str, str]) -> None:
+    def _refuse_other_content(self, headers: Mapping[str, str]) -> None:
         """Neither a compressed body, whose bytes are other ones, nor a page for people."""
         if (encoding := headers.get("Content-Encoding", "identity").lower()) != "identity":
-            raise NetworkError(f"{self.wanted.url}: expected the file as it is, found it encoded ({encoding})")
+            raise NetworkError(f"{self.expected.url}: expected the file as it is, found it encoded ({encoding})")
         if headers.get("Content-Type", "").lower().startswith("text/html"):
-            raise NetworkError(
-                f"{self.wanted.url}: expected a weight file, found a web page",
-                hint="does this network want a login first?",
-            )
+            hint = "does this network want a login first?"
+            raise NetworkError(f"{self.expected.url}: expected a weight file, found a web page", hint=hint)
 
-    def _refuse_misfit(self, total: int | None) -> None:
-        """Known sizes are compared before the first byte, and so is the disk's room."""
-        if total is None:
-            return
-        if self.wanted.size not in (None, total):
-            raise NetworkError(f"{self.wanted.url}: expected {self.wanted.size} bytes, the server announces {total}")
+    def _refuse_length(self, total: int) -> None:
+        """Compare the announced length with what is known, and with the disk's room, before the first byte."""
+        if self.expected.size not in (None, total):
+            message = f"expected {self.expected.size} bytes, the server announces {total}"
+            raise NetworkError(f"{self.expected.url}: {message}")
         self._refuse_more(total)
-        missing, free = total - self.part.size, shutil.disk_usage(self.note.parent).free
+        missing, free = total - self.partial.size, shutil.disk_usage(self.note.parent).free
         if missing > free:
             hint = "make room, or set DENSENET_PORT_CACHE to another folder"
             raise DiskError(f"{self.note.parent}: {missing} bytes are to come, {free} are free", hint=hint)
 
     def _refuse_more(self, size: int) -> None:
-        most = LARGEST if self.wanted.size is None else self.wanted.size
+        most = LARGEST if self.expected.size is None else self.expected.size
         if size > most:
-            raise NetworkError(f"{self.wanted.url}: expected at most {most} bytes, found more")
+            raise NetworkError(f"{self.expected.url}: expected at most {most} bytes, found more")
 
-    def _ended(self) -> None:
-        """Compare the body's end with the file's; where no length was told, they are the same."""
-        if self.total is not None and self.part.size < self.total:
-            raise Again(f"the connection ended after {self.part.size} of {self.total} bytes")
-        self.origin = replace(self.origin, total=self.part.size)
-
-    def _forget(self, reason: str) -> None:
+    def _start_over(self, reason: str) -> None:
         self._restart()
-        raise Again(reason)
+        raise RetryableError(reason)
 
     def _restart(self) -> None:
         """Drop the bytes, and where they came from."""
-        self.part.restart()
-        self._remember(_Origin(self.wanted.url))
+        self.partial.restart()
+        self._remember(_Origin(self.expected.url))
 
     def _remember(self, origin: _Origin) -> None:
         if origin != self.origin:
             self.note.write_text(json.dumps(asdict(origin)), encoding="utf-8")
         self.origin = origin
 
-    def _noted(self) -> _Origin:
-        """The note, if it is readable and of the same URL."""
+    def _read_note(self) -> _Origin:
+        """Where the bytes come from as the note has it, if it is readable and of the same URL."""
         with suppress(OSError, ValueError, TypeError):
             origin = _Origin(**json.loads(self.note.read_text(encoding="utf-8")))
-            if origin.url == self.wanted.url and origin.plausible:
+            if origin.url == self.expected.url and origin.plausible:
                 return origin
-        return _Origin(self.wanted.url)
+        return _Origin(self.expected.url)
 
 
 def _span(response: "BaseHTTPResponse") -> tuple[int, int | None]:
-    """The first byte that an answer brings, and how many the whole file has, if it says so."""
+    """The first byte that an answer brings, and how many the whole file has; None where it does not say."""
     headers = response.headers
-    if response.status == 206:  # noqa: PLR2004 (partial content)
-        found = RANGE.fullmatch(headers.get("Content-Range", ""))
-        if not found:
-            raise Again(f"a partial answer without its range ({headers.get('Content-Range')})")
-        return int(found[1]), int(found[2])
+    if response.status == PARTIAL_CONTENT:
+        match = RANGE.fullmatch(headers.get("Content-Range", ""))
+        if not match:
+            raise RetryableError(f"a partial answer without its range ({headers.get('Content-Range')})")
+        return int(match[1]), int(match[2])
     length = headers.get("Content-Length", "")
     return 0, int(length) if length.isdecimal() and "Transfer-Encoding" not in headers else None
 

@@ -4,19 +4,18 @@
 known ones say stays; a reader ignores the others. What is relied on:
 
 - `tag`, `tool`: the release's tag, and what built it (`densenet-port 0.1.0`).
-- `files`: the weight files. Each has its `name`, `size` in bytes and `sha256`; `chunks` are the SHA-256 of its pieces
-  of `chunk_size` bytes in order (the last may be shorter), so that a broken download resumes at the first wrong piece.
-  `network` names what the files of one checkpoint share, `arch` the architecture, `top` says whether the head is in it,
-  `container` is its ending, `layout` whose names it has; `architecture`, `contract`, `source`, `mappings` and `tensors`
-  repeat what the file says of itself, and add the source's `url` and `licence`, null where they are not known. `parity`
-  is what was measured, `golden` the name of the file of logits that `verify` replays, or null.
+- `files`: the weight files. Each has its `name`, `size` in bytes and `sha256`. `network` names what the files of one
+  checkpoint share, `arch` the architecture, `top` says whether the head is in it, `container` is its ending, `layout`
+  whose names it has; `architecture`, `contract`, `source`, `mappings` and `tensors` repeat the file's own record, and
+  add the source's `url` and `licence`, null where they are not known. `parity` is what was measured, `golden` the name
+  of the file of logits that `verify` replays, or null. Old manifests have `chunk_size` and `chunks` too, digests of
+  pieces; they are ignored.
 - `documents`: every other file but the manifest, `SHA256SUMS` and a signature: `name`, `size`, `sha256`.
 - `defaults`: architecture → the file that `weights="imagenet"` means.
 
 A name is one that GitHub keeps as it is (letters, digits, `.`, `_`, `-`; no point first or last), so it is no path.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -25,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from densenet_port.errors import CorruptError, DiskError
+from densenet_port.files import file_digest
+from densenet_port.strict import Fields
 
 NAME = "manifest.json"
 SUMS = "SHA256SUMS"
 SIGNATURE = "manifest.json.sig"
 SCHEMA = "densenet-port/release/1"
-CHUNK = 4 * 2**20  # bytes of a piece with a digest of its own
 LIMIT = 64 * 2**20  # bytes of a manifest; a file of DenseNet-264 takes 0.2 MB in it
 
 SAFE = re.compile(r"[A-Za-z0-9_-]([A-Za-z0-9._-]{0,198}[A-Za-z0-9_-])?")
@@ -53,8 +53,6 @@ class File:
     name: str
     size: int
     sha256: str
-    chunk_size: int
-    chunks: tuple[str, ...]
     network: str
     arch: str
     top: bool
@@ -84,7 +82,7 @@ class Manifest:
         return next((file for file in self.files if file.name == name), None)
 
     def entries(self) -> tuple[Document, ...]:
-        """Name, size and digest of every file that the manifest tells of."""
+        """Name, size and digest of every file that the manifest lists."""
         files = (Document(name=file.name, size=file.size, sha256=file.sha256) for file in self.files)
         return (*files, *self.documents)
 
@@ -108,139 +106,77 @@ def parsed(data: bytes, where: str) -> Manifest:
         content = json.loads(data if len(data) <= LIMIT else b"")
     except (ValueError, RecursionError) as error:
         raise CorruptError(f"{where}: is no manifest of a release: {error}", hint="fetch or copy it again") from error
-    told = _Told(where, content)
-    if told.value("schema", str) != SCHEMA:
-        raise told.wrong("schema", SCHEMA, told.value("schema", str))
+    fields = Fields(where, content, CorruptError)
+    if fields.text("schema") != SCHEMA:
+        raise fields.wrong("schema", SCHEMA, fields.text("schema"))
     manifest = Manifest(
-        tag=told.value("tag", str),
-        tool=told.value("tool", str),
-        files=tuple(_file(entry) for entry in told.entries("files")),
-        documents=tuple(_document(entry) for entry in told.entries("documents")),
-        defaults=told.texts("defaults"),
+        tag=fields.text("tag"),
+        tool=fields.text("tool"),
+        files=tuple(_file(entry) for entry in fields.entries("files")),
+        documents=tuple(_document(entry) for entry in fields.entries("documents")),
+        defaults=fields.text_map("defaults"),
     )
-    _agree(manifest, told)
+    _check_names(manifest, fields)
     return manifest
 
 
-def _agree(manifest: Manifest, told: "_Told") -> None:
-    """Every name once, and nothing named that is not there."""
-    names = [entry.name for entry in manifest.entries()]
-    if twice := sorted({name for name in names if names.count(name) > 1} | ({NAME, SUMS, SIGNATURE} & set(names))):
-        raise told.wrong("files", "every file once", f"{twice[0]} twice")
-    golden = [file.golden for file in manifest.files if file.golden is not None]
-    if strange := [name for name in golden if name not in {entry.name for entry in manifest.documents}]:
-        raise told.wrong("documents", f"an entry for {strange[0]}", "none")
+def document(path: Path) -> Document:
+    """The entry of a file that lies in a folder. Raises DiskError."""
+    sha256 = file_digest(path)
+    return Document(name=path.name, size=path.stat().st_size, sha256=sha256)
+
+
+def _check_names(manifest: Manifest, fields: Fields) -> None:
+    """Every name stands once, and nothing is named that is not there. Raises CorruptError."""
+    names = [NAME, SUMS, SIGNATURE, *(entry.name for entry in manifest.entries())]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise fields.wrong("files", "every file once", f"{twice[0]} twice")
+    documents = {entry.name for entry in manifest.documents}
+    for file in manifest.files:
+        if file.golden is not None and file.golden not in documents:
+            raise fields.wrong("documents", f"an entry for {file.golden}", "none")
     for arch, name in manifest.defaults.items():
-        if (file := manifest.file(name)) is None or file.arch != arch:
-            raise told.wrong("defaults", f"a file of architecture {arch}", name)
+        if (default := manifest.file(name)) is None or default.arch != arch:
+            raise fields.wrong("defaults", f"a file of architecture {arch}", name)
 
 
-def _document(told: "_Told") -> Document:
-    return Document(name=told.name(), size=told.count("size"), sha256=told.digest("sha256"))
-
-
-def _file(told: "_Told") -> File:
-    chunks = told.value("chunks", list)
-    size, chunk_size = told.count("size"), told.count("chunk_size", least=1)
-    if not all(isinstance(chunk, str) and DIGEST.fullmatch(chunk) for chunk in chunks):
-        raise told.wrong("chunks", "SHA-256 digests", chunks)
-    if len(chunks) != -(-size // chunk_size):
-        raise told.wrong("chunks", f"{-(-size // chunk_size)} of {chunk_size} bytes", f"{len(chunks)}")
-    return File(
-        name=told.name(),
-        size=size,
-        sha256=told.digest("sha256"),
-        chunk_size=chunk_size,
-        chunks=tuple(chunks),
-        top=told.value("top", bool),
-        network=told.value("network", str),
-        arch=told.value("arch", str),
-        container=told.value("container", str),
-        layout=told.value("layout", str),
-        architecture=told.value("architecture", dict),
-        contract=told.value("contract", dict),
-        source=told.value("source", dict),
-        mappings=told.texts("mappings"),
-        tensors=told.texts("tensors"),
-        parity=told.value("parity", dict),
-        golden=told.value("golden", str, type(None)),
+def _document(fields: Fields) -> Document:
+    return Document(
+        name=_matching(fields, "name", SAFE, "letters, digits, '.', '_' and '-'"),
+        size=_size(fields),
+        sha256=_matching(fields, "sha256", DIGEST, "64 hex digits"),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """An object of the manifest, and where it stands, for messages."""
-
-    where: str
-    content: Any
-
-    def wrong(self, key: str, expected: str, found: Any) -> CorruptError:
-        """The error for a value that may not stand there."""
-        return CorruptError(f"{self.where}: {key}: expected {expected}, found {str(found)[:80]}")
-
-    def value(self, key: str, *kinds: type) -> Any:
-        """The value of a key, of one of the types."""
-        if not isinstance(self.content, dict):
-            raise CorruptError(f"{self.where}: expected an object, found {type(self.content).__name__}")
-        if key not in self.content:
-            raise CorruptError(f"{self.where}: no {key!r} in it")
-        found = self.content[key]
-        if type(found) not in kinds:
-            raise self.wrong(key, " or ".join(kind.__name__ for kind in kinds), found)
-        return found
-
-    def entries(self, key: str) -> "list[_Told]":
-        """The objects in a list."""
-        entries = self.value(key, list)
-        return [_Told(f"{self.where}: {key}[{number}]", entry) for number, entry in enumerate(entries)]
-
-    def texts(self, key: str) -> dict[str, str]:
-        """An object whose values are texts."""
-        found: dict[str, str] = self.value(key, dict)
-        if strange := [value for value in found.values() if not isinstance(value, str)]:
-            raise self.wrong(key, "texts", strange[0])
-        return found
-
-    def count(self, key: str, *, least: int = 0) -> int:
-        """A whole number."""
-        found: int = self.value(key, int)
-        if found < least:
-            raise self.wrong(key, f"at least {least}", found)
-        return found
-
-    def digest(self, key: str) -> str:
-        """A SHA-256 in lower-case hex."""
-        found: str = self.value(key, str)
-        if not DIGEST.fullmatch(found):
-            raise self.wrong(key, "64 hex digits", found)
-        return found
-
-    def name(self) -> str:
-        """A file's name, which is no path."""
-        found: str = self.value("name", str)
-        if not SAFE.fullmatch(found):
-            raise self.wrong("name", "letters, digits, '.', '_' and '-'", found)
-        return found
+def _file(fields: Fields) -> File:
+    return File(
+        **asdict(_document(fields)),
+        top=fields.value("top", bool),
+        network=fields.text("network"),
+        arch=fields.text("arch"),
+        container=fields.text("container"),
+        layout=fields.text("layout"),
+        architecture=fields.value("architecture", dict),
+        contract=fields.value("contract", dict),
+        source=fields.value("source", dict),
+        mappings=fields.text_map("mappings"),
+        tensors=fields.text_map("tensors"),
+        parity=fields.value("parity", dict),
+        golden=fields.value("golden", str, type(None)),
+    )
 
 
-# -- digests -----------------------------------------------------------------------------------------------------------
+def _size(fields: Fields) -> int:
+    """A file's bytes."""
+    size: int = fields.value("size", int)
+    if size < 0:
+        raise fields.wrong("size", "at least 0", size)
+    return size
 
 
-def digests(path: Path, chunk_size: int = CHUNK) -> tuple[int, str, tuple[str, ...]]:
-    """Size, SHA-256 and the SHA-256 of every piece of a file, in one pass. Raises DiskError."""
-    whole, chunks, size = hashlib.sha256(), [], 0
-    try:
-        with path.open("rb", buffering=0) as file:
-            while piece := file.read(chunk_size):
-                whole.update(piece)
-                chunks.append(hashlib.sha256(piece).hexdigest())
-                size += len(piece)
-    except OSError as error:
-        raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
-    return size, whole.hexdigest(), tuple(chunks)
-
-
-def document(path: Path) -> Document:
-    """The entry of a file that lies in a folder."""
-    size, sha256, _ = digests(path)
-    return Document(name=path.name, size=size, sha256=sha256)
+def _matching(fields: Fields, key: str, pattern: re.Pattern[str], expected: str) -> str:
+    """A string of a form."""
+    text = fields.text(key)
+    if not pattern.fullmatch(text):
+        raise fields.wrong(key, expected, text)
+    return text

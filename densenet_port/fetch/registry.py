@@ -1,16 +1,19 @@
-"""Weight files by name: from the cache, or downloaded to it, never unverified.
+"""Weight files by name: from the cache, or downloaded to it, never unverified; and what of them is in the cache.
 
 `weights/registry.toml` names files that others host, each with what is known of it: a SHA-256, the beginning of one, or
-an MD5. "imagenet" is a release of ours: its manifest names the default file of an architecture, and every file's size
-and SHA-256. Where a release is, the registry says (with the manifest's SHA-256), or DENSENET_PORT_RELEASE (the URL of a
-manifest; its own digest is then taken on trust when it first comes).
+an MD5. "imagenet" is a release of this project: its manifest names the default file of an architecture, and every
+file's size and SHA-256. Where a release is, the registry says (with the manifest's SHA-256), or DENSENET_PORT_RELEASE
+(the URL of a manifest; its own digest is then taken on trust when it first comes).
 
 DENSENET_PORT_MIRROR is the URL of a folder that is asked in place of every host in the registry, by the files' names.
 It changes nothing in what they must hash to.
+
+Only files that have a name are listed, verified or removed. Other people's files in the same folder are left alone.
 """
 
 import logging
 import os
+import shutil
 import tomllib
 from dataclasses import dataclass, replace
 from functools import cache as once
@@ -19,32 +22,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from densenet_port.errors import CorruptError, NetworkError, UsageError
+from densenet_port.errors import CorruptError, DiskError, NetworkError, UsageError
+from densenet_port.fetch import cache
 from densenet_port.fetch import manifest as manifests
-from densenet_port.fetch.cache import folder as cache
-from densenet_port.fetch.cache import forget, obtain, read
-from densenet_port.fetch.download import Progress, silent
-from densenet_port.fetch.http import LIMITS, Limits
+from densenet_port.fetch.download import Progress, ignore_progress
 from densenet_port.fetch.manifest import File, Manifest
-from densenet_port.fetch.partial import Wanted
+from densenet_port.fetch.partial import Digests, Expected, digests_of
 from densenet_port.files import resource
 from densenet_port.network.architecture import Architecture
 
-__all__ = [
-    "IMAGENET",
-    "Known",
-    "Registered",
-    "Release",
-    "cache",
-    "known",
-    "named",
-    "registered",
-    "registry",
-    "release",
-    "release_folders",
-]
-
-IMAGENET = "imagenet"  # the source that means a release of ours
+IMAGENET = "imagenet"  # the source that means a release of this project
 NO_TOP = "-no-top"  # ends an architecture's name where the file has no head
 log = logging.getLogger("densenet_port")
 
@@ -63,15 +50,15 @@ class Registered:
         return self.url.rpartition("/")[2]
 
     @property
-    def wanted(self) -> Wanted:
+    def expected(self) -> Expected:
         """What to download: from the mirror, if there is one."""
-        base = _base("DENSENET_PORT_MIRROR")
-        return Wanted(url=f"{base}/{self.name}" if base else self.url, sha256=self.sha256, md5=self.md5)
+        mirror = _base("DENSENET_PORT_MIRROR")
+        return Expected(url=f"{mirror}/{self.name}" if mirror else self.url, sha256=self.sha256, md5=self.md5)
 
     @property
     def path(self) -> Path:
         """Its place in the cache."""
-        return cache() / self.name
+        return cache.folder() / self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,37 +71,60 @@ class Release:
 
     def default(self, architecture: Architecture) -> File:
         """The file that an architecture means, without its head where there is one. Raises UsageError."""
-        found = self.manifest.file(self.manifest.defaults.get(architecture.name, ""))
-        if found is None:
-            held = ", ".join(self.manifest.defaults) or "none"
-            hint = f"it has: {held}; or pass a file of your own"
-            raise UsageError(f"release {self.manifest.tag} has no weights for {architecture.name}", hint=hint)
-        same = [f for f in self.manifest.files if (f.network, f.container) == (found.network, found.container)]
-        return next((file for file in same if not file.top and architecture.classes is None), found)
+        default = self.manifest.file(self.manifest.defaults.get(architecture.name, ""))
+        if default is None:
+            names = ", ".join(self.manifest.defaults) or "none"
+            message = f"release {self.manifest.tag} has no weights for {architecture.name}"
+            raise UsageError(message, hint=f"it has: {names}; or pass a file of your own")
+        if architecture.classes is not None:
+            return default
+        for file in self.manifest.files:
+            if (file.network, file.container, file.top) == (default.network, default.container, False):
+                return file
+        return default
 
-    def wanted(self, file: File) -> Wanted:
+    def expected(self, file: File) -> Expected:
         """What to download for one of its files."""
-        url = f"{self.base}/{file.name}"
-        return Wanted(
-            url=url, size=file.size, sha256=file.sha256, chunk_size=file.chunk_size, chunks=tuple(file.chunks)
-        )
+        return Expected(url=f"{self.base}/{file.name}", size=file.size, sha256=file.sha256)
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownFile:
     """A file that has a place in the cache: whose it is, for which architecture, and what it must be."""
 
     source: str
     arch: str
-    wanted: Wanted
+    expected: Expected
     path: Path
 
     @property
     def known_by(self) -> str:
         """What its bytes are compared with beforehand; a file is held to its whole SHA-256 once it was fetched."""
-        if self.wanted.pinned:
+        if self.expected.pinned:
             return "sha256"
-        return "md5" if self.wanted.md5 else "sha256-prefix" if self.wanted.sha256 else "first use"
+        if self.expected.md5:
+            return "md5"
+        return "sha256-prefix" if self.expected.sha256 else "first use"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedFile:
+    """A file in the cache, as the command line prints it.
+
+    `bytes` is its size, `sha256` its digest in hex as last hashed, None where it never was; `known_by` is KnownFile's.
+    """
+
+    file: str
+    source: str
+    arch: str
+    path: str
+    bytes: int
+    sha256: str | None
+    known_by: str
+    url: str
+
+
+# -- files by name -----------------------------------------------------------------------------------------------------
 
 
 def registry() -> dict[tuple[str, str], Registered]:
@@ -127,40 +137,37 @@ def registry() -> dict[tuple[str, str], Registered]:
     }
 
 
-def registered(
-    source: str, architecture: Architecture, *, limits: Limits = LIMITS, progress: Progress = silent
-) -> Path:
+def registered(source: str, architecture: Architecture, *, progress: Progress = ignore_progress) -> Path:
     """The file of a source and an architecture, from the cache or downloaded to it.
 
-    For an architecture without a head that is the file without one, where there is one. `progress` is told bytes done
-    and bytes in all. Raises UsageError when there is none, and what `cache.obtain` raises.
+    For an architecture without a head that is the file without one, where there is one. `progress` is called with bytes
+    done and bytes in all. Raises UsageError when there is no such file, and what `cache.obtain` raises.
     """
     if source == IMAGENET:
-        return _from_release(architecture, limits, progress)
+        return _from_release(architecture, progress)
     files = registry()
-    ends = (NO_TOP, "") if architecture.classes is None else ("",)
-    entry = next((files[key] for end in ends if (key := (source, architecture.name + end)) in files), None)
+    entry = files.get((source, architecture.name))
+    if architecture.classes is None:
+        entry = files.get((source, architecture.name + NO_TOP), entry)
     if entry is None:
         raise _unknown(f"{source} {architecture.name}")
-    return _obtained(entry.wanted, entry.path, limits, progress)
+    return _obtain(entry.expected, entry.path, progress)
 
 
-def named(name: str, *, limits: Limits = LIMITS, progress: Progress = silent) -> Path:
+def named(name: str, *, progress: Progress = ignore_progress) -> Path:
     """The file of a name such as `torchvision-121`, `keras-applications-121-no-top` or `imagenet-121`.
 
     Raises UsageError for a name that means nothing, and what `registered` raises.
     """
-    entry = {"-".join(key): found for key, found in registry().items()}.get(name)
-    if entry is not None:
-        return _obtained(entry.wanted, entry.path, limits, progress)
+    for (source, arch), entry in registry().items():
+        if name == f"{source}-{arch}":
+            return _obtain(entry.expected, entry.path, progress)
     body = name.removesuffix(NO_TOP)
     source, _, arch = body.rpartition("-")
     if source != IMAGENET:
         raise _unknown(name)
     architecture = Architecture.named(arch)
-    return registered(
-        IMAGENET, architecture if body == name else architecture.without_head(), limits=limits, progress=progress
-    )
+    return registered(IMAGENET, architecture if body == name else architecture.without_head(), progress=progress)
 
 
 def is_registered(name: str) -> bool:
@@ -169,80 +176,154 @@ def is_registered(name: str) -> bool:
     return source == IMAGENET or name in {"-".join(key) for key in registry()}
 
 
-def release(*, limits: Limits = LIMITS) -> Release:
+def release() -> Release:
     """The release that "imagenet" means; its manifest comes from the cache, or is downloaded.
 
     Raises UsageError where none is published, CorruptError for a manifest that is none, and what `cache.obtain` raises.
     """
-    url, digest = _published()
-    place = cache() / f"release-{sha256(f'{url} {digest}'.encode()).hexdigest()[:12]}"
-    return _opened(obtain(Wanted(url=url, sha256=digest), place / manifests.NAME, limits=limits), url)
-
-
-def known() -> list[Known]:
-    """Every file that has a name: those of the registry, and those of the releases whose manifests are in the cache."""
-    found = [Known(source, arch, entry.wanted, entry.path) for (source, arch), entry in registry().items()]
-    for place in release_folders():
-        found += _of_release(place / manifests.NAME) if (place / manifests.NAME).is_file() else []
-    return found
-
-
-def release_folders() -> list[Path]:
-    """The folders of releases in the cache."""
-    return sorted(cache().glob(f"release-{'[0-9a-f]' * 12}"))
-
-
-def _of_release(path: Path) -> list[Known]:
-    """A cached manifest and the files that it names; the manifest alone where it is damaged."""
-    record = read(path)
-    url = record.url if record else ""
-    found = [Known("release", "manifest", Wanted(url=url), path)]
+    url, digest = _manifest_url()
+    folder = cache.folder() / f"release-{sha256(f'{url} {digest}'.encode()).hexdigest()[:12]}"
+    path = cache.obtain(Expected(url=url, sha256=digest), folder / manifests.NAME)
     try:
-        held = Release(manifests.read(path), url.rpartition("/")[0], path.parent)
+        return _read_release(path, url)
+    except CorruptError as error:
+        cache.forget(path)  # what cannot be read does not stay
+        raise CorruptError(f"{url}: {error.message}", hint=error.hint) from error
+
+
+def known() -> list[KnownFile]:
+    """Every file that has a name: those of the registry, and those of the releases whose manifests are in the cache."""
+    files = [KnownFile(source, arch, entry.expected, entry.path) for (source, arch), entry in registry().items()]
+    for folder in _release_folders():
+        if (folder / manifests.NAME).is_file():
+            files += _of_release(folder / manifests.NAME)
+    return files
+
+
+# -- the cache ---------------------------------------------------------------------------------------------------------
+
+
+def listed() -> list[KnownFile]:
+    """The known files that are in the cache."""
+    return [entry for entry in known() if entry.path.is_file()]
+
+
+def known_file(path: Path) -> KnownFile:
+    """The known file of a path in the cache."""
+    return next(entry for entry in known() if entry.path == path)
+
+
+def described(entry: KnownFile) -> CachedFile:
+    """What is known of a file that is in the cache."""
+    record = cache.read(entry.path)
+    return CachedFile(
+        file=entry.path.name,
+        source=entry.source,
+        arch=entry.arch,
+        path=str(entry.path),
+        bytes=entry.path.stat().st_size,
+        sha256=record.sha256 if record else None,
+        known_by=entry.known_by,
+        url=record.url if record else entry.expected.url,
+    )
+
+
+def import_file(file: Path) -> KnownFile:
+    """Copy a file that was brought by hand to its place in the cache; which of the known ones it is, its digests say.
+
+    Raises DiskError when it cannot be read, CorruptError when no known file has its digests.
+    """
+    try:
+        digests = digests_of(file, with_md5=True)
+    except OSError as error:
+        raise DiskError(f"{file}: cannot be read: {error.strerror}", hint="is the path right?") from error
+    entries = known()
+    for entry in entries:
+        if entry.known_by != "first use" and entry.expected.mismatch(digests) is None:
+            cache.put(file, entry.expected, entry.path)
+            return entry
+    raise CorruptError(
+        f"{file}: {_why_unknown(file, digests, entries)}", hint="densenet-port doctor lists what is registered"
+    )
+
+
+def prune(*, everything: bool) -> list[Path]:
+    """Remove what killed downloads left; with `everything`, all that was fetched and its records too. The paths."""
+    entries = known()
+    removed = [path for entry in entries for path in cache.remove_leftovers(entry.path)]
+    if not everything:
+        return removed
+    for entry in entries:
+        if entry.path.is_file():
+            cache.forget(entry.path)
+            removed.append(entry.path)
+    for folder in _release_folders():
+        shutil.rmtree(folder, ignore_errors=True)
+    return removed
+
+
+def _why_unknown(file: Path, digests: Digests, entries: list[KnownFile]) -> str:
+    """Why a file is none of the known ones: how it differs from the one of its name, where there is one."""
+    for entry in entries:
+        if entry.path.name == file.name and (mismatch := entry.expected.mismatch(digests)):
+            return mismatch
+    return f"no known file has its SHA-256, {digests.sha256}"
+
+
+# -- releases ----------------------------------------------------------------------------------------------------------
+
+
+def _release_folders() -> list[Path]:
+    """The folders of releases in the cache."""
+    return sorted(cache.folder().glob(f"release-{'[0-9a-f]' * 12}"))
+
+
+def _of_release(path: Path) -> list[KnownFile]:
+    """A cached manifest and the files that it names; the manifest alone where it is damaged."""
+    record = cache.read(path)
+    url = record.url if record else ""
+    index = KnownFile("release", "manifest", Expected(url=url), path)
+    try:
+        held = _read_release(path, url)
     except CorruptError:
-        return found
-    source = f"release {held.manifest.tag}"
-    files = [Known(source, _arch(file), held.wanted(file), path.parent / file.name) for file in held.manifest.files]
-    return [replace(found[0], source=source), *files]
+        return [index]
+    files = [replace(index, source=f"release {held.manifest.tag}")]
+    for file in held.manifest.files:
+        arch = file.arch if file.top else file.arch + NO_TOP
+        files.append(KnownFile(files[0].source, arch, held.expected(file), held.folder / file.name))
+    return files
 
 
-def _arch(file: File) -> str:
-    return file.arch if file.top else file.arch + NO_TOP
+def _read_release(path: Path, url: str) -> Release:
+    """The release of a manifest in the cache that came from a URL. Raises CorruptError."""
+    return Release(manifests.read(path), url.rpartition("/")[0], path.parent)
 
 
-def _from_release(architecture: Architecture, limits: Limits, progress: Progress) -> Path:
-    held = release(limits=limits)
+def _from_release(architecture: Architecture, progress: Progress) -> Path:
+    """The default file of an architecture, which is named on stderr."""
+    held = release()
     file = held.default(architecture)
-    _tell(f"{IMAGENET} {architecture.name}: {file.name} of release {held.manifest.tag}, {held.base}")
-    return _obtained(held.wanted(file), held.folder / file.name, limits, progress)
+    _warn(f"{IMAGENET} {architecture.name}: {file.name} of release {held.manifest.tag}, {held.base}")
+    return _obtain(held.expected(file), held.folder / file.name, progress)
 
 
 @once
-def _tell(line: str) -> None:
+def _warn(line: str) -> None:
     """Say once in a process which weights "imagenet" means; a warning, because a log shows no less by itself."""
     log.warning(line)
 
 
-def _opened(path: Path, url: str) -> Release:
-    """The release of a manifest in the cache; one that cannot be read does not stay there."""
-    try:
-        return Release(manifests.read(path), url.rpartition("/")[0], path.parent)
-    except CorruptError as error:
-        forget(path)
-        raise CorruptError(f"{url}: {error.message}", hint=error.hint) from error
-
-
-def _published() -> tuple[str, str]:
+def _manifest_url() -> tuple[str, str]:
     """Where the release's manifest is, and its SHA-256, "" where it is not known."""
     if chosen := _base("DENSENET_PORT_RELEASE"):
         return chosen if chosen.endswith(".json") else f"{chosen}/{manifests.NAME}", ""
-    ours: dict[str, str] = _table()["release"]
+    entry: dict[str, str] = _table()["release"]
     if mirror := _base("DENSENET_PORT_MIRROR"):
-        return f"{mirror}/{manifests.NAME}", ours.get("sha256", "")
-    if "manifest" not in ours:
+        return f"{mirror}/{manifests.NAME}", entry.get("sha256", "")
+    if "manifest" not in entry:
         hint = "set DENSENET_PORT_RELEASE to the URL of a release's manifest.json, or name a source: torchvision"
         raise UsageError("no release of converted weights is published yet", hint=hint)
-    return ours["manifest"], ours["sha256"]
+    return entry["manifest"], entry["sha256"]
 
 
 def _base(variable: str) -> str:
@@ -254,18 +335,19 @@ def _base(variable: str) -> str:
     return url
 
 
-def _obtained(wanted: Wanted, path: Path, limits: Limits, progress: Progress) -> Path:
+def _obtain(expected: Expected, path: Path, progress: Progress) -> Path:
     """The cached file, or an error that says how to do without the network."""
     try:
-        return obtain(wanted, path, limits=limits, progress=progress)
+        return cache.obtain(expected, path, progress=progress)
     except NetworkError as error:
         hint = f"pass the file: densenet-port convert {path.name}; or bring it: densenet-port cache import {path.name}"
         raise NetworkError(error.message, hint=f"{error.hint}; or {hint}" if error.hint else hint) from error
 
 
 def _unknown(name: str) -> UsageError:
-    known = ", ".join([*("-".join(key) for key in registry()), f"{IMAGENET}-…"])
-    hint = f"registered: {known}; or pass a file of your own"
+    """The error for a name that means nothing."""
+    names = ", ".join([*("-".join(key) for key in registry()), f"{IMAGENET}-…"])
+    hint = f"registered: {names}; or pass a file of your own"
     return UsageError(f"no weight file is registered for {name}", hint=hint)
 
 

@@ -114,7 +114,7 @@ def _is_it(entry: Registered, path: Path) -> bool:
     """Whether a file is the registered one, as far as anything is known of that."""
     if not (entry.sha256 or entry.md5):
         return False
-    return entry.wanted.misfit(digests_of(path, with_md5=bool(entry.md5))) is None
+    return entry.expected.mismatch(digests_of(path, with_md5=bool(entry.md5))) is None
 
 
 def _licences() -> dict[str, str]:

@@ -1,153 +1,320 @@
-"""Releases on GitHub, as far as they need to be read and made: https://docs.github.com/rest/releases.
+"""Releases on GitHub, made by way of PyGithub (the extra `publish`): https://docs.github.com/rest/releases.
 
-- A draft has no page and no tag of its own: `releases/tags/TAG` does not find it, only the list does, and only for who
-  may push.
+- A draft has no page and no tag of its own: it is found in the list of releases alone, and only by who may push.
 - Assets are uploaded to another host, which the release names (`upload_url`). The answer tells `size`, `state` and
   `digest` ("sha256:…"). A name that is taken is refused with 422 and the code `already_exists`. An upload that broke
   down may leave an asset in state `starter`, which holds the name and can be deleted.
-- A name with other characters than `manifest` allows would be changed.
+- 403 and 429 are rate limits when `retry-after` is there, `x-ratelimit-remaining` is 0, or the message says so: then
+  one waits as long as told, or a minute, then two … Requests that change something come a second apart.
+  https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api
+
+PyGithub's own retries are off: `Retries` decides. The token goes to the API and to the host that it names for uploads,
+in a header, and nowhere else: redirects are followed on the API's own host alone, and a URL that an answer names is
+compared with it. No message holds the token, whatever a server sends.
 """
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from time import time
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from densenet_port.errors import DiskError, NetworkError, UsageError
-from densenet_port.release.rest import GONE, Answer, Rest, allowed, place
+from densenet_port.extras import framework
+from densenet_port.fetch.http import AGENT, Retries, RetryableError, RetryPolicy, on_loopback
+
+if TYPE_CHECKING:
+    from github import Github
+    from github.GitRelease import GitRelease
+    from github.GitReleaseAsset import GitReleaseAsset
+    from github.PaginatedList import PaginatedList
+    from github.Repository import Repository
+
+T = TypeVar("T")
+Entry = TypeVar("Entry", bound="Repository | GitRelease | GitReleaseAsset")
 
 API = "https://api.github.com"
 REPO = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?/[A-Za-z0-9._-]+")
+TOKEN = re.compile(r"[!-~]+")
+POLICY = RetryPolicy(tries=5, backoff=1.0, longest_wait=900.0)
+PAGES = 100  # of a hundred entries each
+BETWEEN = 1.0  # seconds between requests that change something
+UPLOAD = 300  # seconds that an upload may take to be answered
+MINUTE = 60.0
+FORBIDDEN, TAKEN, TOO_MANY, BROKEN = 403, 422, 429, 500
+HINTS = {
+    401: "GITHUB_TOKEN or GH_TOKEN is not a token that is valid now",
+    403: "the token may not do this: it needs the right to write the repository's contents",
+    404: "is the repository spelled right, and may the token see it?",
+}
+ODD = (AssertionError, AttributeError, RuntimeError, TypeError, ValueError)  # what PyGithub raises for odd answers
+RELEASE = ("id", "tag_name", "draft", "prerelease", "html_url", "upload_url", "url")  # what is needed of a release
+ASSET = ("id", "name", "size", "state", "url")  # and of an asset
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asset:
-    """A file of a release, as the server tells it. `sha256` is None where it tells no digest."""
-
-    id: int
-    name: str
-    size: int
-    sha256: str | None
-    complete: bool
-    download: str
+def api_url() -> str:
+    """The API's address: GITHUB_API_URL, or GitHub's. Raises UsageError for one that is neither https nor loopback."""
+    return check_url(os.environ.get("GITHUB_API_URL") or API, "GITHUB_API_URL").rstrip("/")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
-    """A release, as the server tells it."""
-
-    id: int
-    tag: str
-    draft: bool
-    page: str
-    upload: str
+def check_repo(repo: str) -> str:
+    """The repository, if it is one: OWNER/NAME. Raises UsageError."""
+    if not REPO.fullmatch(repo) or repo.endswith(("/.", "/..")):
+        raise UsageError(f"{repo!r} is no repository", hint="name it as OWNER/NAME")
+    return repo
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+def check_url(url: str, name: str) -> str:
+    """The URL, if a token may go there: https, or http on loopback. Raises UsageError."""
+    parts = urlsplit(url)
+    encrypted = parts.scheme == "https" or (parts.scheme == "http" and on_loopback(parts))
+    if not encrypted or not parts.hostname or parts.username:
+        raise UsageError(f"{name} is {_place(url)}: expected https, or http on loopback")
+    return url
+
+
 class GitHub:
-    """The releases of one repository. Every call raises NetworkError for what a server refuses or does not answer."""
+    """The releases of one repository. Its methods raise NetworkError for what a server refuses or does not answer."""
 
-    repo: str
-    rest: Rest
-
-    def __post_init__(self) -> None:
-        """Refuse what is no repository."""
-        if not REPO.fullmatch(self.repo) or self.repo.endswith(("/.", "/..")):
-            raise UsageError(f"{self.repo!r} is no repository", hint="name it as OWNER/NAME")
+    def __init__(self, repo: str, *, api: str = API, token: str = "", policy: RetryPolicy = POLICY) -> None:
+        """`token` may be empty where nothing is changed. Raises UsageError for what no request should be made with."""
+        if token and not TOKEN.fullmatch(token):
+            raise UsageError("the token in GITHUB_TOKEN or GH_TOKEN holds blanks or other characters that no token has")
+        self.repo, self.api, self.token, self.policy = check_repo(repo), check_url(api, "the API"), token, policy
+        self.library, self.transport = framework("github"), framework("requests")
+        self.client: Github = self.library.Github(
+            auth=self.library.Auth.Token(token) if token else None,
+            base_url=api,
+            user_agent=AGENT,
+            timeout=int(policy.read),
+            per_page=100,
+            retry=None,
+            seconds_between_requests=None,
+            seconds_between_writes=None if on_loopback(urlsplit(api)) else BETWEEN,
+        )
+        self._repository: Repository | None = None
 
     @classmethod
     def of_environment(cls, repo: str) -> "GitHub":
         """With the token of GITHUB_TOKEN or GH_TOKEN, at GITHUB_API_URL."""
         token = os.environ.get("GITHUB_TOKEN") or os.environ.get("GH_TOKEN") or ""
-        return cls(repo=repo, rest=Rest(api=os.environ.get("GITHUB_API_URL") or API, token=token))
+        return cls(repo, api=api_url(), token=token)
 
-    def published(self, tag: str) -> Release | None:
-        """The published release of a tag."""
-        answer = self.rest.get(self._url(f"releases/tags/{quote(tag, safe='')}"))
-        return None if answer.status == GONE else _release(answer.content)
+    def published(self, tag: str) -> "GitRelease | None":
+        """The published release of a tag; None where there is none."""
+        repository = self.repository()
 
-    def drafts(self, tag: str) -> list[Release]:
+        def find() -> "GitRelease | None":
+            try:
+                return self._checked(repository.get_release(tag), RELEASE)
+            except self.library.UnknownObjectException:
+                return None
+
+        return self._read(f"release {tag}", find)
+
+    def drafts(self, tag: str) -> "list[GitRelease]":
         """The drafts of a tag, oldest first; there should be one at most."""
-        found = (_release(entry) for entry in self.rest.pages(f"repos/{self.repo}/releases"))
-        return sorted((release for release in found if release.draft and release.tag == tag), key=lambda held: held.id)
+        releases = self._entries("its releases", self.repository().get_releases(), RELEASE)
+        drafts = [release for release in releases if release.draft and release.tag_name == tag]
+        return sorted(drafts, key=lambda release: release.id)
 
-    def assets(self, release: Release) -> list[Asset]:
+    def assets(self, release: "GitRelease") -> "list[GitReleaseAsset]":
         """The files of a release, complete or not."""
-        return [_asset(entry) for entry in self.rest.pages(f"repos/{self.repo}/releases/{release.id}/assets")]
+        return list(self._entries(f"the files of release {release.tag_name}", release.get_assets(), ASSET))
 
-    def create(self, tag: str, notes: str) -> Release:
-        """Make a draft. Raises Again when nobody knows whether it was made."""
-        body = {"tag_name": tag, "name": tag, "body": notes, "draft": True}
-        return _release(self._found(self.rest.change("POST", self._url("releases"), body)).content)
+    def create(self, tag: str, notes: str) -> "GitRelease":
+        """Make a draft; the one that is there, where a request broke and was carried out all the same."""
+        retries = self.retries(f"release {tag} cannot be created")
+        make = partial(self.repository().create_git_release, tag, tag, notes, draft=True)
 
-    def upload(self, release: Release, path: Path) -> Asset | None:
-        """Upload a file under its name; None when that is taken. Raises Again when nobody knows whether it arrived."""
-        url = f"{allowed(release.upload.partition('{')[0], 'upload_url')}?name={quote(path.name)}"
-        try:
-            answer = self.rest.change("POST", url, path)
-        except OSError as error:
-            raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
-        return None if answer.taken else _asset(self._found(answer).content)
+        def attempt() -> "GitRelease":
+            try:
+                return self._change(retries, lambda: self._checked(make(), RELEASE))
+            except RetryableError as error:
+                if error.wait is None and (drafts := self.drafts(tag)):
+                    return drafts[0]
+                raise
 
-    def delete(self, asset: Asset) -> None:
+        return retries.run(attempt)
+
+    def upload(self, release: "GitRelease", path: Path) -> "GitReleaseAsset":
+        """Upload a file until the server has one of its name, and give that: another one, where the name was taken.
+
+        What a broken request left of it is deleted first.
+        """
+        retries = self.retries(f"{path.name} cannot be uploaded")
+
+        def attempt() -> "GitReleaseAsset":
+            try:
+                if asset := self._change(retries, lambda: self._send(release, path)):
+                    return asset
+                problem = RetryableError("the name is taken")
+            except RetryableError as error:
+                if error.wait is not None:
+                    raise
+                problem = error
+            for asset in self.assets(release):
+                if asset.name == path.name and asset.state == "uploaded":
+                    return asset
+                if asset.name == path.name:
+                    self.delete(asset)
+            raise problem
+
+        return retries.run(attempt)
+
+    def delete(self, asset: "GitReleaseAsset") -> None:
         """Delete a file; one that is gone already is gone."""
-        self.rest.retried(lambda: self.rest.change("DELETE", self._url(f"releases/assets/{asset.id}")))
+        retries = self.retries(f"{asset.name} cannot be deleted")
 
-    def publish(self, release: Release, notes: str) -> Release:
+        def remove() -> None:
+            try:
+                asset.delete_asset()
+            except self.library.UnknownObjectException:
+                return
+
+        retries.run(lambda: self._change(retries, remove))
+
+    def publish(self, release: "GitRelease", notes: str) -> "GitRelease":
         """Make a draft public."""
-        body = {"tag_name": release.tag, "name": release.tag, "body": notes, "draft": False}
-        url = self._url(f"releases/{release.id}")
-        return _release(self._found(self.rest.retried(lambda: self.rest.change("PATCH", url, body))).content)
+        retries = self.retries(f"release {release.tag_name} cannot be made public")
+        update = partial(release.update_release, release.tag_name, notes, prerelease=release.prerelease)
+        return retries.run(lambda: self._change(retries, lambda: self._checked(update(), RELEASE)))
 
-    def _url(self, path: str) -> str:
-        return f"{self.rest.api}/repos/{self.repo}/{path}"
+    def retries(self, failure: str) -> Retries:
+        """The tries of one piece of work, which may be done twice; and what its errors say."""
+        return Retries(self.policy, f"{self.repo}: {failure}", hint="run it again: it goes on")
 
-    def _found(self, answer: Answer) -> Answer:
-        """The answer, unless it says that there is no such place."""
-        if answer.status == GONE or answer.taken:
-            raise self.rest.refused(answer, f"{place(self.rest.api)}/repos/{self.repo}")
-        return answer
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    def repository(self) -> "Repository":
+        """The repository, asked for once: a renamed one is used by its new name, because only reading is redirected."""
+        if self._repository is None:
+            self._repository = self._read(
+                "the repository", lambda: self._checked(self.client.get_repo(self.repo), ("id", "url"))
+            )
+        return self._repository
+
+    def _read(self, name: str, work: Callable[[], T]) -> T:
+        """The result of requests that change nothing."""
+        retries = self.retries(f"{name} cannot be read")
+        return retries.run(lambda: self._ask(retries.failure, work))
+
+    def _entries(self, name: str, pages: "PaginatedList[Any]", needed: tuple[str, ...]) -> Iterator[Any]:
+        """The entries of a list, page by page: asked for by number, so that no answer names the next page's host."""
+        for number in range(PAGES):
+            page = self._read(name, partial(self._page, pages, number, needed))
+            if not page:
+                return
+            yield from page
+
+    def _page(self, pages: "PaginatedList[Any]", number: int, needed: tuple[str, ...]) -> list[Any]:
+        """The entries of one page, each with what is needed of it."""
+        return [self._checked(entry, needed) for entry in pages.get_page(number)]
+
+    def _change(self, retries: Retries, work: Callable[[], T]) -> T:
+        """The result of a request that changes something. Raises UsageError without a token."""
+        if not self.token:
+            hint = "set GITHUB_TOKEN or GH_TOKEN to a token that may write the repository's contents"
+            raise UsageError("a release cannot be changed without a token", hint=hint)
+        return self._ask(retries.failure, work)
+
+    def _send(self, release: "GitRelease", path: Path) -> "GitReleaseAsset | None":
+        """Upload a file, over a connection that is made here, because PyGithub's to another host have no timeout.
+
+        None where the name is taken.
+        """
+        url = check_url(release.upload_url.partition("{")[0], "upload_url")
+        parts, kinds = urlsplit(url), self.library.Requester
+        kind = kinds.HTTPSRequestsConnectionClass if parts.scheme == "https" else kinds.HTTPRequestsConnectionClass
+        connection = kind(parts.hostname, parts.port, timeout=UPLOAD)
+        query, headers = {"name": path.name}, {"Content-Type": "application/octet-stream"}
+        requester = self.client.requester
+        try:
+            with closing(connection), path.open("rb") as file:
+                answer = requester.requestMemoryBlobAndCheck("POST", url, query, headers, file, connection)
+        except self.library.GithubException as error:
+            if error.status == TAKEN and "already_exists" in [entry.get("code") for entry in _errors(error.data)]:
+                return None
+            raise
+        asset: GitReleaseAsset = self.library.GitReleaseAsset.GitReleaseAsset(requester, *answer, completed=True)
+        return self._checked(asset, ASSET)
+
+    def _ask(self, failure: str, work: Callable[[], T]) -> T:
+        """The result of requests, whose errors become RetryableError, which another try may mend, or NetworkError."""
+        problem: Exception
+        try:
+            return work()
+        except self.library.GithubException as error:
+            problem = self._refusal(failure, error)
+        except self.transport.RequestException as error:
+            problem = RetryableError(self._clean(str(error)))
+        except OSError as error:
+            problem = DiskError(f"{error.filename}: cannot be read: {error.strerror}")
+        except (self.library.BadAttributeException, *ODD) as error:
+            message = f"{failure}: it does not answer as GitHub's API does ({self._clean(str(error))})"
+            problem = NetworkError(message, hint="is GITHUB_API_URL right?")
+        raise problem  # here, because what is chained to an error is shown with it, and may hold the token
+
+    def _refusal(self, failure: str, error: Any) -> Exception:
+        """What a status that is no success means."""
+        words = self._clean(": ".join([f"HTTP {error.status}", *_words(error.data)]))
+        if limit := _rate_limit(error.status, error.headers or {}, words):
+            return limit
+        if error.status >= BROKEN:
+            return RetryableError(words)
+        return NetworkError(f"{failure}: {words}", hint=HINTS.get(error.status))
+
+    def _checked(self, entry: Entry, needed: tuple[str, ...]) -> Entry:
+        """An object of PyGithub's that has what is needed of it, and whose URL is of the API's host.
+
+        Raises ValueError for another one, NetworkError for another host: the token goes to no other.
+        """
+        for name in needed:
+            if getattr(entry, name) is None:
+                raise ValueError(f"{type(entry).__name__} without {name}")
+        if urlsplit(entry.url)[:2] != urlsplit(self.api)[:2]:
+            raise NetworkError(f"{_place(self.api)} leads to another host, {self._clean(_place(entry.url))}")
+        return entry
+
+    def _clean(self, text: str) -> str:
+        """A text without the token, on one line, without what could command a terminal."""
+        hidden = text.replace(self.token, "***") if self.token else text
+        return "".join(character if character.isprintable() else " " for character in hidden)[:300]
 
 
-def _release(content: Any) -> Release:
-    """A release from JSON."""
-    told = _Told("a release", content)
-    return Release(
-        id=told.value("id", int),
-        tag=told.value("tag_name", str),
-        draft=told.value("draft", bool),
-        page=told.value("html_url", str),
-        upload=told.value("upload_url", str),
-    )
+def _place(url: str) -> str:
+    """Host and path of a URL, for messages: a query or a login may hold secrets."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def _asset(content: Any) -> Asset:
-    """An asset from JSON."""
-    told = _Told("an asset", content)
-    digest = content.get("digest") if isinstance(content, dict) else None
-    kind, _, sha256 = str(digest or "").partition(":")
-    return Asset(
-        id=told.value("id", int),
-        name=told.value("name", str),
-        size=told.value("size", int),
-        sha256=sha256 if kind == "sha256" else None,
-        complete=told.value("state", str) == "uploaded",
-        download=told.value("browser_download_url", str),
-    )
+def _errors(data: Any) -> list[dict[str, Any]]:
+    """The single errors that an answer lists."""
+    errors = data.get("errors") if isinstance(data, dict) else None
+    return [entry for entry in errors if isinstance(entry, dict)] if isinstance(errors, list) else []
 
 
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """An object of an answer."""
+def _words(data: Any) -> list[str]:
+    """What an answer says of its failure, in the server's own words."""
+    message = data.get("message") if isinstance(data, dict) else None
+    words = [message, *(entry.get("message") or entry.get("code") for entry in _errors(data))]
+    return [str(word) for word in words if word]
 
-    what: str
-    content: Any
 
-    def value(self, key: str, kind: type) -> Any:
-        """A value of a type."""
-        found = self.content.get(key) if isinstance(self.content, dict) else None
-        if type(found) is not kind:
-            raise NetworkError(f"the server tells {self.what} without its {key}", hint="is GITHUB_API_URL right?")
-        return found
+def _rate_limit(status: int, headers: Mapping[str, str], words: str) -> RetryableError | None:
+    """The wait that a refusal asks for: as long as told, or a minute, then two …; None where it is no rate limit."""
+    if status not in (FORBIDDEN, TOO_MANY):
+        return None
+    after, reset = headers.get("retry-after", ""), headers.get("x-ratelimit-reset", "")
+    reason = f"rate limit: {words}"
+    if after.isdecimal():
+        return RetryableError(reason, wait=float(after))
+    if headers.get("x-ratelimit-remaining") == "0" and reset.isdecimal():
+        return RetryableError(reason, wait=max(float(reset) - time(), 0) + 1)
+    if status == TOO_MANY or "rate limit" in words.lower():
+        return RetryableError(reason, wait=MINUTE, doubling=True)
+    return None

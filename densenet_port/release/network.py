@@ -195,14 +195,9 @@ def _told(check: Check) -> dict[str, Any]:
 
 def _file(path: Path, done: Conversion, source: Source, figures: Mapping[str, Any], golden: str) -> File:
     """The manifest's entry of a converted file. Golden logits are those of the whole network."""
-    size, sha256, chunks = manifest.digests(path)
     told, top = done.record, done.source.architecture.classes is not None
     return File(
-        name=path.name,
-        size=size,
-        sha256=sha256,
-        chunk_size=manifest.CHUNK,
-        chunks=chunks,
+        **asdict(manifest.document(path)),
         network=source.network,
         arch=source.architecture.name,
         top=top,

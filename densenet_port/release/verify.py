@@ -3,42 +3,46 @@
 What is wrong is a failed check that says so, and the others go on; only a manifest that cannot be understood ends it.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import quote
 
 from densenet_port.conversion import convert
 from densenet_port.errors import NetworkError, PortError, UsageError
-from densenet_port.fetch import manifest
-from densenet_port.fetch.download import download, silent
-from densenet_port.fetch.http import LIMITS, Limits
+from densenet_port.fetch import manifest as manifests
+from densenet_port.fetch.download import Progress, download, ignore_progress
+from densenet_port.fetch.http import NotFoundError
 from densenet_port.fetch.manifest import NAME, SIGNATURE, SUMS, Document, File, Manifest
-from densenet_port.fetch.partial import Wanted
+from densenet_port.fetch.partial import Expected
 from densenet_port.prove import parity
-from densenet_port.release.github import GitHub
+from densenet_port.release.github import api_url, check_repo
 from densenet_port.release.sign import check_signature
+from densenet_port.strict import Fields
 
 SUM = re.compile(r"([0-9a-f]{64}) [ *](\S+)")
-OWN = ("layout", "architecture", "contract", "mappings", "tensors")  # what a file's own manifest says as well
+SAME = ("layout", "architecture", "contract", "mappings", "tensors")  # what a file's own record says as well
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """One thing that was judged: what it is, whether it holds, and what was found."""
+class Check:
+    """One thing that was judged: what it is, whether it holds, and the figures or the fault."""
 
     name: str
     passed: bool
-    says: str
+    detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """What was found of a release. `notes` tell what was not looked at."""
+    """The verdict on a release. `notes` say what was not looked at."""
 
     manifest: Manifest
-    checks: tuple[Judged, ...]
+    checks: tuple[Check, ...]
     notes: tuple[str, ...]
 
     @property
@@ -47,55 +51,19 @@ class Verified:
         return all(check.passed for check in self.checks)
 
 
-def verify(
-    place: str, *, key: Path | None = None, limits: Limits = LIMITS, progress: Callable[[int, int], None] = silent
-) -> Verified:
+def verify(place: str, *, key: Path | None = None, progress: Progress = ignore_progress) -> Verified:
     """Verify a release: a folder, the URL of its files, or `OWNER/NAME@TAG` on GitHub, whose files are downloaded.
 
-    `key` is the public key that its signature must be of. `progress` is told files done and files in all. Raises as
-    `verify_folder` does, and NetworkError for what cannot be downloaded.
+    `key` is the public key that its signature must be of. `progress` is called with files done and files in all. Raises
+    as `verify_folder` does, and NetworkError for what cannot be downloaded.
     """
     if Path(place).is_dir():
         return verify_folder(Path(place), key=key)
     with TemporaryDirectory(prefix="densenet-port-") as scratch:
-        where = _of_url(place) if "://" in place else _of_tag(place)
-        _download_all(where, Path(scratch), limits, progress, signed=key is not None)
-        return verify_folder(Path(scratch), key=key)
-
-
-def _of_url(base: str) -> Callable[[str], str]:
-    """Name → URL of a release's files, which lie in one folder of a web server."""
-    return lambda name: f"{base.rstrip('/').removesuffix(f'/{NAME}')}/{name}"
-
-
-def _of_tag(place: str) -> Callable[[str], str]:
-    """Name → URL of the files of a published release on GitHub. Raises UsageError for a place that is none."""
-    repo, _, tag = place.partition("@")
-    if not tag:
-        hint = "name a folder, the URL of a release's files, or OWNER/NAME@TAG"
-        raise UsageError(f"{place}: is no folder, and no release on GitHub", hint=hint)
-    github = GitHub.of_environment(repo)
-    if (release := github.published(tag)) is None:
-        raise NetworkError(f"{repo} has no published release {tag}", hint="a draft cannot be downloaded")
-    assets = {asset.name: asset.download for asset in github.assets(release) if asset.complete}
-
-    def url(name: str) -> str:
-        if name not in assets:
-            raise NetworkError(f"release {tag} of {repo} has no file {name}", hint="its manifest tells of one")
-        return assets[name]
-
-    return url
-
-
-def _download_all(
-    url: Callable[[str], str], folder: Path, limits: Limits, progress: Callable[[int, int], None], *, signed: bool
-) -> None:
-    """Every file of a release, as it is there, whatever the manifest says of it: that is judged afterwards."""
-    download(Wanted(url=url(NAME)), folder / NAME, limits=limits)
-    names = [entry.name for entry in manifest.read(folder / NAME).entries()]
-    for done, name in enumerate([SUMS, *[SIGNATURE] * signed, *names], start=1):
-        download(Wanted(url=url(name)), folder / name, limits=limits)
-        progress(done, len(names) + 1 + signed)
+        url = _urls_in(place) if "://" in place else _urls_of_tag(place, Path(scratch))
+        folder = Path(scratch) / "release"
+        _download_all(url, folder, progress, signed=key is not None)
+        return verify_folder(folder, key=key)
 
 
 def verify_folder(folder: Path, *, key: Path | None = None) -> Verified:
@@ -103,117 +71,187 @@ def verify_folder(folder: Path, *, key: Path | None = None) -> Verified:
 
     Raises DiskError or CorruptError when there is no manifest to go by, UsageError for a key that cannot be used.
     """
-    told = manifest.read(folder / NAME)
-    bytewise = tuple(check_bytes(told, folder))
-    right = {check.name for check in bytewise if check.passed}
-    checks = (*_signature(folder, key), *bytewise, *_tensors(told, folder, right), *_golden(told, folder, right))
-    return Verified(manifest=told, checks=checks, notes=tuple(_notes(told, folder, key)))
+    manifest = manifests.read(folder / NAME)
+    checks = [*check_bytes(manifest, folder)]
+    intact = {check.name for check in checks if check.passed}
+    signature = _check_signature(folder, key)
+    checks = [*signature, *checks, *_check_tensors(manifest, folder, intact), *_check_logits(manifest, folder, intact)]
+    return Verified(manifest=manifest, checks=tuple(checks), notes=tuple(_notes(manifest, folder, key)))
 
 
-def check_bytes(told: Manifest, folder: Path) -> Iterator[Judged]:
+# -- downloads ---------------------------------------------------------------------------------------------------------
+
+
+def _urls_in(base: str) -> Callable[[str], str]:
+    """Name → URL of a release's files, which lie in one folder of a web server."""
+    return lambda name: f"{base.rstrip('/').removesuffix(f'/{NAME}')}/{name}"
+
+
+def _urls_of_tag(place: str, scratch: Path) -> Callable[[str], str]:
+    """Name → URL of the files of a published release on GitHub. Raises UsageError for a place that is none.
+
+    GitHub's API is asked without a token: a link to a file takes none either.
+    """
+    repo, _, tag = place.partition("@")
+    if not tag:
+        hint = "name a folder, the URL of a release's files, or OWNER/NAME@TAG"
+        raise UsageError(f"{place}: is no folder, and no release on GitHub", hint=hint)
+    url = f"{api_url()}/repos/{check_repo(repo)}/releases/tags/{quote(tag, safe='')}"
+    try:
+        download(Expected(url=url), scratch / "release.json")
+        links = _links(json.loads((scratch / "release.json").read_bytes()), url)
+    except NotFoundError as error:
+        message = f"{repo} has no published release {tag}"
+        raise NetworkError(
+            message, hint="a draft, or a release of a private repository, cannot be downloaded"
+        ) from error
+    except ValueError as error:
+        raise NetworkError(f"{url}: does not answer as GitHub's API does: {error}") from error
+
+    def link(name: str) -> str:
+        if name not in links:
+            raise NetworkError(f"release {tag} of {repo} has no file {name}", hint="its manifest lists one")
+        return links[name]
+
+    return link
+
+
+def _links(answer: Any, url: str) -> dict[str, str]:
+    """Name → URL of the complete files in an answer of GitHub's API. Raises NetworkError for another answer."""
+    links = {}
+    for asset in Fields(url, answer, NetworkError).entries("assets"):
+        if asset.text("state") == "uploaded":
+            links[asset.text("name")] = asset.text("browser_download_url")
+    return links
+
+
+def _download_all(url: Callable[[str], str], folder: Path, progress: Progress, *, signed: bool) -> None:
+    """Every file of a release, as it is there, whatever the manifest says of it: that is judged afterwards."""
+    download(Expected(url=url(NAME)), folder / NAME)
+    names = [SUMS, *[SIGNATURE] * signed, *(entry.name for entry in manifests.read(folder / NAME).entries())]
+    for done, name in enumerate(names, start=1):
+        download(Expected(url=url(name)), folder / name)
+        progress(done, len(names))
+
+
+# -- bytes -------------------------------------------------------------------------------------------------------------
+
+
+def check_bytes(manifest: Manifest, folder: Path) -> Iterator[Check]:
     """Size and digest of every file, and the sums beside them."""
-    for entry in told.entries():
-        yield _document(entry, folder)
-    yield _sums(told, folder)
+    for entry in manifest.entries():
+        yield _check_file(entry, folder)
+    yield _check_sums(manifest, folder)
 
 
-def _document(entry: Document, folder: Path) -> Judged:
+def _check_file(expected: Document, folder: Path) -> Check:
+    """Whether a file has the size and digest that the manifest says."""
     try:
-        found = manifest.document(folder / entry.name)
+        actual = manifests.document(folder / expected.name)
     except PortError as error:
-        return Judged(name=entry.name, passed=False, says=error.message)
-    if found.size != entry.size:
-        return Judged(name=entry.name, passed=False, says=f"expected {entry.size} bytes, found {found.size}")
-    says = f"expected SHA-256 {entry.sha256[:12]}…, found {found.sha256[:12]}…"
-    return Judged(name=entry.name, passed=found == entry, says=f"SHA-256 {found.sha256}" if found == entry else says)
+        return Check(name=expected.name, passed=False, detail=error.message)
+    detail = f"SHA-256 {actual.sha256}"
+    if actual.size != expected.size:
+        detail = f"expected {expected.size} bytes, found {actual.size}"
+    elif actual != expected:
+        detail = f"expected SHA-256 {expected.sha256[:12]}…, found {actual.sha256[:12]}…"
+    return Check(name=expected.name, passed=actual == expected, detail=detail)
 
 
-def _sums(told: Manifest, folder: Path) -> Judged:
+def _check_sums(manifest: Manifest, folder: Path) -> Check:
     """Whether `SHA256SUMS` says of every file, and of the manifest, what is so."""
-    expected = {entry.name: entry.sha256 for entry in told.entries()}
+    expected = {entry.name: entry.sha256 for entry in manifest.entries()}
     try:
-        expected[NAME] = manifest.document(folder / NAME).sha256
+        expected[NAME] = manifests.document(folder / NAME).sha256
         lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError, PortError) as error:
-        return Judged(name=SUMS, passed=False, says=f"cannot be read: {error}")
-    found = [SUM.fullmatch(line) for line in lines]
-    if None in found:
-        return Judged(name=SUMS, passed=False, says=f"line {found.index(None) + 1} is no sum")
-    sums = {match[2]: match[1] for match in found if match}
+        return Check(name=SUMS, passed=False, detail=f"cannot be read: {error}")
+    sums: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        match = SUM.fullmatch(line)
+        if match is None:
+            return Check(name=SUMS, passed=False, detail=f"line {number} is no sum")
+        sums[match[2]] = match[1]
     wrong = sorted(name for name in sums.keys() | expected.keys() if sums.get(name) != expected.get(name))
     if wrong or len(sums) != len(lines):
-        return Judged(name=SUMS, passed=False, says=f"other than the manifest: {', '.join(wrong) or 'a name twice'}")
-    return Judged(name=SUMS, passed=True, says=f"{len(sums)} files, as the manifest tells them")
+        detail = f"other than the manifest: {', '.join(wrong) or 'a name twice'}"
+        return Check(name=SUMS, passed=False, detail=detail)
+    return Check(name=SUMS, passed=True, detail=f"{len(sums)} files, as the manifest lists them")
 
 
-def _signature(folder: Path, key: Path | None) -> Iterator[Judged]:
+def _check_signature(folder: Path, key: Path | None) -> Iterator[Check]:
     """The manifest's signature, where a key says whose it must be."""
     if key is None:
         return
     if not (folder / SIGNATURE).is_file():
-        yield Judged(name=SIGNATURE, passed=False, says="is missing: the release is not signed")
+        yield Check(name=SIGNATURE, passed=False, detail="is missing: the release is not signed")
         return
     try:
         check_signature(folder / NAME, folder / SIGNATURE, key)
     except PortError as error:
         if error.kind == "usage":
             raise
-        yield Judged(name=SIGNATURE, passed=False, says=error.message)
+        yield Check(name=SIGNATURE, passed=False, detail=error.message)
     else:
-        yield Judged(name=SIGNATURE, passed=True, says=f"signs the manifest, by the key {key.name}")
+        yield Check(name=SIGNATURE, passed=True, detail=f"signs the manifest, by the key {key.name}")
 
 
-def _tensors(told: Manifest, folder: Path, right: set[str]) -> Iterator[Judged]:
-    """The digest of every tensor, and whether a file says of itself what the manifest says of it."""
-    if not told.files:
-        yield Judged(name=NAME, passed=False, says="tells no weight file")
-    for file in told.files:
-        if file.name in right:
+# -- weights -----------------------------------------------------------------------------------------------------------
+
+
+def _check_tensors(manifest: Manifest, folder: Path, intact: set[str]) -> Iterator[Check]:
+    """The digest of every tensor, and whether a file's record agrees with the manifest; of files that are intact."""
+    if not manifest.files:
+        yield Check(name=NAME, passed=False, detail="lists no weight file")
+    for file in manifest.files:
+        if file.name in intact:
             fault = _fault(file, folder)
-            says = fault or f"{len(file.tensors)} tensors, every digest as written"
-            yield Judged(name=f"{file.name}, tensors", passed=fault is None, says=says)
+            detail = fault or f"{len(file.tensors)} tensors, every digest as written"
+            yield Check(name=f"{file.name}, tensors", passed=fault is None, detail=detail)
 
 
 def _fault(file: File, folder: Path) -> str | None:
-    """What is wrong with a file, or with what is said of it."""
+    """What is wrong with a file, or with what the manifest says of it; None where nothing is."""
     try:
-        own = convert.verify(folder / file.name).record or {}
+        record = convert.verify(folder / file.name).record or {}
     except PortError as error:
         return error.message
-    apart = [key for key in OWN if own.get(key) != getattr(file, key)]
-    apart += ["source"] * (not own.get("source", {}).items() <= file.source.items())
-    if apart:
-        return f"the file and the manifest do not tell the same {', '.join(apart)}"
+    differing = [key for key in SAME if record.get(key) != getattr(file, key)]
+    if not record.get("source", {}).items() <= file.source.items():
+        differing.append("source")
+    if differing:
+        return f"the file's record and the manifest do not have the same {', '.join(differing)}"
     return None if file.parity.get("passed") is True else "the manifest does not say that its parity was found"
 
 
-def _golden(told: Manifest, folder: Path, right: set[str]) -> Iterator[Judged]:
+def _check_logits(manifest: Manifest, folder: Path, intact: set[str]) -> Iterator[Check]:
     """The reference's logits, replayed in numpy; once for files of the same tensors."""
     seen: set[tuple[str, frozenset[tuple[str, str]]]] = set()
-    for file in told.files:
-        if file.golden is None or not {file.name, file.golden} <= right:
+    for file in manifest.files:
+        if file.golden is None or not {file.name, file.golden} <= intact:
             continue
-        key = (file.golden, frozenset(file.tensors.items()))
-        if key not in seen:
-            seen.add(key)
-            yield from _replayed(file, file.golden, folder)
+        tensors = (file.golden, frozenset(file.tensors.items()))
+        if tensors not in seen:
+            seen.add(tensors)
+            yield from _replay(file, file.golden, folder)
 
 
-def _replayed(file: File, golden: str, folder: Path) -> Iterator[Judged]:
+def _replay(file: File, golden: str, folder: Path) -> Iterator[Check]:
+    """The checks of a file against the logits in another one."""
     try:
         checks = parity.replay(folder / file.name, folder / golden)
     except PortError as error:
-        yield Judged(name=f"{file.name}, golden", passed=False, says=error.message)
+        yield Check(name=f"{file.name}, golden", passed=False, detail=error.message)
         return
     for check in checks:
-        says = f"{check.measured:.1e}, at most {check.bound:.1e}; {check.says}"
-        yield Judged(name=f"{file.name}, {check.name}", passed=check.passed, says=says)
+        detail = f"{check.measured:.1e}, at most {check.bound:.1e}; {check.says}"
+        yield Check(name=f"{file.name}, {check.name}", passed=check.passed, detail=detail)
 
 
-def _notes(told: Manifest, folder: Path, key: Path | None) -> Iterator[str]:
+def _notes(manifest: Manifest, folder: Path, key: Path | None) -> Iterator[str]:
     """What was not looked at."""
-    known = {entry.name for entry in told.entries()} | {NAME, SUMS, SIGNATURE}
-    if strangers := sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in known):
+    names = {entry.name for entry in manifest.entries()} | {NAME, SUMS, SIGNATURE}
+    if strangers := sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in names):
         yield f"not part of the release: {', '.join(strangers)}"
     if key is None:
         signed = (folder / SIGNATURE).is_file()

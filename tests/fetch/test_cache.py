@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +13,15 @@ import pytest
 
 from densenet_port.errors import CorruptError, DiskError, NetworkError
 from densenet_port.fetch import cache
-from densenet_port.fetch.http import Limits
-from densenet_port.fetch.partial import Wanted
+from densenet_port.fetch.http import RetryPolicy
+from densenet_port.fetch.partial import Expected
 from tests.support.hosting import Answer, Host
 
-CHUNK = 1 << 16
+PART = 1 << 16  # bytes of a file that are some
 BODY = np.random.default_rng(1).bytes(700_000)
 DIGEST = hashlib.sha256(BODY).hexdigest()
-CHUNKS = [hashlib.sha256(BODY[begin : begin + CHUNK]).hexdigest() for begin in range(0, len(BODY), CHUNK)]
-PINNED = {"sha256": DIGEST, "size": len(BODY), "chunk_size": CHUNK, "chunks": CHUNKS}
-FAST = Limits(connect=2, stall=2, tries=2, backoff=0.01, lock=5)
+PINNED = {"sha256": DIGEST, "size": len(BODY)}
+FAST = RetryPolicy(connect=2, read=2, tries=2, backoff=0.01)
 TWIN = next(  # another file whose SHA-256 begins with the same digit
     body
     for body in (BODY + bytes([number]) for number in range(256))
@@ -48,12 +46,12 @@ def settled(monkeypatch):
     monkeypatch.setattr(cache, "SETTLED", -(10**12))
 
 
-def wanted(host, **known):
-    return Wanted(url=host.url("w.h5"), **(known or {"sha256": DIGEST[:8]}))
+def expected(host, **known):
+    return Expected(url=host.url("w.h5"), **(known or {"sha256": DIGEST[:8]}))
 
 
 def obtained(host, path, **known):
-    return cache.obtain(wanted(host, **known), path, limits=FAST)
+    return cache.obtain(expected(host, **known), path, policy=FAST)
 
 
 def counted(monkeypatch):
@@ -173,7 +171,7 @@ def test_a_file_that_changes_while_it_is_hashed_gets_no_record(host, path, monke
     real = cache.digests_of
     monkeypatch.setattr(cache, "digests_of", lambda *words, **more: (real(*words, **more), path.write_bytes(b"?"))[0])
 
-    finding = cache.examine(wanted(host), path)
+    finding = cache.examine(expected(host), path)
 
     assert (finding.state, cache.read(path)) == ("right", None)
 
@@ -241,17 +239,19 @@ def test_examining_hashes_whatever_the_record_says(host, path, settled):
     obtained(host, path)
     damaged(path)
     told = json.loads((path.parent / ".w.h5.json").read_text())
-    (path.parent / ".w.h5.json").write_text(json.dumps({**told, **cache.Entry.of(path)._asdict()}))
+    now = path.stat()
+    times = {"mtime": now.st_mtime_ns, "ctime": now.st_ctime_ns, "inode": now.st_ino}
+    (path.parent / ".w.h5.json").write_text(json.dumps({**told, "size": now.st_size, **times}))
     obtained(host, path)
 
-    assert (len(host.log), cache.examine(wanted(host), path).state) == (1, "damaged")
+    assert (len(host.log), cache.examine(expected(host), path).state) == (1, "damaged")
 
 
 def test_a_file_is_brought_by_hand(host, path, tmp_path, settled):
     """It is checked, copied, and used without asking."""
     (tmp_path / "download.bin").write_bytes(BODY)
 
-    cache.bring(tmp_path / "download.bin", wanted(host), path)
+    cache.put(tmp_path / "download.bin", expected(host), path)
     obtained(host, path)
 
     assert (path.read_bytes() == BODY, host.log, files(path)) == (True, [], ALL)
@@ -262,51 +262,39 @@ def test_a_wrong_file_is_not_brought(host, path, tmp_path):
     (tmp_path / "download.bin").write_bytes(b"not it")
 
     with pytest.raises(CorruptError, match=f"download.bin: expected a SHA-256 of {DIGEST[:8]}…, found"):
-        cache.bring(tmp_path / "download.bin", wanted(host), path)
+        cache.put(tmp_path / "download.bin", expected(host), path)
 
     assert files(path) == [".w.h5.lock"]
 
 
-def test_tidying_removes_what_was_left_and_no_more(host, path):
+def test_leftovers_are_removed_and_no_more(host, path):
     """Unfinished downloads, a record whose file is gone; other people's files stay."""
     path.parent.mkdir()
-    for name in (
-        ".w.h5.0123abcd.part",
-        ".w.h5.0123abcd.part.json",
-        "..w.h5.json.abcdefgh",
-        ".w.h5.abcdefgh",
-        ".w.h5.json",
-    ):
-        (path.parent / name).touch()
-    for name in (".w.h5.of.mine", "notes.part", ".other.0123abcd.part"):
+    left = ["..w.h5.json.abcdefgh", ".w.h5.abcdefgh", ".w.h5.json", ".w.h5.part", ".w.h5.part.json"]
+    for name in (*left, ".w.h5.of.mine", "notes.part", ".other.part"):
         (path.parent / name).touch()
 
-    removed = cache.tidy(path)
+    removed = cache.remove_leftovers(path)
 
-    assert sorted(entry.name for entry in removed) == [
-        "..w.h5.json.abcdefgh",
-        ".w.h5.0123abcd.part",
-        ".w.h5.0123abcd.part.json",
-        ".w.h5.abcdefgh",
-        ".w.h5.json",
-    ]
-    assert files(path) == [".other.0123abcd.part", ".w.h5.lock", ".w.h5.of.mine", "notes.part"]
+    assert sorted(entry.name for entry in removed) == left
+    assert files(path) == [".other.part", ".w.h5.lock", ".w.h5.of.mine", "notes.part"]
 
 
-def test_a_download_under_way_is_not_tidied(host, path):
+def test_a_download_under_way_is_no_leftover(host, path):
     """Its lock says so."""
     with cache.locked(path):
-        (path.parent / ".w.h5.0123abcd.part").touch()
+        (path.parent / ".w.h5.part").touch()
 
-        assert cache.tidy(path) == []
+        assert cache.remove_leftovers(path) == []
 
-    assert files(path) == [".w.h5.0123abcd.part", ".w.h5.lock"]
+    assert files(path) == [".w.h5.lock", ".w.h5.part"]
 
 
-def test_a_lock_is_not_waited_for_for_ever(host, path):
+def test_a_lock_is_not_waited_for_for_ever(host, path, monkeypatch):
     """Whoever holds it may hang."""
+    monkeypatch.setattr(cache, "LOCK", 0.1)
     with cache.locked(path), pytest.raises(DiskError, match="another process has been at it for 0 s"):
-        cache.obtain(wanted(host), path, limits=replace(FAST, lock=0.1))
+        cache.obtain(expected(host), path)
 
     assert host.log == []
 
@@ -340,7 +328,7 @@ def begins(host):
 
 
 def test_a_process_killed_at_any_step_leaves_what_the_next_can_use(path):
-    """From the folder's making to the record's renaming: right bytes, a chunk asked for twice at most, nothing left."""
+    """From the folder's making to the record's renaming: right bytes, none asked for twice, nothing left."""
     with Host({f"{step}.h5": BODY for step in range(300)}) as host:
         told = lives("steps", host, path)
 
@@ -348,24 +336,24 @@ def test_a_process_killed_at_any_step_leaves_what_the_next_can_use(path):
     lost = [kept - begin for step, (_, kept, *_) in enumerate(told, start=1) for begin in asked[f"{step}.h5"][1:]]
     assert [first for first, *_ in told] == [-9] * (len(told) - 1) + [0]
     assert {(second, *left) for *_, second, left in told} == {(0, *ALL)}
-    assert (len(told) > 30, len(lost) > 10, min(lost) >= 0, max(lost) <= CHUNK) == (True,) * 4
+    assert (len(told) > 30, len(lost) > 10, set(lost)) == (True, True, {0})
 
 
 def test_fifty_killed_processes_still_bring_the_file(path):
-    """Killed at any moment; each goes on from what the one before left, less a chunk at most."""
+    """Killed at any moment; each goes on from what the one before left."""
     slow = [Answer(drip=1_500)] * 50  # too slow to be done before the fifty are dead
     with Host({f"{life}.h5": BODY for life in [*range(50), "last"]}, slow) as host:
         told = lives("moments", host, path)
 
-    found = [0, *told["left"]]
-    lost = [found[int(name[:-3])] - first for name, [first] in begins(host).items() if name != "last.h5"]
+    left = [0, *told["left"]]
+    lost = [left[int(name[:-3])] - first for name, [first] in begins(host).items() if name != "last.h5"]
     assert (told["last"], told["files"], path.read_bytes() == BODY) == (0, ALL, True)
-    assert (len(lost) > 20, found[-1] > CHUNK, min(lost) >= 0, max(lost) <= CHUNK) == (True,) * 4
+    assert (len(lost) > 20, left[-1] > PART, set(lost)) == (True, True, {0})
 
 
 def test_eight_processes_on_a_cold_cache_download_once(host, path):
     """One downloads, seven wait and use what came."""
-    host.answers = [Answer(pause=0.2, at=CHUNK)]
+    host.answers = [Answer(pause=0.2, at=PART)]
 
     codes = lives("together", host, path)
 
@@ -374,11 +362,11 @@ def test_eight_processes_on_a_cold_cache_download_once(host, path):
 
 def test_a_dead_holder_of_the_lock_is_survived(host, path):
     """One of those who wait goes on with what it left."""
-    host.answers = [Answer(pause=9, at=3 * CHUNK)]
+    host.answers = [Answer(pause=9, at=3 * PART)]
 
     codes = lives("heirs", host, path)
 
-    assert (codes, [request.first for request in host.log]) == ([-9] + [0] * 7, [None, 3 * CHUNK])
+    assert (codes, [request.first for request in host.log]) == ([-9] + [0] * 7, [None, 3 * PART])
     assert (path.read_bytes() == BODY, files(path)) == (True, ALL)
 
 

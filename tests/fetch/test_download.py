@@ -8,6 +8,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,24 +16,22 @@ import numpy as np
 import pytest
 
 from densenet_port.errors import DiskError, NetworkError
-from densenet_port.fetch import http as web
+from densenet_port.fetch import http
 from densenet_port.fetch.download import download
-from densenet_port.fetch.http import Limits
-from densenet_port.fetch.partial import Wanted
+from densenet_port.fetch.http import RetryPolicy
+from densenet_port.fetch.partial import Expected
 from tests.support.hosting import HTML, Answer, Host
 
-CHUNK = 1 << 18
 BODY = np.random.default_rng(1).bytes(700_000)
-MIDDLE = 300_000  # in the second of three chunks
+MIDDLE = 300_000
 DIGEST = hashlib.sha256(BODY).hexdigest()
 MD5 = hashlib.md5(BODY, usedforsecurity=False).hexdigest()
-CHUNKS = tuple(hashlib.sha256(BODY[begin : begin + CHUNK]).hexdigest() for begin in range(0, len(BODY), CHUNK))
-FAST = Limits(connect=2, stall=0.2, window=0.2, slowest=100_000, tries=3, backoff=0.01, longest_wait=1)
+FAST = RetryPolicy(connect=2, read=0.2, tries=3, backoff=0.01, longest_wait=1)
 
 KNOWN = {  # how much is known beforehand
     "prefix": {"sha256": DIGEST[:8]},
     "md5": {"md5": MD5},
-    "chunks": {"sha256": DIGEST, "size": len(BODY), "chunk_size": CHUNK, "chunks": CHUNKS},
+    "whole": {"sha256": DIGEST, "size": len(BODY)},
 }
 EACH = pytest.mark.parametrize("known", KNOWN.values(), ids=KNOWN)
 HALF = Answer(cut=MIDDLE)
@@ -45,7 +44,7 @@ def to(place):
 
 def fetched(folder, host, known, **options):
     """One download."""
-    return download(Wanted(url=host.url("w.h5"), **known), folder / "w.h5", **{"limits": FAST, **options})
+    return download(Expected(url=host.url("w.h5"), **known), folder / "w.h5", **{"policy": FAST, **options})
 
 
 def state(folder):
@@ -112,9 +111,9 @@ def test_a_range_is_asked_for_with_its_validator(tmp_path):
     assert [(request.first, request.validator) for request in host.log] == [(None, None), (MIDDLE, '"a"')]
 
 
-@pytest.mark.parametrize(("known", "second"), [("prefix", None), ("chunks", MIDDLE)])
-def test_without_a_validator_only_chunks_are_gone_on_with(tmp_path, known, second):
-    """Two halves of different files have no digest in common with either; chunks show it at once."""
+@pytest.mark.parametrize(("known", "second"), [("prefix", None), ("md5", None), ("whole", MIDDLE)])
+def test_without_a_validator_only_a_whole_digest_is_gone_on_with(tmp_path, known, second):
+    """Two halves of different files could meet eight digits of a SHA-256 on purpose, and an MD5; no whole SHA-256."""
     with Host({"w.h5": BODY}, usual=Answer(etag=None)) as host:
         host.answers = [Answer(cut=MIDDLE, etag=None)]
         fetched(tmp_path, host, KNOWN[known])
@@ -122,26 +121,29 @@ def test_without_a_validator_only_chunks_are_gone_on_with(tmp_path, known, secon
     assert (state(tmp_path), [request.first for request in host.log]) == (([True], 0), [None, second])
 
 
+def test_halves_of_different_files_are_fetched_once_more(tmp_path):
+    """What was left is of another file, as only the whole digest shows: from the first byte then, and it is right."""
+    (tmp_path / ".w.h5.part").write_bytes(b"?" * MIDDLE)
+
+    with Host({"w.h5": BODY}, usual=Answer(etag=None)) as host:
+        fetched(tmp_path, host, KNOWN["whole"])
+
+    assert (state(tmp_path), [request.first for request in host.log]) == (([True], 0), [MIDDLE, None])
+
+
 def test_a_drip_is_dropped(tmp_path):
     """A few bytes a second keep a connection alive for ever; a second one is quicker."""
     with Host({"w.h5": BODY}, [Answer(drip=100)]) as host:
-        fetched(tmp_path, host, KNOWN["prefix"])
+        fetched(tmp_path, host, KNOWN["prefix"], policy=replace(FAST, deadline=0.2))
 
     assert (state(tmp_path), len(host.log), host.log[1].first > 0) == (([True], 0), 2, True)
 
 
-def test_a_wrong_chunk_alone_is_asked_for_again(tmp_path):
-    """What was before it stays."""
+@EACH
+def test_a_wrong_file_is_asked_for_again(tmp_path, known):
+    """From its first byte: nobody knows where it is wrong."""
     with Host({"w.h5": BODY}, [Answer(flip=MIDDLE)]) as host:
-        fetched(tmp_path, host, KNOWN["chunks"])
-
-    assert (state(tmp_path), [request.first for request in host.log]) == (([True], 0), [None, CHUNK])
-
-
-def test_a_wrong_file_is_asked_for_again(tmp_path):
-    """Without chunks nobody knows where it is wrong."""
-    with Host({"w.h5": BODY}, [Answer(flip=MIDDLE)]) as host:
-        fetched(tmp_path, host, KNOWN["prefix"])
+        fetched(tmp_path, host, known)
 
     assert (state(tmp_path), [request.first for request in host.log]) == (([True], 0), [None, None])
 
@@ -155,20 +157,25 @@ PAGE = Answer(body=HTML, headers={"Content-Type": "text/html; charset=utf-8"})
     [
         ("prefix", Answer(flip=MIDDLE), f"expected a SHA-256 of {DIGEST[:8]}…, found ", 2),
         ("md5", Answer(flip=MIDDLE), f"expected an MD5 of {MD5}, found ", 2),
-        ("chunks", Answer(flip=MIDDLE), "bytes 262144 to 524287 do not hash to what is known of them", 2),
-        ("chunks", Answer(length=5), LENGTH, 1),
-        ("chunks", Answer(length=800_000), "expected 700000 bytes, the server announces 800000", 1),
-        ("chunks", Answer(length=None, body=BODY + b"?"), "expected at most 700000 bytes, found more", 1),
+        ("whole", Answer(flip=MIDDLE), f"expected a SHA-256 of {DIGEST}, found ", 2),
+        ("whole", Answer(length=5), LENGTH, 1),
+        ("whole", Answer(length=800_000), "expected 700000 bytes, the server announces 800000", 1),
+        ("whole", Answer(length=None, body=BODY + b"?"), "expected at most 700000 bytes, found more", 1),
         ("prefix", Answer(cut=1000, etag=None), "cannot be downloaded (", 3),
         ("prefix", Answer(cut=1000, etag=None, length=None), f"expected a SHA-256 of {DIGEST[:8]}…, found ", 2),
-        ("chunks", Answer(cut=0, length=None), "the connection ended after 0 of 700000 bytes; tried 3 times", 3),
+        ("whole", Answer(cut=0, length=None), "the connection ended after 0 of 700000 bytes; tried 3 times", 3),
         ("prefix", Answer(body=b""), f"expected a SHA-256 of {DIGEST[:8]}…, found ", 2),
         ("prefix", Answer(length=2 << 30), "expected at most 1073741824 bytes, found more", 1),
         ("prefix", Answer(status=404), "cannot be downloaded (HTTP 404 Not Found)", 1),
         ("prefix", Answer(status=403), "cannot be downloaded (HTTP 403 Forbidden)", 1),
         ("prefix", Answer(status=304), "cannot be downloaded (HTTP 304 Not Modified)", 1),
         ("prefix", Answer(status=503), "cannot be downloaded (HTTP 503 Service Unavailable; tried 3 times)", 3),
-        ("prefix", Answer(status=429, headers={"Retry-After": "99"}), "the server says: try again in 99 s", 1),
+        (
+            "prefix",
+            Answer(status=429, headers={"Retry-After": "99"}),
+            "(HTTP 429 Too Many Requests)\n  try again in 99 s",
+            1,
+        ),
         ("prefix", Answer(status=416), "cannot be downloaded (the server has no bytes there; tried 3 times)", 3),
         ("prefix", Answer(dropped=True), "cannot be downloaded (", 3),
         ("prefix", Answer(pause=9, at=0), "cannot be downloaded (no byte came in time; tried 3 times)", 3),
@@ -182,7 +189,7 @@ PAGE = Answer(body=HTML, headers={"Content-Type": "text/html; charset=utf-8"})
     ids=[
         "wrong digest",
         "wrong MD5",
-        "a chunk always wrong",
+        "wrong whole digest",
         "wrong size known, shorter",
         "wrong size known, longer",
         "more than there is",
@@ -257,14 +264,14 @@ def test_an_interrupted_download_is_gone_on_with(tmp_path):
 
 @EACH
 def test_bytes_that_are_left_are_not_trusted(tmp_path, known):
-    """What lies there of another file costs a request, or the chunk that is wrong, never a wrong file."""
-    left = tmp_path / ".w.h5.0123abcd.part"
+    """What lies there of another file costs a request, never a wrong file."""
+    left = tmp_path / ".w.h5.part"
     left.write_bytes(BODY[:MIDDLE] + b"something else")
 
     with Host({"w.h5": BODY}) as host:
         fetched(tmp_path, host, known)
 
-    assert (state(tmp_path), host.log[0].first in (None, CHUNK, MIDDLE + 14)) == (([True], 0), True)
+    assert (state(tmp_path), host.log[0].first in (None, MIDDLE + 14)) == (([True], 0), True)
 
 
 @pytest.mark.parametrize(
@@ -283,8 +290,8 @@ def test_bytes_that_are_left_are_not_trusted(tmp_path, known):
 def test_a_note_that_makes_no_sense_is_none(tmp_path, note):
     """A part whose origin is not known is not gone on with."""
     with Host({"w.h5": BODY}) as host:
-        (tmp_path / ".w.h5.0123abcd.part").write_bytes(BODY[:MIDDLE])
-        (tmp_path / ".w.h5.0123abcd.part.json").write_text(note.replace("URL", host.url("w.h5")))
+        (tmp_path / ".w.h5.part").write_bytes(BODY[:MIDDLE])
+        (tmp_path / ".w.h5.part.json").write_text(note.replace("URL", host.url("w.h5")))
         fetched(tmp_path, host, KNOWN["prefix"])
 
     assert (state(tmp_path), [request.first for request in host.log]) == (([True], 0), [None])
@@ -293,25 +300,23 @@ def test_a_note_that_makes_no_sense_is_none(tmp_path, note):
 @pytest.mark.parametrize("left", [BODY, BODY + b"more"], ids=["whole", "longer"])
 def test_a_finished_part_needs_no_more_than_a_look(tmp_path, left):
     """Killed between the last byte and the renaming: nothing is asked for again but what is not proven."""
-    (tmp_path / ".w.h5.0123abcd.part").write_bytes(left)
+    (tmp_path / ".w.h5.part").write_bytes(left)
 
     with Host({"w.h5": BODY}) as host:
-        fetched(tmp_path, host, KNOWN["chunks"])
+        fetched(tmp_path, host, KNOWN["whole"])
 
     assert (state(tmp_path), len(host.log) <= 1) == (([True], 0), True)
 
 
-def test_the_largest_of_several_parts_is_used_and_none_stays(tmp_path):
-    """Whatever several killed processes left; another file's part is none of this one's business."""
-    for name, size in {"11111111": 10, "22222222": MIDDLE, "33333333": 0}.items():
-        (tmp_path / f".w.h5.{name}.part").write_bytes(BODY[:size])
-    (tmp_path / ".w.h5.bak.44444444.part").write_bytes(b"")
+def test_another_file_s_unfinished_download_is_left(tmp_path):
+    """It is none of this one's business."""
+    (tmp_path / ".w.h5.bak.part").write_bytes(b"?")
 
     with Host({"w.h5": BODY}) as host:
-        fetched(tmp_path, host, KNOWN["chunks"])
+        fetched(tmp_path, host, KNOWN["whole"])
 
-    assert [request.first for request in host.log] == [MIDDLE]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".w.h5.bak.44444444.part", "w.h5"]
+    assert [request.first for request in host.log] == [None]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".w.h5.bak.part", "w.h5"]
 
 
 def test_what_is_known_of_the_size_is_enough_for_a_full_disk(tmp_path, monkeypatch):
@@ -332,7 +337,7 @@ def test_a_disk_that_fills_up_is_not_taken_for_a_lost_connection(tmp_path):
         "from tests.fetch.test_download import *; import resource\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (MIDDLE, MIDDLE))\n"
         "with Host({'w.h5': BODY}) as host:\n"
-        "    try: fetched(Path(sys.argv[1]), host, KNOWN['chunks'])\n"
+        "    try: fetched(Path(sys.argv[1]), host, KNOWN['whole'])\n"
         "    except DiskError as error: print(len(host.log), error.message)\n"
     )
     root = Path(__file__).parents[2]
@@ -375,13 +380,13 @@ def test_a_switch_that_is_off_is_off(tmp_path, monkeypatch, value):
     assert state(tmp_path) == ([True], 0)
 
 
-def test_progress_is_told(tmp_path):
+def test_progress_is_shown(tmp_path):
     """Bytes done and bytes in all, from where it goes on."""
-    told = []
+    calls = []
     with Host({"w.h5": BODY}, [HALF]) as host:
-        fetched(tmp_path, host, KNOWN["prefix"], progress=lambda done, total: told.append((done, total)))
+        fetched(tmp_path, host, KNOWN["prefix"], progress=lambda done, total: calls.append((done, total)))
 
-    assert (told == sorted(told), told[-1]) == (True, (len(BODY), len(BODY)))
+    assert (calls == sorted(calls), calls[-1]) == (True, (len(BODY), len(BODY)))
 
 
 @pytest.mark.parametrize(
@@ -390,7 +395,7 @@ def test_progress_is_told(tmp_path):
 def test_only_https_is_spoken(tmp_path, url):
     """Plain http goes no further than this machine."""
     with pytest.raises(NetworkError, match="is not https"):
-        download(Wanted(url=url, sha256=DIGEST), tmp_path / "w.h5")
+        download(Expected(url=url, sha256=DIGEST), tmp_path / "w.h5")
 
     assert list(tmp_path.iterdir()) == []
 
@@ -398,7 +403,7 @@ def test_only_https_is_spoken(tmp_path, url):
 def test_https_is_never_left_for_the_loopback():
     """A host out there does not make this machine ask itself."""
     with pytest.raises(NetworkError, match="leads to http://127.0.0.1, which is not https"):
-        web._allowed("http://127.0.0.1/secret", "https://example.org/w.h5")
+        http.check_scheme("http://127.0.0.1/secret", "https://example.org/w.h5")
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path):
@@ -407,9 +412,9 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path):
     context.load_cert_chain(Path(__file__).parent.parent / "data" / "nobody.pem")
     with Host({"w.h5": BODY}) as host:
         host.server.socket = context.wrap_socket(host.server.socket, server_side=True, do_handshake_on_connect=False)
-        wanted = Wanted(url=host.url("w.h5").replace("http:", "https:"), sha256=DIGEST)
+        expected = Expected(url=host.url("w.h5").replace("http:", "https:"), sha256=DIGEST)
         with pytest.raises(NetworkError, match=r"TLS: .*certificate"):
-            download(wanted, tmp_path / "w.h5", limits=FAST)
+            download(expected, tmp_path / "w.h5", policy=FAST)
 
     assert (host.log, list(tmp_path.iterdir())) == ([], [])
 
@@ -419,7 +424,7 @@ def test_the_environments_proxy_is_asked(tmp_path, monkeypatch):
     monkeypatch.setenv("https_proxy", "me:secret@127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "example.net")
 
-    asked = partial(web.manager, limits=FAST)
+    asked = partial(http.connection_pool, policy=FAST)
     proxies = [asked(f"{base}/w").proxy for base in ("https://example.org", "https://example.net", "https://[::1]")]
 
     assert [proxy and (proxy.host, proxy.port) for proxy in proxies] == [("127.0.0.1", 9), None, None]

@@ -16,8 +16,6 @@ FILE = File(
     name="densenet121-torchvision.weights.h5",
     size=9,
     sha256=DIGEST,
-    chunk_size=4,
-    chunks=(DIGEST, DIGEST, DIGEST),
     network="densenet121-torchvision",
     arch="121",
     top=True,
@@ -47,10 +45,18 @@ def test_a_manifest_comes_back_as_written(tmp_path):
 
 def test_keys_that_a_later_release_adds_are_ignored():
     """A manifest may say more than this version knows."""
-    told = json.loads(MANIFEST.to_bytes())
-    told["later"] = told["files"][0]["later"] = 1
+    content = json.loads(MANIFEST.to_bytes())
+    content["later"] = content["files"][0]["later"] = 1
 
-    assert manifest.parsed(json.dumps(told).encode(), "m") == MANIFEST
+    assert manifest.parsed(json.dumps(content).encode(), "m") == MANIFEST
+
+
+def test_digests_of_pieces_in_an_old_manifest_are_ignored():
+    """Earlier manifests have them; whatever they say, the whole digest counts."""
+    content = json.loads(MANIFEST.to_bytes())
+    content["files"][0] |= {"chunk_size": 4, "chunks": ["x", "y"]}
+
+    assert manifest.parsed(json.dumps(content).encode(), "m") == MANIFEST
 
 
 def test_a_missing_manifest_is_said(tmp_path):
@@ -63,19 +69,20 @@ def test_a_missing_manifest_is_said(tmp_path):
     ("place", "value", "message"),
     [
         (("schema",), "densenet-port/release/2", "m: schema: expected densenet-port/release/1, found densenet-port/r"),
-        (("tag",), 1, "m: tag: expected str, found 1"),
-        (("files",), {}, "m: files: expected list, found {}"),
-        (("files", 0), "x", "m: files[0]: expected an object, found str"),
-        (("files", 0, "name"), "../../etc/passwd", "m: files[0]: name: expected letters, digits, '.', '_' and '-', fo"),
-        (("files", 0, "name"), ".hidden", "m: files[0]: name: expected letters, digits"),
+        (("tag",), 1, "m: tag: expected a string, found 1"),
+        (("files",), {}, "m: files: expected a list, found {}"),
+        (("files", 0), "x", "m: files[0]: expected an object, found 'x'"),
+        (("files", 0, "name"), "../../etc/passwd", "m: files[0].name: expected letters, digits, '.', '_' and '-', fo"),
+        (("files", 0, "name"), ".hidden", "m: files[0].name: expected letters, digits"),
         (("files", 0, "name"), "manifest.json", "m: files: expected every file once, found manifest.json twice"),
-        (("files", 0, "size"), -1, "m: files[0]: size: expected at least 0, found -1"),
-        (("files", 0, "size"), True, "m: files[0]: size: expected int, found True"),
-        (("files", 0, "size"), 13, "m: files[0]: chunks: expected 4 of 4 bytes, found 3"),
-        (("files", 0, "chunk_size"), 0, "m: files[0]: chunk_size: expected at least 1, found 0"),
-        (("files", 0, "chunks"), ["x", "y", "z"], "m: files[0]: chunks: expected SHA-256 digests"),
-        (("files", 0, "sha256"), "AB" * 32, "m: files[0]: sha256: expected 64 hex digits"),
-        (("files", 0, "tensors", "stem_conv/kernel"), 1, "m: files[0]: tensors: expected texts, found 1"),
+        (("files", 0, "size"), -1, "m: files[0].size: expected at least 0, found -1"),
+        (("files", 0, "size"), True, "m: files[0].size: expected an integer, found True"),
+        (("files", 0, "sha256"), "AB" * 32, "m: files[0].sha256: expected 64 hex digits"),
+        (
+            ("files", 0, "tensors", "stem_conv/kernel"),
+            1,
+            "m: files[0].tensors.stem_conv/kernel: expected a string, found 1",
+        ),
         (("files", 0, "golden"), "other.npz", "m: documents: expected an entry for other.npz, found none"),
         (("documents", 0, "name"), FILE.name, "m: files: expected every file once, found densenet121-torchvision.wei"),
         (("defaults", "121"), "other.h5", "m: defaults: expected a file of architecture 121, found other.h5"),
@@ -84,15 +91,15 @@ def test_a_missing_manifest_is_said(tmp_path):
 )
 def test_what_a_manifest_must_not_say_is_refused(place, value, message):
     """The place, what was expected, and what was found."""
-    told = json.loads(MANIFEST.to_bytes())
+    content = json.loads(MANIFEST.to_bytes())
     *path, last = place
-    inner = told
+    inner = content
     for key in path:
         inner = inner[key]
     inner[last] = value
 
     with pytest.raises(CorruptError) as caught:
-        manifest.parsed(json.dumps(told).encode(), "m")
+        manifest.parsed(json.dumps(content).encode(), "m")
 
     assert caught.value.message.startswith(message)
 
@@ -106,21 +113,20 @@ def test_what_is_no_json_is_refused(data):
 
 def test_a_missing_key_is_named():
     """Nothing is guessed."""
-    told = json.loads(MANIFEST.to_bytes())
-    del told["files"][0]["sha256"]
+    content = json.loads(MANIFEST.to_bytes())
+    del content["files"][0]["sha256"]
 
-    with pytest.raises(CorruptError, match=r"m: files\[0\]: no 'sha256' in it"):
-        manifest.parsed(json.dumps(told).encode(), "m")
+    with pytest.raises(CorruptError, match=r"m: missing key 'files\[0\].sha256'"):
+        manifest.parsed(json.dumps(content).encode(), "m")
 
 
-def test_digests_are_those_of_the_pieces_and_of_the_whole(tmp_path):
-    """Size, whole and pieces, the last one shorter."""
+def test_a_document_is_what_lies_there(tmp_path):
+    """Name, bytes and SHA-256."""
     (tmp_path / "f").write_bytes(b"0123456789")
 
-    found = manifest.digests(tmp_path / "f", 4)
+    found = manifest.document(tmp_path / "f")
 
-    pieces = tuple(hashlib.sha256(piece).hexdigest() for piece in (b"0123", b"4567", b"89"))
-    assert found == (10, hashlib.sha256(b"0123456789").hexdigest(), pieces)
+    assert found == Document(name="f", size=10, sha256=hashlib.sha256(b"0123456789").hexdigest())
 
 
 def test_the_document_tells_every_key():

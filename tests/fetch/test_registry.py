@@ -12,12 +12,10 @@ import pytest
 from densenet_port.errors import CorruptError, NetworkError, UsageError
 from densenet_port.fetch import cache
 from densenet_port.fetch import registry as fetch
-from densenet_port.fetch.http import Limits
-from densenet_port.fetch.manifest import CHUNK, File, Manifest
+from densenet_port.fetch.manifest import File, Manifest
 from densenet_port.network.architecture import NAMED
 from tests.support.hosting import Answer, Host
 
-FAST = Limits(connect=2, stall=2, tries=2, backoff=0.01)
 NETWORK = NAMED["121"]
 TORCH = "densenet121-a639ec97.pth"
 KERAS = "densenet121_weights_tf_dim_ordering_tf_kernels"
@@ -26,10 +24,9 @@ KERAS = "densenet121_weights_tf_dim_ordering_tf_kernels"
 def entry(name, data, **options):
     """A weight file of a release."""
     empty = {key: {} for key in ("architecture", "contract", "source", "mappings", "tensors", "parity")}
-    chunks = tuple(hashlib.sha256(data[at : at + CHUNK]).hexdigest() for at in range(0, len(data), CHUNK))
     facts = {"network": "densenet121-torchvision", "arch": "121", "top": True, "container": ".weights.h5"}
     digest = hashlib.sha256(data).hexdigest()
-    known = {"name": name, "size": len(data), "sha256": digest, "chunk_size": CHUNK, "chunks": chunks}
+    known = {"name": name, "size": len(data), "sha256": digest}
     return File(**{**known, **facts, "layout": "keras", "golden": None, **empty, **options})
 
 
@@ -97,7 +94,7 @@ def paths(host):
 
 
 def got(source, architecture=NETWORK):
-    return fetch.registered(source, architecture, limits=FAST)
+    return fetch.registered(source, architecture)
 
 
 # -- the registry ------------------------------------------------------------------------------------------------------
@@ -184,9 +181,9 @@ def test_a_network_without_a_head_takes_the_file_without_one(mirror, source, hea
 @pytest.mark.parametrize("name", ["torchvision-121", "keras-121-no-top"])
 def test_a_file_has_a_name(mirror, name):
     """As `fetch` takes it."""
-    wanted = fetch.registry()[tuple(name.split("-", 1))]
+    entry = fetch.registry()[tuple(name.split("-", 1))]
 
-    assert fetch.named(name, limits=FAST) == cache.folder() / wanted.name
+    assert fetch.named(name) == cache.folder() / entry.name
 
 
 @pytest.mark.parametrize("name", ["torchvision-264", "torchvision-121-no-top", "imagenet", "nonsense", ""])
@@ -245,12 +242,12 @@ def test_imagenet_is_the_releases_default(published, head, name):
 @pytest.mark.parametrize(("name", "file"), [("imagenet-169", SECOND), ("imagenet-121-no-top", NO_TOP)])
 def test_imagenet_has_names(published, name, file):
     """As the others do."""
-    assert fetch.named(name, limits=FAST).name == file
+    assert fetch.named(name).name == file
 
 
 def test_imagenet_says_what_it_is(published, caplog):
     """Once: which file, of which release, from where."""
-    fetch._tell.cache_clear()
+    fetch._warn.cache_clear()
 
     with caplog.at_level(logging.WARNING):
         got("imagenet")
@@ -322,15 +319,14 @@ def test_a_cached_manifest_that_was_tampered_with_is_refused(published):
     [
         ({"size": 7}, "expected 7 bytes, the server announces 1300"),
         ({"sha256": "0" * 64}, f"expected a SHA-256 of {'0' * 64}, found "),
-        ({"chunks": ["0" * 64]}, "bytes 0 to 1299 do not hash to what is known of them"),
     ],
-    ids=["size", "digest", "chunk"],
+    ids=["size", "digest"],
 )
 def test_a_manifest_that_its_files_do_not_fit_is_an_error(published, change, message):
     """Whichever of the two is wrong, nothing is loaded."""
-    told = json.loads(MANIFEST.to_bytes())
-    told["files"][1] |= change
-    published.files["manifest.json"] = json.dumps(told).encode()
+    content = json.loads(MANIFEST.to_bytes())
+    content["files"][1] |= change
+    published.files["manifest.json"] = json.dumps(content).encode()
 
     with pytest.raises(NetworkError) as error:
         got("imagenet")

@@ -107,7 +107,7 @@ def test_a_release_that_is_not_what_it_was_is_exit_code_one(release, run, tmp_pa
 def test_what_cannot_be_verified_has_its_exit_code(place, code, kind, run, monkeypatch, tmp_path):
     """Usage, network, disk."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("densenet_port.fetch.download.time.sleep", lambda _seconds: None)
+    monkeypatch.setattr("densenet_port.fetch.http.sleep", lambda _seconds: None)
 
     found, out, _ = run("release", "verify", place, "--json")
 

@@ -10,10 +10,10 @@ import pytest
 
 from densenet_port.errors import ComparisonError, NetworkError, PortError, UsageError
 from densenet_port.fetch import manifest
+from densenet_port.fetch.http import RetryPolicy
 from densenet_port.release import build as building
 from densenet_port.release.github import GitHub as Client
 from densenet_port.release.publish import publish
-from densenet_port.release.rest import Patience, Rest
 from densenet_port.release.verify import verify
 from tests.support.github import READER, REPO, WRITER, DropError, GitHub, Reply
 from tests.support.releases import FIRST, copied
@@ -44,20 +44,24 @@ def server():
     assert [hook for hook in found.hooks if getattr(hook, "left", None)] == []
 
 
-class Watch:
-    """A client of the server whose pauses are counted and not made."""
-
-    def __init__(self, server, *, token=WRITER, tries=3):
-        self.pauses = []
-        rest = Rest(
-            api=server.url("api"), token=token, patience=Patience(tries=tries, pause=0.5), sleep=self.pauses.append
-        )
-        self.client = Client(repo=REPO, rest=rest)
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch):
+    """The pauses between tries, which are counted and not made."""
+    made = []
+    monkeypatch.setattr("densenet_port.fetch.http.sleep", made.append)
+    return made
 
 
-def published(folder, server, *, token=WRITER, **more):
-    """Publish with a client that does not wait."""
-    return publish(folder, Watch(server, token=token).client, **more)
+def client_of(server, *, repo=REPO, token=WRITER):
+    """A client of the server that tries three times."""
+    policy = RetryPolicy(tries=3, backoff=0.5, longest_wait=900)
+    return Client(repo, api=server.url("api"), token=token, policy=policy)
+
+
+def published(folder, server, **more):
+    """Publish the release in a folder."""
+    client = {key: more.pop(key) for key in ("repo", "token") if key in more}
+    return publish(folder, client_of(server, **client), **more)
 
 
 def sent(folder):
@@ -138,10 +142,10 @@ def test_a_draft_is_found_on_a_later_page_and_its_files_too(small):
     """Lists come in pages; other releases and other people's files are left alone."""
     with GitHub(most=2) as server:
         for tag in ("a", "b", TAG, "c", "d", "e"):
-            Watch(server).client.create(tag, "")
+            client_of(server).create(tag, "")
         published(small, server, dry_run=True)
         draft = next(held for held in server.releases.values() if held["tag_name"] == TAG)
-        client = Watch(server).client
+        client = client_of(server)
         client.upload(client.drafts(TAG)[0], small / "manifest.json")
 
         done = published(small, server)
@@ -152,7 +156,7 @@ def test_a_draft_is_found_on_a_later_page_and_its_files_too(small):
 
 def test_of_several_drafts_the_oldest_is_taken(small, server):
     """The others are told."""
-    client = Watch(server).client
+    client = client_of(server)
     first, _ = client.create(TAG, ""), client.create(TAG, "")
 
     done = published(small, server)
@@ -164,7 +168,7 @@ def test_files_of_others_are_told_and_left(small, server, tmp_path):
     """What the manifest does not know stays."""
     stranger = tmp_path / "stranger.txt"
     stranger.write_text("hello")
-    client = Watch(server).client
+    client = client_of(server)
     client.upload(client.create(TAG, ""), stranger)
 
     done = published(small, server)
@@ -179,7 +183,7 @@ def test_files_of_others_are_told_and_left(small, server, tmp_path):
 def other(small, server):
     """A server with a draft in which one file has other bytes."""
     release = small / f"{FIRST}.weights.h5"
-    client = Watch(server).client
+    client = client_of(server)
     draft = client.create(TAG, "")
     client.upload(draft, release)
     (asset,) = server.releases[draft.id]["assets"].values()
@@ -292,7 +296,7 @@ def test_what_did_not_pass_is_not_published(small, server, tmp_path):
         published(copy, server)
     told.update(files=[], defaults={})
     building._write_manifest(manifest.parsed(json.dumps(told).encode(), "m"), copy)
-    with pytest.raises(ComparisonError, match="tells no weight file"):
+    with pytest.raises(ComparisonError, match="it lists no weight file"):
         published(copy, server)
 
 
@@ -332,23 +336,22 @@ def test_an_upload_that_breaks_off_leaves_nothing(times, small, server):
 
 
 @pytest.mark.parametrize("match", ["GET /repos", *STEPS])
-def test_what_breaks_for_ever_is_an_error_that_can_be_gone_on_from(match, small, server):
+def test_what_breaks_for_ever_is_an_error_that_can_be_gone_on_from(match, small, server, pauses):
     """After a few tries, each pause twice the last; the next run ends in the same release."""
     server.hooks.append(lambda request: drop(request) if match in f"{request} {request.query}" else None)
-    watch = Watch(server)
 
     with pytest.raises(NetworkError, match="tried 3 times") as caught:
-        publish(small, watch.client)
+        published(small, server)
     server.hooks.clear()
     published(small, server)
 
-    assert (watch.pauses[:2], caught.value.hint) == ([0.5, 1.0], "run it again: it goes on")
+    assert (pauses, caught.value.hint) == ([0.5, 1.0], "run it again: it goes on")
     assert server.held(TAG) == (sent(small), True)
 
 
 def kills(monkeypatch, number, moment):
     """Let the client die at its change of that number, before or after it was carried out."""
-    plain, left = Rest.change, [number]
+    plain, left = Client._change, [number]
 
     def change(self, *words):
         left[0] -= 1
@@ -359,7 +362,7 @@ def kills(monkeypatch, number, moment):
             raise KeyboardInterrupt
         return answer
 
-    monkeypatch.setattr(Rest, "change", change)
+    monkeypatch.setattr(Client, "_change", change)
 
 
 @pytest.mark.parametrize(("number", "moment"), list(product(range(1, 8), ("before", "after"))))
@@ -415,48 +418,55 @@ def test_a_process_that_is_killed_at_every_step_ends_in_the_same_release(small, 
     ids=["429", "403 with a time", "403 with a word", "429 without a word"],
 )
 @pytest.mark.parametrize("match", ["GET /repos", "weights.h5"])
-def test_a_limit_is_waited_for(match, reply, pause, small, server):
+def test_a_limit_is_waited_for(match, reply, pause, small, server, pauses):
     """As long as told, else a minute; then it goes on."""
     server.hooks.append(once(reply, match))
-    watch = Watch(server)
 
-    publish(small, watch.client)
+    published(small, server)
 
-    assert (server.held(TAG), watch.pauses) == ((sent(small), True), [pause])
+    assert (server.held(TAG), pauses) == ((sent(small), True), [pause])
 
 
-def test_the_primary_limit_is_waited_for_until_it_is_reset(small, server, monkeypatch):
+def test_nothing_is_asked_between_a_limit_and_its_pause(small, server, pauses):
+    """Not even whether what was refused is there all the same."""
+    server.hooks.append(lambda request: pauses.append(str(request)) if request.moment == "before" else None)
+    server.hooks.append(once(Reply(429, None, {"Retry-After": "7"}), "weights.h5"))
+
+    published(small, server)
+
+    upload = next(entry for entry in pauses if "POST" in str(entry) and "assets" in str(entry))
+    assert pauses[pauses.index(7) - 1 : pauses.index(7) + 2] == [upload, 7, upload]
+
+
+def test_the_primary_limit_is_waited_for_until_it_is_reset(small, server, monkeypatch, pauses):
     """`x-ratelimit-remaining` is 0, `x-ratelimit-reset` says when."""
-    monkeypatch.setattr("densenet_port.release.rest.time.time", lambda: 1000.0)
+    monkeypatch.setattr("densenet_port.release.github.time", lambda: 1000.0)
     headers = {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1100"}
     server.hooks.append(once(Reply(403, {"message": "API rate limit exceeded"}, headers), "GET /repos"))
-    watch = Watch(server)
 
-    publish(small, watch.client)
+    published(small, server)
 
-    assert watch.pauses == [101]
+    assert pauses == [101]
 
 
-def test_a_limit_that_lasts_is_waited_for_longer_each_time_and_not_for_ever(small, server):
-    """A minute, two, four; then an error that says when to come back."""
+def test_a_limit_that_lasts_is_waited_for_longer_each_time_and_not_for_ever(small, server, pauses):
+    """A minute, two; at the third refusal an error that says when to come back."""
     server.hooks.append(lambda _request: Reply(403, {"message": "You have exceeded a secondary rate limit"}))
-    watch = Watch(server)
 
     with pytest.raises(NetworkError, match="rate limit: HTTP 403: You have exceeded") as caught:
-        publish(small, watch.client)
+        published(small, server)
 
-    assert (watch.pauses, caught.value.hint) == ([60, 120, 240], "run it again in 480 s: it goes on")
+    assert (pauses, caught.value.hint) == ([60, 120], "try again in 240 s")
 
 
-def test_a_limit_of_hours_is_not_waited_for(small, server):
+def test_a_limit_of_hours_is_not_waited_for(small, server, pauses):
     """Nobody sits before a terminal that long."""
     server.hooks.append(lambda _request: Reply(429, None, {"Retry-After": "7200"}))
-    watch = Watch(server)
 
     with pytest.raises(NetworkError) as caught:
-        publish(small, watch.client)
+        published(small, server)
 
-    assert (watch.pauses, caught.value.hint) == ([], "run it again in 7200 s: it goes on")
+    assert (pauses, caught.value.hint) == ([], "try again in 7200 s")
 
 
 # -- rights, and the token ---------------------------------------------------------------------------------------------
@@ -483,11 +493,10 @@ def test_without_the_right_nothing_is_published(token, private, error, message, 
 
 def test_a_repository_that_is_not_there_is_said(small, server):
     """Missing, or hidden from this token."""
-    client = Client(repo="octo/nothing", rest=Watch(server).client.rest)
+    with pytest.raises(NetworkError) as caught:
+        published(small, server, repo="octo/nothing")
 
-    with pytest.raises(NetworkError, match="octo/nothing/releases: HTTP 404") as caught:
-        publish(small, client)
-
+    assert caught.value.message == "octo/nothing: the repository cannot be read: HTTP 404: Not Found"
     assert caught.value.hint == "is the repository spelled right, and may the token see it?"
 
 
@@ -511,7 +520,7 @@ ECHOES = [
 def test_no_error_shows_the_token(reply, small, server):
     """Not even where a server sends it back; nor does the client when it is shown."""
     server.hooks.append(lambda request: reply or drop(request))
-    client = Watch(server).client
+    client = client_of(server)
 
     with pytest.raises(PortError) as caught:
         publish(small, client)
@@ -523,7 +532,7 @@ def test_no_error_shows_the_token(reply, small, server):
 def test_what_is_no_token_is_refused_unseen(token, server):
     """A line too many would be shown by the HTTP library; so it never gets that far."""
     with pytest.raises(UsageError, match="holds blanks or other characters") as caught:
-        Watch(server, token=token)
+        client_of(server, token=token)
 
     assert token.strip() not in str(caught.value)
 
@@ -543,23 +552,45 @@ def test_the_command_never_shows_the_token(variable, small, server):
 
 
 def test_a_renamed_repository_is_followed_on_the_same_host(small, server):
-    """307 to the same host keeps the method and what is sent."""
-    place = server.url("api", f"/repos/{REPO}/releases")
-    server.hooks.append(once(Reply(307, None, {"Location": place}), f"POST /repos/{REPO}/releases {{"))
+    """Its old name leads to the new one once; whatever is changed is changed under that."""
+    moved = Reply(301, None, {"Location": server.url("api", "/repositories/7")})
+    server.hooks.append(lambda request: moved if request.path == "/repos/octo/old" else None)
+
+    published(small, server, repo="octo/old")
+
+    assert server.held(TAG) == (sent(small), True)
+    assert [str(request) for request in server.log if "octo/old" in request.path] == ["GET /repos/octo/old"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize("match", ["GET /repos", *STEPS], ids=["read", "create", "weights", "manifest", "publish"])
+def test_a_redirect_takes_no_token_to_another_host(match, status, small, server):
+    """It is an error, whether the name of the host or only its port is another one."""
+    for place in (server.url("objects", "/1"), "http://127.0.0.2:1/"):
+        server.hooks[:] = [once(Reply(status, None, {"Location": place}), match)]
+        with pytest.raises(NetworkError):
+            published(small, server)
+
+    assert [request for request in server.log if request.host == "objects"] == []
+
+
+def test_the_page_that_comes_next_takes_no_token_to_another_host(small, server):
+    """Pages are asked for by their number, whatever a Link header says."""
+    away = Reply(200, [], {"Link": f'<{server.url("objects", "/1")}>; rel="next"'})
+    server.hooks.append(once(away, "releases {'per_page'"))
 
     published(small, server)
 
-    assert server.held(TAG) == (sent(small), True)
+    assert [request for request in server.log if request.host == "objects"] == []
 
 
-def test_a_token_is_sent_to_no_other_host(small, server):
-    """Neither by a redirect, nor by the page that comes next."""
-    away = server.url("objects", "/1")
-    server.hooks.append(once(Reply(302, None, {"Location": away}), "GET /repos"))
-    with pytest.raises(NetworkError, match="leads to another host"):
-        published(small, server)
-    server.hooks[:] = [once(Reply(200, [], {"Link": f'<{away}>; rel="next"'}), "releases {'per_page'")]
-    with pytest.raises(NetworkError, match="leads to another host"):
+@pytest.mark.parametrize("answer", ["release_json", "asset_json"])
+def test_the_address_of_a_release_or_a_file_is_of_the_api_s_host(answer, small, server):
+    """Whatever else an answer says, nothing is asked of it."""
+    plain = getattr(server, answer)
+    setattr(server, answer, lambda *entry: {**plain(*entry), "url": server.url("objects", "/1")})
+
+    with pytest.raises(NetworkError, match="leads to another host, http://127.0.0.1:"):
         published(small, server)
 
     assert [request for request in server.log if request.host == "objects"] == []
@@ -593,27 +624,40 @@ def test_what_is_no_repository_is_refused(repo):
         Client.of_environment(repo)
 
 
-@pytest.mark.parametrize(
-    ("reply", "message"),
-    [
-        (Reply(200, b"<html>Sign in</html>"), "does not answer as GitHub's API does"),
-        (Reply(200, {"message": "hello"}), "tells a release without its id"),
-        (Reply(200, {"id": True, "tag_name": "v"}), "tells a release without its id"),
-        (
-            Reply(
-                422, {"message": "Validation Failed", "errors": [{"message": "Cannot upload assets to an immutable"}]}
-            ),
-            "immu",
-        ),
-    ],
-    ids=["page", "another object", "another type", "immutable"],
-)
-def test_an_answer_that_was_not_meant_is_said(reply, message, small, server):
-    """In the server's words, or that it has none."""
-    server.hooks.append(once(reply, "GET /repos"))
+STRANGE = "octo/weights: {} cannot be read: it does not answer as GitHub's API does ({})"
+IMMUTABLE = {"message": "Validation Failed", "errors": [{"message": "Cannot upload assets to an immutable release."}]}
+REFUSAL = "HTTP 422: Validation Failed: Cannot upload assets to an immutable release."
 
-    with pytest.raises(NetworkError, match=message):
+
+@pytest.mark.parametrize(
+    ("match", "reply", "message"),
+    [
+        ("GET /repos", Reply(200, b"<html>"), STRANGE.format("the repository", "Repository without id")),
+        ("GET /repos", Reply(200, {"message": "hi"}), STRANGE.format("the repository", "Repository without id")),
+        ("tags", Reply(200, {"message": "hi"}), STRANGE.format(f"release {TAG}", "GitRelease without id")),
+        ("tags", Reply(200, {"id": "x"}), STRANGE.format(f"release {TAG}", "('x', <class 'int'>, None)")),
+        ("weights.h5", Reply(422, IMMUTABLE), f"octo/weights: {FIRST}.weights.h5 cannot be uploaded: {REFUSAL}"),
+    ],
+    ids=["page", "no repository", "no release", "another type", "immutable"],
+)
+def test_an_answer_that_was_not_meant_is_said(match, reply, message, small, server):
+    """In the server's words, or that it has none."""
+    server.hooks.append(once(reply, match))
+
+    with pytest.raises(NetworkError) as caught:
         published(small, server)
+
+    assert caught.value.message == message
+
+
+def test_without_the_library_the_way_to_it_is_said(monkeypatch):
+    """It is optional, and wanted for publishing alone."""
+    monkeypatch.setitem(sys.modules, "github", None)
+
+    with pytest.raises(UsageError, match="github cannot be imported") as caught:
+        Client(REPO)
+
+    assert caught.value.hint == 'pip install "densenet-port[publish]"'
 
 
 # -- signed, and verified where it is ----------------------------------------------------------------------------------
@@ -637,8 +681,10 @@ def test_a_signature_is_made_once_and_published(small, server, keys, tmp_path):
 
 @pytest.mark.parametrize("how", ["url", "manifest's url", "tag"])
 def test_a_published_release_is_verified_where_it_is(how, small, server, monkeypatch):
-    """By the URL of its files, or by its name on GitHub; the links behind expire, and take no token."""
+    """By the URL of its files, or by its name on GitHub; without a token, and without what publishing needs."""
     published(small, server)
+    monkeypatch.setitem(sys.modules, "github", None)
+    server.log.clear()
     monkeypatch.setenv("GITHUB_API_URL", server.url("api"))
     monkeypatch.setenv("GITHUB_TOKEN", READER)
     place = {"url": server.base(TAG), "manifest's url": f"{server.base(TAG)}/manifest.json", "tag": f"{REPO}@{TAG}"}
@@ -646,6 +692,7 @@ def test_a_published_release_is_verified_where_it_is(how, small, server, monkeyp
     found = verify(place[how])
 
     assert (found.passed, len(found.checks)) == (True, len(verify(str(small)).checks))
+    assert {request.token for request in server.log} == {None}
 
 
 def test_a_release_that_was_tampered_with_on_the_server_is_found(small, server):
@@ -675,7 +722,7 @@ def test_a_link_that_expires_in_the_middle_is_asked_for_again(small):
 def test_a_draft_and_a_release_that_is_not_there_cannot_be_verified(small, server, monkeypatch):
     """Neither has a page."""
     monkeypatch.setenv("GITHUB_API_URL", server.url("api"))
-    Watch(server).client.create(TAG, "")
+    client_of(server).create(TAG, "")
 
     with pytest.raises(NetworkError, match=rf"{REPO} has no published release {TAG}"):
         verify(f"{REPO}@{TAG}")

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def copy(release, tmp_path):
 
 def failed(folder, **more):
     """Name → what is said of each check that fails."""
-    return {check.name: check.says for check in verify_folder(folder, **more).checks if not check.passed}
+    return {check.name: check.detail for check in verify_folder(folder, **more).checks if not check.passed}
 
 
 def damaged(path, at=-1):
@@ -135,11 +135,11 @@ def test_a_changed_manifest_is_found_by_the_sums(copy):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda file: file["contract"].update(epsilon=1e-3), "do not tell the same contract"),
-        (lambda file: file["architecture"].update(growth_rate=5), "do not tell the same architecture"),
-        (lambda file: file["mappings"].update(keras="0" * 64), "do not tell the same mappings"),
-        (lambda file: file["tensors"].popitem(), "do not tell the same tensors"),
-        (lambda file: file["source"].update(sha256="0" * 64), "do not tell the same source"),
+        (lambda file: file["contract"].update(epsilon=1e-3), "do not have the same contract"),
+        (lambda file: file["architecture"].update(growth_rate=5), "do not have the same architecture"),
+        (lambda file: file["mappings"].update(keras="0" * 64), "do not have the same mappings"),
+        (lambda file: file["tensors"].popitem(), "do not have the same tensors"),
+        (lambda file: file["source"].update(sha256="0" * 64), "do not have the same source"),
         (lambda file: file["parity"].update(passed=False), "does not say that its parity was found"),
     ],
 )
@@ -156,7 +156,7 @@ def test_a_manifest_without_files_is_no_release(copy):
     """Nothing to find fault with is no proof."""
     retold(copy, lambda told: told.update(files=[], defaults={}))
 
-    assert failed(copy) == {"manifest.json": "tells no weight file"}
+    assert failed(copy) == {"manifest.json": "lists no weight file"}
 
 
 def test_other_weights_with_digests_to_match_are_found_by_the_logits(copy):
@@ -167,8 +167,7 @@ def test_other_weights_with_digests_to_match_are_found_by_the_logits(copy):
     forged = _forged(told, weights, copy / WEIGHTS)
 
     def change(content):
-        size, sha256, chunks = manifest.digests(copy / WEIGHTS)
-        content["files"][0].update(size=size, sha256=sha256, chunks=chunks, tensors=forged)
+        content["files"][0].update(asdict(manifest.document(copy / WEIGHTS)), tensors=forged)
 
     retold(copy, change)
 
@@ -208,7 +207,7 @@ def test_a_signature_is_checked_with_the_public_key(copy, keys):
 
     found = verify_folder(copy, key=public)
 
-    assert (found.passed, found.checks[0].says) == (True, "signs the manifest, by the key ours.pub")
+    assert (found.passed, found.checks[0].detail) == (True, "signs the manifest, by the key ours.pub")
 
 
 def test_a_signature_that_nobody_asked_for_is_told(copy, keys):

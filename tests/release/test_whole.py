@@ -17,7 +17,6 @@ from densenet_port.release.build import build
 from densenet_port.release.github import GitHub as Client
 from densenet_port.release.network import Options
 from densenet_port.release.publish import publish
-from densenet_port.release.rest import Rest
 from densenet_port.release.verify import verify
 from tests.support.github import REPO, WRITER, GitHub
 from tests.support.networks import checkpoint_file
@@ -58,7 +57,7 @@ def release(tmp_path_factory):
 
 def test_a_release_of_the_four_networks_is_published_verified_and_used(release, server, tmp_path, monkeypatch):
     """A new process asks for "imagenet", and its logits are those of torchvision with the original checkpoint."""
-    publish(release, Client(repo=REPO, rest=Rest(api=server.url("api"), token=WRITER)))
+    publish(release, Client(REPO, api=server.url("api"), token=WRITER))
     monkeypatch.setenv("GITHUB_API_URL", server.url("api"))
     found = verify(f"{REPO}@{TAG}")
     golden = sides.load_side(release / "densenet121-torchvision.golden.npz")

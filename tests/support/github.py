@@ -1,9 +1,9 @@
 """A server on loopback that behaves as GitHub's documentation says of releases; four hosts, a port each.
 
 - `api` (api.github.com): docs.github.com/rest/releases/releases and …/assets, …/using-pagination-in-the-rest-api,
-  …/rate-limits-for-the-rest-api, …/troubleshooting-the-rest-api. A draft is in the list for who may push and nowhere
-  else; what one may not see is 404; `digest` is "sha256:…"; a taken name is 422 with `already_exists`; at most `most`
-  entries come on a page, and the Link header names the next one.
+  …/rate-limits-for-the-rest-api, …/troubleshooting-the-rest-api, …/repos/repos#get-a-repository. A draft is in the
+  list for who may push and nowhere else; what one may not see is 404; `digest` is "sha256:…"; a taken name is 422 with
+  `already_exists`; at most `most` entries come on a page, and the Link header names the next one.
 - `uploads` (uploads.github.com): takes an asset's bytes; what breaks off leaves an asset in state `starter`.
 - `web` (github.com): `OWNER/NAME/releases/download/TAG/FILE` of a public release redirects to the fourth host.
 - `objects` (where assets are stored): links that expire after `lifetime` seconds, Range and If-Range; a link with an
@@ -32,6 +32,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 WRITER, READER = "ghp_writes0123456789", "ghp_reads0123456789"
 REPO = "octo/weights"
+MOVED = "/repositories/7/"  # the same, by its number: what redirects of a renamed repository lead to
 LARGE = 1 << 20
 
 
@@ -122,6 +123,7 @@ class GitHub:
         tag = f"untagged-{release['id']}" if release["draft"] else release["tag_name"]
         return {
             **{key: release[key] for key in ("id", "tag_name", "name", "body", "draft")},
+            "prerelease": False,
             "url": self.url("api", path),
             "html_url": self.url("web", f"/{REPO}/releases/tag/{tag}"),
             "upload_url": self.url("uploads", f"{path}/assets") + "{?name,label}",
@@ -182,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         parts = urlsplit(self.path)
         header = self.headers.get("Authorization")
-        token = header.removeprefix("Bearer ") if header else None
+        token = re.sub("^(Bearer|token) ", "", header) if header else None
         request = Request(self.host, self.command, unquote(parts.path), parse_qs(parts.query), token)
         try:
             reply = self.github.seen(request) or self.carried_out(request)
@@ -235,7 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
         if request.token not in (None, WRITER, READER):
             return Reply(401, {"message": "Bad credentials", "status": "401"})
         hidden = self.github.private and request.token is None
-        if hidden or not request.path.startswith(f"/repos/{REPO}/"):
+        if hidden or not f"{request.path}/".startswith((f"/repos/{REPO}/", MOVED)):
             return Reply(404, {"message": "Not Found", "status": "404"})
         if change and request.token is None:
             return Reply(401, {"message": "Requires authentication", "status": "401"})
@@ -261,7 +263,7 @@ class _Api(_Handler):
         body = json.loads(self.rfile.read(length)) if length else None
         if refusal := self.refused(request, change=request.method != "GET"):
             return refusal
-        path = request.path.removeprefix(f"/repos/{REPO}/")
+        path = f"{request.path}/".removeprefix(f"/repos/{REPO}/").removeprefix(MOVED).removesuffix("/")
         for pattern, methods in self.routes.items():
             if (found := re.fullmatch(pattern, path)) and request.method in methods:
                 return methods[request.method](self, request, body, *found.groups())
@@ -277,6 +279,10 @@ class _Api(_Handler):
             last = self.github.url("api", f"{request.path}?per_page={size}&page={-(-len(entries) // size)}")
             headers["Link"] = f'<{following}>; rel="next", <{last}>; rel="last"'
         return Reply(200, entries[(number - 1) * size : number * size], headers)
+
+    def get_repository(self, request, body):
+        url = self.github.url("api", f"/repos/{REPO}")
+        return Reply(200, {"id": 7, "name": REPO.partition("/")[2], "full_name": REPO, "url": url})
 
     def list_releases(self, request, body):
         releases = sorted(self.github.releases.values(), key=lambda release: -release["id"])
@@ -329,6 +335,7 @@ class _Api(_Handler):
         return Reply(204)
 
     routes = {  # noqa: RUF012 (nobody changes it)
+        r"": {"GET": get_repository},
         r"releases": {"GET": list_releases, "POST": create_release},
         r"releases/tags/(.+)": {"GET": by_tag},
         r"releases/(\d+)": {"PATCH": update_release},

@@ -2,7 +2,7 @@
 
     with Host({"w.h5": data}) as host:
         host.answers = [Answer(status=503), Answer(cut=1000)]   # in this order; then it behaves
-        download(Wanted(url=host.url("w.h5")), …)
+        download(Expected(url=host.url("w.h5")), …)
         host.log                                                # what was asked for
 
 A well-behaved answer knows Range, If-Range, ETag and Content-Length.

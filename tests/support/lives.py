@@ -21,10 +21,11 @@ import urllib3  # noqa: F401
 
 from densenet_port.errors import DiskError
 from densenet_port.fetch import cache
-from densenet_port.fetch.http import Limits
-from densenet_port.fetch.partial import Wanted
+from densenet_port.fetch.http import RetryPolicy
+from densenet_port.fetch.partial import Expected
 
-LIMITS = Limits(connect=5, stall=5, tries=3, backoff=0.01, lock=30)
+POLICY = RetryPolicy(connect=5, read=5, tries=3, backoff=0.01)
+cache.LOCK = 30
 TOUCHES = {"open", "write", "truncate", "replace", "unlink", "fsync", "mkdir", "touch", "flock", "chmod"}
 
 
@@ -60,32 +61,32 @@ def dying(step, work):
     sys.setprofile(None)
 
 
-def _file(wanted, name):
-    return Wanted(**{**wanted, "url": f"{wanted['url']}/{name}.h5"})
+def _file(known, name):
+    return Expected(**{**known, "url": f"{known['url']}/{name}.h5"})
 
 
-def size_of_part(folder):
+def size_of_partial(folder):
     return max((path.stat().st_size for path in folder.glob(".*.part")), default=0)
 
 
 def grown(folder, size):
-    """Wait until a part has so many bytes."""
-    while size_of_part(folder) < size:
+    """Wait until the unfinished file has so many bytes."""
+    while size_of_partial(folder) < size:
         time.sleep(0.001)
 
 
-def steps(wanted, folder):
+def steps(known, folder):
     """For each step: how the first life ended, what it left, how the second ended, and what lies there then."""
     told = []
     for step in range(1, 300):
         place = folder / str(step)
-        file = _file(wanted, step)
+        file = _file(known, step)
 
         def work(file=file, place=place):
-            cache.obtain(file, place / "w.h5", limits=LIMITS)
+            cache.obtain(file, place / "w.h5", policy=POLICY)
 
         first = ended(born(lambda step=step, work=work: dying(step, work)))
-        kept = size_of_part(place) if place.exists() else 0
+        kept = size_of_partial(place) if place.exists() else 0
         done = (place / "w.h5").exists()
         told.append([first, kept, done, ended(born(work)), sorted(path.name for path in place.iterdir())])
         if first == 0:
@@ -93,57 +94,57 @@ def steps(wanted, folder):
     return told
 
 
-def moments(wanted, folder):
+def moments(known, folder):
     """What each of fifty lives left, then how one more ends that is let live, and the files then."""
     chance, left = random.Random(1), []  # noqa: S311
     for life in range(50):
-        child = born(lambda life=life: cache.obtain(_file(wanted, life), folder / "w.h5", limits=LIMITS))
+        child = born(lambda life=life: cache.obtain(_file(known, life), folder / "w.h5", policy=POLICY))
         if life % 2:
             time.sleep(chance.uniform(0.0, 0.05))
         else:
-            grown(folder, size_of_part(folder) + chance.randint(1, 8000))
+            grown(folder, size_of_partial(folder) + chance.randint(1, 8000))
         os.kill(child, signal.SIGKILL)
         ended(child)
-        left.append(size_of_part(folder))
-    last = ended(born(lambda: cache.obtain(_file(wanted, "last"), folder / "w.h5", limits=LIMITS)))
+        left.append(size_of_partial(folder))
+    last = ended(born(lambda: cache.obtain(_file(known, "last"), folder / "w.h5", policy=POLICY)))
     return {"left": left, "last": last, "files": sorted(path.name for path in folder.iterdir())}
 
 
-def together(wanted, folder):
+def together(known, folder):
     """How eight processes end that start at once."""
-    file = _file(wanted, "w")
+    file = _file(known, "w")
     return [
-        ended(child) for child in [born(lambda: cache.obtain(file, folder / "w.h5", limits=LIMITS)) for _ in range(8)]
+        ended(child) for child in [born(lambda: cache.obtain(file, folder / "w.h5", policy=POLICY)) for _ in range(8)]
     ]
 
 
-def heirs(wanted, folder):
+def heirs(known, folder):
     """How seven processes end that wait for an eighth, which is killed in the middle."""
-    file = _file(wanted, "w")
-    first = born(lambda: cache.obtain(file, folder / "w.h5", limits=LIMITS))
+    file = _file(known, "w")
+    first = born(lambda: cache.obtain(file, folder / "w.h5", policy=POLICY))
     grown(folder, 1)
-    waiting = [born(lambda: cache.obtain(file, folder / "w.h5", limits=LIMITS)) for _ in range(7)]
+    waiting = [born(lambda: cache.obtain(file, folder / "w.h5", policy=POLICY)) for _ in range(7)]
     time.sleep(0.2)
     os.kill(first, signal.SIGKILL)
     return [ended(child) for child in [first, *waiting]]
 
 
-def readonly(wanted, folder):
+def readonly(known, folder):
     """0 where a file that is there is used, then 0 where one that is not there is an error of the disk."""
-    file = _file(wanted, "w")
-    cache.obtain(file, folder / "w.h5", limits=LIMITS)
+    file = _file(known, "w")
+    cache.obtain(file, folder / "w.h5", policy=POLICY)
     (folder / ".w.h5.json").unlink()
     os.chdir(folder)  # the folders above it are closed to the other user
     folder.chmod(0o555)
 
     def used():
         _lose_rights()
-        cache.obtain(file, Path("w.h5"), limits=LIMITS)
+        cache.obtain(file, Path("w.h5"), policy=POLICY)
 
     def refused():
         _lose_rights()
         try:
-            cache.obtain(file, Path("other.h5"), limits=LIMITS)
+            cache.obtain(file, Path("other.h5"), policy=POLICY)
         except DiskError:
             return
         raise AssertionError
@@ -161,5 +162,4 @@ def _lose_rights():
 if __name__ == "__main__":
     kind, folder = sys.argv[1:]
     known = json.load(sys.stdin)
-    known["chunks"] = tuple(known["chunks"])
     print(json.dumps(globals()[kind](known, Path(folder))))  # noqa: T201
