@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, cast
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import DiskError, MisfitError, UsageError
 from densenet_port.files import resource
-from densenet_port.layouts.schema import DEEP, PLAIN, Pattern, compiled, generic, kind_of, part_axes, regex, skeleton
+from densenet_port.layouts.schema import FIRST_CONVS, Pattern, compiled, generic, kind_of, part_axes, regex, skeleton
 from densenet_port.layouts.transform import FOLDS
 from densenet_port.network.architecture import Architecture, infer, name_in_order
 from densenet_port.network.blueprint import Blueprint
@@ -429,7 +429,7 @@ class Layout:
 
         The stem's first kernel tells. Raises MisfitError when several networks are in the file.
         """
-        stems = [spelled for unit in (PLAIN[0], DEEP[0]) for spelled in self.units.get(unit, ())]
+        stems = [spelled for unit in FIRST_CONVS for spelled in self.units.get(unit, ())]
         ends = {name.format(unit=stem) for stem in stems for name in self.tensors["conv"]["kernel"].names}
         prefixes = {
             name[: -len(end)]
@@ -539,7 +539,7 @@ def layouts() -> tuple[str, ...]:
 def fitted(architecture: Architecture, survey: Scan) -> Architecture:
     """The architecture with the classes and input channels that the file's own shapes say."""
     head = survey.kernels.get(HEAD)
-    stem = next((survey.kernels[unit] for unit in (PLAIN[0], DEEP[0]) if unit in survey.kernels), None)
+    stem = next((survey.kernels[unit] for unit in FIRST_CONVS if unit in survey.kernels), None)
     headless = not any(entry.place.unit == HEAD for entry in survey.found)
     classes = None if headless else head["o"] if head else architecture.classes
     channels = stem["i"] if stem else architecture.channels

@@ -163,54 +163,96 @@ def replaced(text, table=FIRST_TABLE):
     return table.replace(old, new, 1)
 
 
+BODY_UNITS = "block{b}.layer{l}.conv1, block{b}.layer{l}.conv2, block{b}.layer{l}.norm1, block{b}.layer{l}.norm2"
+UNITS = f"{BODY_UNITS}, final.norm, head.dense, stem.conv, stem.norm, transition{{b}}.conv, transition{{b}}.norm"
+KEYS_OF_A_TABLE = (
+    "about, body, containers, contract, first, ignore, last_relu, layout, only, order, reference, tensors, units, when"
+)
+CONTRACT = "epsilon, stem_padding, stem_pool, pool_rounding, output, input"
+NUMBERS = "bottleneck, channels, classes, growth_rate, init_channels, layers, reduction, stem"
 FAULTS = [
-    (("layout     =", "layuot     ="), "unknown key 'layuot'"),
-    (('about      = "', 'about      = 3 # "'), "about must be a str, found 3"),
+    (("layout     =", "layuot     ="), f"unknown key 'layuot' (known: {KEYS_OF_A_TABLE})"),
+    (('about      = "', 'about      = 3 # "'), "about: expected a string, found 3"),
     (("epsilon      = 1e-5", ""), "missing key 'contract.epsilon'"),
-    (("epsilon      = 1e-5", "epsilon = 1e-5\nmomentum = 0.9"), "unknown key 'contract.momentum'"),
-    (("epsilon      = 1e-5", 'epsilon = "small"'), "contract.epsilon must be a float, found 'small'"),
-    (('stem_padding = "symmetric"', 'stem_padding = "valid"'), "contract.stem_padding must be one of symmetric, same"),
+    (
+        ("epsilon      = 1e-5", "epsilon = 1e-5\nmomentum = 0.9"),
+        f"unknown key 'contract.momentum' (known: carried, {', '.join(sorted(CONTRACT.split(', ')))})",
+    ),
+    (("epsilon      = 1e-5", 'epsilon = "small"'), "contract.epsilon: expected a float, found 'small'"),
+    (
+        ('stem_padding = "symmetric"', 'stem_padding = "valid"'),
+        "contract.stem_padding: expected one of symmetric, same, found 'valid'",
+    ),
     (('order = "rgb", ', ""), "missing key 'contract.input.order'"),
-    (('"final.norm" ', '"final.norms" '), "unknown key 'units.final.norms'"),
+    (('order = "rgb"', 'order = "rbg"'), "contract.input.order: expected one of rgb, bgr, grey, found 'rbg'"),
+    (("mean = [0.485,", "mean = [485,"), "contract.input.mean[0]: expected a float, found 485"),
+    (('"final.norm" ', '"final.norms" '), f"unknown key 'units.final.norms' (known: {UNITS})"),
     (('"stem.norm"               = "features.norm0"', ""), "missing key 'units.stem.norm'"),
-    (('"classifier", "classifier.0"', '"out{_n}", "classifier.0"'), "pattern 'out{_n}' must have no places"),
-    (('"features.norm0"', '"features.norm{b}"'), "pattern 'features.norm{b}' must have no places"),
+    (
+        ('"stem.norm"               = "features.norm0"', '"stem.norm" = []'),
+        "units.stem.norm: expected at least one string, found []",
+    ),
+    (
+        ('"classifier", "classifier.0"', '"out{_n}", "classifier.0"'),
+        "units.head.dense: expected a pattern with no places, found 'out{_n}'",
+    ),
+    (
+        ('"features.norm0"', '"features.norm{b}"'),
+        "units.stem.norm: expected a pattern with no places, found 'features.norm{b}'",
+    ),
     (
         ('"features.transition{b}.conv"', '"features.transition.conv"'),
-        "pattern 'features.transition.conv' must have {b}",
+        "units.transition{b}.conv: expected a pattern with {b}, found 'features.transition.conv'",
     ),
-    (('"features.transition{b}.conv"', '"features.transition{b.conv"'), "bad pattern"),
-    (('"{unit}.bias"\nnorm', '"bias"\nnorm'), "tensors.dense.bias.name: pattern 'bias' must have {unit}"),
+    (
+        ('"features.norm5"', '"norm{b"'),
+        "units.final.norm: expected a pattern, found 'norm{b': expected '}' before end of string",
+    ),
+    (('"{unit}.bias"\nnorm', '"bias"\nnorm'), "tensors.dense.bias.name: expected a pattern with {unit}, found 'bias'"),
     (
         ('axes = "o i h w"', 'axes = "o i h"'),
-        "tensors.conv.kernel.axes must name 'h w i o' in their order, found 'o i h'",
+        "tensors.conv.kernel.axes: expected the axes 'h w i o' in some order, found 'o i h'",
     ),
-    (('axes = "o i h w"', 'axis = "o i h w"'), "unknown key 'tensors.conv.kernel.axis'"),
-    (('{ name = "{unit}.weight", axes = "o i" }', '"{unit}.weight"'), "tensors.dense.kernel must be a dict"),
+    (('axes = "o i h w"', 'axis = "o i h w"'), "unknown key 'tensors.conv.kernel.axis' (known: axes, name)"),
+    (
+        ('{ name = "{unit}.weight", axes = "o i" }', '"{unit}.weight"'),
+        "tensors.dense.kernel: expected an object, found '{unit}.weight'",
+    ),
     ((', variance = "{unit}.running_var"', ""), "missing key 'tensors.norm.variance'"),
-    (("first      = { b = 1", "first      = { c = 1"), "unknown key 'first.c'"),
-    (("only       = { stem", "only       = { stemm"), "unknown key 'only.stemm'"),
-    (("[units]", "[units"), "not TOML"),
+    (("first      = { b = 1", "first      = { c = 1"), "unknown key 'first.c' (known: b, l, n)"),
+    (("only       = { stem", "only       = { stemm"), f"unknown key 'only.stemm' (known: {NUMBERS})"),
+    (
+        ('only       = { stem = "imagenet"', 'only       = { stem = "image"'),
+        "only.stem: expected one of imagenet, cifar, deep, found 'image'",
+    ),
+    (("[units]", "[units"), "not TOML: Expected ']' at the end of a table declaration (at line 29, column 8)"),
     (
         ("[tensors]", '[order]\nconv = "conv_{n}"\nnorm = "n{_n}"\ndense = "d{_n}"\n[tensors]'),
-        "pattern 'conv_{n}' must have {_n}",
+        "order.conv: expected a pattern with {_n}, found 'conv_{n}'",
     ),
     (
         ("norm         = {", 'norm         = { fold = "divide",'),
-        "unknown fold 'divide' in tensors.norm.fold (known: batchnorm+scale, unscale)",
+        "tensors.norm.fold: expected one of batchnorm+scale, unscale, found 'divide'",
     ),
     (("norm         = {", 'norm         = { fold = "unscale",'), "missing key 'tensors.norm.factor'"),
     (
         ('axes = "o i h w"', 'axes = ["o i h w", "o i -h -x"]'),
-        "tensors.conv.kernel.axes must name 'h w i o' in their order, found 'o i -h -x'",
+        "tensors.conv.kernel.axes: expected the axes 'h w i o' in some order, found 'o i -h -x'",
     ),
-    (('= "features.norm5"', '= { 201 = "features.norm5" }'), "missing key \"units.'final.norm'.any\""),
-    (("epsilon      = 1e-5", 'epsilon = 1e-5\ncarried = ["epsilom"]'), "contract.carried must be one of epsilon"),
+    (('= "features.norm5"', '= { 201 = "features.norm5" }'), "missing key 'units.final.norm.any'"),
+    (
+        ("epsilon      = 1e-5", 'epsilon = 1e-5\ncarried = ["epsilom"]'),
+        f"contract.carried: expected some of {CONTRACT}, found 'epsilom'",
+    ),
     (
         ('output       = "logits"', 'output = "logits"\nstem_pool = "mean"'),
-        "contract.stem_pool must be one of max, blur, found 'mean'",
+        "contract.stem_pool: expected one of max, blur, found 'mean'",
     ),
-    (('"final.norm" ', '"stem.conv1" = "x"\n"final.norm" '), "missing key 'units.stem.conv2'"),
+    (('"final.norm" ', '"stem.conv1" = "x"\n"final.norm" '), f"unknown key 'units.stem.conv1' (known: {UNITS})"),
+    (
+        ('only       = { stem = "imagenet"', 'only       = { stem = ["imagenet", "deep"]'),
+        "missing key 'units.stem.conv1'",
+    ),
 ]
 
 
@@ -223,8 +265,32 @@ def test_a_table_that_is_not_exactly_right_is_refused(tmp_path, change, message)
     with pytest.raises(UsageError) as error:
         Layout.load(table)
 
-    assert error.value.message.startswith(f"{table}: ")
-    assert message in error.value.message
+    assert error.value.message == f"{table}: {message}"
+
+
+def test_a_table_without_units_and_order_is_refused(tmp_path):
+    """Nothing would say how a unit is called."""
+    table = tmp_path / "mine.toml"
+    table.write_text(re.sub(r"\[units\].*?(?=\[tensors\])", "", FIRST_TABLE, flags=re.DOTALL), encoding="utf-8")
+
+    with pytest.raises(UsageError) as error:
+        Layout.load(table)
+
+    assert error.value.message == f"{table}: missing key 'units'"
+
+
+@pytest.mark.parametrize(("unit", "kept"), [("stem.norm", "stem.conv"), ("stem.norm2", "stem.conv1")])
+def test_a_stem_that_a_table_begins_must_be_whole(tmp_path, unit, kept):
+    """A table that limits no stems names all units of those whose first convolution it has."""
+    text = (resource("mappings") / "keras.toml").read_text(encoding="utf-8")
+    table = tmp_path / "mine.toml"
+    table.write_text(re.sub(rf'^"{unit}" .*$', "", text, flags=re.MULTILINE), encoding="utf-8")
+    assert f'"{kept}"' in text
+
+    with pytest.raises(UsageError) as error:
+        Layout.load(table)
+
+    assert error.value.message == f"{table}: missing key 'units.{unit}'"
 
 
 @pytest.mark.parametrize("layout", layouts())
