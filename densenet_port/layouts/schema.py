@@ -27,6 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "first": {},
     "only": {},
     "when": {},
+    "prefer": {},
     "ignore": [],
     "last_relu": "",
     "body": "",
@@ -77,27 +78,28 @@ def compiled(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     table = Fields(str(path), DEFAULTS | content, UsageError)
     table.check_keys(KEYS, optional=["units"] if "order" in content else [])
     contract, carried = _contract(table.fields("contract"))
-    order, order_in = _order(table.fields("order"))
+    running_names, running_containers = _order(table.fields("order"))
     only = _only(table.fields("only"))
-    units, own = _units(table.fields("units"), only.get("stem", ())) if "units" in content else ({}, {})
+    units, exceptions = _units(table.fields("units"), only.get("stem", ())) if "units" in content else ({}, {})
     tensors, fold = _tensors(table.fields("tensors"))
     return {
-        "layout": table.text("layout"),
+        "name": table.text("layout"),
         "about": table.text("about"),
         "containers": table.texts("containers"),
         "reference": table.one_of("reference", REFERENCES),
-        "first": _first(table.fields("first")),
+        "first_numbers": _first(table.fields("first")),
         "ignore": table.texts("ignore"),
         "only": only,
-        "when": dict(table.fields("when").content),
+        "when": table.fields("when").content,
+        "prefer": table.fields("prefer").content,
         "last_relu": table.text("last_relu"),
-        "body": table.text("body"),
+        "body_prefix": table.text("body"),
         "contract": contract,
         "carried": carried,
         "units": units,
-        "own": own,
-        "order": order,
-        "order_in": order_in,
+        "exceptions": exceptions,
+        "running_names": running_names,
+        "running_containers": running_containers,
         "tensors": tensors,
         "fold": fold,
     }
@@ -161,7 +163,7 @@ def _carried(contract: Fields, keys: list[str]) -> frozenset[str]:
 
 
 def _units(units: Fields, stems: Iterable[str]) -> tuple[dict[str, tuple[str, ...]], dict[str, dict[str, str]]]:
-    """The layout's patterns of each unit, the usual one first; and architecture → its own pattern, where it has one.
+    """Generic unit → its patterns, the usual one first; and → the pattern that an architecture has instead.
 
     `stems` are those that the layout can hold; where none is named, those that the table begins.
     """
@@ -169,7 +171,7 @@ def _units(units: Fields, stems: Iterable[str]) -> tuple[dict[str, tuple[str, ..
     kinds = [kind for kind in STEMS if kind in stems] or begun or list(STEMS)[:1]
     units.check_keys([*(unit for kind in kinds for unit in STEMS[kind].units), *BODY])
     patterns: dict[str, tuple[str, ...]] = {}
-    own: dict[str, dict[str, str]] = {}
+    exceptions: dict[str, dict[str, str]] = {}
     for unit, value in units.content.items():
         if isinstance(value, dict):
             named = units.fields(unit)
@@ -178,11 +180,11 @@ def _units(units: Fields, stems: Iterable[str]) -> tuple[dict[str, tuple[str, ..
         else:
             usual, others = _some(units, unit), {}
         patterns[unit] = tuple(dict.fromkeys((*usual, *(text for texts in others.values() for text in texts))))
-        own[unit] = {Architecture.named(name).name: texts[0] for name, texts in others.items()}
+        exceptions[unit] = {Architecture.named(name).name: texts[0] for name, texts in others.items()}
         for pattern in patterns[unit]:
             numbered = {"_n"} if unit == HEAD and pattern != usual[0] else set()  # a user's own head
             _check_places(units, unit, pattern, required=_places(unit), allowed={*_places(unit), "n"} | numbered)
-    return patterns, own
+    return patterns, exceptions
 
 
 def _order(order: Fields) -> tuple[dict[Kind, tuple[str, ...]], tuple[str, ...]]:

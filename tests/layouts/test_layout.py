@@ -15,6 +15,7 @@ from densenet_port.errors import MisfitError, UsageError
 from densenet_port.files import resource
 from densenet_port.layouts.identify import identify
 from densenet_port.layouts.layout import Layout, layouts
+from densenet_port.layouts.match import match, scan
 from densenet_port.network.architecture import NAMED, Architecture, infer
 
 KEYS = Path(__file__).parent.parent / "data" / "keys"
@@ -47,7 +48,12 @@ def sketch(tensors, path=Path("sketch.pth"), container="pth", **metadata):
 
 def spelled(layout, arch, prefix=""):
     """The names and shapes that a layout's table gives an architecture."""
-    rules = Layout.load(layout).spell(arch)
+    return spelled_by(Layout.load(layout), arch, prefix)
+
+
+def spelled_by(layout, arch, prefix=""):
+    """The names and shapes that a table gives an architecture."""
+    rules = layout.spell(arch)
     return {
         prefix + rule.name: (
             tuple(arch.units[place.unit].sizes.get(a.strip("-"), 1) for a in rule.axes.split()),
@@ -65,8 +71,8 @@ def test_every_recorded_tensor_is_claimed_once(path):
     ledger = identify(recorded(path))
 
     arch = Architecture.named(name)
-    assert ledger.mapping.layout == LAYOUT_OF.get(software, software)
-    assert (ledger.architecture.name, set(ledger.filled), ledger.troubles) == (name, set(arch.slots), 0)
+    assert ledger.layout.name == LAYOUT_OF.get(software, software)
+    assert (ledger.architecture.name, set(ledger.filled), ledger.problems) == (name, set(arch.slots), 0)
     assert len(ledger.claims) + len(ledger.ignored) == len(recorded(path).tensors)
 
 
@@ -99,9 +105,9 @@ def test_what_a_table_spells_it_also_reads(layout, name):
             mapping.spell(arch)
         return
 
-    ledger = mapping.match(sketch(spelled(layout, arch)), arch)
+    ledger = match(scan(mapping, sketch(spelled(layout, arch))), arch)
 
-    assert (ledger.filled, ledger.troubles) == (tuple(arch.slots), 0)
+    assert (ledger.filled, ledger.problems) == (tuple(arch.slots), 0)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "state_dict.module.densenet121.", "model.net."])
@@ -109,15 +115,20 @@ def test_a_prefix_is_found(prefix):
     """Whatever stands before every name is taken off, however deep."""
     ledger = identify(sketch(spelled("torchvision", NAMED["121"], prefix)))
 
-    assert (ledger.prefix, ledger.troubles) == (prefix, 0)
+    assert (ledger.prefix, ledger.problems) == (prefix, 0)
 
 
 def test_two_networks_in_a_file_are_refused():
     """An ensemble or an EMA copy makes the choice the user's."""
     both = {**spelled("torchvision", NAMED["121"], "model."), **spelled("torchvision", NAMED["121"], "ema.")}
 
-    with pytest.raises(MisfitError, match=r"2 networks of layout torchvision in one file, under 'ema.', 'model.'"):
+    with pytest.raises(MisfitError) as error:
         identify(sketch(both), src="torchvision")
+
+    assert str(error.value) == (
+        "sketch.pth: as torchvision: 2 networks in one file, under 'ema.', 'model.'\n"
+        "  say which one to take: --within ema or --within model"
+    )
 
 
 def test_without_names_the_order_decides():
@@ -135,7 +146,7 @@ def test_without_names_the_order_decides():
 
     ledger = identify(sketch(dict(sorted(names.items())), container="weights-h5"), src="keras")
 
-    assert (ledger.architecture, ledger.troubles, len(ledger.claims)) == (arch, 0, len(arch.slots))
+    assert (ledger.architecture, ledger.problems, len(ledger.claims)) == (arch, 0, len(arch.slots))
 
 
 def test_two_layouts_that_fit_equally_are_refused():
@@ -165,8 +176,11 @@ def replaced(text, table=FIRST_TABLE):
 
 BODY_UNITS = "block{b}.layer{l}.conv1, block{b}.layer{l}.conv2, block{b}.layer{l}.norm1, block{b}.layer{l}.norm2"
 UNITS = f"{BODY_UNITS}, final.norm, head.dense, stem.conv, stem.norm, transition{{b}}.conv, transition{{b}}.norm"
-KEYS_OF_A_TABLE = (
-    "about, body, containers, contract, first, ignore, last_relu, layout, only, order, reference, tensors, units, when"
+KEYS_OF_A_TABLE = ", ".join(
+    [
+        *("about", "body", "containers", "contract", "first", "ignore", "last_relu", "layout", "only", "order"),
+        *("prefer", "reference", "tensors", "units", "when"),
+    ]
 )
 CONTRACT = "epsilon, stem_padding, stem_pool, pool_rounding, output, input"
 NUMBERS = "bottleneck, channels, classes, growth_rate, init_channels, layers, reduction, stem"
@@ -297,7 +311,7 @@ def test_a_stem_that_a_table_begins_must_be_whole(tmp_path, unit, kept):
 def test_every_key_of_a_table_is_read(layout, tmp_path):
     """No key can be misspelled without an error: a letter added to any of them is noticed."""
     text = (resource("mappings") / f"{layout}.toml").read_text(encoding="utf-8")
-    text = re.sub(r"^when .*", "when = {}", text, flags=re.MULTILINE)
+    text = re.sub(r"^(when|prefer) .*", r"\1 = {}", text, flags=re.MULTILINE)
     keys = set(re.findall(r'^"?([a-z][\w.{}]*)"? *=', text, re.MULTILINE)) | set(re.findall(r"[{,] *(\w+) +=", text))
     assert len(keys) > 20
     for key in keys:
@@ -380,10 +394,10 @@ def file_of(mapping, ordering=None, stored=None, **metadata):
 
 def test_a_fold_s_parts_are_claimed_one_by_one(mine):
     """Six tensors fill the four slots of a norm; the ledger counts both."""
-    ledger = mine.match(file_of(mine), SMALL)
+    ledger = match(scan(mine, file_of(mine)), SMALL)
 
     norms = sum(unit.kind == "norm" for unit in SMALL.units.values())
-    assert (ledger.troubles, len(ledger.claims)) == (0, len(SMALL.slots) + 2 * norms)
+    assert (ledger.problems, len(ledger.claims)) == (0, len(SMALL.slots) + 2 * norms)
     assert ledger.filled == tuple(SMALL.slots)
 
 
@@ -392,7 +406,7 @@ def test_a_missing_part_of_a_fold_is_missed(mine):
     file = file_of(mine)
     tensors = {name: tensor for name, tensor in file.tensors.items() if name != "features.norm0.s.bias"}
 
-    ledger = mine.match(Checkpoint(path=file.path, container="pth", tensors=tensors), SMALL)
+    ledger = match(scan(mine, Checkpoint(path=file.path, container="pth", tensors=tensors)), SMALL)
 
     assert {str(place): name for place, name in ledger.missing.items()} == {
         "stem.norm.second_shift": "features.norm0.s.bias"
@@ -411,19 +425,19 @@ def test_a_missing_part_of_a_fold_is_missed(mine):
 )
 def test_sizes_tell_the_order_and_the_file_s_record_the_direction(mine, ordering, stored, said, axes, uncertain):
     """The first order that fits holds; where two directions do and nothing says which, that is told."""
-    ledger = mine.match(file_of(mine, ordering, stored, **said), SMALL)
+    ledger = match(scan(mine, file_of(mine, ordering, stored, **said)), SMALL)
 
-    kernels = {claim.axes for place, claim in ledger.claims.items() if place.unit.endswith(("conv", "conv1", "conv2"))}
-    assert (ledger.troubles, kernels, ledger.uncertain) == (0, {axes}, uncertain)
+    kernels = {claim.axes for key, claim in ledger.claims.items() if key.unit.endswith(("conv", "conv1", "conv2"))}
+    assert (ledger.problems, kernels, ledger.kernels_assumed) == (0, {axes}, uncertain)
 
 
 def test_the_user_s_word_overrules_the_record(mine):
     """`--kernels` is asked for because files are wrong or silent."""
     file = file_of(mine, "th", "theano", kernels="tensorflow")
 
-    ledger = mine.match(file, SMALL, mine.survey(file, "theano"))
+    ledger = match(scan(mine, file, "theano"), SMALL)
 
-    assert (ledger.kernels, ledger.uncertain) == ("theano", False)
+    assert (ledger.kernels, ledger.kernels_assumed) == ("theano", False)
 
 
 def test_kernels_are_turned_and_norms_folded_into_the_same_function(mine, tmp_path):
@@ -460,7 +474,7 @@ def test_an_architecture_s_own_names_are_read_and_written(tmp_path):
     assert spelled == {"121": "features.transition2.conv", "201": "features.last2_12.conv"}
     for name in spelled:
         shapes = {rule.name: (NAMED[name].slots[slot], "float32") for slot, rule in mapping.spell(NAMED[name]).items()}
-        assert (mapping.match(sketch(shapes), NAMED[name]).missing, len(shapes)) == ({}, len(NAMED[name].slots))
+        assert (match(scan(mapping, sketch(shapes)), NAMED[name]).missing, len(shapes)) == ({}, len(NAMED[name].slots))
 
 
 def test_a_table_without_units_writes_running_numbers(tmp_path):
@@ -477,18 +491,46 @@ def test_a_table_without_units_writes_running_numbers(tmp_path):
 
     spelled = mapping.spell_units(SMALL)
     assert (spelled["stem.conv"], spelled["final.norm"], spelled["head.dense"]) == ("c_1", "n_11", "d_1")
-    assert mapping.match(file_of(mapping), SMALL).troubles == 0
+    assert match(scan(mapping, file_of(mapping)), SMALL).problems == 0
+
+
+def test_of_tables_that_fit_the_file_s_record_prefers_one(monkeypatch):
+    """Where several tables fit, the one whose record the file has is taken; without it the user must say."""
+    plain = Layout.load("torchvision")
+    tables = {name: replace(plain, name=name, prefer={"package": name}) for name in ("a", "b")}
+    monkeypatch.setattr("densenet_port.layouts.identify.layouts", lambda: tuple(tables))
+    monkeypatch.setattr(Layout, "load", tables.__getitem__)
+    file = spelled_by(plain, SMALL)
+
+    assert [identify(sketch(file, package=name)).layout.name for name in tables] == ["a", "b"]
+    with pytest.raises(MisfitError, match="sketch.pth: 2 layouts fit equally: a, b"):
+        identify(sketch(file, package="c"))
+
+
+def test_a_network_that_the_layout_s_software_can_have_is_preferred_first(monkeypatch):
+    """What the software cannot build is read, but only where no other table fits."""
+    plain = Layout.load("torchvision")
+    tables = {
+        "a": replace(plain, name="a", only={"growth_rate": (5,)}, prefer={"package": "a"}),
+        "b": replace(plain, name="b"),
+    }
+    monkeypatch.setattr("densenet_port.layouts.identify.layouts", lambda: tuple(tables))
+    monkeypatch.setattr(Layout, "load", tables.__getitem__)
+
+    ledger = identify(sketch(spelled_by(plain, SMALL), package="a"))
+
+    assert ledger.layout.name == "b"
 
 
 def test_a_file_s_own_record_can_name_its_table(monkeypatch):
     """A table that asks for a record is tried for files that have it, and for no other."""
     told = Layout.load("torchvision")
-    special = replace(told, layout="special", when={"module": "a.Network"})
+    special = replace(told, name="special", when={"module": "a.Network"})
     monkeypatch.setattr("densenet_port.layouts.identify.layouts", lambda: ("special", "torchvision"))
     monkeypatch.setattr(Layout, "load", lambda layout: {"special": special, "torchvision": told}[layout])
 
     found = [
-        identify(sketch(spelled("torchvision", SMALL), **said)).mapping.layout for said in ({}, {"module": "a.Network"})
+        identify(sketch(spelled("torchvision", SMALL), **said)).layout.name for said in ({}, {"module": "a.Network"})
     ]
 
     assert found == ["torchvision", "special"]
