@@ -100,9 +100,9 @@ def test_a_registered_name_is_read(small, monkeypatch):
 def test_a_table_of_ones_own_is_a_path(small, tmp_path):
     """`src` ends in .toml, as a string or a path."""
     table = tmp_path / "mine.toml"
-    table.write_bytes(dp.read(small).ledger.mapping.path.read_bytes())
+    table.write_bytes(dp.read(small).ledger.layout.path.read_bytes())
 
-    assert [dp.read(small, src=src).ledger.mapping.path for src in (table, str(table))] == [table, table]
+    assert [dp.read(small, src=src).ledger.layout.path for src in (table, str(table))] == [table, table]
 
 
 def test_the_caller_uses_every_name():

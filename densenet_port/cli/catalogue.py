@@ -67,7 +67,7 @@ def layouts(as_json: AsJson = False) -> None:
 def _layout_json(row: LayoutRow) -> dict[str, Any]:
     table = row.table
     return {
-        "layout": table.layout,
+        "layout": table.name,
         "about": table.about,
         "writes": list(table.containers),
         "contract": "the source's" if row.carries_contract else table.contract.to_json(),
@@ -87,9 +87,9 @@ def layouts_text(listed: Sequence[LayoutRow]) -> list[Any]:
         contract = f"{table.contract.epsilon:g}, {table.contract.stem_padding}"
         if row.carries_contract:
             contract = "the source's"
-        about.append((table.layout, ", ".join(table.containers), contract, table.about))
+        about.append((table.name, ", ".join(table.containers), contract, table.about))
         measured = f"{row.card.software}, {row.card.date}" if row.card else "–"
-        marks.append((table.layout, *_marks(row.support).values(), measured))
+        marks.append((table.name, *_marks(row.support).values(), measured))
     return [
         rows(("layout", "written as", "epsilon, stem padding", "what it is"), about),
         "",
@@ -184,7 +184,7 @@ def doctor(as_json: AsJson = False) -> None:
         core=_versions(*CORE),
         extras={extra: _versions(*names) for extra, names in EXTRAS.items()},
         mappings=str(resource("mappings")),
-        layouts=[Layout.load(name).layout for name in known()],
+        layouts=[Layout.load(name).name for name in known()],
         registered=[f"{source} {arch}" for source, arch in registry()],
         cache=str(folder()),
     )

@@ -152,7 +152,7 @@ def _conversion_json(done: "Conversion", target: Path | None) -> dict[str, Any]:
         "target": {
             "path": str(done.out) if done.out else None,
             "would_be": None if done.out or target is None else str(target),
-            "layout": done.target.layout,
+            "layout": done.target.name,
             "bytes": done.out.stat().st_size if done.out else None,
         },
         "tensors": dict(done.record["tensors"]),
@@ -178,9 +178,9 @@ def _conversion_text(done: "Conversion", seconds: float) -> str:
     lines += [f"  note: {note}" for note in done.notes]
     if done.out:
         size = done.out.stat().st_size
-        lines.append(f"{done.out}: {done.target.layout}, {size:,} bytes, {seconds:.2f} s")
+        lines.append(f"{done.out}: {done.target.name}, {size:,} bytes, {seconds:.2f} s")
     else:
-        lines.append(f"nothing written (--dry-run); it would be {done.target.layout}")
+        lines.append(f"nothing written (--dry-run); it would be {done.target.name}")
     return "\n".join(lines)
 
 

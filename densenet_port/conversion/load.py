@@ -12,8 +12,9 @@ from densenet_port.checkpoint import Array, Checkpoint
 from densenet_port.conversion.write import Conversion, plan, write
 from densenet_port.errors import UsageError
 from densenet_port.layouts.identify import first_few, identify
-from densenet_port.layouts.layout import SPLIT, Kernels, Layout, Ledger, Ordering, TensorKey, ours_axes
-from densenet_port.layouts.transform import FOLDS, folded, move
+from densenet_port.layouts.layout import Kernels, Layout, Ordering, TensorKey
+from densenet_port.layouts.match import SPLIT, Ledger
+from densenet_port.layouts.transform import folded, move
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.network.graph import Graph, graph
@@ -67,7 +68,7 @@ class Network:
     @property
     def layout(self) -> str:
         """The name of the checkpoint's layout."""
-        return self.ledger.mapping.layout
+        return self.ledger.layout.name
 
     @property
     def graph(self) -> Graph:
@@ -168,7 +169,7 @@ def read(
     chosen = checkpoint if within is None else _below(checkpoint, within)
     ledger = identify(chosen, src=None if src is None else table(src), arch=numbers, kernels=kernels)
     if kernels and kernels != (ledger.kernels or "tensorflow"):
-        raise UsageError(f"{ledger.mapping.layout} never stores kernels as {kernels} does", hint="leave out --kernels")
+        raise UsageError(f"{ledger.layout.name} never stores kernels as {kernels} does", hint="leave out --kernels")
     if no_top:
         ledger = _without_head(ledger)
     if within is not None:
@@ -176,7 +177,7 @@ def read(
         ledger = replace(ledger, ignored={**ledger.ignored, **outside})
     return Network(
         architecture=ledger.architecture,
-        contract=_contract_of(checkpoint, ledger.mapping),
+        contract=_contract_of(checkpoint, ledger.layout),
         weights=Weights({slot: _reader(ledger, slot) for slot in ledger.filled}),
         checkpoint=checkpoint,
         ledger=ledger,
@@ -216,28 +217,27 @@ def _below(checkpoint: Checkpoint, within: str) -> Checkpoint:
 
 def _without_head(ledger: Ledger) -> Ledger:
     """The ledger of the body, with the head's tensors ignored by the user's word."""
-    head = {claim.name: "--no-top" for place, claim in ledger.claims.items() if place.unit == HEAD}
+    head = {claim.name: "--no-top" for key, claim in ledger.claims.items() if key.unit == HEAD}
     return replace(
         ledger,
         architecture=ledger.architecture.without_head(),
-        claims={place: claim for place, claim in ledger.claims.items() if place.unit != HEAD},
+        claims={key: claim for key, claim in ledger.claims.items() if key.unit != HEAD},
         ignored={**ledger.ignored, **head},
     )
 
 
 def _reader(ledger: Ledger, slot: Slot) -> Callable[[], Array]:
     """A function that reads one slot's tensor in our axes, folded from its parts where the layout has several."""
-    parts = [_part_reader(ledger, TensorKey(slot.unit, part)) for part in ledger.parts(slot)]
-    if len(parts) == 1:
-        return parts[0]
-    assert ledger.mapping.fold is not None  # noqa: S101 (only a fold has parts)
-    recipe = FOLDS[ledger.mapping.fold].made[slot.role]
+    recipe = ledger.layout.recipe(slot)
+    if recipe is None:
+        return _part_reader(ledger, TensorKey(slot.unit, slot.role))
+    parts = [_part_reader(ledger, TensorKey(slot.unit, part)) for part in recipe.parts]
     return lambda: folded(recipe, [part() for part in parts])
 
 
-def _part_reader(ledger: Ledger, place: TensorKey) -> Callable[[], Array]:
+def _part_reader(ledger: Ledger, key: TensorKey) -> Callable[[], Array]:
     """A function that reads one part in our axes."""
-    claim, axes = ledger.claims[place], ours_axes(ledger.mapping, ledger.architecture, place)
+    claim, axes = ledger.claims[key], ledger.layout.canonical_axes(key)
     return lambda: move(claim.tensor.load(), claim.axes, axes)
 
 

@@ -16,12 +16,12 @@ def notes(source: Source, target: Layout, contract: Contract, dtype: np.dtype[An
     """What the owner of a file should know beside that it was converted."""
     yield from source.checkpoint.metadata.get("notes", ())
     yield from _contract_notes(source, target, contract)
-    if source.ledger.uncertain:
+    if source.ledger.kernels_assumed:
         yield (
             f"no record says how the kernels are stored: taken as {source.ledger.kernels} has them, as files of this "
             "ordering usually are; --kernels says otherwise, and known logits of one image would decide"
         )
-    if not (source.ledger.mapping.units or source.checkpoint.record):
+    if not (source.ledger.layout.units or source.checkpoint.record):
         yield f"its layers have no names of their own: taken by their order for {source.layout}'s ({_brief(source)})"
     stored = {claim.tensor.dtype for claim in source.ledger.claims.values()}
     worked = "fold" in source.checkpoint.metadata  # by the reader, in float64
@@ -31,7 +31,7 @@ def notes(source: Source, target: Layout, contract: Contract, dtype: np.dtype[An
         kinds = " and ".join(sorted(stored & {"float16", "bfloat16"}))
         yield f"the checkpoint holds {kinds}: its rounding stays in the weights"
     yield from _underflow_notes(source)
-    if "epsilon" in source.ledger.mapping.carried and not (
+    if "epsilon" in source.ledger.layout.carried and not (
         source.checkpoint.record or "epsilon" in source.checkpoint.metadata
     ):
         yield f"the file records no contract: {_brief(source)} are taken"
@@ -40,7 +40,7 @@ def notes(source: Source, target: Layout, contract: Contract, dtype: np.dtype[An
 def _underflow_notes(source: Source) -> Iterator[str]:
     """How many variances are zero in float16, whose smallest number is 6e-8."""
     claims = source.ledger.claims.values()
-    halves = [claim.tensor for claim in claims if claim.place.part == "variance" and claim.tensor.dtype == "float16"]
+    halves = [claim.tensor for claim in claims if claim.key.part == "variance" and claim.tensor.dtype == "float16"]
     zeros = sum(int(np.count_nonzero(tensor.load() == 0)) for tensor in halves)
     if zeros:
         count = sum(prod(tensor.shape) for tensor in halves)
@@ -57,8 +57,8 @@ def _brief(source: Source) -> str:
 
 def _contract_notes(source: Source, target: Layout, contract: Contract) -> Iterator[str]:
     """Where the graph of the source, or of the target, is not quite what its weights are used with."""
-    layers, last = source.checkpoint.metadata.get("layers", ()), source.ledger.mapping.last_relu
-    first = source.ledger.spelled(next(iter(source.architecture.units)))
+    layers, last = source.checkpoint.metadata.get("layers", ()), source.ledger.layout.last_relu
+    first = source.ledger.unit_name(next(iter(source.architecture.units)))
     listed = first in layers  # else the network is a layer of another model, and its own layers are not listed
     if last and listed and last not in layers and HEAD in source.architecture.units:
         yield f"the file's own graph lacks the last ReLU ({last}): its logits are not those of this network"
@@ -71,4 +71,4 @@ def _contract_notes(source: Source, target: Layout, contract: Contract) -> Itera
         yield f"{counts}: how to prepare them is not recorded"
     if contract.input != target.contract.input and "output" not in target.carried:
         order, usual = contract.input.order, target.contract.input.order
-        yield f"the input stays the source's ({order}), not what {target.layout} usually takes ({usual})"
+        yield f"the input stays the source's ({order}), not what {target.name} usually takes ({usual})"

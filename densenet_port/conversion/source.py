@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from densenet_port.checkpoint import Array, Checkpoint
-from densenet_port.layouts.layout import Ledger
+from densenet_port.layouts.match import Ledger
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.network.units import Slot

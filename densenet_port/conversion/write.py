@@ -20,7 +20,7 @@ from densenet_port.conversion.notes import notes
 from densenet_port.conversion.source import Source
 from densenet_port.errors import DiskError, MisfitError, UsageError
 from densenet_port.files import file_digest
-from densenet_port.layouts.layout import Kernels, Layout, Ordering, TensorKey, TensorSpec, ours_axes, written
+from densenet_port.layouts.layout import Kernels, Layout, Ordering, TensorKey, TensorSpec
 from densenet_port.layouts.transform import absorb, absorb_in_scale, absorb_in_variance, move
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
@@ -94,7 +94,7 @@ def check_place(path: Path, out: Path | None, target: Layout, *, force: bool) ->
     alike = {".hdf5": ".h5", ".pt": ".pth"}.get(ending, ending)
     if alike not in target.containers:
         known = ", ".join(target.containers)
-        raise UsageError(f"{out}: {target.layout} does not come as {ending}", hint=f"known: {known}")
+        raise UsageError(f"{out}: {target.name} does not come as {ending}", hint=f"known: {known}")
     if out.exists() and path.exists() and out.samefile(path):
         raise UsageError(f"{out}: is the checkpoint itself", hint="write to another file")
     if out.is_dir():
@@ -122,7 +122,7 @@ def plan(
     contract = _target_contract(source, target)
     if _truly_convolves(specs) and contract.stem_padding == "same" and _pads_by_contract(source.architecture):
         raise MisfitError(
-            f'{target.layout} pads its stem "same", which Theano does alike on both sides: '
+            f'{target.name} pads its stem "same", which Theano does alike on both sides: '
             "with kernels as Theano stores them the file would be another function",
             hint="leave out --dst-kernels",
         )
@@ -171,7 +171,7 @@ def _target_contract(source: Source, target: Layout) -> Contract:
         own, other = stem[key], getattr(contract, key)
         if own != other:
             raise MisfitError(
-                f"{source.checkpoint.path}: its network {verb.format(own)}, {target.layout} only {other}: "
+                f"{source.checkpoint.path}: its network {verb.format(own)}, {target.name} only {other}: "
                 "the same weights would be another function",
                 hint="convert to a layout that carries its contract (keras)",
             )
@@ -187,12 +187,12 @@ def _target_tensor(
     replaced: Mapping[Slot, Array],
 ) -> Array:
     """One tensor in the target's axes and type, contiguous."""
-    content = written(target, key)
+    content = target.content(key)
     if not isinstance(content, str):
         return np.full(_shape(source.architecture, key, axes), content, dtype)
     slot = Slot(key.unit, content)
     array = replaced[slot] if slot in replaced else source.weights[slot]
-    turned = move(array, ours_axes(target, source.architecture, key), axes)
+    turned = move(array, target.canonical_axes(key), axes)
     return np.ascontiguousarray(_cast(turned, dtype, slot))
 
 
@@ -315,15 +315,15 @@ def _record(planned: Conversion, digests: Mapping[str, str], source_digest: str)
     record = {
         "schema": SCHEMA,
         "tool": f"densenet-port {__version__}",
-        "layout": target.layout,
+        "layout": target.name,
         "architecture": source.architecture.to_json(),
         "contract": planned.contract.to_json(),
         "source": origin,
-        "mappings": {source.layout: source.ledger.mapping.digest, target.layout: target.digest},
+        "mappings": {source.layout: source.ledger.layout.digest, target.name: target.digest},
         "absorbed": planned.absorbed,
         "tensors": dict(digests),
     }
-    if fold := source.ledger.mapping.fold or source.checkpoint.metadata.get("fold"):
+    if fold := source.ledger.layout.fold or source.checkpoint.metadata.get("fold"):
         record["fold"] = fold
     if len(target.tensors["conv"]["kernel"].axes) > 1:
         record["kernels"] = "theano" if _truly_convolves(planned.specs) else "tensorflow"

@@ -25,16 +25,17 @@ card does not name, follows from the table alone.
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from densenet_port.errors import CorruptError
 from densenet_port.files import resource
 from densenet_port.layouts.layout import Layout, layouts
 from densenet_port.layouts.schema import generic
 from densenet_port.network.architecture import NAMED, Architecture
+from densenet_port.strict import Fields
 
 Direction = Literal["source", "target"]
 Level = Literal["logits", "names", "table"]
@@ -81,10 +82,6 @@ class Support:
     source: Level | None
     target: Level | None
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
 
 def matrix() -> Iterator[Support]:
     """Every layout with every architecture that has a name."""
@@ -117,30 +114,55 @@ def card_of(layout: str) -> Card | None:
 
 def read_card(path: Path) -> Card:
     """The card in a file. Raises CorruptError for anything that is not exactly one."""
+    place = f"{path}: no verification card"
     try:
-        plain = tomllib.loads(path.read_text(encoding="utf-8"))
-        rows = tuple(_measured(row) for row in plain["measured"])
-        card = Card(**{**plain, "measured": rows})
-        _check(card, path.stem)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CorruptError(f"{path}: no verification card: {error}") from error
-    return card
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorruptError(f"{place}: {error}") from error
+    card = Fields(place, content, CorruptError)
+    card.check_keys(entry.name for entry in fields(Card))
+    rows = card.entries("measured")
+    if not rows:
+        raise card.wrong("measured", "at least one figure", "none")
+    return Card(
+        layout=card.one_of("layout", [path.stem]),
+        software=_some_text(card, "software"),
+        versions=_versions(card),
+        command=_some_text(card, "command"),
+        date=card.value("date", date),
+        system=_some_text(card, "system"),
+        measured=tuple(_measured(row) for row in rows),
+    )
 
 
-def _measured(row: Mapping[str, Any]) -> Measured:
-    """One row, whose verdict must be what its figure says."""
-    found = Measured(**row)
-    if found.what not in WHAT or found.architecture not in NAMED or found.dtype not in ("float32", "float64"):
-        raise ValueError(f"unknown kind of measurement: {found}")
-    if found.passed != (found.figure <= found.bound):
-        raise ValueError(f"the verdict is not what the figure says: {found}")
-    return found
+def _some_text(card: Fields, key: str) -> str:
+    """A string that is not empty."""
+    text = card.text(key)
+    if not text:
+        raise card.wrong(key, "some text", "none")
+    return text
 
 
-def _check(card: Card, layout: str) -> None:
-    """Refuse a card of another layout, with empty words or without figures."""
-    if card.layout != layout or type(card.date) is not date or not card.measured:
-        raise ValueError(f"not of {layout}, not dated, or without figures")
-    empty = [entry.name for entry in fields(card) if not getattr(card, entry.name)]
-    if empty or not all(isinstance(number, str) for number in card.versions.values()):
-        raise ValueError(f"nothing is said of {', '.join(empty) or 'a version'}")
+def _versions(card: Fields) -> dict[str, str]:
+    """Software → its version, of one at least."""
+    versions = card.text_map("versions")
+    if not versions:
+        raise card.wrong("versions", "at least one", "none")
+    return versions
+
+
+def _measured(row: Fields) -> Measured:
+    """One row, whose verdict must follow from its figure."""
+    row.check_keys(entry.name for entry in fields(Measured))
+    measured = Measured(
+        architecture=row.one_of("architecture", NAMED),
+        what=row.one_of("what", WHAT),
+        dtype=row.one_of("dtype", ("float32", "float64")),
+        figure=row.number("figure"),
+        bound=row.number("bound"),
+        passed=row.value("passed", bool),
+    )
+    if measured.passed != (measured.figure <= measured.bound):
+        verdict = f"{measured.figure} with the bound {measured.bound}"
+        raise row.wrong("passed", f"the verdict on {verdict}", measured.passed)
+    return measured

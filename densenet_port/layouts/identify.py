@@ -1,19 +1,37 @@
 """Which layout a file has: its complete ledger under the one table that fits, or an error that shows what does not."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import MisfitError, PortError
-from densenet_port.layouts.layout import Kernels, Layout, Ledger, Scan, fitted, layouts, ours_axes
+from densenet_port.layouts.layout import Kernels, Layout, layouts
+from densenet_port.layouts.match import Ledger, Scan, fitted, match, scan
 from densenet_port.network.architecture import Architecture, infer
 from densenet_port.network.units import HEAD
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-
-
 SHOWN = 6  # tensors listed in an error before "and n more"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """A table tried on a file: what it recognises and the ledger, or the error that stopped it.
+
+    There is neither where the table recognises no name.
+    """
+
+    layout: Layout
+    scanned: Scan | None = None
+    ledger: Ledger | None = None
+    error: MisfitError | None = None
+
+    @property
+    def complete(self) -> Ledger | None:
+        """The ledger, if every tensor is accounted for."""
+        return self.ledger if self.ledger and not self.ledger.problems else None
 
 
 def identify(
@@ -23,167 +41,214 @@ def identify(
     arch: Architecture | None = None,
     kernels: Kernels | None = None,
 ) -> Ledger:
-    """The complete ledger of a file under the one table that fits it. Raises MisfitError that shows what does not."""
-    known = (checkpoint.record or {}).get("layout")
-    if src is None and known in layouts():
-        src = known
+    """The complete ledger of a file under the one table that fits it. Raises MisfitError that shows what does not.
+
+    `src` is the layout, or a table of the user's own; without it the file's record says, or else every table is tried.
+    `arch` is the architecture; without it the shapes say. `kernels` says how convolution kernels are stored.
+    """
+    recorded = (checkpoint.record or {}).get("layout")
+    if src is None and recorded in layouts():
+        src = recorded
     if src is not None:
-        return _sole(checkpoint, Layout.load(src), arch, kernels)
-    tables = _candidates(checkpoint)
-    tried = {table.layout: _try(checkpoint, table, arch, kernels) for table in tables}
-    fits = [result for result in tried.values() if isinstance(result, Ledger) and not result.troubles]
-    fits = [ledger for ledger in fits if not ledger.mapping.refusal(ledger.architecture)] or fits
-    fits = [ledger for ledger in fits if ledger.mapping.layout == checkpoint.metadata.get("package")] or fits
-    if len(fits) == 1:
-        return _floating(checkpoint, fits[0])
-    if fits:
-        names = [ledger.mapping.layout for ledger in fits]
+        return _closed(_attempt(checkpoint, Layout.load(src), arch, kernels), checkpoint, arch)
+    candidates, others = _candidates(checkpoint)
+    attempts = [_attempt(checkpoint, layout, arch, kernels) for layout in candidates]
+    best = _preferred(checkpoint, [ledger for attempt in attempts if (ledger := attempt.complete)])
+    if len(best) == 1:
+        return _floating(checkpoint, best[0])
+    if best:
+        raise _equal(checkpoint, [ledger.layout.name for ledger in best])
+    for layout in others:
+        if _attempt(checkpoint, layout, arch, kernels).complete:
+            raise _unrecorded(checkpoint, attempts, layout.name)
+    if nearest := _nearest(attempts, arch):
+        return _closed(nearest, checkpoint, arch)
+    raise _no_layout(checkpoint, attempts, _agreed_hint(attempts))
+
+
+# -- trying ------------------------------------------------------------------------------------------------------------
+
+
+def _candidates(checkpoint: Checkpoint) -> tuple[list[Layout], list[Layout]]:
+    """The tables that the file may have, and the others.
+
+    It may have those that its own record names, or else all that need no such record.
+    """
+    tables = [Layout.load(name) for name in layouts()]
+    named = {table.name for table in tables if table.when and _records(checkpoint, table.when)}
+    candidates = named or {table.name for table in tables if not table.when}
+    return (
+        [table for table in tables if table.name in candidates],
+        [table for table in tables if table.name not in candidates],
+    )
+
+
+def _records(checkpoint: Checkpoint, entries: Mapping[str, Any]) -> bool:
+    """Whether the file's metadata has all of these entries."""
+    return all(checkpoint.metadata.get(key) == value for key, value in entries.items())
+
+
+def _attempt(checkpoint: Checkpoint, layout: Layout, arch: Architecture | None, kernels: Kernels | None) -> Attempt:
+    """One table tried on a file."""
+    try:
+        scanned = scan(layout, checkpoint, kernels)
+        if not scanned.matches:
+            return Attempt(layout=layout)
+        ledger = match(scanned, _architecture(scanned, arch))
+    except MisfitError as error:
+        return Attempt(layout=layout, error=error)
+    return Attempt(layout=layout, scanned=scanned, ledger=ledger)
+
+
+def _architecture(scanned: Scan, arch: Architecture | None) -> Architecture:
+    """The architecture asked for, with the file's own classes and channels; or the one its shapes say."""
+    if not scanned.unclaimed and all(match.key.unit == HEAD for match in scanned.matches):
         raise MisfitError(
-            f"{checkpoint.path}: {len(fits)} layouts fit equally: {', '.join(names)}",
-            hint=f"say which one it is with {' or '.join(f'--src {name}' for name in names)}",
+            f"it holds a head without a network: {', '.join(match.name for match in scanned.matches)}",
+            hint="take the file of the whole network; KerasHub's presets keep the body in another one beside it",
         )
-    if unsaid := _unsaid(checkpoint, tables, arch, kernels):
-        hint = f"every tensor is {unsaid}'s, but the file does not say that it is one: --src {unsaid}, if you know"
-        raise MisfitError(_no_layout(checkpoint, tried), hint=hint)
-    if near := _nearest(checkpoint, tables, tried, kernels):
-        return _sole(checkpoint, near, arch, kernels)
-    hints = {getattr(found, "hint", None) for found in tried.values() if found is not None}
-    agreed = hints.pop() if len(hints) == 1 else None
-    raise MisfitError(_no_layout(checkpoint, tried), hint=agreed or "name the layout with --src to see every misfit")
+    return fitted(arch or infer(scanned.kernel_sizes), scanned)
 
 
-def _nearest(
-    checkpoint: Checkpoint,
-    tables: list[Layout],
-    tried: Mapping[str, Ledger | PortError | None],
-    kernels: Kernels | None,
-) -> Layout | None:
-    """The one table whose misfits are worth showing in full, if there is one.
+# -- deciding ----------------------------------------------------------------------------------------------------------
+
+
+def _preferred(checkpoint: Checkpoint, ledgers: Sequence[Ledger]) -> list[Ledger]:
+    """Those of the highest rank: the layout's software can have the network, and then the file's record prefers it."""
+    ranks = [
+        (
+            ledger.layout.refusal(ledger.architecture) is None,
+            bool(ledger.layout.prefer) and _records(checkpoint, ledger.layout.prefer),
+        )
+        for ledger in ledgers
+    ]
+    highest = max(ranks, default=None)
+    return [ledger for ledger, rank in zip(ledgers, ranks, strict=True) if rank == highest]
+
+
+def _nearest(attempts: Sequence[Attempt], arch: Architecture | None) -> Attempt | None:
+    """The one attempt whose misfits are worth showing in full, if there is one.
 
     That which would fit without the user's architecture, or the only one that recognises a network, or any name at all.
     """
-    own = (_try(checkpoint, table, None, kernels) for table in tables)
     stages = (
-        [table for table, found in zip(tables, own, strict=True) if isinstance(found, Ledger) and not found.troubles],
-        [table for table in tables if isinstance(tried[table.layout], Ledger)],
-        [table for table in tables if tried[table.layout] is not None],
+        [attempt for attempt in attempts if arch and _inferred(attempt)],
+        [attempt for attempt in attempts if attempt.ledger],
+        [attempt for attempt in attempts if attempt.ledger or attempt.error],
     )
     return next((stage[0] for stage in stages if len(stage) == 1), None)
 
 
-def _unsaid(
-    checkpoint: Checkpoint, tables: list[Layout], arch: Architecture | None, kernels: Kernels | None
-) -> str | None:
-    """A layout that would fit, did it not ask for a record that the file lacks."""
-    others = [table for layout in layouts() if (table := Layout.load(layout)) not in tables]
-    tried = ((table.layout, _try(checkpoint, table, arch, kernels)) for table in others)
-    return next((name for name, found in tried if isinstance(found, Ledger) and not found.troubles), None)
-
-
-def _candidates(checkpoint: Checkpoint) -> list[Layout]:
-    """The tables that the file may have: those that its own record names, or else all that need no such record."""
-    tables = [Layout.load(layout) for layout in layouts()]
-    said = [
-        table
-        for table in tables
-        if table.when and all(checkpoint.metadata.get(key) == value for key, value in table.when.items())
-    ]
-    return said or [table for table in tables if not table.when]
-
-
-def _try(
-    checkpoint: Checkpoint, mapping: Layout, arch: Architecture | None, kernels: Kernels | None
-) -> Ledger | PortError | None:
-    """The ledger under one table, the error that stopped it, or None where the table recognises nothing."""
+def _inferred(attempt: Attempt) -> Architecture | None:
+    """The architecture that the file's shapes say, if that one fits whole."""
+    if attempt.scanned is None:
+        return None
     try:
-        survey = mapping.survey(checkpoint, kernels)
-        return mapping.match(checkpoint, _architecture(survey, arch), survey) if survey.found else None
-    except MisfitError as error:
-        return error
+        architecture = _architecture(attempt.scanned, None)
+    except PortError:
+        return None
+    return None if match(attempt.scanned, architecture).problems else architecture
 
 
-def _sole(checkpoint: Checkpoint, mapping: Layout, arch: Architecture | None, kernels: Kernels | None) -> Ledger:
-    """The complete ledger under a table that is known to be the right one."""
-    survey = mapping.survey(checkpoint, kernels)
-    if not survey.found:
+def _closed(attempt: Attempt, checkpoint: Checkpoint, arch: Architecture | None) -> Ledger:
+    """The ledger under a table that is known to be the right one. Raises MisfitError with what is in its way."""
+    name, error, ledger = attempt.layout.name, attempt.error, attempt.ledger
+    if error:
+        raise MisfitError(f"{checkpoint.path}: as {name}: {error.message}", hint=error.hint) from error
+    if ledger is None:
         shown = "\n".join(f"  {line}" for line in _listed(checkpoint.tensors))
         raise MisfitError(
-            f"{checkpoint.path}: nothing in it is named as {mapping.layout} names a DenseNet\n{shown}",
+            f"{checkpoint.path}: nothing in it is named as {name} names a DenseNet\n{shown}",
             hint="see `densenet-port inspect` for what is in the file, `densenet-port layouts` for what is known",
         )
-    try:
-        architecture = _architecture(survey, arch)
-    except MisfitError as error:
-        raise MisfitError(f"{checkpoint.path}: as {mapping.layout}: {error.message}", hint=error.hint) from error
-    ledger = mapping.match(checkpoint, architecture, survey)
-    if ledger.troubles:
-        message, hint = _trouble(checkpoint, ledger, survey, arch)
-        raise MisfitError(message, hint=hint)
+    if ledger.problems:
+        raise _misfit(checkpoint, ledger, _inferred(attempt) if arch else None)
     return _floating(checkpoint, ledger)
-
-
-def _architecture(survey: Scan, arch: Architecture | None) -> Architecture:
-    """The architecture asked for, with the file's own classes and channels; or the one its shapes say."""
-    if survey.found and not survey.unclaimed and all(entry.place.unit == HEAD for entry in survey.found):
-        raise MisfitError(
-            f"it holds a head without a network: {', '.join(entry.name for entry in survey.found)}",
-            hint="take the file of the whole network; KerasHub's presets keep the body in another one beside it",
-        )
-    return fitted(arch or infer(survey.kernels), survey)
 
 
 def _floating(checkpoint: Checkpoint, ledger: Ledger) -> Ledger:
     """The same ledger, if every tensor it claims holds floating-point numbers."""
-    wrong = [claim for claim in ledger.claims.values() if claim.tensor.dtype not in FLOATS]
-    if wrong:
-        raise MisfitError(
-            f"{checkpoint.path}: {wrong[0].name} is {wrong[0].tensor.dtype}, expected one of {', '.join(FLOATS)}",
-            hint="a quantised network has other layers; convert the one it was made from",
-        )
+    for claim in ledger.claims.values():
+        if claim.tensor.dtype not in FLOATS:
+            raise MisfitError(
+                f"{checkpoint.path}: {claim.name} is {claim.tensor.dtype}, expected one of {', '.join(FLOATS)}",
+                hint="a quantised network has other layers; convert the one it was made from",
+            )
     return ledger
 
 
-def _trouble(checkpoint: Checkpoint, ledger: Ledger, survey: Scan, arch: Architecture | None) -> tuple[str, str]:
-    """Message and next step for a ledger that does not close."""
-    table = f"mappings/{ledger.mapping.path.name}"
-    if ledger.unclaimed and ledger.troubles == len(ledger.unclaimed):
-        head = f"{checkpoint.path}: no line of {table} claims {_count(ledger.unclaimed, 'tensor')}"
-        lines, hint = _listed(ledger.unclaimed), "name them under [units], or under `ignore` if they may be dropped"
-    elif arch is not None and (better := _better(checkpoint, ledger, survey)):
-        head = f"{checkpoint.path} does not fit --arch {ledger.architecture.name}"
-        lines = [*list(_misfits(ledger))[:3]]
-        hint = f"{ledger.troubles} tensors differ or are unknown; every shape fits --arch {better.name}"
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+def _equal(checkpoint: Checkpoint, names: Sequence[str]) -> MisfitError:
+    """The error for a file that several layouts fit."""
+    return MisfitError(
+        f"{checkpoint.path}: {len(names)} layouts fit equally: {', '.join(names)}",
+        hint=f"say which one it is with {' or '.join(f'--src {name}' for name in names)}",
+    )
+
+
+def _misfit(checkpoint: Checkpoint, ledger: Ledger, inferred: Architecture | None) -> MisfitError:
+    """The error for a ledger that does not close; `inferred` is another architecture with which it would."""
+    path, table, misfits = checkpoint.path, f"mappings/{ledger.layout.path.name}", list(_misfits(ledger))
+    if ledger.problems == len(ledger.unclaimed):
+        message = f"{path}: no line of {table} claims {_count(ledger.problems, 'tensor')}"
+        lines = _listed(ledger.unclaimed)
+        hint = "name them under [units], or under `ignore` if they may be dropped"
+    elif inferred:
+        message = f"{path} does not fit --arch {ledger.architecture.name}"
+        lines = misfits[:3]
+        hint = f"{ledger.problems} tensors differ or are unknown; every shape fits --arch {inferred.name}"
     else:
-        network = f"{ledger.mapping.layout} {ledger.architecture.name}"
-        head = f"{checkpoint.path}: {_count(range(ledger.troubles), 'misfit')} as {network}"
-        lines, hint = (
-            list(first_few(list(_misfits(ledger)))),
-            f"{ledger.fitting} of {len(ledger.mapping.places(ledger.architecture))} tensors fit",
-        )
-    return "\n  ".join([head, *lines]), hint
-
-
-def _better(checkpoint: Checkpoint, ledger: Ledger, survey: Scan) -> Architecture | None:
-    """The architecture that the file's shapes say, if that one fits whole."""
-    try:
-        other = fitted(infer(survey.kernels), survey)
-        return None if ledger.mapping.match(checkpoint, other, survey).troubles else other
-    except PortError:
-        return None
+        network = f"{ledger.layout.name} {ledger.architecture.name}"
+        message = f"{path}: {_count(ledger.problems, 'misfit')} as {network}"
+        lines = list(first_few(misfits))
+        hint = f"{ledger.fit_count} of {len(ledger.layout.keys(ledger.architecture))} tensors fit"
+    return MisfitError("\n  ".join([message, *lines]), hint=hint)
 
 
 def _misfits(ledger: Ledger) -> Iterator[str]:
     """A line for each tensor in the way."""
-    for wrong in ledger.misshapen:
-        yield f"{wrong.place}  expected {wrong.expected}, found {wrong.found}  ({wrong.name})"
-    for place, name in ledger.missing.items():
-        unit, axes = ledger.architecture.units[place.unit], ours_axes(ledger.mapping, ledger.architecture, place)
+    for wrong in ledger.wrong_shapes:
+        yield f"{wrong.key}  expected {wrong.expected}, found {wrong.actual}  ({wrong.name})"
+    for key, name in ledger.missing.items():
+        unit, axes = ledger.architecture.units[key.unit], ledger.layout.canonical_axes(key)
         shape = tuple(1 if axis == "1" else unit.sizes[axis] for axis in axes.split())
-        yield f"{place}  is missing  (expected {name}, our shape {shape})"
-    for place, names in ledger.doubled.items():
-        yield f"{place}  could be any of {', '.join(names)}"
+        yield f"{key}  is missing  (expected {name}, our shape {shape})"
+    for key, names in ledger.ambiguous.items():
+        yield f"{key}  could be any of {', '.join(names)}"
     for line in _listed(ledger.unclaimed):
-        yield f"{line}  is claimed by no line of mappings/{ledger.mapping.path.name}"
+        yield f"{line}  is claimed by no line of mappings/{ledger.layout.path.name}"
+
+
+def _unrecorded(checkpoint: Checkpoint, attempts: Sequence[Attempt], name: str) -> MisfitError:
+    """The error for a file that would fit a layout, did it not lack the record that the layout asks for."""
+    hint = f"every tensor is {name}'s, but the file does not say that it is one: --src {name}, if you know"
+    return _no_layout(checkpoint, attempts, hint)
+
+
+def _agreed_hint(attempts: Sequence[Attempt]) -> str:
+    """The hint that all attempts share which recognise anything, or the general one."""
+    hints = {attempt.error.hint if attempt.error else None for attempt in attempts if attempt.ledger or attempt.error}
+    agreed = hints.pop() if len(hints) == 1 else None
+    return agreed or "name the layout with --src to see every misfit"
+
+
+def _no_layout(checkpoint: Checkpoint, attempts: Sequence[Attempt], hint: str) -> MisfitError:
+    """The error that shows each candidate and what keeps it from fitting, those with a ledger first."""
+    message = f"{checkpoint.path}: no layout fits its {_count(len(checkpoint.tensors), 'tensor')}"
+    nearest_first = sorted(attempts, key=lambda attempt: attempt.ledger.problems if attempt.ledger else 10**9)
+    obstacles = [f"{attempt.layout.name}: {_obstacle(attempt)}" for attempt in nearest_first]
+    return MisfitError("\n  ".join([message, *obstacles]), hint=hint)
+
+
+def _obstacle(attempt: Attempt) -> str:
+    """What keeps a table from fitting, in a line."""
+    if attempt.error:
+        return attempt.error.message
+    if attempt.ledger:
+        return f"{_count(attempt.ledger.problems, 'misfit')}; {next(_misfits(attempt.ledger))}"
+    return "recognises none of its names"
 
 
 def _listed(tensors: Mapping[str, Tensor]) -> list[str]:
@@ -198,19 +263,6 @@ def first_few(lines: list[str]) -> Iterator[str]:
         yield f"and {len(lines) - SHOWN} more"
 
 
-def _count(things: Any, noun: str) -> str:
-    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
-
-
-def _no_layout(checkpoint: Checkpoint, tried: Mapping[str, Ledger | PortError | None]) -> str:
-    """The message that shows each candidate and what keeps it from fitting."""
-    lines = [f"{checkpoint.path}: no layout fits its {_count(checkpoint.tensors, 'tensor')}"]
-    for layout, result in sorted(tried.items(), key=lambda item: getattr(item[1], "troubles", 10**9)):
-        if result is None:
-            lines.append(f"{layout}: recognises none of its names")
-        elif isinstance(result, Ledger):
-            first = next(_misfits(result))
-            lines.append(f"{layout}: {_count(range(result.troubles), 'misfit')}; {first}")
-        else:
-            lines.append(f"{layout}: {result.message}")
-    return "\n  ".join(lines)
+def _count(number: int, noun: str) -> str:
+    """`1 tensor`, `2 tensors`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

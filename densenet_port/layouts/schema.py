@@ -1,4 +1,4 @@
-"""A mapping table checked strictly, key by key: TOML in, the compiled parts of a `Mapping` out.
+"""A mapping table checked strictly, key by key: TOML in, the compiled fields of a `Layout` out.
 
 An unknown key is an error, and so is a missing one, or a pattern whose places are not those that its key can fill. What
 the keys mean stands in CONTRIBUTING.md. Patterns hold `{b}` (block), `{l}` (layer), `{n}` (layers in the block), each
@@ -6,42 +6,61 @@ counted from `first`; `{unit}` is the unit as the layout spells it; `{_n}` is a 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from string import Formatter
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from densenet_port.errors import UsageError
 from densenet_port.layouts.transform import FOLDS, compile_move
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract, Input
-from densenet_port.network.units import ROLES, Kind, Role, Unit
+from densenet_port.network.graph import STEMS
+from densenet_port.network.units import HEAD, ROLES, Kind, Role, Unit
+from densenet_port.strict import Fields
 
 PLACES = {"b": r"(?P<b>\d+)", "l": r"(?P<l>\d+)", "n": r"(?P<n>\d+)", "_n": r"(?:_(?P<order>\d+))?"}
-KEYS = {
-    *("layout", "about", "containers", "reference", "first", "only", "when", "ignore", "last_relu", "body"),
-    *("contract", "units", "order", "tensors"),
+DEFAULTS: dict[str, Any] = {
+    "reference": "numpy",
+    "first": {},
+    "only": {},
+    "when": {},
+    "prefer": {},
+    "ignore": [],
+    "last_relu": "",
+    "body": "",
+    "order": {},
 }
-OPTIONAL = {"reference", "first", "only", "when", "ignore", "last_relu", "body", "units", "order"}
+KEYS = ("layout", "about", "containers", "contract", "units", "tensors", *DEFAULTS)
 REFERENCES = (
     *("torchvision", "timm", "monai", "torchxrayvision"),
     *("keras", "keras.applications", "keras-hub", "kimm"),
     *("opencv", "onnxruntime", "numpy"),
 )
-CHOICES = {  # what a contract may say
-    "stem_padding": ("symmetric", "same"),
-    "stem_pool": ("max", "blur"),
-    "pool_rounding": ("floor", "ceil"),
-    "output": ("logits", "softmax", "sigmoid"),
-}
-PLAIN = ("stem.conv", "stem.norm")
-DEEP = tuple(f"stem.{kind}{number}" for number in (1, 2, 3) for kind in ("conv", "norm"))
-BODY = (
-    *(f"block{{b}}.layer{{l}}.{part}" for part in ("norm1", "conv1", "norm2", "conv2")),
-    *("transition{b}.norm", "transition{b}.conv", "final.norm", "head.dense"),
-)
+
+
+def choices(kind: type) -> dict[str, tuple[str, ...]]:
+    """Field → the strings it may be, for every field of a dataclass that is a choice of strings."""
+    hints = get_type_hints(kind).items()
+    return {name: get_args(hint) for name, hint in hints if get_origin(hint) is Literal}
+
+
+def generic(unit: str) -> tuple[str, dict[str, int]]:
+    """A unit's name without its numbers, and its numbers: `block{b}.layer{l}.norm1` and b=2, l=3."""
+    match = re.fullmatch(r"(?:(block)(\d+)\.layer(\d+)|(transition)(\d+))\.(\w+)", unit)
+    if match is None:
+        return unit, {}
+    if match[1]:
+        return f"block{{b}}.layer{{l}}.{match[6]}", {"b": int(match[2]), "l": int(match[3])}
+    return f"transition{{b}}.{match[6]}", {"b": int(match[5])}
+
+
+STEM_UNITS = tuple(dict.fromkeys(unit for stem in STEMS.values() for unit in stem.units))
+FIRST_CONVS = tuple(dict.fromkeys(stem.names("conv")[0] for stem in STEMS.values()))  # each begins one stem or several
+SMALLEST = Architecture(layers=(1, 1), growth_rate=1, init_channels=1)  # has every unit behind a stem that there is
+BODY = tuple(dict.fromkeys(generic(unit)[0] for unit in SMALLEST.units if unit not in STEM_UNITS))
 
 
 class Pattern(NamedTuple):
@@ -54,32 +73,33 @@ class Pattern(NamedTuple):
     axes: tuple[str, ...]
 
 
-def compiled(path: Path, table: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a Mapping that a parsed table says. Raises UsageError that names the file and the key."""
-    _known(path, "", table, KEYS, required=KEYS - OPTIONAL)
-    if "units" not in table and "order" not in table:
-        raise UsageError(f"{path}: missing key 'units'")
-    contract, carried = _contract(path, table["contract"])
-    order, order_in = _order(path, table.get("order", {}))
-    units, own = _units(path, _typed(path, "units", table["units"], dict)) if "units" in table else ({}, {})
-    tensors, fold = _tensors(path, _typed(path, "tensors", table["tensors"], dict))
+def compiled(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a Layout that a parsed table gives. Raises UsageError that names the file and the key."""
+    table = Fields(str(path), DEFAULTS | content, UsageError)
+    table.check_keys(KEYS, optional=["units"] if "order" in content else [])
+    contract, carried = _contract(table.fields("contract"))
+    running_names, running_containers = _order(table.fields("order"))
+    only = _only(table.fields("only"))
+    units, exceptions = _units(table.fields("units"), only.get("stem", ())) if "units" in content else ({}, {})
+    tensors, fold = _tensors(table.fields("tensors"))
     return {
-        "layout": _typed(path, "layout", table["layout"], str),
-        "about": _typed(path, "about", table["about"], str),
-        "containers": _strings(path, "containers", table["containers"]),
-        "reference": _one_of(path, "reference", table.get("reference", "numpy"), REFERENCES),
-        "first": _first(path, table.get("first", {})),
-        "ignore": _strings(path, "ignore", table.get("ignore", [])),
-        "only": _only(path, table.get("only", {})),
-        "when": dict(_typed(path, "when", table.get("when", {}), dict)),
-        "last_relu": _typed(path, "last_relu", table.get("last_relu", ""), str),
-        "body": _typed(path, "body", table.get("body", ""), str),
+        "name": table.text("layout"),
+        "about": table.text("about"),
+        "containers": table.texts("containers"),
+        "reference": table.one_of("reference", REFERENCES),
+        "first_numbers": _first(table.fields("first")),
+        "ignore": table.texts("ignore"),
+        "only": only,
+        "when": table.fields("when").content,
+        "prefer": table.fields("prefer").content,
+        "last_relu": table.text("last_relu"),
+        "body_prefix": table.text("body"),
         "contract": contract,
         "carried": carried,
         "units": units,
-        "own": own,
-        "order": order,
-        "order_in": order_in,
+        "exceptions": exceptions,
+        "running_names": running_names,
+        "running_containers": running_containers,
         "tensors": tensors,
         "fold": fold,
     }
@@ -88,134 +108,107 @@ def compiled(path: Path, table: dict[str, Any]) -> dict[str, Any]:
 # -- key by key --------------------------------------------------------------------------------------------------------
 
 
-def _known(
-    path: Path, where: str, table: Mapping[str, Any], keys: Iterable[str], *, required: Iterable[str] = ()
-) -> None:
-    """Refuse a key that nothing reads, and the lack of one that is needed."""
-    known = set(keys)
-    for key in table:
-        if key not in known:
-            raise UsageError(f"{path}: unknown key {where + key!r} (known: {', '.join(sorted(known))})")
-    for key in sorted(required):
-        if key not in table:
-            raise UsageError(f"{path}: missing key {where + key!r}")
-
-
-def _typed(path: Path, where: str, value: Any, kind: type) -> Any:
-    """The value, if it is of the kind."""
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UsageError(f"{path}: {where} must be a {kind.__name__}, found {value!r}")
-    return value
-
-
-def _strings(path: Path, where: str, value: Any) -> tuple[str, ...]:
-    """One string, or a list of them."""
-    many = value if isinstance(value, list) else [value]
-    return tuple(_typed(path, f"{where}[{place}]", text, str) for place, text in enumerate(many))
-
-
-def _one_of(path: Path, where: str, value: Any, allowed: Iterable[str]) -> str:
-    """The value, if it is one of those allowed."""
-    if value not in allowed:
-        raise UsageError(f"{path}: {where} must be one of {', '.join(allowed)}, found {value!r}")
-    return str(value)
-
-
-def _first(path: Path, table: Any) -> dict[str, int]:
+def _first(first: Fields) -> dict[str, int]:
     """The number that the first block, layer or running number has."""
-    _known(path, "first.", _typed(path, "first", table, dict), ("b", "l", "n"))
-    return {key: _typed(path, f"first.{key}", value, int) for key, value in table.items()}
+    places = ("b", "l", "n")
+    first.check_keys(places, optional=places)
+    return {place: first.value(place, int) for place in first.content}
 
 
-def _only(path: Path, table: Any) -> dict[str, tuple[Any, ...]]:
+def _only(only: Fields) -> dict[str, tuple[Any, ...]]:
     """Number of an architecture → the values that the layout can hold."""
-    _known(path, "only.", _typed(path, "only", table, dict), [entry.name for entry in fields(Architecture)])
-    return {key: tuple(map(_frozen, value if isinstance(value, list) else [value])) for key, value in table.items()}
+    numbers = [entry.name for entry in fields(Architecture)]
+    only.check_keys(numbers, optional=numbers)
+    allowed: dict[str, tuple[Any, ...]] = {}
+    for number, value in only.content.items():
+        alternatives = value if isinstance(value, list) else [value]
+        allowed[number] = tuple(tuple(one) if isinstance(one, list) else one for one in alternatives)
+    if unknown := [stem for stem in allowed.get("stem", ()) if stem not in STEMS]:
+        raise only.wrong("stem", f"one of {', '.join(STEMS)}", repr(unknown[0]))
+    return allowed
 
 
-def _frozen(value: Any) -> Any:
-    """A list as a tuple, such as the layers of each block."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _contract(path: Path, table: Any) -> tuple[Contract, frozenset[str]]:
+def _contract(contract: Fields) -> tuple[Contract, frozenset[str]]:
     """The contract, and which of its entries go with the weights from file to file: the input always does."""
-    table = dict(_typed(path, "contract", table, dict))
     keys = [entry.name for entry in fields(Contract)]
-    carried = _carried(path, table.pop("carried", False), keys)
-    _known(path, "contract.", table, keys, required=set(keys) - {"stem_pool", "pool_rounding"})
-    picture = [entry.name for entry in fields(Input)]
-    _known(path, "contract.input.", _typed(path, "contract.input", table["input"], dict), picture, required=picture)
-    _typed(path, "contract.epsilon", table["epsilon"], float)
-    for key, allowed in CHOICES.items():
-        if key in table:
-            _one_of(path, f"contract.{key}", table[key], allowed)
-    return Contract.from_json(table), carried
+    contract.check_keys([*keys, "carried"], optional=("carried", "stem_pool", "pool_rounding"))
+    contract.value("epsilon", float)
+    for key, allowed in choices(Contract).items():
+        if key in contract.content:
+            contract.one_of(key, allowed)
+    _check_input(contract.fields("input"))
+    plain = {key: value for key, value in contract.content.items() if key != "carried"}
+    return Contract.from_json(plain), _carried(contract, keys)
 
 
-def _carried(path: Path, value: Any, keys: list[str]) -> frozenset[str]:
+def _check_input(image: Fields) -> None:
+    """Refuse what describes no input."""
+    image.check_keys(entry.name for entry in fields(Input))
+    for key, allowed in choices(Input).items():
+        image.one_of(key, allowed)
+    image.value("scale", float)
+    image.values("mean", float)
+    image.values("std", float)
+
+
+def _carried(contract: Fields, keys: list[str]) -> frozenset[str]:
     """All entries for true, none for false, else those listed; and the input."""
-    if isinstance(value, bool):
-        return frozenset(keys if value else ["input"])
-    listed = _strings(path, "contract.carried", value)
-    return frozenset([*(_one_of(path, "contract.carried", key, keys) for key in listed), "input"])
+    carried = contract.content.get("carried", False)
+    if isinstance(carried, bool):
+        return frozenset(keys if carried else ["input"])
+    listed = contract.texts("carried")
+    if unknown := [key for key in listed if key not in keys]:
+        raise contract.wrong("carried", f"some of {', '.join(keys)}", repr(unknown[0]))
+    return frozenset([*listed, "input"])
 
 
-def _units(path: Path, table: Mapping[str, Any]) -> tuple[dict[str, tuple[str, ...]], dict[str, dict[str, str]]]:
-    """Our generic unit → the layout's patterns, the usual one first; and architecture → its own, where it has one."""
-    deep = any(key in table for key in DEEP)
-    plain = not deep or any(key in table for key in PLAIN)
-    _known(
-        path,
-        "units.",
-        table,
-        (*PLAIN, *DEEP, *BODY),
-        required=(*(PLAIN if plain else ()), *(DEEP if deep else ()), *BODY),
-    )
-    units: dict[str, tuple[str, ...]] = {}
-    own: dict[str, dict[str, str]] = {}
-    for ours, theirs in table.items():
-        where = f"units.{ours!r}"
-        named = theirs if isinstance(theirs, dict) else {"any": theirs}
-        if "any" not in named:
-            raise UsageError(f"{path}: missing key {where + '.any'!r}")
-        patterns = {name: _strings(path, f"{where}.{name}", value) for name, value in named.items()}
-        usual = patterns.pop("any")
-        units[ours] = tuple(dict.fromkeys((*usual, *(text for value in patterns.values() for text in value))))
-        own[ours] = {Architecture.named(name).name: value[0] for name, value in patterns.items()}
-        for pattern in units[ours]:
-            numbered = {"_n"} if ours == "head.dense" and pattern != usual[0] else set()  # a user's own head
-            _check_places(path, where, pattern, required=_places(ours), allowed={*_places(ours), "n"} | numbered)
-    return units, own
+def _units(units: Fields, stems: Iterable[str]) -> tuple[dict[str, tuple[str, ...]], dict[str, dict[str, str]]]:
+    """Generic unit → its patterns, the usual one first; and → the pattern that an architecture has instead.
+
+    `stems` are those that the layout can hold; where none is named, those that the table begins.
+    """
+    begun = [kind for kind, stem in STEMS.items() if stem.units[0] in units.content]
+    kinds = [kind for kind in STEMS if kind in stems] or begun or list(STEMS)[:1]
+    units.check_keys([*(unit for kind in kinds for unit in STEMS[kind].units), *BODY])
+    patterns: dict[str, tuple[str, ...]] = {}
+    exceptions: dict[str, dict[str, str]] = {}
+    for unit, value in units.content.items():
+        if isinstance(value, dict):
+            named = units.fields(unit)
+            usual = _some(named, "any")
+            others = {name: _some(named, name) for name in named.content if name != "any"}
+        else:
+            usual, others = _some(units, unit), {}
+        patterns[unit] = tuple(dict.fromkeys((*usual, *(text for texts in others.values() for text in texts))))
+        exceptions[unit] = {Architecture.named(name).name: texts[0] for name, texts in others.items()}
+        for pattern in patterns[unit]:
+            numbered = {"_n"} if unit == HEAD and pattern != usual[0] else set()  # a user's own head
+            _check_places(units, unit, pattern, required=_places(unit), allowed={*_places(unit), "n"} | numbered)
+    return patterns, exceptions
 
 
-def _order(path: Path, table: Any) -> tuple[dict[Kind, tuple[str, ...]], tuple[str, ...]]:
+def _order(order: Fields) -> tuple[dict[Kind, tuple[str, ...]], tuple[str, ...]]:
     """Kind → the patterns of its running numbers, the one that is written first; and in which containers they hold."""
-    table = dict(_typed(path, "order", table, dict))
-    containers = _strings(path, "order.containers", table.pop("containers", []))
-    _known(path, "order.", table, ROLES, required=ROLES if table else ())
-    order = {kind: _strings(path, f"order.{kind}", value) for kind, value in table.items()}
-    for kind, patterns in order.items():
-        for place, pattern in enumerate(patterns):
-            required = set() if place else {"_n"}
-            _check_places(path, f"order.{kind}", pattern, required=required, allowed={"_n"})
-    return cast("dict[Kind, tuple[str, ...]]", order), containers
+    if not order.content:
+        return {}, ()
+    order.check_keys([*ROLES, "containers"], optional=["containers"])
+    patterns = {kind: _some(order, kind) for kind in ROLES}
+    for kind, texts in patterns.items():
+        for place, pattern in enumerate(texts):
+            _check_places(order, kind, pattern, required=set() if place else {"_n"}, allowed={"_n"})
+    return patterns, order.texts("containers") if "containers" in order.content else ()
 
 
-def _tensors(path: Path, table: Mapping[str, Any]) -> tuple[dict[Kind, dict[str, Pattern]], str | None]:
+def _tensors(tensors: Fields) -> tuple[dict[Kind, dict[str, Pattern]], str | None]:
     """Kind → part → pattern, and the fold of the norms."""
-    _known(path, "tensors.", table, ROLES, required=ROLES)
-    given = {kind: dict(_typed(path, f"tensors.{kind}", table[kind], dict)) for kind in ROLES}
-    fold = given["norm"].pop("fold", None)
-    if fold is not None and fold not in FOLDS:
-        raise UsageError(f"{path}: unknown fold {fold!r} in tensors.norm.fold (known: {', '.join(FOLDS)})")
+    tensors.check_keys(ROLES)
+    norm = tensors.fields("norm")
+    fold = norm.one_of("fold", FOLDS) if "fold" in norm.content else None
     patterns: dict[Kind, dict[str, Pattern]] = {}
     for kind in ROLES:
-        axes = part_axes(kind, fold)
-        _known(path, f"tensors.{kind}.", given[kind], axes, required=axes)
-        patterns[kind] = {
-            part: _pattern(path, f"tensors.{kind}.{part}", given[kind][part], ours) for part, ours in axes.items()
-        }
+        parts, axes = tensors.fields(kind), part_axes(kind, fold)
+        parts.check_keys([*axes, "fold"] if parts == norm else axes, optional=["fold"])
+        patterns[kind] = {part: _pattern(parts, part, canonical) for part, canonical in axes.items()}
     return patterns, fold
 
 
@@ -230,33 +223,42 @@ def our_axes(kind: Kind, role: Role) -> str:
     return Unit("", kind, {}).axes(role)
 
 
-def _pattern(path: Path, where: str, value: Any, ours: str) -> Pattern:
-    """One part's names and axes; a tensor of one axis needs none said."""
-    single = " " not in ours and isinstance(value, str | list)
-    table = {"name": value, "axes": ours} if single else value
-    _known(path, f"{where}.", _typed(path, where, table, dict), ("name", "axes"), required=("name", "axes"))
-    names, axes = _strings(path, f"{where}.name", table["name"]), _strings(path, f"{where}.axes", table["axes"])
-    for name in names:
-        _check_places(path, f"{where}.name", name, required={"unit"}, allowed={"unit"})
-    for alternative in axes:
+def _pattern(parts: Fields, part: str, canonical: str) -> Pattern:
+    """One part's names and axes, whose order in our tensor is `canonical`; a tensor of one axis needs none given."""
+    names, axes = f"{part}.name", f"{part}.axes"
+    if " " in canonical or isinstance(parts.raw(part), dict):
+        table = parts.fields(part)
+        table.check_keys(("name", "axes"))
+        pattern = Pattern(_some(table, "name"), _some(table, "axes"))
+    else:
+        pattern = Pattern(_some(parts, part), (canonical,))
+    for name in pattern.names:
+        _check_places(parts, names, name, required={"unit"}, allowed={"unit"})
+    for alternative in pattern.axes:
         try:
-            compile_move(alternative, ours)
+            compile_move(alternative, canonical)
         except ValueError as error:
-            raise UsageError(
-                f"{path}: {where}.axes must name {ours!r} in their order, found {alternative!r}"
-            ) from error
-    return Pattern(names, axes)
+            raise parts.wrong(axes, f"the axes {canonical!r} in some order", repr(alternative)) from error
+    return pattern
 
 
-def _check_places(path: Path, where: str, pattern: str, *, required: set[str], allowed: set[str]) -> None:
+def _some(table: Fields, key: str) -> tuple[str, ...]:
+    """One string or several."""
+    texts = table.texts(key)
+    if not texts:
+        raise table.wrong(key, "at least one string", "[]")
+    return texts
+
+
+def _check_places(fields: Fields, key: str, pattern: str, *, required: set[str], allowed: set[str]) -> None:
     """Refuse a pattern whose places are not those that its key can fill."""
     try:
-        found = _places(pattern)
+        places = _places(pattern)
     except ValueError as error:
-        raise UsageError(f"{path}: {where}: bad pattern {pattern!r}: {error}") from error
-    if not required <= found <= allowed:
-        wanted = ", ".join(f"{{{name}}}" for name in sorted(required)) or "no places"
-        raise UsageError(f"{path}: {where}: pattern {pattern!r} must have {wanted}")
+        raise fields.wrong(key, "a pattern", f"{pattern!r}: {error}") from error
+    if not required <= places <= allowed:
+        expected = " and ".join(f"{{{name}}}" for name in sorted(required)) or "no places"
+        raise fields.wrong(key, f"a pattern with {expected}", repr(pattern))
 
 
 def _places(pattern: str) -> set[str]:
@@ -281,16 +283,6 @@ def regex(pattern: str) -> re.Pattern[str]:
             parts.append(f"(?P={name})" if name in seen else PLACES[name])
             seen.add(name)
     return re.compile("".join(parts))
-
-
-def generic(unit: str) -> tuple[str, dict[str, int]]:
-    """`block2.layer3.norm1` → `block{b}.layer{l}.norm1` and its numbers."""
-    found = re.fullmatch(r"(?:(block)(\d+)\.layer(\d+)|(transition)(\d+))\.(\w+)", unit)
-    if found is None:
-        return unit, {}
-    if found[1]:
-        return f"block{{b}}.layer{{l}}.{found[6]}", {"b": int(found[2]), "l": int(found[3])}
-    return f"transition{{b}}.{found[6]}", {"b": int(found[5])}
 
 
 def kind_of(unit: str) -> Kind:

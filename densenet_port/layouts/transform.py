@@ -1,11 +1,11 @@
 """Axis moves, folds and the absorbed epsilon, each with its inverse; numpy only.
 
-A move is told by two orders of named axes (`o i h w` → `h w i o`) and never written as a transpose. The axis `1` has no
-name of ours: it must have length one, and is dropped or put in. An axis with a minus is stored reversed: the kernels of
-a true convolution, Theano's, are `o i -h -w`.
+A move follows from two orders of named axes (`o i h w` → `h w i o`) and is never written as a transpose. The axis `1`
+is none of a slot's: it must have length one, and is dropped or put in. An axis with a minus is stored reversed: the
+kernels of a true convolution, Theano's, are `o i -h -w`.
 
-A fold makes our tensors of several of theirs. It says which parts it needs beside our roles, how a role is computed
-from the parts, and what is written for each part: one of our roles, or a constant.
+A fold makes a slot's tensor of several of a layout's. It names the parts that it needs beside the roles, how a role is
+computed from the parts, and what is written for each part: a role, or a constant.
 """
 
 from collections.abc import Callable, Mapping
@@ -43,16 +43,16 @@ def compile_move(source: str, target: str) -> Move:
     Raises ValueError when the two do not name the same axes, each once.
     """
     old, new = source.split(), target.split()
-    named = [axis for axis in old if axis != "1"]
-    wanted = [axis for axis in new if axis != "1"]
-    bare = [axis.removeprefix("-") for axis in named]
-    aims = [axis.removeprefix("-") for axis in wanted]
-    if sorted(bare) != sorted(aims) or len(set(bare)) != len(bare):
+    before = [axis for axis in old if axis != "1"]
+    after = [axis for axis in new if axis != "1"]
+    names_before = [axis.removeprefix("-") for axis in before]
+    names_after = [axis.removeprefix("-") for axis in after]
+    if sorted(names_before) != sorted(names_after) or len(set(names_after)) != len(names_after):
         raise ValueError(f"axes {source!r} and {target!r} do not name the same axes, each once")
     return Move(
         dropped=tuple(place for place, axis in enumerate(old) if axis == "1"),
-        order=tuple(bare.index(axis) for axis in aims),
-        reversed=tuple(place for place, axis in enumerate(wanted) if axis not in named),
+        order=tuple(names_before.index(axis) for axis in names_after),
+        reversed=tuple(place for place, axis in enumerate(after) if axis not in before),
         added=tuple(place for place, axis in enumerate(new) if axis == "1"),
     )
 
@@ -70,23 +70,23 @@ def move(array: Array, source: str, target: str) -> Array:
 # -- folds -------------------------------------------------------------------------------------------------------------
 
 
-class Made(NamedTuple):
-    """How a fold makes one role: from which parts, in the order that `compute` takes their float64 arrays."""
+class Recipe(NamedTuple):
+    """How a fold computes one role: from which parts, in the order that `compute` takes their float64 arrays."""
 
     parts: tuple[str, ...]
     compute: Callable[..., Array]
 
 
 class Fold(NamedTuple):
-    """Several of their tensors that make one of ours, and back.
+    """Several tensors of a layout that make one slot, and back.
 
-    `extra` are the parts beside our roles, with their axes; a part that is called as a role has the role's axes. `made`
-    says how roles are computed; every other role is the part of its name. `written` says what each part gets, one of
-    our roles or a constant; every other part gets the role of its name.
+    `extra` are the parts beside the roles, with their axes; a part that is called as a role has the role's axes.
+    `recipes` compute roles; every other role is the part of its name. `written` is what each part gets, a role or a
+    constant; every other part gets the role of its name.
     """
 
     extra: Mapping[str, str]
-    made: Mapping[str, Made]
+    recipes: Mapping[str, Recipe]
     written: Mapping[str, str | float]
 
 
@@ -105,9 +105,9 @@ FOLDS: dict[str, Fold] = {
     # a norm with its own affine map, and a layer that scales and shifts behind it
     "batchnorm+scale": Fold(
         extra={"second_scale": "c", "second_shift": "c"},
-        made={
-            "scale": Made(("scale", "second_scale"), np.multiply),
-            "shift": Made(
+        recipes={
+            "scale": Recipe(("scale", "second_scale"), np.multiply),
+            "shift": Recipe(
                 ("shift", "second_scale", "second_shift"), lambda shift, scale, second: shift * scale + second
             ),
         },
@@ -116,16 +116,16 @@ FOLDS: dict[str, Fold] = {
     # statistics that are stored times a factor
     "unscale": Fold(
         extra={"factor": "1"},
-        made={"mean": Made(("mean", "factor"), unscaled), "variance": Made(("variance", "factor"), unscaled)},
+        recipes={"mean": Recipe(("mean", "factor"), unscaled), "variance": Recipe(("variance", "factor"), unscaled)},
         written={"factor": 1.0},
     ),
 }
 
 
-def folded(made: Made, parts: list[Array]) -> Array:
+def folded(recipe: Recipe, parts: list[Array]) -> Array:
     """One role from its parts, computed in float64; in the first part's own type where that holds it exactly."""
-    with np.errstate(all="ignore"):  # NaN and infinity in a file are carried over, and told of elsewhere
-        exact = made.compute(*(part.astype(np.float64) for part in parts))
+    with np.errstate(all="ignore"):  # NaN and infinity in a file are carried over, and reported elsewhere
+        exact = recipe.compute(*(part.astype(np.float64) for part in parts))
         narrow: Array = exact.astype(parts[0].dtype)
     return narrow if np.array_equal(narrow, exact, equal_nan=True) else exact
 

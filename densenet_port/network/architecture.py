@@ -74,7 +74,7 @@ class Architecture:
         """The numbers as plain JSON values."""
         return {**asdict(self), "layers": list(self.layers)}
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The published name if the body has one (`121`), else the `spec`."""
         body = replace(self, classes=1000, channels=3)

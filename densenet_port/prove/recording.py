@@ -57,7 +57,7 @@ def run_reference(
     Where numpy computes the float64 evidence for it, numpy's own float32 distance to that goes along, as the measure of
     how far the framework's float32 may be from it.
     """
-    side = _run_side(source, source.ledger.mapping.reference, "tensorflow", probes, probes[0].name, limit, threads)
+    side = _run_side(source, source.ledger.layout.reference, "tensorflow", probes, probes[0].name, limit, threads)
     return side if side.told["float64"] == side.told["name"] else _with_rounding(source, side)
 
 
@@ -87,7 +87,7 @@ def run_port(
     """The converted network: its layout's framework, on `backend` where that is Keras, or numpy."""
     if backend not in ("numpy", "tensorflow", "torch", "jax"):
         raise UsageError(f"unknown --backend {backend!r}", hint="known: numpy, tensorflow, torch, jax")
-    network = "numpy" if backend == "numpy" else port.ledger.mapping.reference
+    network = "numpy" if backend == "numpy" else port.ledger.layout.reference
     return _run_side(port, network, backend, probes, tapped, limit, threads)
 
 
@@ -187,18 +187,18 @@ def _job(
     threads: int | None,
 ) -> Job:
     """One run of one probe."""
-    followed = told.ledger.mapping.spell_units(told.architecture) if probe.name == tapped else {}
+    followed = told.ledger.layout.spell_units(told.architecture) if probe.name == tapped else {}
     return Job(
         network=cast("Any", network),
         images=probe.images,
         path=told.checkpoint.path,
-        table=told.ledger.mapping.path,
+        table=told.ledger.layout.path,
         kernels=told.ledger.kernels,
         within=told.within,
         architecture=told.architecture,
         contract=told.contract,
         prefix=told.ledger.prefix,
-        head=told.ledger.spelled("head.dense"),
+        head=told.ledger.unit_name("head.dense"),
         ignored=tuple(told.ledger.ignored),
         backend=cast("Any", "tensorflow" if backend == "numpy" else backend),
         dtype=dtype,
@@ -220,7 +220,7 @@ def _file_told(told: Network) -> dict[str, Any]:
         "contract": told.contract.to_json(),
         "ledger": {"used": len(ledger.claims), "ignored": len(ledger.ignored), "slots": len(told.architecture.slots)},
         "kernels": ledger.kernels,
-        "mapping": {"layout": ledger.mapping.layout, "sha256": ledger.mapping.digest},
+        "mapping": {"layout": ledger.layout.name, "sha256": ledger.layout.digest},
     }
 
 

@@ -138,7 +138,11 @@ def test_a_recorded_backend_decides_without_a_word(name, built):
     """Keras 2 and 3 say what convolved."""
     done = convert(built[name], out=None)
 
-    assert (done.source.ledger.kernels, done.source.ledger.uncertain, done.notes) == (ROWS[name].kernels, False, ())
+    assert (done.source.ledger.kernels, done.source.ledger.kernels_assumed, done.notes) == (
+        ROWS[name].kernels,
+        False,
+        (),
+    )
 
 
 @pytest.mark.parametrize(("ordering", "kernels"), [("th", "theano"), ("tf", "tensorflow")])
@@ -148,7 +152,7 @@ def test_without_a_record_the_order_of_axes_decides_and_it_is_said(backend, orde
     done = convert(built[f"keras1-{backend}-{ordering}"], out=None)
 
     told = next(note for note in done.notes if "kernels" in note)
-    assert (done.source.ledger.kernels, done.source.ledger.uncertain) == (kernels, True)
+    assert (done.source.ledger.kernels, done.source.ledger.kernels_assumed) == (kernels, True)
     assert told.startswith(f"no record says how the kernels are stored: taken as {kernels} has them")
     assert "--kernels says otherwise, and known logits of one image would decide" in told
 
@@ -160,7 +164,7 @@ def test_the_user_s_word_goes_before_default_and_record(name, kernels, built):
     row = ROWS[name]._replace(backend=kernels)
     told = read(built[name], kernels=kernels)
 
-    assert (told.ledger.kernels, told.ledger.uncertain) == (kernels, False)
+    assert (told.ledger.kernels, told.ledger.kernels_assumed) == (kernels, False)
     assert apart(logits(told), logits_by_scipy(built[name], pictures(), row)) < BOUND
 
 
@@ -261,7 +265,7 @@ def test_what_keras_3_saved_gives_its_own_logits(name, keras_3):
     """A Scale layer is no class of Keras's: `.weights.h5` numbers its variables, the legacy form names them."""
     found = read(keras_3 / name)
 
-    assert (found.ledger.kernels, found.ledger.uncertain) == ("tensorflow", False)
+    assert (found.ledger.kernels, found.ledger.kernels_assumed) == ("tensorflow", False)
     assert apart(logits(found), np.load(keras_3 / "logits.npy")) < BOUND
 
 

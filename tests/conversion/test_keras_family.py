@@ -399,7 +399,7 @@ def test_the_first_norm_of_one_is_not_the_second_of_the_other(saved):
     """`_1_bn` is norm1 in KerasHub's names and norm2 in keras.applications'."""
     hub, applications = read(saved / "hub.h5"), read(saved / "applications.h5")
 
-    spelled = {told.layout: told.ledger.spelled("block1.layer1.norm2") for told in (hub, applications)}
+    spelled = {told.layout: told.ledger.unit_name("block1.layer1.norm2") for told in (hub, applications)}
 
     assert spelled == {"keras-hub": "stack1_block1_2_bn", "keras-applications": "conv2_block1_1_bn"}
 

@@ -101,7 +101,7 @@ def accounted(told):
     """Whether every tensor of the file is used once or ignored by a rule, and every slot filled."""
     used = len(told.ledger.claims) + len(told.ledger.ignored)
     return (
-        told.ledger.troubles == 0
+        told.ledger.problems == 0
         and used == len(told.checkpoint.tensors)
         and set(told.weights) == set(told.architecture.slots)
     )
@@ -190,7 +190,7 @@ def test_a_fold_with_something_in_it_is_the_same_network_there_and_back(file_of,
 
 def trained(told, path):
     """The file again, with random numbers wherever a fold had ones and zeros, and statistics times a factor."""
-    random, fold, tensors = np.random.default_rng(3), FOLDS[told.ledger.mapping.fold], {}
+    random, fold, tensors = np.random.default_rng(3), FOLDS[told.ledger.layout.fold], {}
     constant = {part: value for part, value in fold.written.items() if not isinstance(value, str)}
     for place, claim in told.ledger.claims.items():
         array = claim.tensor.load()

@@ -244,11 +244,11 @@ REFUSED = {
         without_norms,
         ["as torchvision layers=2-3-2", r"stem.norm.scale  is missing  \(expected features.norm0"],
     ),
-    "an ensemble": (ensemble, ["2 networks of layout torchvision in one file, under 'first.', 'second.'"]),
+    "an ensemble": (ensemble, ["torchvision: 2 networks in one file, under 'first.', 'second.'"]),
     "a network and its average": (
         lambda: {"state_dict": network().state_dict(), "state_dict_ema": network().state_dict()},
         [
-            "2 networks of layout torchvision in one file, under 'state_dict.', 'state_dict_ema.'",
+            "torchvision: 2 networks in one file, under 'state_dict.', 'state_dict_ema.'",
             "say which one to take: --within state_dict or --within state_dict_ema",
         ],
     ),

@@ -100,7 +100,7 @@ def test_the_names_of_the_201_are_read_for_any_network(tmp_path):
     """`conv2_2/blk` is the transition as `conv2_blk` is."""
     told = read(saved(tmp_path, net(SMALL, WEIGHTS, long=True)))
 
-    assert (told.ledger.spelled("transition1.conv"), told.ledger.spelled("final.norm")) == (
+    assert (told.ledger.unit_name("transition1.conv"), told.ledger.unit_name("final.norm")) == (
         "conv2_2/blk",
         "conv5_2/blk",
     )

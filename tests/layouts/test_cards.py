@@ -122,20 +122,41 @@ def test_names_are_counted_for_the_lists_that_are_recorded(layout):
     assert said == counted
 
 
+NETWORKS = ", ".join(NAMED)
+ROW = "{'architecture': '121', 'what': 'written', 'dtype': 'float64', 'figure': 1e-14, "  # as far as an error shows it
 FAULTS = [
-    ('layout   = "torchvision"', 'layout   = "keras"', "not of torchvision, not dated, or without figures"),
-    ("2026-11-24", '"2026-11-24"', "not of torchvision, not dated, or without figures"),
-    ('software = "torchvision"', 'software = ""', "nothing is said of software"),
-    ('"0.29.1"', "0.29", "nothing is said of a version"),
-    ("figure = 1e-14", "figure = 1e-9", "the verdict is not what the figure says"),
-    ("figure = 1e-14", "figure = nan", "the verdict is not what the figure says"),
-    ('"121"', '"122"', "unknown kind of measurement"),
-    ('"written"', '"cosine"', "unknown kind of measurement"),
-    ('"float64"', '"float16"', "unknown kind of measurement"),
-    ("system ", "sistem ", "unexpected keyword argument 'sistem'"),
-    ("bound = 1e-10", "limit = 1e-10", "unexpected keyword argument 'limit'"),
-    ("[[measured]]", "[measured]", "no verification card"),
-    ("[[measured]]", "[[measured", "no verification card"),
+    ('layout   = "torchvision"', 'layout   = "keras"', "layout: expected one of torchvision, found 'keras'"),
+    ("2026-11-24", '"2026-11-24"', "date: expected a date, found '2026-11-24'"),
+    ('software = "torchvision"', 'software = ""', "software: expected some text, found none"),
+    ('{ torchvision = "0.29.1" }', "{}", "versions: expected at least one, found none"),
+    ('"0.29.1"', "0.29", "versions.torchvision: expected a string, found 0.29"),
+    (
+        "figure = 1e-14",
+        "figure = 1e-9",
+        "measured[0].passed: expected the verdict on 1e-09 with the bound 1e-10, found True",
+    ),
+    (
+        "figure = 1e-14",
+        "figure = nan",
+        "measured[0].passed: expected the verdict on nan with the bound 1e-10, found True",
+    ),
+    ("figure = 1e-14", 'figure = "0"', "measured[0].figure: expected an integer or a float, found '0'"),
+    ('"121"', '"122"', f"measured[0].architecture: expected one of {NETWORKS}, found '122'"),
+    ('"written"', '"cosine"', "measured[0].what: expected one of names, read, written, found 'cosine'"),
+    ('"float64"', '"float16"', "measured[0].dtype: expected one of float32, float64, found 'float16'"),
+    (
+        "system ",
+        "sistem ",
+        "unknown key 'sistem' (known: command, date, layout, measured, software, system, versions)",
+    ),
+    (
+        "bound = 1e-10",
+        "limit = 1e-10",
+        "unknown key 'measured[0].limit' (known: architecture, bound, dtype, figure, passed, what)",
+    ),
+    ("bound = 1e-10", "", "missing key 'measured[0].bound'"),
+    ("[[measured]]", "[measured]", f"measured: expected a list, found {ROW}"),
+    ("[[measured]]", "[[measured", "Expected ']]' at the end of an array declaration (at line 9, column 11)"),
 ]
 
 
@@ -148,8 +169,17 @@ def test_a_card_that_is_not_exactly_one_is_refused(tmp_path, old, new, message):
     with pytest.raises(CorruptError) as error:
         support.read_card(path)
 
-    assert error.value.message.startswith(f"{path}: no verification card: ")
-    assert message in error.value.message
+    assert error.value.message == f"{path}: no verification card: {message}"
+
+
+def test_a_card_without_figures_is_refused(tmp_path):
+    path = tmp_path / "torchvision.toml"
+    path.write_text(CARD.partition("[[measured]]")[0] + "measured = []\n", encoding="utf-8")
+
+    with pytest.raises(CorruptError) as error:
+        support.read_card(path)
+
+    assert error.value.message == f"{path}: no verification card: measured: expected at least one figure, found none"
 
 
 def test_a_card_is_read_as_written(tmp_path):

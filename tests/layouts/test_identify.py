@@ -40,7 +40,7 @@ def sizes(path):
 
 def nameless(table, container):
     """Whether a file of the layout is told by running numbers alone, which other layouts' files have there too."""
-    return not table.units and any(container in Layout.load(layout).order_in for layout in layouts())
+    return not table.units and any(container in Layout.load(layout).running_containers for layout in layouts())
 
 
 WRITTEN = [  # the container changes nothing where layers have names
@@ -64,7 +64,7 @@ def test_every_network_of_a_layout_is_recognised_by_its_names(layout, ending):
                 identify(file)
         else:
             ledger = identify(file)
-            assert (ledger.mapping.layout, ledger.architecture, ledger.troubles) == (layout, arch, 0), name
+            assert (ledger.layout.name, ledger.architecture, ledger.problems) == (layout, arch, 0), name
 
 
 @pytest.mark.parametrize(("layout", "path"), LISTS, ids=[layout for layout, _ in LISTS])
@@ -84,7 +84,7 @@ def test_another_head_and_another_input_change_nothing(layout, path):
 
     changed = replace(arch, channels=1, classes=14)
     expected = [(layout, changed), (layout, changed.without_head())]
-    assert [(one.mapping.layout, one.architecture) for one in found] == expected
+    assert [(one.layout.name, one.architecture) for one in found] == expected
 
 
 @pytest.mark.parametrize(("layout", "path"), LISTS, ids=[layout for layout, _ in LISTS])
@@ -202,7 +202,7 @@ NEAR = {
     ),
     "running numbers without norms": (
         without(AUTOMATIC, "batch_normalization"),
-        """sketch.pth: 0 norms for 120 convolutions, expected 121
+        """sketch.pth: as titu1994: 0 norms for 120 convolutions, expected 121
   without layer names the order is all there is, so every layer must be there""",
     ),
     "torchvision's ResNet-50": (resnet(), "sketch.pth: as torchvision: no DenseNet without block1.layer1.conv1"),

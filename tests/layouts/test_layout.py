@@ -15,6 +15,7 @@ from densenet_port.errors import MisfitError, UsageError
 from densenet_port.files import resource
 from densenet_port.layouts.identify import identify
 from densenet_port.layouts.layout import Layout, layouts
+from densenet_port.layouts.match import match, scan
 from densenet_port.network.architecture import NAMED, Architecture, infer
 
 KEYS = Path(__file__).parent.parent / "data" / "keys"
@@ -47,7 +48,12 @@ def sketch(tensors, path=Path("sketch.pth"), container="pth", **metadata):
 
 def spelled(layout, arch, prefix=""):
     """The names and shapes that a layout's table gives an architecture."""
-    rules = Layout.load(layout).spell(arch)
+    return spelled_by(Layout.load(layout), arch, prefix)
+
+
+def spelled_by(layout, arch, prefix=""):
+    """The names and shapes that a table gives an architecture."""
+    rules = layout.spell(arch)
     return {
         prefix + rule.name: (
             tuple(arch.units[place.unit].sizes.get(a.strip("-"), 1) for a in rule.axes.split()),
@@ -65,8 +71,8 @@ def test_every_recorded_tensor_is_claimed_once(path):
     ledger = identify(recorded(path))
 
     arch = Architecture.named(name)
-    assert ledger.mapping.layout == LAYOUT_OF.get(software, software)
-    assert (ledger.architecture.name, set(ledger.filled), ledger.troubles) == (name, set(arch.slots), 0)
+    assert ledger.layout.name == LAYOUT_OF.get(software, software)
+    assert (ledger.architecture.name, set(ledger.filled), ledger.problems) == (name, set(arch.slots), 0)
     assert len(ledger.claims) + len(ledger.ignored) == len(recorded(path).tensors)
 
 
@@ -99,9 +105,9 @@ def test_what_a_table_spells_it_also_reads(layout, name):
             mapping.spell(arch)
         return
 
-    ledger = mapping.match(sketch(spelled(layout, arch)), arch)
+    ledger = match(scan(mapping, sketch(spelled(layout, arch))), arch)
 
-    assert (ledger.filled, ledger.troubles) == (tuple(arch.slots), 0)
+    assert (ledger.filled, ledger.problems) == (tuple(arch.slots), 0)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "state_dict.module.densenet121.", "model.net."])
@@ -109,15 +115,20 @@ def test_a_prefix_is_found(prefix):
     """Whatever stands before every name is taken off, however deep."""
     ledger = identify(sketch(spelled("torchvision", NAMED["121"], prefix)))
 
-    assert (ledger.prefix, ledger.troubles) == (prefix, 0)
+    assert (ledger.prefix, ledger.problems) == (prefix, 0)
 
 
 def test_two_networks_in_a_file_are_refused():
     """An ensemble or an EMA copy makes the choice the user's."""
     both = {**spelled("torchvision", NAMED["121"], "model."), **spelled("torchvision", NAMED["121"], "ema.")}
 
-    with pytest.raises(MisfitError, match=r"2 networks of layout torchvision in one file, under 'ema.', 'model.'"):
+    with pytest.raises(MisfitError) as error:
         identify(sketch(both), src="torchvision")
+
+    assert str(error.value) == (
+        "sketch.pth: as torchvision: 2 networks in one file, under 'ema.', 'model.'\n"
+        "  say which one to take: --within ema or --within model"
+    )
 
 
 def test_without_names_the_order_decides():
@@ -135,7 +146,7 @@ def test_without_names_the_order_decides():
 
     ledger = identify(sketch(dict(sorted(names.items())), container="weights-h5"), src="keras")
 
-    assert (ledger.architecture, ledger.troubles, len(ledger.claims)) == (arch, 0, len(arch.slots))
+    assert (ledger.architecture, ledger.problems, len(ledger.claims)) == (arch, 0, len(arch.slots))
 
 
 def test_two_layouts_that_fit_equally_are_refused():
@@ -163,54 +174,99 @@ def replaced(text, table=FIRST_TABLE):
     return table.replace(old, new, 1)
 
 
+BODY_UNITS = "block{b}.layer{l}.conv1, block{b}.layer{l}.conv2, block{b}.layer{l}.norm1, block{b}.layer{l}.norm2"
+UNITS = f"{BODY_UNITS}, final.norm, head.dense, stem.conv, stem.norm, transition{{b}}.conv, transition{{b}}.norm"
+KEYS_OF_A_TABLE = ", ".join(
+    [
+        *("about", "body", "containers", "contract", "first", "ignore", "last_relu", "layout", "only", "order"),
+        *("prefer", "reference", "tensors", "units", "when"),
+    ]
+)
+CONTRACT = "epsilon, stem_padding, stem_pool, pool_rounding, output, input"
+NUMBERS = "bottleneck, channels, classes, growth_rate, init_channels, layers, reduction, stem"
 FAULTS = [
-    (("layout     =", "layuot     ="), "unknown key 'layuot'"),
-    (('about      = "', 'about      = 3 # "'), "about must be a str, found 3"),
+    (("layout     =", "layuot     ="), f"unknown key 'layuot' (known: {KEYS_OF_A_TABLE})"),
+    (('about      = "', 'about      = 3 # "'), "about: expected a string, found 3"),
     (("epsilon      = 1e-5", ""), "missing key 'contract.epsilon'"),
-    (("epsilon      = 1e-5", "epsilon = 1e-5\nmomentum = 0.9"), "unknown key 'contract.momentum'"),
-    (("epsilon      = 1e-5", 'epsilon = "small"'), "contract.epsilon must be a float, found 'small'"),
-    (('stem_padding = "symmetric"', 'stem_padding = "valid"'), "contract.stem_padding must be one of symmetric, same"),
+    (
+        ("epsilon      = 1e-5", "epsilon = 1e-5\nmomentum = 0.9"),
+        f"unknown key 'contract.momentum' (known: carried, {', '.join(sorted(CONTRACT.split(', ')))})",
+    ),
+    (("epsilon      = 1e-5", 'epsilon = "small"'), "contract.epsilon: expected a float, found 'small'"),
+    (
+        ('stem_padding = "symmetric"', 'stem_padding = "valid"'),
+        "contract.stem_padding: expected one of symmetric, same, found 'valid'",
+    ),
     (('order = "rgb", ', ""), "missing key 'contract.input.order'"),
-    (('"final.norm" ', '"final.norms" '), "unknown key 'units.final.norms'"),
+    (('order = "rgb"', 'order = "rbg"'), "contract.input.order: expected one of rgb, bgr, grey, found 'rbg'"),
+    (("mean = [0.485,", "mean = [485,"), "contract.input.mean[0]: expected a float, found 485"),
+    (('"final.norm" ', '"final.norms" '), f"unknown key 'units.final.norms' (known: {UNITS})"),
     (('"stem.norm"               = "features.norm0"', ""), "missing key 'units.stem.norm'"),
-    (('"classifier", "classifier.0"', '"out{_n}", "classifier.0"'), "pattern 'out{_n}' must have no places"),
-    (('"features.norm0"', '"features.norm{b}"'), "pattern 'features.norm{b}' must have no places"),
+    (
+        ('"stem.norm"               = "features.norm0"', '"stem.norm" = []'),
+        "units.stem.norm: expected at least one string, found []",
+    ),
+    (
+        ('"classifier", "classifier.0"', '"out{_n}", "classifier.0"'),
+        "units.head.dense: expected a pattern with no places, found 'out{_n}'",
+    ),
+    (
+        ('"features.norm0"', '"features.norm{b}"'),
+        "units.stem.norm: expected a pattern with no places, found 'features.norm{b}'",
+    ),
     (
         ('"features.transition{b}.conv"', '"features.transition.conv"'),
-        "pattern 'features.transition.conv' must have {b}",
+        "units.transition{b}.conv: expected a pattern with {b}, found 'features.transition.conv'",
     ),
-    (('"features.transition{b}.conv"', '"features.transition{b.conv"'), "bad pattern"),
-    (('"{unit}.bias"\nnorm', '"bias"\nnorm'), "tensors.dense.bias.name: pattern 'bias' must have {unit}"),
+    (
+        ('"features.norm5"', '"norm{b"'),
+        "units.final.norm: expected a pattern, found 'norm{b': expected '}' before end of string",
+    ),
+    (('"{unit}.bias"\nnorm', '"bias"\nnorm'), "tensors.dense.bias.name: expected a pattern with {unit}, found 'bias'"),
     (
         ('axes = "o i h w"', 'axes = "o i h"'),
-        "tensors.conv.kernel.axes must name 'h w i o' in their order, found 'o i h'",
+        "tensors.conv.kernel.axes: expected the axes 'h w i o' in some order, found 'o i h'",
     ),
-    (('axes = "o i h w"', 'axis = "o i h w"'), "unknown key 'tensors.conv.kernel.axis'"),
-    (('{ name = "{unit}.weight", axes = "o i" }', '"{unit}.weight"'), "tensors.dense.kernel must be a dict"),
+    (('axes = "o i h w"', 'axis = "o i h w"'), "unknown key 'tensors.conv.kernel.axis' (known: axes, name)"),
+    (
+        ('{ name = "{unit}.weight", axes = "o i" }', '"{unit}.weight"'),
+        "tensors.dense.kernel: expected an object, found '{unit}.weight'",
+    ),
     ((', variance = "{unit}.running_var"', ""), "missing key 'tensors.norm.variance'"),
-    (("first      = { b = 1", "first      = { c = 1"), "unknown key 'first.c'"),
-    (("only       = { stem", "only       = { stemm"), "unknown key 'only.stemm'"),
-    (("[units]", "[units"), "not TOML"),
+    (("first      = { b = 1", "first      = { c = 1"), "unknown key 'first.c' (known: b, l, n)"),
+    (("only       = { stem", "only       = { stemm"), f"unknown key 'only.stemm' (known: {NUMBERS})"),
+    (
+        ('only       = { stem = "imagenet"', 'only       = { stem = "image"'),
+        "only.stem: expected one of imagenet, cifar, deep, found 'image'",
+    ),
+    (("[units]", "[units"), "not TOML: Expected ']' at the end of a table declaration (at line 29, column 8)"),
     (
         ("[tensors]", '[order]\nconv = "conv_{n}"\nnorm = "n{_n}"\ndense = "d{_n}"\n[tensors]'),
-        "pattern 'conv_{n}' must have {_n}",
+        "order.conv: expected a pattern with {_n}, found 'conv_{n}'",
     ),
     (
         ("norm         = {", 'norm         = { fold = "divide",'),
-        "unknown fold 'divide' in tensors.norm.fold (known: batchnorm+scale, unscale)",
+        "tensors.norm.fold: expected one of batchnorm+scale, unscale, found 'divide'",
     ),
     (("norm         = {", 'norm         = { fold = "unscale",'), "missing key 'tensors.norm.factor'"),
     (
         ('axes = "o i h w"', 'axes = ["o i h w", "o i -h -x"]'),
-        "tensors.conv.kernel.axes must name 'h w i o' in their order, found 'o i -h -x'",
+        "tensors.conv.kernel.axes: expected the axes 'h w i o' in some order, found 'o i -h -x'",
     ),
-    (('= "features.norm5"', '= { 201 = "features.norm5" }'), "missing key \"units.'final.norm'.any\""),
-    (("epsilon      = 1e-5", 'epsilon = 1e-5\ncarried = ["epsilom"]'), "contract.carried must be one of epsilon"),
+    (('= "features.norm5"', '= { 201 = "features.norm5" }'), "missing key 'units.final.norm.any'"),
+    (
+        ("epsilon      = 1e-5", 'epsilon = 1e-5\ncarried = ["epsilom"]'),
+        f"contract.carried: expected some of {CONTRACT}, found 'epsilom'",
+    ),
     (
         ('output       = "logits"', 'output = "logits"\nstem_pool = "mean"'),
-        "contract.stem_pool must be one of max, blur, found 'mean'",
+        "contract.stem_pool: expected one of max, blur, found 'mean'",
     ),
-    (('"final.norm" ', '"stem.conv1" = "x"\n"final.norm" '), "missing key 'units.stem.conv2'"),
+    (('"final.norm" ', '"stem.conv1" = "x"\n"final.norm" '), f"unknown key 'units.stem.conv1' (known: {UNITS})"),
+    (
+        ('only       = { stem = "imagenet"', 'only       = { stem = ["imagenet", "deep"]'),
+        "missing key 'units.stem.conv1'",
+    ),
 ]
 
 
@@ -223,15 +279,39 @@ def test_a_table_that_is_not_exactly_right_is_refused(tmp_path, change, message)
     with pytest.raises(UsageError) as error:
         Layout.load(table)
 
-    assert error.value.message.startswith(f"{table}: ")
-    assert message in error.value.message
+    assert error.value.message == f"{table}: {message}"
+
+
+def test_a_table_without_units_and_order_is_refused(tmp_path):
+    """Nothing would say how a unit is called."""
+    table = tmp_path / "mine.toml"
+    table.write_text(re.sub(r"\[units\].*?(?=\[tensors\])", "", FIRST_TABLE, flags=re.DOTALL), encoding="utf-8")
+
+    with pytest.raises(UsageError) as error:
+        Layout.load(table)
+
+    assert error.value.message == f"{table}: missing key 'units'"
+
+
+@pytest.mark.parametrize(("unit", "kept"), [("stem.norm", "stem.conv"), ("stem.norm2", "stem.conv1")])
+def test_a_stem_that_a_table_begins_must_be_whole(tmp_path, unit, kept):
+    """A table that limits no stems names all units of those whose first convolution it has."""
+    text = (resource("mappings") / "keras.toml").read_text(encoding="utf-8")
+    table = tmp_path / "mine.toml"
+    table.write_text(re.sub(rf'^"{unit}" .*$', "", text, flags=re.MULTILINE), encoding="utf-8")
+    assert f'"{kept}"' in text
+
+    with pytest.raises(UsageError) as error:
+        Layout.load(table)
+
+    assert error.value.message == f"{table}: missing key 'units.{unit}'"
 
 
 @pytest.mark.parametrize("layout", layouts())
 def test_every_key_of_a_table_is_read(layout, tmp_path):
     """No key can be misspelled without an error: a letter added to any of them is noticed."""
     text = (resource("mappings") / f"{layout}.toml").read_text(encoding="utf-8")
-    text = re.sub(r"^when .*", "when = {}", text, flags=re.MULTILINE)
+    text = re.sub(r"^(when|prefer) .*", r"\1 = {}", text, flags=re.MULTILINE)
     keys = set(re.findall(r'^"?([a-z][\w.{}]*)"? *=', text, re.MULTILINE)) | set(re.findall(r"[{,] *(\w+) +=", text))
     assert len(keys) > 20
     for key in keys:
@@ -314,10 +394,10 @@ def file_of(mapping, ordering=None, stored=None, **metadata):
 
 def test_a_fold_s_parts_are_claimed_one_by_one(mine):
     """Six tensors fill the four slots of a norm; the ledger counts both."""
-    ledger = mine.match(file_of(mine), SMALL)
+    ledger = match(scan(mine, file_of(mine)), SMALL)
 
     norms = sum(unit.kind == "norm" for unit in SMALL.units.values())
-    assert (ledger.troubles, len(ledger.claims)) == (0, len(SMALL.slots) + 2 * norms)
+    assert (ledger.problems, len(ledger.claims)) == (0, len(SMALL.slots) + 2 * norms)
     assert ledger.filled == tuple(SMALL.slots)
 
 
@@ -326,7 +406,7 @@ def test_a_missing_part_of_a_fold_is_missed(mine):
     file = file_of(mine)
     tensors = {name: tensor for name, tensor in file.tensors.items() if name != "features.norm0.s.bias"}
 
-    ledger = mine.match(Checkpoint(path=file.path, container="pth", tensors=tensors), SMALL)
+    ledger = match(scan(mine, Checkpoint(path=file.path, container="pth", tensors=tensors)), SMALL)
 
     assert {str(place): name for place, name in ledger.missing.items()} == {
         "stem.norm.second_shift": "features.norm0.s.bias"
@@ -345,19 +425,19 @@ def test_a_missing_part_of_a_fold_is_missed(mine):
 )
 def test_sizes_tell_the_order_and_the_file_s_record_the_direction(mine, ordering, stored, said, axes, uncertain):
     """The first order that fits holds; where two directions do and nothing says which, that is told."""
-    ledger = mine.match(file_of(mine, ordering, stored, **said), SMALL)
+    ledger = match(scan(mine, file_of(mine, ordering, stored, **said)), SMALL)
 
-    kernels = {claim.axes for place, claim in ledger.claims.items() if place.unit.endswith(("conv", "conv1", "conv2"))}
-    assert (ledger.troubles, kernels, ledger.uncertain) == (0, {axes}, uncertain)
+    kernels = {claim.axes for key, claim in ledger.claims.items() if key.unit.endswith(("conv", "conv1", "conv2"))}
+    assert (ledger.problems, kernels, ledger.kernels_assumed) == (0, {axes}, uncertain)
 
 
 def test_the_user_s_word_overrules_the_record(mine):
     """`--kernels` is asked for because files are wrong or silent."""
     file = file_of(mine, "th", "theano", kernels="tensorflow")
 
-    ledger = mine.match(file, SMALL, mine.survey(file, "theano"))
+    ledger = match(scan(mine, file, "theano"), SMALL)
 
-    assert (ledger.kernels, ledger.uncertain) == ("theano", False)
+    assert (ledger.kernels, ledger.kernels_assumed) == ("theano", False)
 
 
 def test_kernels_are_turned_and_norms_folded_into_the_same_function(mine, tmp_path):
@@ -394,7 +474,7 @@ def test_an_architecture_s_own_names_are_read_and_written(tmp_path):
     assert spelled == {"121": "features.transition2.conv", "201": "features.last2_12.conv"}
     for name in spelled:
         shapes = {rule.name: (NAMED[name].slots[slot], "float32") for slot, rule in mapping.spell(NAMED[name]).items()}
-        assert (mapping.match(sketch(shapes), NAMED[name]).missing, len(shapes)) == ({}, len(NAMED[name].slots))
+        assert (match(scan(mapping, sketch(shapes)), NAMED[name]).missing, len(shapes)) == ({}, len(NAMED[name].slots))
 
 
 def test_a_table_without_units_writes_running_numbers(tmp_path):
@@ -411,18 +491,46 @@ def test_a_table_without_units_writes_running_numbers(tmp_path):
 
     spelled = mapping.spell_units(SMALL)
     assert (spelled["stem.conv"], spelled["final.norm"], spelled["head.dense"]) == ("c_1", "n_11", "d_1")
-    assert mapping.match(file_of(mapping), SMALL).troubles == 0
+    assert match(scan(mapping, file_of(mapping)), SMALL).problems == 0
+
+
+def test_of_tables_that_fit_the_file_s_record_prefers_one(monkeypatch):
+    """Where several tables fit, the one whose record the file has is taken; without it the user must say."""
+    plain = Layout.load("torchvision")
+    tables = {name: replace(plain, name=name, prefer={"package": name}) for name in ("a", "b")}
+    monkeypatch.setattr("densenet_port.layouts.identify.layouts", lambda: tuple(tables))
+    monkeypatch.setattr(Layout, "load", tables.__getitem__)
+    file = spelled_by(plain, SMALL)
+
+    assert [identify(sketch(file, package=name)).layout.name for name in tables] == ["a", "b"]
+    with pytest.raises(MisfitError, match="sketch.pth: 2 layouts fit equally: a, b"):
+        identify(sketch(file, package="c"))
+
+
+def test_a_network_that_the_layout_s_software_can_have_is_preferred_first(monkeypatch):
+    """What the software cannot build is read, but only where no other table fits."""
+    plain = Layout.load("torchvision")
+    tables = {
+        "a": replace(plain, name="a", only={"growth_rate": (5,)}, prefer={"package": "a"}),
+        "b": replace(plain, name="b"),
+    }
+    monkeypatch.setattr("densenet_port.layouts.identify.layouts", lambda: tuple(tables))
+    monkeypatch.setattr(Layout, "load", tables.__getitem__)
+
+    ledger = identify(sketch(spelled_by(plain, SMALL), package="a"))
+
+    assert ledger.layout.name == "b"
 
 
 def test_a_file_s_own_record_can_name_its_table(monkeypatch):
     """A table that asks for a record is tried for files that have it, and for no other."""
     told = Layout.load("torchvision")
-    special = replace(told, layout="special", when={"module": "a.Network"})
+    special = replace(told, name="special", when={"module": "a.Network"})
     monkeypatch.setattr("densenet_port.layouts.identify.layouts", lambda: ("special", "torchvision"))
     monkeypatch.setattr(Layout, "load", lambda layout: {"special": special, "torchvision": told}[layout])
 
     found = [
-        identify(sketch(spelled("torchvision", SMALL), **said)).mapping.layout for said in ({}, {"module": "a.Network"})
+        identify(sketch(spelled("torchvision", SMALL), **said)).layout.name for said in ({}, {"module": "a.Network"})
     ]
 
     assert found == ["torchvision", "special"]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from densenet_port.layouts.transform import FOLDS, Made, absorb, absorb_in_scale, absorb_in_variance, folded, move
+from densenet_port.layouts.transform import FOLDS, Recipe, absorb, absorb_in_scale, absorb_in_variance, folded, move
 
 ORDERS = [" ".join(order) for order in permutations("ohwi")]
 SMALL = hnp.arrays(np.float32, (3, 4, 5, 2), elements=st.floats(-1, 1, width=32), unique=True)
@@ -178,5 +178,5 @@ def test_what_is_written_folds_back_to_ours(name):
 
 def fold(name, role, parts):
     """One role as a fold makes it."""
-    made = FOLDS[name].made.get(role, Made((role,), lambda part: part))
-    return folded(made, [parts[part] for part in made.parts])
+    recipe = FOLDS[name].recipes.get(role, Recipe((role,), lambda part: part))
+    return folded(recipe, [parts[part] for part in recipe.parts])

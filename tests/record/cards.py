@@ -29,7 +29,8 @@ from densenet_port.conversion.load import read
 from densenet_port.errors import UsageError
 from densenet_port.layouts import cards as support
 from densenet_port.layouts.cards import Measured
-from densenet_port.layouts.layout import Layout, fitted, layouts
+from densenet_port.layouts.layout import Layout, layouts
+from densenet_port.layouts.match import fitted, match, scan
 from densenet_port.network.architecture import NAMED
 from densenet_port.network.numpy import forward
 from densenet_port.prove import parity
@@ -63,7 +64,7 @@ def apart(found, truth):
 
 def owned(told, pictures, dtype="float64"):
     """Logits of the layout's own software, what it computed in (float64 if it can), and what took part."""
-    table = told.ledger.mapping
+    table = told.ledger.layout
     job = Job(
         network=table.reference,
         images=pictures,
@@ -73,7 +74,7 @@ def owned(told, pictures, dtype="float64"):
         architecture=told.architecture,
         contract=told.contract,
         prefix=told.ledger.prefix,
-        head=told.ledger.spelled("head.dense"),
+        head=told.ledger.unit_name("head.dense"),
         dtype=dtype,
         limit=900.0,
     )
@@ -111,9 +112,9 @@ def logits_rows(table, name, folder):
     weights = random_weights(architecture)
     truth = forward(architecture, table.contract, weights, PROBE)
     source = keras_file(folder / "ours.safetensors", architecture, table.contract, weights)
-    convert(source, dst=table.layout, out=out, force=True)
-    told = read(out, src=table.layout)
-    logits, dtype, versions = (stood_in if table.layout in STAND_INS else owned)(told, PROBE)
+    convert(source, dst=table.name, out=out, force=True)
+    told = read(out, src=table.name)
+    logits, dtype, versions = (stood_in if table.name in STAND_INS else owned)(told, PROBE)
     ours = forward(told.architecture, told.contract, told.weights, PROBE)
     bound = parity.BOUND64
     if dtype == "float32":
@@ -138,13 +139,13 @@ def genuine(layout):
 def misplaced(table, path, name):
     """How many tensors of a recorded list the table does not place, and how many places it leaves empty."""
     file = recorded(path)
-    survey = table.survey(file)
-    return table.match(file, fitted(NAMED[name], survey), survey).troubles
+    scanned = scan(table, file)
+    return match(scanned, fitted(NAMED[name], scanned)).problems
 
 
 def names_rows(table):
     """The recorded lists of a layout, and the software that wrote them."""
-    for name, path in genuine(table.layout):
+    for name, path in genuine(table.name):
         yield (
             row(name, "names", "float32", misplaced(table, path, name), 0),
             path.read_text(encoding="utf-8").split()[1:3],

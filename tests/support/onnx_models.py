@@ -18,7 +18,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from densenet_port import formats
-from densenet_port.layouts.layout import Layout, ours_axes, written
+from densenet_port.layouts.layout import Layout
 from densenet_port.layouts.transform import move
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.numpy import forward
@@ -162,9 +162,9 @@ def random_model(architecture, contract, path, layout="onnx", dtype="float32", t
     table, weights = Layout.load(layout), random_weights(architecture, dtype=dtype)
     tensors = {}
     for place, rule in table.spell(architecture).items():
-        what, sizes = written(table, place), architecture.units[place.unit].sizes
+        what, sizes = table.content(place), architecture.units[place.unit].sizes
         array = weights[Slot(place.unit, what)] if isinstance(what, str) else np.full(sizes["c"], what, dtype)
-        tensors[rule.name] = tensor(move(array, ours_axes(table, architecture, place), rule.axes))
+        tensors[rule.name] = tensor(move(array, table.canonical_axes(place), rule.axes))
     manifest = {"layout": layout, "architecture": architecture.to_json(), "contract": contract.to_json()}
     formats.write(path, tensors, lambda: json.dumps(manifest if told is None else told).encode())
     return weights
