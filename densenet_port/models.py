@@ -23,21 +23,11 @@ from typing import Any, Literal
 
 from densenet_port.conversion.load import Network, read
 from densenet_port.errors import UsageError
+from densenet_port.extras import framework
 from densenet_port.network.architecture import NAMED, Architecture
 from densenet_port.network.contract import Contract, StemPadding
-from densenet_port.network.keras import (
-    Activation,
-    DataFormat,
-    KerasTensor,
-    Model,
-    Shape,
-    _channels,
-    _input,
-    _keras,
-    _sides,
-    assign,
-    build,
-)
+from densenet_port.network.keras import Activation, Model, assign, build
+from densenet_port.network.keras_input import DataFormat, KerasTensor, ModelInput, Shape, model_input
 
 SMALLEST = 8  # sides below it were always refused by the constructors, even where the network could take them
 
@@ -84,8 +74,8 @@ def DenseNet(  # noqa: N802 (a constructor, with the arguments that users know)
     if weights == "imagenet" and include_top and classes != 1000:  # noqa: PLR2004 (ImageNet's classes)
         raise ValueError(f"weights='imagenet' with its head means classes=1000, found classes={classes}")
     default = (32, 32, 3) if include_top else (None, None, 3)
-    shape, order = _input(input_shape, input_tensor, data_format, default)
-    _check_sides(shape, order, known=include_top)
+    images = model_input(input_shape, input_tensor, data_format, default)
+    _check_sides(images, known=include_top)
     try:
         architecture = Architecture(
             layers=_layers(depth, nb_dense_block, nb_layers_per_block, bottleneck=bottleneck),
@@ -94,7 +84,7 @@ def DenseNet(  # noqa: N802 (a constructor, with the arguments that users know)
             bottleneck=4 if bottleneck else 0,
             reduction=reduction,
             stem="imagenet" if subsample_initial_block else "cifar",
-            channels=_channels(shape, order),
+            channels=images.channels,
             classes=classes if include_top else None,
         )
     except UsageError as error:
@@ -104,9 +94,9 @@ def DenseNet(  # noqa: N802 (a constructor, with the arguments that users know)
     model = build(
         architecture,
         contract,
-        input_shape=shape,
+        input_shape=images.shape,
         activation=activation,
-        data_format=order,
+        data_format=images.order,
         dropout_rate=dropout_rate,
         weight_decay=weight_decay,
         input_tensor=input_tensor,
@@ -114,7 +104,7 @@ def DenseNet(  # noqa: N802 (a constructor, with the arguments that users know)
     )
     if source:
         assign(model, {slot: source.weights[slot] for slot in architecture.slots})
-    return model if include_top else _pooled(model, order)
+    return model if include_top else _pooled(model, images.order)
 
 
 def _imagenet(name: str) -> Callable[..., Model]:
@@ -138,7 +128,7 @@ def _imagenet(name: str) -> Callable[..., Model]:
         data_format: DataFormat | None = None,
     ) -> Model:
         if input_shape is None and input_tensor is None and include_top:
-            input_shape, data_format = _input(None, None, data_format, (224, 224, 3))
+            input_shape, data_format = model_input(None, None, data_format, (224, 224, 3))
         return DenseNet(
             input_shape,
             nb_dense_block=len(numbers.layers),
@@ -207,7 +197,7 @@ def load(
 
 def _pooled(model: Model, order: DataFormat) -> Model:
     """A model without a head, its last map averaged over all places."""
-    keras = _keras()
+    keras = framework("keras")
     pool = keras.layers.GlobalAveragePooling2D(data_format=order, name="head_pool")
     return keras.Model(model.input, pool(model.output), name=model.name)
 
@@ -248,7 +238,7 @@ def _bar() -> Callable[[int, int], None]:
         if not (sys.stdout.isatty() or "ipykernel" in sys.modules):
             return
         if not begun:
-            begun.append(_keras().utils.Progbar(total or None, unit_name="byte"))
+            begun.append(framework("keras").utils.Progbar(total or None, unit_name="byte"))
         begun[0].update(done)
 
     return progress
@@ -281,13 +271,12 @@ def _layers(depth: int, blocks: int, count: int | Sequence[int], *, bottleneck: 
     return (count,) * blocks
 
 
-def _check_sides(shape: Shape, order: DataFormat, *, known: bool) -> None:
+def _check_sides(images: ModelInput, *, known: bool) -> None:
     """The constructors' rules: sides of 8 or more, and known ones with the head."""
-    sides = _sides(shape, order)
-    if known and None in sides:
-        raise ValueError(f"include_top=True needs a height and a width, found input_shape={shape}")
-    if any(side is not None and side < SMALLEST for side in sides):
-        raise ValueError(f"height and width must be at least {SMALLEST}, found input_shape={shape} ({order})")
+    if known and None in images.sides:
+        raise ValueError(f"include_top=True needs a height and a width, found input_shape={images.shape}")
+    if any(side is not None and side < SMALLEST for side in images.sides):
+        raise ValueError(f"height and width must be at least {SMALLEST}, found {images}")
 
 
 def _check_output(activation: str | None, classes: int) -> None:

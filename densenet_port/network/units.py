@@ -7,6 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+from densenet_port.checkpoint import Array
+from densenet_port.errors import MisfitError
+
 Kind = Literal["conv", "norm", "dense"]
 Role = Literal["kernel", "bias", "scale", "shift", "mean", "variance"]
 
@@ -68,3 +71,17 @@ def norm_unit(name: str, channels: int) -> Unit:
 def dense_unit(name: str, inputs: int, outputs: int) -> Unit:
     """A dense layer."""
     return Unit(name, "dense", {"i": inputs, "o": outputs})
+
+
+def check_fit(shapes: Mapping[Slot, tuple[int, ...]], weights: Mapping[Slot, Array]) -> None:
+    """Raise MisfitError unless the weights are a model's: an array in our axes for each of its slots, and no other."""
+    lacking = [str(slot) for slot in shapes if slot not in weights]
+    surplus = [str(slot) for slot in weights if slot not in shapes]
+    if lacking or surplus:
+        raise MisfitError(
+            f"the weights do not fit the model: {len(lacking)} slots are not given, {len(surplus)} have no variable\n  "
+            + "  ".join((lacking + surplus)[:8])
+        )
+    for slot, shape in shapes.items():
+        if weights[slot].shape != shape:
+            raise MisfitError(f"{slot}: expected shape {shape}, found {weights[slot].shape}")

@@ -28,7 +28,7 @@ from densenet_port.checkpoint import Array
 from densenet_port.errors import DiskError, PortError, UsageError
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
-from densenet_port.network.keras import DataFormat
+from densenet_port.network.keras_input import DataFormat
 from densenet_port.network.units import Role, Slot
 from densenet_port.prove.runners import RUNNERS, runner
 

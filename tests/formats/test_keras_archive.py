@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from densenet_port.errors import CorruptError, DiskError, MisfitError, UsageError
+from densenet_port.errors import CorruptError, DiskError, UsageError
 from densenet_port.formats.keras import archive as keras_archive
 from densenet_port.formats.keras import h5 as keras_h5
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
-from tests.support.containers import SMALL, content, damaged, outcome, peak, telling, true, watched, weights
+from tests.support.containers import SMALL, blueprint, content, damaged, outcome, peak, telling, true, watched, weights
 from tests.support.keras_process import loaded_by_keras, real_files, truth
 
 CIFAR = Architecture(
@@ -40,7 +40,7 @@ def built(tmp_path_factory):
     cases = []
     for number, (arch, contract) in enumerate(NETWORKS.values()):
         for name, write in ((".keras", keras_archive.write), (".weights.h5", keras_h5.write_weights_h5)):
-            write(folder / f"{number}{name}", weights(arch), telling(arch, contract))
+            write(folder / f"{number}{name}", weights(arch), telling(arch, contract), blueprint(arch, contract))
             cases.append((arch, contract, folder / f"{number}{name}"))
     found = loaded_by_keras(*cases)
     return dict(zip(NETWORKS, zip(found[::2], found[1::2], strict=True), strict=True))
@@ -135,7 +135,7 @@ def test_keras_builds_the_network_that_the_contract_says(case, built):
 def test_what_we_write_reads_back_the_same(case, tmp_path):
     """In order, with the epsilon of the contract in its configuration."""
     arch, contract = NETWORKS[case]
-    keras_archive.write(tmp_path / "x", weights(arch), telling(arch, contract))
+    keras_archive.write(tmp_path / "x", weights(arch), telling(arch, contract), blueprint(arch, contract))
 
     found = keras_archive.read(tmp_path / "x")
     assert (content(found.tensors), found.metadata["epsilon"]) == (content(weights(arch)), contract.epsilon)
@@ -144,8 +144,8 @@ def test_what_we_write_reads_back_the_same(case, tmp_path):
 def test_layers_without_weights_give_way_to_ours(tmp_path):
     """No two layers of the network have the same name."""
     taken = {"stem_conv": "input_layer", "stem_norm": "stem_relu", "final_norm": "block1_layer1_concat"}
-    tensors = {"/".join((taken.get((p := key.split("/"))[0], p[0]), p[1])): item for key, item in weights().items()}
-    keras_archive.write(tmp_path / "x", tensors, telling())
+    tensors, layout = renamed(taken)
+    keras_archive.write(tmp_path / "x", tensors, telling(), layout)
 
     names = [layer["name"] for layer in keras_archive.read(tmp_path / "x").metadata["config"]["config"]["layers"]]
     assert len(set(names)) == len(names)
@@ -153,7 +153,7 @@ def test_layers_without_weights_give_way_to_ours(tmp_path):
 
 def test_members_are_stored_without_a_date(tmp_path):
     """The three that Keras reads, in its order."""
-    keras_archive.write(tmp_path / "x", weights(), telling())
+    keras_archive.write(tmp_path / "x", weights(), telling(), blueprint())
 
     with zipfile.ZipFile(tmp_path / "x") as file:
         found = [(entry.filename, entry.compress_type, entry.date_time) for entry in file.infolist()]
@@ -163,7 +163,7 @@ def test_members_are_stored_without_a_date(tmp_path):
 
 def test_the_checksums_are_right(tmp_path):
     """A zip tool finds nothing wrong, though the weights were streamed into it."""
-    keras_archive.write(tmp_path / "x", weights(), telling())
+    keras_archive.write(tmp_path / "x", weights(), telling(), blueprint())
 
     with zipfile.ZipFile(tmp_path / "x") as file:
         assert file.testzip() is None
@@ -171,9 +171,9 @@ def test_the_checksums_are_right(tmp_path):
 
 def test_the_same_input_gives_the_same_bytes(tmp_path):
     """No clock is looked at: a zip counts in two seconds."""
-    keras_archive.write(tmp_path / "x", weights(), telling())
+    keras_archive.write(tmp_path / "x", weights(), telling(), blueprint())
     time.sleep(2.1)
-    keras_archive.write(tmp_path / "y", weights(), telling())
+    keras_archive.write(tmp_path / "y", weights(), telling(), blueprint())
 
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
 
@@ -181,7 +181,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
 def test_every_tensor_is_loaded_once_in_order_and_the_record_last(tmp_path):
     """The record that stands in the file was asked for after the last tensor."""
     seen, told = [], telling()
-    keras_archive.write(tmp_path / "x", watched(weights(), seen), lambda: seen.append("record") or told())
+    keras_archive.write(tmp_path / "x", watched(weights(), seen), lambda: seen.append("record") or told(), blueprint())
 
     last = keras_archive.read(tmp_path / "x").record["calls"]
     announced = seen.index("stem_conv/kernel")
@@ -195,7 +195,7 @@ def test_memory_is_that_of_a_tensor(tmp_path):
     total = sum(item.load().nbytes for item in tensors.values())
 
     def there_and_back():
-        keras_archive.write(tmp_path / "x", tensors, telling(arch))
+        keras_archive.write(tmp_path / "x", tensors, telling(arch), blueprint(arch))
         for item in keras_archive.read(tmp_path / "x").tensors.values():
             item.load()
 
@@ -207,8 +207,17 @@ def without(name):
     return {key: item for key, item in weights().items() if not key.startswith(name)}
 
 
-def renamed(old, new):
-    return {key.replace(old, new): item for key, item in weights().items()}
+def renamed(layers):
+    """The tensors and the blueprint of a layout that calls some layers otherwise."""
+
+    def new(name):
+        layer, slash, variable = name.partition("/")
+        return layers.get(layer, layer) + slash + variable
+
+    ours = blueprint()
+    parts = {unit: {part: new(name) for part, name in names.items()} for unit, names in ours.tensors.items()}
+    names = {unit: new(layer) for unit, layer in ours.layers.items()}
+    return {new(name): item for name, item in weights().items()}, replace(ours, layers=names, tensors=parts)
 
 
 def exchanged():
@@ -217,26 +226,54 @@ def exchanged():
     return {name: weights()[names[names[0] == name]] if name in names else item for name, item in weights().items()}
 
 
+def with_kernels_called_w():
+    """The tensors and the blueprint of a layout that calls a kernel as Keras 1 did."""
+    ours, conv = blueprint(), "stem_conv/kernel"
+    tensors = {name.replace(conv, "stem_conv/W"): item for name, item in weights().items()}
+    return tensors, replace(ours, tensors={**ours.tensors, "stem.conv": {"kernel": "stem_conv/W"}})
+
+
+NETWORK, FIRST, DENSE = f"a .keras of {SMALL.name}", "block1_layer1_conv1/kernel", "head_dense/kernel (12, 5)"
+
+
 @pytest.mark.parametrize(
-    ("tensors", "message"),
+    ("tensors", "layout", "message"),
     [
-        (without("head_dense"), "has 18 layers with weights, found 17"),
-        (exchanged(), "needs the tensors of block1.layer1.conv1, found block1_layer1_conv1"),
-        (renamed("stem_", "stem/"), "'stem/conv' cannot name a layer of Keras 3"),
-        ({f"{key}_{n}": item for n, (key, item) in enumerate(weights().items())}, "cannot be written as .weights.h5"),
+        (without("head_dense"), blueprint(), f"{NETWORK} has 18 layers with weights, found 17"),
+        (
+            exchanged(),
+            blueprint(),
+            f"{NETWORK} needs {FIRST} (1, 1, 8, 16) for block1.layer1.conv1, found {FIRST} (3, 3, 16, 4)",
+        ),
+        (
+            without("head_dense/bias"),
+            blueprint(),
+            f"{NETWORK} needs {DENSE}, head_dense/bias (5,) for head.dense, found {DENSE}",
+        ),
+        (
+            weights(),
+            renamed({"stem_conv": "conv1"})[1],
+            f"{NETWORK} needs conv1/kernel (7, 7, 3, 8) for stem.conv, found stem_conv/kernel (7, 7, 3, 8)",
+        ),
+        (*renamed({"stem_conv": "stem/conv"}), "'stem/conv' cannot name a layer of Keras 3"),
+        (*with_kernels_called_w(), "stem_conv cannot be written as .weights.h5: its variables are W"),
     ],
 )
-def test_tensors_of_another_network_are_refused(tensors, message, tmp_path):
+def test_tensors_of_another_network_are_refused(tensors, layout, message, tmp_path):
     """The configuration would describe another network than the weights are for."""
     with pytest.raises(UsageError) as caught:
-        keras_archive.write(tmp_path / "x", tensors, telling())
-    assert message in caught.value.message
+        keras_archive.write(tmp_path / "x", tensors, telling(), layout)
+    assert caught.value.message == message
 
 
-def test_a_record_without_a_network_is_refused(tmp_path):
+def test_tensors_without_a_blueprint_are_refused(tmp_path):
     """There is nothing to build."""
-    with pytest.raises(MisfitError, match="architecture"):
-        keras_archive.write(tmp_path / "x", weights(), lambda: b"{}")
+    with pytest.raises(UsageError) as caught:
+        keras_archive.write(tmp_path / "x", weights(), telling())
+    assert (caught.value.message, caught.value.hint) == (
+        "a .keras holds a graph, and nothing says which network the tensors are of",
+        "pass a blueprint, or choose .weights.h5, which holds weights alone",
+    )
 
 
 # -- hostile files ---------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import timm.layers
 import timm.models.densenet
 import torch
 from hypothesis import given, settings
@@ -17,36 +16,13 @@ from densenet_port.network.numpy import convolved, evaluate, forward
 from densenet_port.network.units import ROLES, Slot
 from tests.support.networks import images, torchvision_network
 from tests.support.random_weights import random_weights
+from tests.support.torch_networks import timm_filled, torchvision_names, weights_of
 
 SMALL = "layers=2-3-2,growth_rate=8,init_channels=16,classes=7"
 FULL = 1e-10  # of the logits' deviation: what two right float64 passes must agree to
 
 
 # -- helpers ---------------------------------------------------------------------------------------------------------
-
-
-def torch_names(architecture):
-    """Our unit → torchvision's module."""
-    special = {"stem.conv": "features.conv0", "stem.norm": "features.norm0", "final.norm": "features.norm5"}
-    return {
-        unit: special.get(unit, "classifier" if unit == "head.dense" else f"features.{unit}")
-        .replace("features.block", "features.denseblock")
-        .replace(".layer", ".denselayer")
-        for unit in architecture.units
-    }
-
-
-def taken_from(network, architecture):
-    """The weights of torchvision's network, in our axes."""
-    state, names = network.state_dict(), torch_names(architecture)
-    suffix = {"scale": "weight", "shift": "bias", "mean": "running_mean", "variance": "running_var", "bias": "bias"}
-    turned = {"conv": (2, 3, 1, 0), "dense": (1, 0), "norm": (0,)}
-    found = {}
-    for unit in architecture.units.values():
-        for role in ROLES[unit.kind]:
-            array = state[f"{names[unit.name]}.{suffix.get(role, 'weight')}"].numpy()
-            found[Slot(unit.name, role)] = array.transpose(turned[unit.kind]) if role == "kernel" else array
-    return found
 
 
 def to_torch(pictures, dtype=torch.float64):
@@ -114,7 +90,7 @@ def apart(found, truth):
 def small():
     """A small torchvision network in float64, its architecture, and its weights in our axes."""
     network, architecture = torchvision_network(SMALL, seed=1), Architecture.named(SMALL)
-    return network.double(), architecture, taken_from(network, architecture)
+    return network.double(), architecture, weights_of(network, architecture)
 
 
 # -- against torchvision ---------------------------------------------------------------------------------------------
@@ -141,7 +117,7 @@ def test_other_numbers_are_torchvisions_too(spec):
     pictures = images(2, 40, architecture.channels, seed=4)
     truth = network(to_torch(pictures)).numpy()
 
-    logits = forward(architecture, Contract(), taken_from(network, architecture), pictures)
+    logits = forward(architecture, Contract(), weights_of(network, architecture), pictures)
 
     assert apart(logits, truth) <= FULL
 
@@ -154,7 +130,7 @@ def test_every_units_output_is_torchvisions(small):
         network.get_submodule(name).register_forward_hook(
             lambda _m, _i, out, unit=unit: truth.update({unit: out.numpy().copy()})
         )
-        for unit, name in torch_names(architecture).items()
+        for unit, name in torchvision_names(architecture).items()
     ]
     network(to_torch(pictures))
     for hook in hooks:
@@ -225,7 +201,7 @@ def test_float32_is_float32_throughout_and_close(small):
 def test_the_whole_121_is_torchvisions():
     """One image of 224 pixels through the real thing."""
     network, architecture = torchvision_network("121", seed=0), Architecture.named("121")
-    weights, pictures = taken_from(network, architecture), images(1, 224, seed=10)
+    weights, pictures = weights_of(network, architecture), images(1, 224, seed=10)
     truth = network.double()(to_torch(pictures)).numpy()
 
     logits = forward(architecture, Contract(), weights, pictures)
@@ -236,36 +212,12 @@ def test_the_whole_121_is_torchvisions():
 # -- against timm ----------------------------------------------------------------------------------------------------
 
 
-def timm_network(architecture, weights, pool):
-    """Timm's class in float64 with a deep stem, and our weights put into it by name."""
-    network = timm.models.densenet.DenseNet(
-        growth_rate=architecture.growth_rate,
-        block_config=architecture.layers,
-        num_classes=architecture.classes,
-        stem_type="deep",
-        aa_layer=timm.layers.BlurPool2d if pool == "blur" else None,
-    )
-    names = torch_names(architecture) | {
-        f"stem.{part}{n}": f"features.{part}{n - 1}" for n in (1, 2, 3) for part in ("conv", "norm")
-    }
-    suffix = {"scale": "weight", "shift": "bias", "mean": "running_mean", "variance": "running_var", "bias": "bias"}
-    state = {
-        f"{names[slot.unit]}.{suffix.get(slot.role, 'weight')}": torch.from_numpy(
-            array.transpose((3, 2, 0, 1)[-array.ndim :] if array.ndim == 4 else range(array.ndim)[::-1])
-        )
-        for slot, array in weights.items()
-    }
-    counters = {name: value for name, value in network.state_dict().items() if value.dtype == torch.int64}
-    network.load_state_dict(counters | state, strict=True)
-    return network.double().eval().requires_grad_(False)
-
-
 @pytest.mark.parametrize("pool", ["max", "blur"])
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (65, 65), (66, 63)])
 def test_deep_stems_are_timms(pool, height, width):
     architecture = Architecture.named(f"{SMALL},stem=deep")
     weights, pictures = random_weights(architecture), images(2, 66, seed=18)[:, :height, :width]
-    truth = timm_network(architecture, weights, pool)(to_torch(pictures)).numpy()
+    truth = timm_filled(architecture, weights, pool)(to_torch(pictures)).numpy()
 
     logits = forward(architecture, Contract(stem_pool=pool), weights, pictures)
 
@@ -280,7 +232,7 @@ def test_the_whole_deep_networks_are_timms(own, pool, size):
     """The numbers are those of timm's own constructors, and so are the logits."""
     architecture = Architecture.named(own)
     weights, pictures = random_weights(architecture), images(1, size, seed=19)
-    network = timm_network(architecture, weights, pool)
+    network = timm_filled(architecture, weights, pool)
     truth = network(to_torch(pictures)).numpy()
 
     logits = forward(architecture, Contract(stem_pool=pool), weights, pictures)

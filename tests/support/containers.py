@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from densenet_port.checkpoint import Tensor
 from densenet_port.errors import PortError
+from densenet_port.layouts.layout import Layout
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 
@@ -53,6 +54,11 @@ def telling(arch=SMALL, contract=None):
     calls = iter(range(1000, 10_000))
     told = {"architecture": arch.to_json(), "contract": (contract or Contract()).to_json()}
     return lambda: json.dumps({**told, "calls": next(calls), "text": 'Grüße "aus" \\ Zürich'}).encode()
+
+
+def blueprint(arch=SMALL, contract=None):
+    """What our own layout makes of an architecture and a contract: the tensors are those of `weights`."""
+    return Layout.load("keras").blueprint(arch, contract or Contract())
 
 
 def watched(tensors, seen):

@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 from densenet_port.network.architecture import Architecture
+from densenet_port.network.units import ROLES, Slot
 from tests.support.networks import images
+
+SUFFIXES = {"shift": "bias", "mean": "running_mean", "variance": "running_var", "bias": "bias"}  # others are weights
 
 
 def timm_network(arch: Architecture, pool: str, seed: int = 0) -> nn.Module:
@@ -27,6 +30,54 @@ def timm_network(arch: Architecture, pool: str, seed: int = 0) -> nn.Module:
         arch.channels,
         seed,
     )
+
+
+def timm_filled(arch: Architecture, weights: dict, pool: str) -> nn.Module:
+    """Timm's class in float64 with a deep stem, and our weights put into it by name."""
+    from timm.layers import BlurPool2d
+    from timm.models.densenet import DenseNet
+
+    network = DenseNet(
+        growth_rate=arch.growth_rate,
+        block_config=arch.layers,
+        num_classes=arch.classes,
+        stem_type="deep",
+        aa_layer=BlurPool2d if pool == "blur" else None,
+    )
+    names = torchvision_names(arch)
+    state = {
+        f"{names[slot.unit]}.{SUFFIXES.get(slot.role, 'weight')}": torch.from_numpy(
+            array.transpose((3, 2, 0, 1)[-array.ndim :] if array.ndim == 4 else range(array.ndim)[::-1])
+        )
+        for slot, array in weights.items()
+    }
+    counters = {name: value for name, value in network.state_dict().items() if value.dtype == torch.int64}
+    network.load_state_dict(counters | state, strict=True)
+    return network.double().eval().requires_grad_(False)
+
+
+def torchvision_names(arch: Architecture) -> dict[str, str]:
+    """Our unit → the module of torchvision, or of timm where the stem is deep."""
+    special = {"stem.conv": "features.conv0", "stem.norm": "features.norm0", "final.norm": "features.norm5"}
+    special |= {f"stem.{part}{n}": f"features.{part}{n - 1}" for n in (1, 2, 3) for part in ("conv", "norm")}
+    return {
+        unit: special.get(unit, "classifier" if unit == "head.dense" else f"features.{unit}")
+        .replace("features.block", "features.denseblock")
+        .replace(".layer", ".denselayer")
+        for unit in arch.units
+    }
+
+
+def weights_of(network: nn.Module, arch: Architecture) -> dict[Slot, np.ndarray]:
+    """The weights of a network that has these names, in our axes."""
+    state, names = network.state_dict(), torchvision_names(arch)
+    turned = {"conv": (2, 3, 1, 0), "dense": (1, 0), "norm": (0,)}
+    weights = {}
+    for unit in arch.units.values():
+        for role in ROLES[unit.kind]:
+            array = state[f"{names[unit.name]}.{SUFFIXES.get(role, 'weight')}"].numpy()
+            weights[Slot(unit.name, role)] = array.transpose(turned[unit.kind]) if role == "kernel" else array
+    return weights
 
 
 def monai_network(arch: Architecture, seed: int = 0) -> nn.Module:

@@ -27,9 +27,7 @@ from densenet_port.formats.keras import graph as _keras_graph
 from densenet_port.formats.keras import h5 as keras_h5
 from densenet_port.formats.keras.config import functional
 from densenet_port.formats.source import Source, guarded
-from densenet_port.network.architecture import Architecture
 from densenet_port.network.blueprint import Blueprint
-from densenet_port.network.contract import Contract
 from densenet_port.network.units import ROLES
 
 METADATA, CONFIG, WEIGHTS = "metadata.json", "config.json", "model.weights.h5"
@@ -142,18 +140,19 @@ def write(
     path: Path,
     tensors: Mapping[str, Tensor],
     record: Callable[[], bytes],
-    blueprint: Blueprint | None = None,  # noqa: ARG001 (who writes a graph reads it)
+    blueprint: Blueprint | None = None,
 ) -> None:
-    """Write a `.keras` archive of the network that the record describes.
+    """Write a `.keras` archive of the network that the blueprint describes.
 
     Tensors are called `<layer>/<variable>` and stand in order of execution. `record()` gives JSON bytes of constant
-    length, complete after the last tensor, with `architecture` and `contract`. Raises UsageError if the tensors are
-    not those of the architecture, MisfitError if the record cannot be understood.
+    length, complete after the last tensor. Raises UsageError without a blueprint, and for tensors that are not the
+    blueprint's.
     """
-    told = json.loads(record())
-    arch, contract = Architecture.from_json(told.get("architecture")), Contract.from_json(told.get("contract"))
-    config = functional(arch, contract, _layers(arch, tensors))
-    tree = keras_h5.weights_tree(tensors)
+    if blueprint is None:
+        hint = "pass a blueprint, or choose .weights.h5, which holds weights alone"
+        raise UsageError("a .keras holds a graph, and nothing says which network the tensors are of", hint=hint)
+    _check(blueprint, tensors)
+    config, tree = functional(blueprint), keras_h5.weights_tree(tensors, blueprint)
     with ZipFile(path, "w") as archive:
         archive.writestr(_entry(METADATA), json.dumps(_SAVED))
         archive.writestr(_entry(CONFIG), json.dumps(config))
@@ -168,18 +167,23 @@ def _entry(name: str) -> ZipInfo:
     return entry
 
 
-def _layers(arch: Architecture, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Unit → layer. Raises UsageError unless the layers' variables are those of the units, in order."""
+def _check(blueprint: Blueprint, tensors: Mapping[str, Tensor]) -> None:
+    """Raise UsageError unless the tensors are those of the blueprint's units, in order, and name layers of Keras 3."""
+    network = f"a .keras of {blueprint.architecture.name}"
     layers = keras_h5.by_layer(tensors)
-    if len(layers) != len(arch.units):
-        raise UsageError(f"a .keras of {arch.name} has {len(arch.units)} layers with weights, found {len(layers)}")
-    for unit, (layer, variables) in zip(arch.units.values(), layers.items(), strict=True):
-        kind = keras_h5.layer_class(layer, {variable: tensors[name] for variable, name in variables.items()})
-        found = [tensors[variables[variable]].shape for variable in keras_h5.VARIABLES[kind] if variable in variables]
-        if found != [unit.shape(role) for role in ROLES[unit.kind]]:
-            raise UsageError(f"a .keras of {arch.name} needs the tensors of {unit.name}, found {layer}: {found}")
+    if len(layers) != len(blueprint.layers):
+        raise UsageError(f"{network} has {len(blueprint.layers)} layers with weights, found {len(layers)}")
+    for unit, (layer, variables) in zip(blueprint.graph.units.values(), layers.items(), strict=True):
+        expected = {blueprint.tensors[unit.name].get(role): unit.shape(role) for role in ROLES[unit.kind]}
+        found = {name: tensors[name].shape for name in variables.values()}
+        if (layer, found) != (blueprint.layers[unit.name], expected):
+            raise UsageError(f"{network} needs {_listed(expected)} for {unit.name}, found {_listed(found)}")
         if "/" in layer:
             raise UsageError(
                 f"{layer!r} cannot name a layer of Keras 3", hint="choose a layout whose names have no '/'"
             )
-    return dict(zip(arch.units, layers, strict=True))
+
+
+def _listed(shapes: Mapping[str | None, tuple[int, ...]] | Mapping[str, tuple[int, ...]]) -> str:
+    """Names with shapes, for a message: `stem_conv/kernel (7, 7, 3, 64)`."""
+    return ", ".join(f"{name} {shape}" for name, shape in shapes.items())

@@ -50,6 +50,7 @@ from densenet_port.formats.hdf5.write import RECORD, Group
 from densenet_port.formats.keras import graph as _keras_graph
 from densenet_port.formats.source import Source, guarded
 from densenet_port.network.blueprint import Blueprint
+from densenet_port.network.units import Kind
 
 # Class of a Keras layer, as `.weights.h5` spells it → its variables by number, as Keras creates them.
 VARIABLES: dict[str, tuple[str, ...]] = {
@@ -57,7 +58,13 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
     "dense": ("kernel", "bias"),
 }
+CLASSES: dict[Kind, str] = {"conv": "conv2d", "norm": "batch_normalization", "dense": "dense"}
 
+_RANKS = {  # class → variables and how many axes they have, of the layers that are written
+    "conv2d": {"kernel": 4},
+    "batch_normalization": dict.fromkeys(VARIABLES["batch_normalization"], 1),
+    "dense": {"kernel": 2, "bias": 1},
+}
 _LISTS = ("layers", "_layer_checkpoint_dependencies")
 _ATTRIBUTE_LIMIT = 64_512  # bytes of a list that Keras keeps in one attribute, HDF5's limit less some room
 _WRITTEN_AS = "3.0.0"  # Keras 2 takes files without a version for Keras 1's and would transpose kernels; 3 ignores it
@@ -306,26 +313,27 @@ def write_weights_h5(
     path: Path,
     tensors: Mapping[str, Tensor],
     record: Callable[[], bytes],
-    blueprint: Blueprint | None = None,  # noqa: ARG001 (who writes a graph reads it)
+    blueprint: Blueprint | None = None,
 ) -> None:
     """Write a `.weights.h5`, which Keras 3 loads into a Functional model of these layers in this order.
 
     Tensors and `record` are as for `write_legacy`. Raises UsageError for layers that are no Conv2D without bias,
     BatchNormalization or Dense.
     """
-    tree = weights_tree(tensors)
+    tree = weights_tree(tensors, blueprint)
     with path.open("wb") as file:
         _hdf5_write.write(file, tree, tensors, record)
 
 
-def weights_tree(tensors: Mapping[str, Tensor]) -> Group:
+def weights_tree(tensors: Mapping[str, Tensor], blueprint: Blueprint | None = None) -> Group:
     """The tree of a `.weights.h5`. Keras 3.0 to 3.5 want the root's `vars`, though it is empty."""
     root, counts = Group(), Counter[tuple[str, ...]]()
+    kinds = _kinds(blueprint) if blueprint else {}
     root.group("vars")
     for layer, variables in by_layer(tensors).items():
         *models, name = layer.split("/")
         place = tuple(part for model in models for part in ("layers", model))
-        kind = layer_class(layer, {variable: tensors[name] for variable, name in variables.items()})
+        kind = layer_class(layer, {variable: tensors[name] for variable, name in variables.items()}, kinds.get(layer))
         number = counts[*place, kind]
         counts[*place, kind] += 1
         group = root.group(*place, "layers", f"{kind}_{number}" if number else kind, "vars")
@@ -346,14 +354,21 @@ def by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
     return layers
 
 
-def layer_class(layer: str, variables: Mapping[str, Tensor]) -> str:
-    """The class of a layer by its variables, as `.weights.h5` spells it. Raises UsageError for any other layer."""
-    found = {name: len(tensor.shape) for name, tensor in variables.items()}
-    if found == {"kernel": 4}:
-        return "conv2d"
-    if found == {"kernel": 2, "bias": 1}:
-        return "dense"
-    if found == dict.fromkeys(VARIABLES["batch_normalization"], 1):
-        return "batch_normalization"
+def _kinds(blueprint: Blueprint) -> dict[str, Kind]:
+    """Layer → the kind of the unit whose tensors it holds."""
+    units = blueprint.graph.units
+    parts = ((unit, name) for unit, names in blueprint.tensors.items() for name in names.values())
+    return {name.rpartition("/")[0]: units[unit].kind for unit, name in parts}
+
+
+def layer_class(layer: str, variables: Mapping[str, Tensor], kind: Kind | None = None) -> str:
+    """The class of a layer as `.weights.h5` spells it: that of a unit's kind, or the one that has such variables.
+
+    Raises UsageError for variables that are not the class's, or no class's.
+    """
+    ranks = {name: len(tensor.shape) for name, tensor in variables.items()}
+    for name in [CLASSES[kind]] if kind else CLASSES.values():
+        if ranks == _RANKS[name]:
+            return name
     hint = "expected a Conv2D without bias, a BatchNormalization or a Dense; `.h5` takes any layer"
-    raise UsageError(f"{layer} cannot be written as .weights.h5: its variables are {', '.join(found)}", hint=hint)
+    raise UsageError(f"{layer} cannot be written as .weights.h5: its variables are {', '.join(ranks)}", hint=hint)

@@ -14,7 +14,7 @@ from densenet_port.extras import framework
 from densenet_port.network import keras as keras_network
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
-from densenet_port.network.keras import DataFormat
+from densenet_port.network.keras_input import DataFormat
 from densenet_port.network.numpy import forward
 from densenet_port.prove.runners import last, versions
 from densenet_port.prove.worker import Job, Run
