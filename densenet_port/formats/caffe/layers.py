@@ -150,7 +150,6 @@ class _Lowering:
     # -- operations --------------------------------------------------------------------------------------------------
 
     def conv(self, step: Operation, x: str) -> str:
-        """A convolution."""
         return self.add(
             layer_of(self.units[step.name]["kernel"]),
             "Convolution",
@@ -163,45 +162,31 @@ class _Lowering:
         )
 
     def norm(self, step: Operation, x: str) -> str:
-        """A norm's two layers, the second in place."""
         statistics, affine = (layer_of(self.units[step.name][parts[0]]) for parts in BLOBS["norm"])
         x = self.add(statistics, "BatchNorm", x, use_global_stats=True, eps=step.epsilon)
         return self.add(affine, "Scale", x, top=x, bias_term=True)
 
     def relu(self, step: Operation, x: str) -> str:
-        """A ReLU, in place."""
         return self.plain(step.name, "ReLU", x, top=x)
 
-    def max_pool(self, step: Operation, x: str) -> str:
-        """A max pool."""
-        return self.pool(step, "MAX", x)
-
-    def average_pool(self, step: Operation, x: str) -> str:
-        """An average pool."""
-        return self.pool(step, "AVE", x)
-
-    def pool(self, step: Operation, method: str, x: str) -> str:
-        """A pool."""
+    def pool(self, step: Operation, x: str) -> str:
+        method = "MAX" if step.kind == "max_pool" else "AVE"
         size, stride, pad = step.kernel, step.stride, step.padding
         return self.plain(step.name, "Pooling", x, pool=method, kernel_size=size, stride=stride, pad=pad)
 
     def concat(self, step: Operation, *maps: str) -> str:
-        """Maps side by side."""
         return self.plain(step.name, "Concat", *maps)
 
     def mean(self, step: Operation, x: str) -> str:
-        """The mean over height and width."""
         return self.plain(step.name, "Pooling", x, pool="AVE", global_pooling=True)
 
     def dense(self, step: Operation, x: str) -> str:
-        """The head."""
         name, classes = layer_of(self.units[step.name]["kernel"]), step.channels
         if self.head == "InnerProduct":
             return self.add(name, self.head, x, num_output=classes, bias_term=True)
         return self.add(name, self.head, x, num_output=classes, bias_term=True, kernel_size=1)
 
     def activation(self, _step: Operation, x: str) -> str:
-        """Nothing."""
         return x
 
 
@@ -209,8 +194,8 @@ _LAYERS: dict[OperationKind, Callable[..., str]] = {  # a method of `_Lowering`,
     "conv": _Lowering.conv,
     "norm": _Lowering.norm,
     "relu": _Lowering.relu,
-    "max_pool": _Lowering.max_pool,
-    "average_pool": _Lowering.average_pool,
+    "max_pool": _Lowering.pool,
+    "average_pool": _Lowering.pool,
     "concat": _Lowering.concat,
     "mean": _Lowering.mean,
     "dense": _Lowering.dense,

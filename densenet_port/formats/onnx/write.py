@@ -126,7 +126,6 @@ class _Lowering:
     # -- operations --------------------------------------------------------------------------------------------------
 
     def conv(self, step: Operation, x: str) -> str:
-        """A convolution."""
         return self.add("Conv", step.name, x, self.units[step.name]["kernel"], **_window(step))
 
     def norm(self, step: Operation, x: str) -> str:
@@ -140,15 +139,12 @@ class _Lowering:
         return x
 
     def relu(self, step: Operation, x: str) -> str:
-        """A ReLU."""
         return self.add("Relu", step.name, x)
 
     def max_pool(self, step: Operation, x: str) -> str:
-        """A max pool."""
         return self.add("MaxPool", step.name, x, **_window(step))
 
     def average_pool(self, step: Operation, x: str) -> str:
-        """An average pool, whose windows begin at the first place."""
         up = int(step.rounding == "ceil")
         return self.add("AveragePool", step.name, x, **_sizes(step), ceil_mode=up)
 
@@ -165,22 +161,18 @@ class _Lowering:
         return self.add("Conv", step.name, x, filters, **_sizes(step), group=step.channels)
 
     def concat(self, step: Operation, *maps: str) -> str:
-        """Maps side by side."""
         return self.add("Concat", step.name, *maps, axis=1)
 
     def mean(self, step: Operation, x: str) -> str:
-        """The mean over height and width, which keeps their axes."""
         return self.add("GlobalAveragePool", step.name, x)
 
     def dense(self, step: Operation, x: str) -> str:
-        """The head: `n classes`."""
         kernel, bias = (self.units[step.name][role] for role in ROLES["dense"])
         if self.wide:
             return self.add("Flatten", "logits", self.add("Conv", step.name, x, kernel, bias), axis=1)
         return self.add("Gemm", "logits", self.add("Flatten", "final.flat", x, axis=1), kernel, bias, transB=1)
 
     def activation(self, step: Operation, x: str) -> str:
-        """What the contract puts behind the head."""
         return self.add(_ACTIVATIONS[str(step.function)], "probabilities", x)
 
 
