@@ -175,24 +175,10 @@ def load(
 ) -> Model:
     """The network that a file describes, in its own architecture and contract, with the file's weights.
 
-    Takes what `build` takes; `activation="contract"` puts out what the file's own network puts out. Without a head the
-    output is the last map, after its ReLU. Raises the PortErrors of reading a file, and ValueError for an input that
-    the network cannot take.
+    As `read(path).keras(...)`; raises the PortErrors of reading a file, and ValueError for an input that the network
+    cannot take.
     """
-    source = read(Path(path))
-    if activation == "contract":
-        output = source.contract.output
-        activation = None if output == "logits" else output
-    model = build(
-        source.architecture,
-        source.contract,
-        input_shape=input_shape,
-        activation=activation,
-        data_format=data_format,
-        blank=True,
-    )
-    assign(model, dict(source.weights))
-    return model
+    return read(path).keras(input_shape=input_shape, activation=activation, data_format=data_format)
 
 
 def _pooled(model: Model, order: DataFormat) -> Model:

@@ -21,7 +21,8 @@ from densenet_port.network.graph import Graph, graph
 from densenet_port.network.units import HEAD, Slot
 
 if TYPE_CHECKING:
-    from densenet_port.network.keras import Activation, DataFormat, Shape
+    from densenet_port.network.keras import Activation
+    from densenet_port.network.keras_input import DataFormat, Shape
 
 
 class Weights(Mapping[Slot, Array]):
@@ -140,6 +141,18 @@ class Network:
         )
         assign(model, dict(self.weights))
         return model
+
+    def torch(self, *, activation: "Activation | Literal['contract'] | None" = "contract") -> Any:
+        """The network as a torch module for images `n c h w`, with its weights, evaluating, in float32.
+
+        `activation` is as in `keras`. Raises UsageError where torch is not installed.
+        """
+        from densenet_port.network.torch import assign, build  # noqa: PLC0415 (as above)
+
+        output = self.contract.output if activation == "contract" else activation or "logits"
+        module = build(graph(self.architecture, replace(self.contract, output=output)))
+        assign(module, dict(self.weights))
+        return module.eval()
 
 
 def read(

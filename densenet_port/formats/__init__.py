@@ -71,7 +71,7 @@ def write(
         getattr(_module(module), function)(temporary, tensors, record, blueprint)
         if other := companion(path):
             with whole(other) as text:
-                text.write_bytes(_module(module).companion(tensors, record()))
+                text.write_bytes(_module(module).companion(blueprint))
 
 
 def companion(path: Path) -> Path | None:

@@ -25,6 +25,7 @@ from tests.support.random_weights import random_weights
 
 SMALL = Architecture(layers=(2, 3, 2), growth_rate=8, init_channels=16, classes=7)
 WEIGHTS = random_weights(SMALL)
+CONTRACT = Contract()
 HINT = "fetch or copy the file again"
 
 
@@ -49,10 +50,15 @@ def tensors(arch=SMALL, weights=WEIGHTS, dtype="float32"):
     return made
 
 
-def written(folder, made, **more):
-    path = folder / "out.caffemodel"
-    formats.write(path, made, telling(SMALL, Contract(**more)))
+def written(folder, made, blueprint=None, **more):
+    path, contract = folder / "out.caffemodel", Contract(**more)
+    formats.write(path, made, telling(SMALL, contract), blueprint or blueprint_of(SMALL, contract))
     return path
+
+
+def blueprint_of(arch, contract=CONTRACT):
+    """What a writer is told of a network."""
+    return Layout.load("caffe").blueprint(arch, contract)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -294,15 +300,17 @@ WRONG = {
         lambda made: {name: replace(one, dtype="float16") for name, one in made.items()},
         "conv1#0: Caffe has no float16",
     ),
-    "a name that is no blob's": (lambda made: {"conv1": made["conv1#0"]}, "'conv1' cannot name a blob"),
     "a layer too few": (
         lambda made: dict(list(made.items())[:-2]),
-        "needs blobs of [[(7, 36, 1, 1), (7,)]] for head.dense, found []",
+        "a .caffemodel needs head.dense of the shapes {'kernel': (7, 36, 1, 1), 'bias': (7,)}, found {}",
     ),
-    "a layer too many": (lambda made: {**made, "extra#0": made["conv1#0"]}, "has no layer extra"),
+    "a layer too many": (
+        lambda made: {**made, "extra#0": made["conv1#0"]},
+        "a .caffemodel of layers=2-3-2,growth_rate=8,init_channels=16,classes=7 has no place for extra#0",
+    ),
     "a kernel of another shape": (
         lambda made: {**made, "conv1#0": made["conv2_1/x1#0"]},
-        "needs blobs of [[(16, 3, 7, 7)]] for stem.conv, found [[(32, 16, 1, 1)]]",
+        "a .caffemodel needs stem.conv of the shapes {'kernel': (16, 3, 7, 7)}, found {'kernel': (32, 16, 1, 1)}",
     ),
 }
 
@@ -310,21 +318,54 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_tensors_of_no_caffe_network_are_refused(name, tmp_path):
     """What a file could not hold is said, and nothing is written."""
-    change, says = WRONG[name]
+    change, message = WRONG[name]
 
     with pytest.raises(UsageError) as caught:
         written(tmp_path, change(tensors()))
 
-    assert (caught.value.message.endswith(says), list(tmp_path.iterdir())) == (True, [])
+    assert (caught.value.message, list(tmp_path.iterdir())) == (message, [])
 
 
-@pytest.mark.parametrize("contract", [{"stem_padding": "same"}, {"stem_pool": "blur"}])
-def test_a_stem_that_caffe_does_not_have_is_refused(contract, tmp_path):
-    """A graph of another function is never written."""
+@pytest.mark.parametrize(("name", "place"), [("conv1", "<layer>#0"), ("conv1#1", "conv1#0"), ("#0", "<layer>#0")])
+def test_a_name_that_is_no_blob_s_is_refused(name, place, tmp_path):
+    """Blobs are numbered in the order that Caffe has them in."""
+    made, blueprint = tensors(), blueprint_of(SMALL)
+    made[name] = made.pop("conv1#0")
+    blueprint = replace(blueprint, tensors={**blueprint.tensors, "stem.conv": {"kernel": name}})
+
     with pytest.raises(UsageError) as caught:
-        written(tmp_path, tensors(), **contract)
+        written(tmp_path, made, blueprint)
 
-    assert caught.value.message.startswith("no Caffe graph is made of a network with the imagenet stem, ")
+    assert (caught.value.message, caught.value.hint) == (f"{name!r} cannot name a blob", f"expected {place}")
+
+
+def test_a_file_is_not_written_without_its_network(tmp_path):
+    """Nobody guesses a graph from blobs."""
+    with pytest.raises(UsageError) as caught:
+        formats.write(tmp_path / "out.caffemodel", tensors(), telling(SMALL))
+
+    assert (caught.value.message, list(tmp_path.iterdir())) == (
+        "a .caffemodel holds the network's graph, which follows from a blueprint, and none is given",
+        [],
+    )
+
+
+REFUSED = {
+    "TensorFlow's padding (stem.conv)": {"stem_padding": "same"},
+    "a pad (stem.pad)": {"stem_pool": "blur"},
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_stem_that_caffe_does_not_have_is_refused(kind, tmp_path):
+    """A graph of another function is never written; the error names the operation."""
+    with pytest.raises(UsageError) as caught:
+        written(tmp_path, tensors(), **REFUSED[kind])
+
+    assert (caught.value.message, list(tmp_path.iterdir())) == (
+        f"no Caffe graph is made of a network with {kind}",
+        [],
+    )
 
 
 def test_writing_holds_one_blob_at_a_time(tmp_path):
@@ -340,7 +381,7 @@ def test_writing_holds_one_blob_at_a_time(tmp_path):
     }
     largest = max(4 * prod(one.shape) for one in made.values())
 
-    used = peak(lambda: formats.write(tmp_path / "l.caffemodel", made, telling(arch)))
+    used = peak(lambda: formats.write(tmp_path / "l.caffemodel", made, telling(arch), blueprint_of(arch)))
 
     assert used < largest + 2_000_000
 

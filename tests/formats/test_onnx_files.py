@@ -17,6 +17,7 @@ from densenet_port.conversion.convert import convert, verify
 from densenet_port.conversion.load import read
 from densenet_port.errors import ComparisonError, CorruptError, DiskError, MisfitError, UsageError
 from densenet_port.formats.onnx import checkpoint as container
+from densenet_port.layouts.layout import Layout
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.network.numpy import forward
@@ -182,28 +183,81 @@ def test_other_types_are_written_and_read(dtype, tmp_path):
     assert {s: found.weights[s].tobytes() for s in weights} == {s: a.tobytes() for s, a in weights.items()}
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+OTHERS = {
+    "a tensor too few": (
+        lambda tensors: dict(list(tensors.items())[1:]),
+        "an ONNX model needs stem.conv of the shapes {'kernel': (8, 3, 7, 7)}, found {}",
+    ),
+    "a tensor too many": (
+        lambda tensors: tensors | {"extra": Tensor((1,), "float32", None)},
+        "an ONNX model of layers=2-1,growth_rate=4,init_channels=8,classes=7 has no place for extra",
+    ),
+    "another shape": (
+        lambda tensors: tensors | {"stem.norm.mean": Tensor((9,), "float32", None)},
         (
-            lambda tensors: dict(list(tensors.items())[1:]),
-            "has 46 tensors, or 64 with a Scale behind every norm, found",
+            "an ONNX model needs stem.norm of the shapes "
+            "{'scale': (8,), 'shift': (8,), 'mean': (8,), 'variance': (8,)}, "
+            "found {'scale': (8,), 'shift': (8,), 'mean': (9,), 'variance': (8,)}"
         ),
+    ),
+    "a head of other axes": (
+        lambda tensors: tensors | {"head.dense.weight": Tensor((7, 12, 1), "float32", None)},
         (
-            lambda tensors: tensors | {"stem.conv.weight": Tensor((1,), "float32", None)},
-            "needs stem.conv of the shapes",
+            "an ONNX model needs head.dense of the shapes {'kernel': (7, 12), 'bias': (7,)}, "
+            "found {'kernel': (7, 12, 1), 'bias': (7,)}"
         ),
-        (lambda tensors: tensors | {"head.dense.bias": Tensor((7,), "float64", None)}, "of the types float32, float64"),
-    ],
-)
-def test_tensors_of_another_network_are_refused(change, message, tmp_path):
-    """The graph would be another's."""
+    ),
+    "two types": (
+        lambda tensors: tensors | {"head.dense.bias": Tensor((7,), "float64", None)},
+        "an ONNX model of the types float32, float64",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_tensors_of_another_network_are_refused(case, tmp_path):
+    """The graph would be another's: the error names the unit, the shapes that it needs and those that were given."""
+    change, message = OTHERS[case]
     random_model(SMALL, Contract(), tmp_path / "x.onnx")
     tensors = change(dict(formats.read(tmp_path / "x.onnx").tensors))
 
     with pytest.raises(UsageError) as caught:
-        container.write(tmp_path / "y.onnx", tensors, telling(SMALL))
-    assert message in caught.value.message
+        container.write(tmp_path / "y.onnx", tensors, telling(SMALL), blueprint_of(SMALL))
+    assert caught.value.message == message
+
+
+def test_parts_that_no_operator_takes_are_refused(tmp_path):
+    """A layout's factor of statistics, say, which is Caffe's."""
+    random_model(SMALL, Contract(), tmp_path / "x.onnx")
+    tensors = {**formats.read(tmp_path / "x.onnx").tensors, "factor": Tensor((1,), "float32", None)}
+    blueprint = blueprint_of(SMALL)
+    norm = {**blueprint.tensors["final.norm"], "factor": "factor"}
+
+    with pytest.raises(UsageError) as caught:
+        container.write(
+            tmp_path / "y.onnx",
+            tensors,
+            telling(SMALL),
+            replace(blueprint, tensors={**blueprint.tensors, "final.norm": norm}),
+        )
+    assert caught.value.message == (
+        "an ONNX model needs final.norm of the shapes "
+        "{'scale': (12,), 'shift': (12,), 'mean': (12,), 'variance': (12,)}, "
+        "found {'scale': (12,), 'shift': (12,), 'mean': (12,), 'variance': (12,), 'factor': (1,)}"
+    )
+
+
+def test_a_model_is_not_written_without_its_network(tmp_path):
+    """Nobody guesses a graph from tensors."""
+    random_model(SMALL, Contract(), tmp_path / "x.onnx")
+
+    with pytest.raises(UsageError) as caught:
+        formats.write(tmp_path / "y.onnx", formats.read(tmp_path / "x.onnx").tensors, telling(SMALL))
+
+    assert (caught.value.message, (tmp_path / "y.onnx").exists()) == (
+        "an ONNX model holds the network's graph, which follows from a blueprint, and none is given",
+        False,
+    )
 
 
 def test_memory_is_that_of_a_tensor(tmp_path):
@@ -215,7 +269,7 @@ def test_memory_is_that_of_a_tensor(tmp_path):
     }
 
     def there_and_back():
-        container.write(tmp_path / "x", tensors, telling(architecture))
+        container.write(tmp_path / "x", tensors, telling(architecture), blueprint_of(architecture))
         for item in container.read(tmp_path / "x").tensors.values():
             item.load()
 
@@ -223,10 +277,13 @@ def test_memory_is_that_of_a_tensor(tmp_path):
     assert peak(there_and_back) < max(sizes) + 2 * 2**20 < sum(sizes)
 
 
+def blueprint_of(architecture):
+    """What a writer is told of a network."""
+    return Layout.load("onnx").blueprint(architecture, Contract())
+
+
 def shapes(architecture):
     """Name → shape of what the layout writes."""
-    from densenet_port.layouts.layout import Layout
-
     rules = Layout.load("onnx").spell(architecture)
     units = architecture.units
     return {rule.name: tuple(units[place.unit].sizes[a] for a in rule.axes.split()) for place, rule in rules.items()}

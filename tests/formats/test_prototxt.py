@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from densenet_port.errors import CorruptError, MisfitError, PortError
 from densenet_port.formats.caffe import prototxt as reader
-from densenet_port.formats.caffe.graph import graph
+from densenet_port.formats.caffe.layers import layers
 from densenet_port.network.architecture import Architecture
+from densenet_port.network.blueprint import Blueprint
 from densenet_port.network.contract import Contract, Input
 from tests.support.caffe_files import CAFFE, net, prototxt
 from tests.support.containers import damaged
@@ -19,16 +20,26 @@ SMALL = Architecture(layers=(2, 1), growth_rate=4, init_channels=8, classes=5)
 CEIL = Contract(pool_rounding="ceil")
 
 
-def names(arch):
-    """Units' layers called after the units."""
-    return {
-        unit.name: (f"{unit.name}/a", f"{unit.name}/b") if unit.kind == "norm" else (unit.name,)
+BLOBS = {  # kind of unit → the blobs of its parts, of which a norm has two layers
+    "conv": {"kernel": "#0"},
+    "norm": {"mean": "/a#0", "variance": "/a#1", "factor": "/a#2", "scale": "/b#0", "shift": "/b#1"},
+    "dense": {"kernel": "#0", "bias": "#1"},
+}
+
+
+def blueprint(arch=SMALL, contract=CEIL, **layers):
+    """Layers called after the units, but for those given."""
+    names = {unit: unit for unit in arch.units} | layers
+    tensors = {
+        unit.name: {part: names[unit.name] + blob for part, blob in BLOBS[unit.kind].items()}
         for unit in arch.units.values()
     }
+    return Blueprint(architecture=arch, contract=contract, layers=names, tensors=tensors)
 
 
-def text(arch=SMALL, contract=CEIL, layers=None):
-    return reader.text(arch, contract, graph(arch, contract, layers or names(arch)))
+def text(arch=SMALL, contract=CEIL, **names):
+    made = blueprint(arch, contract, **names)
+    return reader.text(made, layers(made))
 
 
 def parse(tmp_path, content):
@@ -196,9 +207,9 @@ def test_every_bottom_is_a_top_before_it():
 
 def test_a_name_that_a_unit_has_is_left_to_it():
     """A layer of ours that would be called as a weighted one gets another name."""
-    taken = names(SMALL) | {"stem.conv": ("stem.pool",), "head.dense": ("data_",)}
+    taken = {"stem.conv": "stem.pool", "head.dense": "data_"}
 
-    told = text_format.Parse(text(layers=taken), CAFFE["NetParameter"]())
+    told = text_format.Parse(text(**taken), CAFFE["NetParameter"]())
 
     assert len({layer.name for layer in told.layer}) == len(told.layer)
 
@@ -207,7 +218,7 @@ def test_any_name_is_quoted():
     """Quotes, backslashes, line ends and other letters in a layer's name come back from Google's parser."""
     name = 'a"b\\c\nd é 网'
 
-    told = text_format.Parse(text(layers=names(SMALL) | {"stem.conv": (name,)}), CAFFE["NetParameter"]())
+    told = text_format.Parse(text(**{"stem.conv": name}), CAFFE["NetParameter"]())
 
     assert told.layer[1].name == name
 

@@ -7,15 +7,20 @@ pass in numpy, the factor that `parity.FACTOR32` allows between right implementa
 import re
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
+from densenet_port import formats
 from densenet_port.conversion.convert import convert
 from densenet_port.conversion.load import read
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.files import resource
+from densenet_port.formats.caffe.layers import BLOBS
 from densenet_port.layouts.layout import Layout
 from densenet_port.network.architecture import Architecture
+from densenet_port.network.blueprint import Blueprint
+from densenet_port.network.graph import STEMS
 from densenet_port.network.numpy import forward
 from densenet_port.network.units import Slot
 from densenet_port.prove.images import make_probes
@@ -24,6 +29,7 @@ from densenet_port.prove.recording import load_side, run_port, run_reference
 from densenet_port.prove.runners.opencv import run_opencv
 from densenet_port.prove.worker import Job
 from tests.support.caffe_files import FORMS, blobs_of, net, prototxt
+from tests.support.containers import telling, tensor
 from tests.support.networks import images
 from tests.support.random_weights import random_weights
 
@@ -80,6 +86,41 @@ def test_opencv_runs_what_we_write(contract, size, tmp_path):
     found = run(path, pictures)
 
     assert far(found.logits, WEIGHTS, contract, pictures) <= FACTOR32
+
+
+@pytest.mark.parametrize("contract", [CEIL, FLOOR], ids=["ceil", "floor"])
+@pytest.mark.parametrize("stem", STEMS)
+def test_opencv_runs_every_stem_of_ours(stem, contract, tmp_path):
+    """Caffe's layers follow from the network's operations, whatever stands before the first block."""
+    arch = replace(SMALL, stem=stem, bottleneck=0)
+    weights, pictures, path = random_weights(arch), images(2, 45), tmp_path / "net.caffemodel"
+    parts = {unit.name: blob_names(unit) for unit in arch.units.values()}
+    blobs = {name: blob(weights, unit, part) for unit, names in parts.items() for part, name in names.items()}
+    blueprint = Blueprint(architecture=arch, contract=contract, layers={unit: unit for unit in parts}, tensors=parts)
+    formats.write(path, blobs, telling(arch, contract), blueprint)
+
+    loaded = cv2.dnn.readNetFromCaffe(str(path.with_suffix(".prototxt")), str(path))
+    loaded.enableFusion(False)
+    loaded.enableWinograd(False)
+    loaded.setInput(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))
+
+    assert far(loaded.forward().reshape(2, -1), weights, contract, pictures, arch) <= FACTOR32
+
+
+def blob_names(unit):
+    """Part → blob of a unit whose layers are called after it, and numbered."""
+    numbered = enumerate(BLOBS[unit.kind])
+    return {part: f"{unit.name}/{layer}#{n}" for layer, parts in numbered for n, part in enumerate(parts)}
+
+
+def blob(weights, unit, part):
+    """A part of a unit as Caffe stores it, statistics times a factor of one."""
+    if part == "factor":
+        return tensor(np.ones(1, "f4"))
+    array = weights[Slot(unit, part)]
+    if array.ndim == 2:
+        return tensor(array.T[:, :, None, None])
+    return tensor(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array)
 
 
 def test_a_file_alone_gets_a_graph(tmp_path):

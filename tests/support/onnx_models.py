@@ -166,7 +166,8 @@ def random_model(architecture, contract, path, layout="onnx", dtype="float32", t
         array = weights[Slot(place.unit, what)] if isinstance(what, str) else np.full(sizes["c"], what, dtype)
         tensors[rule.name] = tensor(move(array, table.canonical_axes(place), rule.axes))
     manifest = {"layout": layout, "architecture": architecture.to_json(), "contract": contract.to_json()}
-    formats.write(path, tensors, lambda: json.dumps(manifest if told is None else told).encode())
+    blueprint = table.blueprint(architecture, contract)
+    formats.write(path, tensors, lambda: json.dumps(manifest if told is None else told).encode(), blueprint)
     return weights
 
 

@@ -22,7 +22,6 @@ every `.caffemodel` that is written goes a `.prototxt`, and the same graph stand
 """
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from math import prod
@@ -35,12 +34,10 @@ from densenet_port.checkpoint import Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, PortError, UsageError
 from densenet_port.formats import protobuf as wire
 from densenet_port.formats.caffe import prototxt
-from densenet_port.formats.caffe.graph import Layer, Names, Value, graph
+from densenet_port.formats.caffe.layers import BLOBS, Layer, Value, layer_of, layers
 from densenet_port.formats.protobuf import LEN, VARINT, Field, Later, Message, Part
 from densenet_port.formats.source import Source, Writable, guarded, native, write_tensor
-from densenet_port.network.architecture import Architecture
 from densenet_port.network.blueprint import Blueprint
-from densenet_port.network.contract import Contract
 from densenet_port.network.units import Unit
 
 RECORD = 536_870_121
@@ -227,79 +224,58 @@ def write(
     path: Path,
     tensors: Mapping[str, Tensor],
     record: Callable[[], bytes],
-    blueprint: Blueprint | None = None,  # noqa: ARG001 (who writes a graph reads it)
+    blueprint: Blueprint | None = None,
 ) -> None:
-    """Write the network that the record describes, its blobs in `data`, or in `double_data` if they are float64.
+    """Write the network of a blueprint, its blobs in `data`, or in `double_data` if they are float64.
 
-    Tensors are called `<layer>#<n>` and stand in order of execution. `record()` gives JSON bytes, complete after the
-    last tensor, with `architecture` and `contract`. Raises UsageError if the tensors are not those of the architecture,
-    or of a type that Caffe does not have.
+    Tensors are called `<layer>#<n>`. `record()` gives JSON bytes, complete after the last tensor. Raises UsageError
+    without a blueprint, and if the tensors are not the blueprint's, or of a type that Caffe does not have.
     """
-    arch, contract = _told(record())
-    blobs = _by_layer(tensors)
+    if blueprint is None:
+        raise UsageError("a .caffemodel holds the network's graph, which follows from a blueprint, and none is given")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _STORED:
+            raise UsageError(f"{name}: Caffe has no {tensor.dtype}", hint="choose --dtype float32 or float64")
+    blueprint.check("a .caffemodel", tensors, _shapes)
+    blobs = _blobs(blueprint)
     with path.open("wb") as file:
-        file.write(wire.text(1, f"DenseNet-{arch.name}"))
-        for layer in graph(arch, contract, _named(arch, blobs)):
-            wire.write(file, wire.message(LAYER, list(_layer(layer, blobs.get(layer.name, {})))))
+        file.write(wire.text(1, f"DenseNet-{blueprint.architecture.name}"))
+        for layer in layers(blueprint):
+            own = {name: tensors[name] for name in blobs.get(layer.name, ())}
+            wire.write(file, wire.message(LAYER, list(_layer(layer, own))))
         file.write(wire.data(RECORD, record()))
 
 
-def companion(tensors: Mapping[str, Tensor], record: bytes) -> bytes:
-    """The `.prototxt` that goes with a file of these tensors. Raises as `write` does."""
-    arch, contract = _told(record)
-    return prototxt.text(arch, contract, graph(arch, contract, _named(arch, _by_layer(tensors)))).encode()
+def companion(blueprint: Blueprint) -> bytes:
+    """The `.prototxt` that goes with a network's file. Raises UsageError for what Caffe's layers cannot be."""
+    return prototxt.text(blueprint, layers(blueprint)).encode()
 
 
-def _told(record: bytes) -> tuple[Architecture, Contract]:
-    """What a record says of the network."""
-    told = json.loads(record)
-    return Architecture.from_json(told.get("architecture")), Contract.from_json(told.get("contract"))
+def _blobs(blueprint: Blueprint) -> dict[str, list[str]]:
+    """Layer → the names of its blobs, in their order. Raises UsageError for a name that is not that of its place."""
+    blobs: dict[str, list[str]] = {}
+    for unit in blueprint.graph.units.values():
+        for parts in BLOBS[unit.kind]:
+            names = [blueprint.tensors[unit.name][part] for part in parts]
+            layer = layer_of(names[0])
+            for number, name in enumerate(names):
+                if not layer or name != f"{layer}#{number}":
+                    raise UsageError(f"{name!r} cannot name a blob", hint=f"expected {layer or '<layer>'}#{number}")
+            blobs[layer] = names
+    return blobs
 
 
-def _by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Layer → its blobs by name, in the order of their numbers."""
-    layers: dict[str, dict[int, str]] = {}
-    for name, tensor in tensors.items():
-        layer, _, number = name.rpartition("#")
-        if not layer or not re.fullmatch(r"\d{1,3}", number):
-            raise UsageError(f"{name!r} cannot name a blob", hint="expected <layer>#<n>")
-        if tensor.dtype not in _STORED:
-            raise UsageError(f"{name}: Caffe has no {tensor.dtype}", hint="choose --dtype float32 or float64")
-        layers.setdefault(layer, {})[int(number)] = name
-    return {
-        layer: {blobs[number]: tensors[blobs[number]] for number in sorted(blobs)} for layer, blobs in layers.items()
-    }
-
-
-def _named(arch: Architecture, blobs: Mapping[str, Mapping[str, Tensor]]) -> Names:
-    """Unit → its layers. Raises UsageError unless the layers' blobs are those of the units, in order."""
-    left = list(blobs)
-    names: dict[str, tuple[str, ...]] = {}
-    for unit in arch.units.values():
-        mine, left = left[: len(_COUNTS[unit.kind])], left[len(_COUNTS[unit.kind]) :]
-        mine = sorted(mine, key=lambda layer: -len(blobs[layer]))
-        found, expected = [[blob.shape for blob in blobs[layer].values()] for layer in mine], _shapes(unit)
-        if found != expected:
-            raise UsageError(f"a .caffemodel of {arch.name} needs blobs of {expected} for {unit.name}, found {found}")
-        names[unit.name] = tuple(mine)
-    if left:
-        raise UsageError(f"a .caffemodel of {arch.name} has no layer {left[0]}")
-    return names
-
-
-_COUNTS = {"conv": (1,), "dense": (2,), "norm": (3, 2)}  # kind of unit → blobs in each of its layers
-_STORED = {"float32": (_DATA, 4), "float64": (_DOUBLE, 8)}  # type → field of a BlobProto, and bytes of a number
-
-
-def _shapes(unit: Unit) -> list[list[tuple[int, ...]]]:
-    """The shapes of the blobs in each of a unit's layers."""
+def _shapes(unit: Unit) -> dict[str, tuple[int, ...]]:
+    """Part → shape of a unit's blobs."""
     sizes = unit.sizes
     if unit.kind == "norm":
-        width = (sizes["c"],)
-        return [[width, width, (1,)], [width, width]]
+        return {part: (1,) if part == "factor" else (sizes["c"],) for parts in BLOBS["norm"] for part in parts}
     if unit.kind == "dense":
-        return [[(sizes["o"], sizes["i"], 1, 1), (sizes["o"],)]]
-    return [[(sizes["o"], sizes["i"], sizes["h"], sizes["w"])]]
+        return {"kernel": (sizes["o"], sizes["i"], 1, 1), "bias": (sizes["o"],)}
+    return {"kernel": (sizes["o"], sizes["i"], sizes["h"], sizes["w"])}
+
+
+_STORED = {"float32": (_DATA, 4), "float64": (_DOUBLE, 8)}  # type → field of a BlobProto, and bytes of a number
 
 
 def _layer(layer: Layer, blobs: Mapping[str, Tensor]) -> Iterator[Part]:

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from densenet_port.errors import CorruptError, DiskError, MisfitError
-from densenet_port.formats.caffe.graph import SIZE, Layer, Value
+from densenet_port.formats.caffe.layers import INPUT, SIZE, Layer, Value
 from densenet_port.network.architecture import Architecture
+from densenet_port.network.blueprint import Blueprint
 from densenet_port.network.contract import Contract, Rounding
-from densenet_port.network.graph import graph
 
 ENDING, HDF5 = ".prototxt", ".caffemodel.h5"
 EPSILON = 1e-5  # of a BatchNorm that says none; caffe.proto's default
@@ -243,14 +243,14 @@ def _notes(pools: Iterable[Pool]) -> Iterator[str]:
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def text(arch: Architecture, contract: Contract, layers: list[Layer]) -> str:
-    """The `.prototxt` of a graph: complete, for every Caffe and for OpenCV."""
-    size = max(SIZE, graph(arch, contract).smallest_side)
-    shape = " ".join(f"dim: {length}" for length in (1, arch.channels, size, size))
+def text(blueprint: Blueprint, layers: list[Layer]) -> str:
+    """The `.prototxt` of a network in its layers: complete, for every Caffe and for OpenCV."""
+    architecture, side = blueprint.architecture, max(SIZE, blueprint.graph.smallest_side)
+    shape = " ".join(f"dim: {length}" for length in (1, architecture.channels, side, side))
     lines = [
-        *(f"# {line}" for line in _head(arch, contract)),
-        f"name: {_quoted(f'DenseNet-{arch.name}')}",
-        f'layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ {shape} }} }} }}',
+        *(f"# {line}" for line in _head(architecture, blueprint.contract)),
+        f"name: {_quoted(f'DenseNet-{architecture.name}')}",
+        f'layer {{ name: "{INPUT}" type: "Input" top: "{INPUT}" input_param {{ shape {{ {shape} }} }} }}',
         *map(_line, layers),
     ]
     return "\n".join(lines) + "\n"

@@ -26,15 +26,13 @@ from typing import Any
 import numpy as np
 
 from densenet_port.checkpoint import Array, Checkpoint, Tensor
-from densenet_port.errors import CorruptError, MisfitError
-from densenet_port.formats import protobuf as _protobuf
+from densenet_port.errors import CorruptError, MisfitError, UsageError
+from densenet_port.formats import protobuf
 from densenet_port.formats.onnx.densenet import Network, densenet
 from densenet_port.formats.onnx.model import Model, read_model
 from densenet_port.formats.onnx.write import RECORD, model
 from densenet_port.formats.source import guarded
-from densenet_port.network.architecture import Architecture
 from densenet_port.network.blueprint import Blueprint
-from densenet_port.network.contract import Contract
 
 _FOLD = "conv+batchnorm"  # what is recorded of a conversion whose source had norms worked out
 _VERSIONS = range(1, 64)  # of the IR, which is the first field; 13 is the newest
@@ -109,17 +107,15 @@ def write(
     path: Path,
     tensors: Mapping[str, Tensor],
     record: Callable[[], bytes],
-    blueprint: Blueprint | None = None,  # noqa: ARG001 (who writes a graph reads it)
+    blueprint: Blueprint | None = None,
 ) -> None:
-    """Write the network that the record describes, with the tensors in order of execution.
+    """Write the network of a blueprint, its tensors in their order, which is that of execution.
 
-    `record()` gives JSON bytes of constant length, complete after the last tensor, with `architecture` and
-    `contract`. Raises UsageError if the tensors are not those of the architecture, MisfitError if the record cannot
-    be understood.
+    `record()` gives JSON bytes of constant length, complete after the last tensor. Raises UsageError without a
+    blueprint, and if the tensors are not the blueprint's.
     """
-    told = json.loads(record())
-    architecture = Architecture.from_json(told.get("architecture"))
-    contract = Contract.from_json(told.get("contract"))
-    parts = model(architecture, contract, tensors, record)
+    if blueprint is None:
+        raise UsageError("an ONNX model holds the network's graph, which follows from a blueprint, and none is given")
+    parts = model(blueprint, tensors, record)
     with path.open("wb") as file:
-        _protobuf.write(file, parts)
+        protobuf.write(file, parts)

@@ -1,14 +1,19 @@
 """A DenseNet as an ONNX model: IR 8, opset 17, batch, height and width open, initialisers called as their layout says.
 
-Values and nodes are called after our units: `block1.layer2.conv1` is the output of that convolution. The contract
-becomes nodes and attributes: epsilon of every BatchNormalization, `pads` or `auto_pad` SAME_UPPER in the stem,
-`ceil_mode` of the average pools, a blur of the stem's pool, Softmax or Sigmoid at the end. A layout whose norms have
-six tensors has Mul and Add behind every BatchNormalization, one whose head's kernel is `o i 1 1` a Conv for a head.
+A lowering of the network's graph. Each operation becomes nodes, whose values are called after it
+(`block1.layer2.conv1` is the output of that convolution):
+
+    conv, max_pool      Conv without bias, MaxPool; `pads`, or `auto_pad` SAME_UPPER where the padding is "same"
+    norm                BatchNormalization with its epsilon; Mul and Add behind it where the layout has a Scale
+    relu, concat, mean  Relu, Concat of channels, GlobalAveragePool
+    average_pool        AveragePool, which rounds by `ceil_mode`
+    pad, blur           with the blur that reads it a pad is one Pad that reflects, then a Conv of a filter a channel
+    dense               Flatten and Gemm, `logits`; Conv and Flatten where the head's kernel is `o i 1 1`
+    activation          Softmax or Sigmoid, `probabilities`
 """
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import islice
 from math import prod
 from typing import Any
 
@@ -20,9 +25,9 @@ from densenet_port.errors import MisfitError, UsageError
 from densenet_port.formats.onnx.model import DTYPES, INT64
 from densenet_port.formats.protobuf import Later, Part, data, head, integer, integers, message, single, size, text
 from densenet_port.formats.source import Writable, stored, write_tensor
-from densenet_port.network.architecture import Architecture
-from densenet_port.network.contract import Contract
-from densenet_port.network.units import Unit
+from densenet_port.network.blueprint import Blueprint
+from densenet_port.network.graph import IMAGES, Operation, OperationKind
+from densenet_port.network.units import HEAD, ROLES, Unit
 
 RECORD = "densenet_port"
 _IR, _OPSET = 8, 17
@@ -30,17 +35,17 @@ _KINDS = {dtype: kind for kind, dtype in DTYPES.items()}
 _MOST = 2**31 - 1  # bytes that a protobuf may have
 _FLOAT, _INT, _STRING, _TENSOR, _INTS = 1, 2, 3, 4, 7  # AttributeProto.AttributeType
 _BINOMIAL = np.outer([1, 2, 1], [1, 2, 1]) / 16
-_OUTPUTS = {"softmax": ("Softmax", "probabilities"), "sigmoid": ("Sigmoid", "probabilities")}
+_SCALE = ("second_scale", "second_shift")  # parts of a norm that has a Scale behind it
+_ACTIVATIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid"}
 
 
-def model(
-    architecture: Architecture, contract: Contract, tensors: Mapping[str, Tensor], record: Callable[[], bytes]
-) -> list[Part]:
-    """The parts of the file. Raises UsageError if the tensors are not those of the architecture, or too large."""
-    found = _Graph(architecture, contract, tensors)
-    output = found.network()
+def model(blueprint: Blueprint, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> list[Part]:
+    """The parts of the file. Raises UsageError unless the tensors are the blueprint's, or if they are too large."""
+    lowering = _Lowering(blueprint, tensors)
+    lowering.lower()
+    initialisers = [part for name, tensor in tensors.items() for part in _initialiser(name, tensor)]
     entry = Later(len(record()), partial(_save_record, record, len(record())))
-    graph = message(7, [*found.nodes, text(2, "densenet"), *found.initialisers, *found.ends(output)])
+    graph = message(7, [*lowering.nodes, text(2, "densenet"), *initialisers, *lowering.ends()])
     parts: list[Part] = [
         integer(1, _IR) + text(2, "densenet-port") + text(3, __version__),
         *graph,
@@ -60,29 +65,51 @@ def _save_record(record: Callable[[], bytes], length: int, file: Writable) -> No
     file.write(complete)
 
 
-class _Graph:
-    """Nodes and initialisers, in order of execution; every method that adds a node gives the name of its output."""
+class _Lowering:
+    """The nodes of a graph; `values` gives for each operation the name of what its last node puts out."""
 
-    def __init__(self, architecture: Architecture, contract: Contract, tensors: Mapping[str, Tensor]) -> None:
-        """See which tensors are whose."""
-        self.arch, self.contract = architecture, contract
+    def __init__(self, blueprint: Blueprint, tensors: Mapping[str, Tensor]) -> None:
+        """Begin without nodes. Raises UsageError unless the tensors are the blueprint's, of one type."""
+        self.network, self.units = blueprint.graph, blueprint.tensors
+        kernel = tensors.get(self.units.get(HEAD, {}).get("kernel", ""))
+        self.wide = kernel is not None and len(kernel.shape) == 4  # noqa: PLR2004 (o i 1 1)
+        blueprint.check("an ONNX model", tensors, self.shapes)
+        dtypes = {tensor.dtype for tensor in tensors.values()}
+        if len(dtypes) != 1 or not dtypes <= _KINDS.keys():
+            raise UsageError(f"an ONNX model of the types {', '.join(sorted(dtypes))}", hint="write all in one type")
+        self.dtype = dtypes.pop()
         self.taken = set(tensors)
-        self.units = _by_unit(architecture, tensors)
-        kinds = {tensor.dtype for tensor in tensors.values()}
-        if len(kinds) != 1 or not kinds <= _KINDS.keys():
-            raise UsageError(f"an ONNX model of the types {', '.join(sorted(kinds))}", hint="write all in one type")
-        self.dtype = kinds.pop()
-        weight = tensors[self.units["head.dense"][0]] if architecture.classes is not None else None
-        self.wide = weight is not None and len(weight.shape) == 4  # noqa: PLR2004 (o i 1 1)
         self.nodes: list[Part] = []
-        self.initialisers: list[Part] = []
-        for name, tensor in tensors.items():
-            self.initialisers += _initialiser(name, tensor)
+        self.values = {IMAGES: IMAGES}
 
-    # -- nodes -------------------------------------------------------------------------------------------------------
+    def shapes(self, unit: Unit) -> dict[str, tuple[int, ...]]:
+        """Part → shape of a unit's tensors, with the axes that ONNX's operators take."""
+        sizes = unit.sizes
+        if unit.kind == "norm":
+            scale = _SCALE if "second_scale" in self.units[unit.name] else ()
+            return dict.fromkeys((*ROLES["norm"], *scale), (sizes["c"],))
+        if unit.kind == "conv":
+            return {"kernel": (sizes["o"], sizes["i"], sizes["h"], sizes["w"])}
+        places = (1, 1) if self.wide else ()
+        return {"kernel": (sizes["o"], sizes["i"], *places), "bias": (sizes["o"],)}
+
+    def lower(self) -> None:
+        """Append the nodes of all operations, in order of execution."""
+        for step in self.network.operations.values():
+            inputs = [self.values[name] for name in step.inputs]
+            self.values[step.name] = _NODES[step.kind](self, step, *inputs)
+
+    def ends(self) -> list[Part]:
+        """The graph's input and output, with open sizes by name."""
+        kind, output = _KINDS[self.dtype], self.network.output
+        places: list[int | str] = [] if self.network.is_flat(output) else ["rows", "columns"]
+        return [
+            *_value(11, IMAGES, kind, ["n", self.network.channels, "height", "width"]),
+            *_value(12, self.values[output], kind, ["n", self.network.operations[output].channels, *places]),
+        ]
 
     def add(self, op: str, output: str, *inputs: str, **attributes: Any) -> str:
-        """Append a node."""
+        """Append a node; gives the name of its output, which no tensor or other output has."""
         while output in self.taken:
             output += "_"
         self.taken.add(output)
@@ -92,130 +119,87 @@ class _Graph:
         self.nodes += message(1, parts)
         return output
 
-    def whole(self, output: str, values: list[int]) -> str:
+    def integers(self, output: str, values: list[int]) -> str:
         """Append a constant of integers."""
         return self.add("Constant", output, value=(INT64, np.array(values, "<i8")))
 
-    def conv(self, unit: str, x: str, *, stride: int = 1) -> str:
-        """Append the convolution of a unit."""
-        side = self.arch.units[unit].sizes["h"]
-        settings = {"kernel_shape": [side, side], "strides": [stride, stride]}
-        return self.add("Conv", unit, x, *self.units[unit], **settings, **self.padding(side, stride))
+    # -- operations --------------------------------------------------------------------------------------------------
 
-    def padding(self, side: int, stride: int) -> dict[str, Any]:
-        """How a window is padded: as the contract says where it has a stride, all around otherwise."""
-        same = stride > 1 and self.contract.stem_padding == "same"
-        return {"auto_pad": "SAME_UPPER"} if same else {"pads": [side // 2] * 4}
+    def conv(self, step: Operation, x: str) -> str:
+        return self.add("Conv", step.name, x, self.units[step.name]["kernel"], **_window(step))
 
-    def norm(self, unit: str, x: str) -> str:
-        """Append the norm of a unit, the Scale where its layout has one, and the ReLU."""
-        own, scale = self.units[unit][:4], self.units[unit][4:]
-        x = self.add("BatchNormalization", unit, x, *own, epsilon=self.contract.epsilon)
-        for op, name in zip(("Mul", "Add"), scale, strict=False):
-            axes = self.whole(f"{name}.axes", [1, 2])
-            x = self.add(op, f"{unit}.{op.lower()}", x, self.add("Unsqueeze", f"{name}.channels", name, axes))
-        return self.add("Relu", unit.replace("norm", "relu"), x)
+    def norm(self, step: Operation, x: str) -> str:
+        """A norm, and the Scale where the layout has one: vectors that a node gives the axes of a map."""
+        parts = self.units[step.name]
+        x = self.add("BatchNormalization", step.name, x, *(parts[role] for role in ROLES["norm"]), epsilon=step.epsilon)
+        for op, part in zip(("Mul", "Add"), _SCALE, strict=True):
+            if name := parts.get(part):
+                axes = self.integers(f"{name}.axes", [1, 2])
+                x = self.add(op, f"{step.name}.{op.lower()}", x, self.add("Unsqueeze", f"{name}.channels", name, axes))
+        return x
 
-    # -- parts of the network ----------------------------------------------------------------------------------------
+    def relu(self, step: Operation, x: str) -> str:
+        return self.add("Relu", step.name, x)
 
-    def network(self) -> str:
-        """Append all of it, in order of execution."""
-        x = self.stem("images")
-        for block, count in enumerate(self.arch.layers, start=1):
-            for number in range(1, count + 1):
-                x = self.layer(f"block{block}.layer{number}", x)
-            if block < len(self.arch.layers):
-                x = self.transition(f"transition{block}", x)
-        x = self.norm("final.norm", x)
-        return x if self.arch.classes is None else self.head(x)
+    def max_pool(self, step: Operation, x: str) -> str:
+        return self.add("MaxPool", step.name, x, **_window(step))
 
-    def stem(self, x: str) -> str:
-        """Append the stem: one convolution and no pool for CIFAR, one or three with a pool for ImageNet."""
-        if self.arch.stem == "cifar":
-            return self.conv("stem.conv", x)
-        convs = [unit.name for unit in self.arch.units.values() if unit.name.startswith("stem.conv")]
-        for place, name in enumerate(convs):
-            x = self.norm(name.replace("conv", "norm"), self.conv(name, x, stride=1 if place else 2))
-        return self.pool(x)
+    def average_pool(self, step: Operation, x: str) -> str:
+        up = int(step.rounding == "ceil")
+        return self.add("AveragePool", step.name, x, **_sizes(step), ceil_mode=up)
 
-    def pool(self, x: str) -> str:
-        """Append the stem's pool."""
-        blurred = self.contract.stem_pool == "blur"
-        stride = 1 if blurred else 2
-        settings = {"kernel_shape": [3, 3], "strides": [stride, stride]}
-        x = self.add("MaxPool", "stem.pool", x, **settings, **self.padding(3, stride))
-        return self.blur(x) if blurred else x
+    def pad(self, _step: Operation, x: str) -> str:
+        """Nothing yet: the blur that reads it is written with its pad."""
+        return x
 
-    def blur(self, x: str) -> str:
-        """Append the binomial filter of stride 2, the border reflected."""
-        norms = [unit for unit in self.arch.units.values() if unit.name.startswith("stem.norm")]
-        width = norms[-1].sizes["c"]
-        kernel = np.broadcast_to(_BINOMIAL, (width, 1, 3, 3)).astype(stored(self.dtype))
+    def blur(self, step: Operation, x: str) -> str:
+        """The border reflected, then a binomial filter for each channel."""
+        kernel = np.broadcast_to(_BINOMIAL, (step.channels, 1, 3, 3)).astype(stored(self.dtype))
         filters = self.add("Constant", "stem.filters", value=(_KINDS[self.dtype], kernel))
-        pads = self.whole("stem.pads", [0, 0, 1, 1, 0, 0, 1, 1])
+        pads = self.integers("stem.pads", [0, 0, 1, 1, 0, 0, 1, 1])
         x = self.add("Pad", "stem.padded", x, pads, mode="reflect")
-        return self.add("Conv", "stem.blur", x, filters, kernel_shape=[3, 3], strides=[2, 2], group=width)
+        return self.add("Conv", step.name, x, filters, **_sizes(step), group=step.channels)
 
-    def layer(self, name: str, x: str) -> str:
-        """Append a dense layer: old channels first, then the new ones."""
-        new = self.conv(f"{name}.conv1", self.norm(f"{name}.norm1", x))
-        if self.arch.bottleneck:
-            new = self.conv(f"{name}.conv2", self.norm(f"{name}.norm2", new))
-        return self.add("Concat", f"{name}.concat", x, new, axis=1)
+    def concat(self, step: Operation, *maps: str) -> str:
+        return self.add("Concat", step.name, *maps, axis=1)
 
-    def transition(self, name: str, x: str) -> str:
-        """Append a transition, whose pool rounds down or up."""
-        x = self.conv(f"{name}.conv", self.norm(f"{name}.norm", x))
-        up = int(self.contract.pool_rounding == "ceil")
-        return self.add("AveragePool", f"{name}.pool", x, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=up)
+    def mean(self, step: Operation, x: str) -> str:
+        return self.add("GlobalAveragePool", step.name, x)
 
-    def head(self, x: str) -> str:
-        """Append the mean over the picture, the dense layer, and what the contract puts behind it."""
-        x = self.add("GlobalAveragePool", "final.pool", x)
-        weight, bias = self.units["head.dense"]
+    def dense(self, step: Operation, x: str) -> str:
+        kernel, bias = (self.units[step.name][role] for role in ROLES["dense"])
         if self.wide:
-            x = self.add("Flatten", "logits", self.add("Conv", "head.dense", x, weight, bias), axis=1)
-        else:
-            x = self.add("Gemm", "logits", self.add("Flatten", "final.flat", x, axis=1), weight, bias, transB=1)
-        return x if self.contract.output == "logits" else self.add(*_OUTPUTS[self.contract.output], x)
+            return self.add("Flatten", "logits", self.add("Conv", step.name, x, kernel, bias), axis=1)
+        return self.add("Gemm", "logits", self.add("Flatten", "final.flat", x, axis=1), kernel, bias, transB=1)
 
-    # -- what goes in and out ----------------------------------------------------------------------------------------
-
-    def ends(self, output: str) -> list[Part]:
-        """The graph's input and output."""
-        kind = _KINDS[self.dtype]
-        given = _value(11, "images", kind, ["n", self.arch.channels, "height", "width"])
-        if self.arch.classes is None:
-            width = self.arch.units["final.norm"].sizes["c"]
-            return [*given, *_value(12, output, kind, ["n", width, "rows", "columns"])]
-        return [*given, *_value(12, output, kind, ["n", self.arch.classes])]
+    def activation(self, step: Operation, x: str) -> str:
+        return self.add(_ACTIVATIONS[str(step.function)], "probabilities", x)
 
 
-def _by_unit(architecture: Architecture, tensors: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Unit → names of its tensors. Raises UsageError unless the tensors are those of the units, in order."""
-    kinds = [unit.kind for unit in architecture.units.values()]
-    norms, rest = kinds.count("norm"), kinds.count("conv") + 2 * kinds.count("dense")
-    of_norm = (len(tensors) - rest) // norms
-    if of_norm not in (4, 6) or len(tensors) != rest + norms * of_norm:
-        expected = f"{rest + 4 * norms} tensors, or {rest + 6 * norms} with a Scale behind every norm"
-        raise UsageError(f"an ONNX model of {architecture.name} has {expected}, found {len(tensors)}")
-    names = iter(tensors)
-    counts = {"conv": 1, "norm": of_norm, "dense": 2}
-    units = {unit.name: list(islice(names, counts[unit.kind])) for unit in architecture.units.values()}
-    for unit in architecture.units.values():
-        _check_shapes(unit, {name: tensors[name].shape for name in units[unit.name]})
-    return units
+_NODES: dict[OperationKind, Callable[..., str]] = {  # a method of `_Lowering`, the operation, its inputs → its output
+    "conv": _Lowering.conv,
+    "norm": _Lowering.norm,
+    "relu": _Lowering.relu,
+    "max_pool": _Lowering.max_pool,
+    "average_pool": _Lowering.average_pool,
+    "pad": _Lowering.pad,
+    "blur": _Lowering.blur,
+    "concat": _Lowering.concat,
+    "mean": _Lowering.mean,
+    "dense": _Lowering.dense,
+    "activation": _Lowering.activation,
+}
 
 
-def _check_shapes(unit: Unit, found: Mapping[str, tuple[int, ...]]) -> None:
-    """See that tensors are a unit's, with the axes that ONNX's operators take."""
-    kernel = tuple(unit.sizes[axis] for axis in {"conv": "oihw", "norm": "c", "dense": "oi"}[unit.kind])
-    expected = [kernel] * len(found) if unit.kind == "norm" else [kernel, kernel[:1]][: len(found)]
-    shapes = list(found.values())
-    if unit.kind == "dense" and shapes[0][2:] == (1, 1):
-        shapes[0] = shapes[0][:2]
-    if shapes != expected:
-        raise UsageError(f"an ONNX model needs {unit.name} of the shapes {expected}, found {dict(found)}")
+def _sizes(step: Operation) -> dict[str, list[int]]:
+    """The attributes of a window's size and stride."""
+    return {"kernel_shape": [step.kernel] * 2, "strides": [step.stride] * 2}
+
+
+def _window(step: Operation) -> dict[str, Any]:
+    """The attributes of a window: size, stride and padding."""
+    padding = {"auto_pad": "SAME_UPPER"} if step.padding == "same" else {"pads": [step.padding] * 4}
+    return {**_sizes(step), **padding}
 
 
 # -- messages ----------------------------------------------------------------------------------------------------------

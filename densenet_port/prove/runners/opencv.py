@@ -7,6 +7,7 @@ would fold norms into convolutions, and compute 3×3 convolutions by Winograd's 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -17,48 +18,56 @@ from densenet_port.checkpoint import Array, array_digest
 from densenet_port.conversion.load import Network, read
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.formats.caffe import prototxt
-from densenet_port.formats.caffe.graph import Head, graph
+from densenet_port.formats.caffe.layers import Head, layer_of, layers
 from densenet_port.layouts.layout import TensorKey
+from densenet_port.network.blueprint import Blueprint
+from densenet_port.network.graph import Graph
+from densenet_port.network.units import HEAD
 from densenet_port.prove.runners import last, versions
 from densenet_port.prove.worker import Job, Run
 
 
 def run_opencv(job: Job) -> Run:
     """OpenCV's network of a `.caffemodel`, by the `.prototxt` of the same stem, or by ours where none is there."""
-    told, net, digests = _loaded(cast("Path", job.path), job.table)
-    layers = {unit: names[-1] for unit, names in _names(told).items() if unit in job.taps}
-    layers = {unit: layer for unit, layer in layers.items() if net.getLayerId(layer) >= 0}
+    network, net, digests = _loaded(cast("Path", job.path), job.table)
+    tapped = _tapped(_blueprint(network), net, job)
     last_layer = net.getUnconnectedOutLayersNames()[0]
-    wanted = [last_layer, *layers.values()]
-    with _explained(told.checkpoint.path):
+    wanted = [last_layer, *tapped.values()]
+    with _explained(network.checkpoint.path):
         net.setInput(np.ascontiguousarray(job.images.transpose(0, 3, 1, 2)))
         outputs = dict(zip(wanted, net.forward(wanted), strict=True))
-    maps = {unit: last(outputs[layer]) for unit, layer in layers.items()}
+    maps = _own(_blueprint(network).graph, {unit: last(outputs[layer]) for unit, layer in tapped.items()})
     return Run(
-        logits=_as_logits(told, last(outputs[last_layer])),
-        taps={unit: _as_logits(told, found) if unit == "head.dense" else found for unit, found in _own(maps).items()},
+        logits=_as_logits(network, last(outputs[last_layer])),
+        taps={unit: _as_logits(network, array) if unit == HEAD else array for unit, array in maps.items()},
         computed_in="float32",
         variables=digests,
         versions={**versions(), "opencv": _cv2().__version__},
     )
 
 
+def _tapped(blueprint: Blueprint, net: Any, job: Job) -> dict[str, str]:
+    """Unit → the layer whose output is the unit's, of the units to look at that OpenCV has."""
+    tapped = {unit: layer_of(parts.get("scale") or parts["kernel"]) for unit, parts in blueprint.tensors.items()}
+    return {unit: layer for unit, layer in tapped.items() if unit in job.taps and net.getLayerId(layer) >= 0}
+
+
 @lru_cache(maxsize=1)
 def _loaded(path: Path, table: Path | None) -> tuple[Network, Any, dict[str, str]]:
-    """A file in our words, as OpenCV's network, and the digests of its blobs; kept for the next job on it."""
-    cv2, told = _cv2(), read(path, src=table)
-    if told.checkpoint.container != "caffemodel" or any(
-        claim.tensor.dtype != "float32" for claim in told.ledger.claims.values()
+    """A file as it is read, as OpenCV's network, and the digests of its blobs; kept for the next job on it."""
+    cv2, network = _cv2(), read(path, src=table)
+    if network.checkpoint.container != "caffemodel" or any(
+        claim.tensor.dtype != "float32" for claim in network.ledger.claims.values()
     ):
         hint = "convert it to such a file (--dst caffe --dtype float32) to have OpenCV run it"
         raise UsageError(f"{path}: OpenCV reads .caffemodel files of float32 alone", hint=hint)
     with TemporaryDirectory(prefix="densenet-port-") as folder, _explained(path):
-        net = cv2.dnn.readNetFromCaffe(str(_graph_of(told, Path(folder))), str(path))
+        net = cv2.dnn.readNetFromCaffe(str(_prototxt_of(network, Path(folder))), str(path))
         net.enableFusion(False)
         net.enableWinograd(False)
         blobs = {name: net.getLayer(name).blobs for name in net.getLayerNames()}
     digests = {f"{name}#{n}": array_digest(blob) for name, many in blobs.items() for n, blob in enumerate(many)}
-    return told, net, digests
+    return network, net, digests
 
 
 def _cv2() -> Any:
@@ -81,41 +90,45 @@ def _explained(path: Path) -> Iterator[None]:
         raise MisfitError(f"{path}: OpenCV cannot run it: {error.err}", hint=hint) from error
 
 
-def _graph_of(told: Network, folder: Path) -> Path:
+def _prototxt_of(network: Network, folder: Path) -> Path:
     """The `.prototxt` beside the file; where none is, one of ours in the folder."""
-    found = prototxt.beside(told.checkpoint.path)
-    if not found.is_file():
-        found = folder / "deploy.prototxt"
-        layers = graph(told.architecture, told.contract, _names(told), _head(told))
-        found.write_text(prototxt.text(told.architecture, told.contract, layers), encoding="utf-8")
-    return found
+    path = prototxt.beside(network.checkpoint.path)
+    if not path.is_file():
+        path, blueprint = folder / "deploy.prototxt", _blueprint(network)
+        path.write_text(prototxt.text(blueprint, layers(blueprint, _head(network))), encoding="utf-8")
+    return path
 
 
-def _head(told: Network) -> Head:
+def _head(network: Network) -> Head:
     """The type of layer that the head's kernel belongs to; a file without head may have either."""
-    claim = told.ledger.claims.get(TensorKey("head.dense", "kernel"))
+    claim = network.ledger.claims.get(TensorKey(HEAD, "kernel"))
     return "Convolution" if claim is None or claim.axes == "o i 1 1" else "InnerProduct"
 
 
-def _names(told: Network) -> dict[str, list[str]]:
-    """Unit → the layers of its blobs: one, or a norm's BatchNorm and Scale."""
-    parts = {"conv": ["kernel"], "dense": ["kernel"], "norm": ["mean", "scale"]}
-    return {
-        unit.name: [told.ledger.claims[TensorKey(unit.name, part)].name.rpartition("#")[0] for part in parts[unit.kind]]
-        for unit in told.architecture.units.values()
-    }
+def _blueprint(network: Network) -> Blueprint:
+    """The network under the names that the file has for it."""
+    names: dict[str, str] = {}
+    tensors: dict[str, dict[str, str]] = {}
+    for place, claim in network.ledger.claims.items():
+        names.setdefault(place.unit, claim.unit_name)
+        tensors.setdefault(place.unit, {})[place.part] = claim.name
+    return Blueprint(architecture=network.architecture, contract=network.contract, layers=names, tensors=tensors)
 
 
-def _own(maps: Mapping[str, Array]) -> dict[str, Array]:
-    """The outputs that are the unit's alone: where transitions round down, ours pool before the convolution."""
-    return {
-        unit: found
-        for unit, found in maps.items()
-        if not unit.startswith("transition")
-        or found.shape[1:3] == maps.get(unit.replace(".conv", ".norm"), found).shape[1:3]
-    }
+def _own(graph: Graph, maps: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs that are the unit's alone: not those of convolutions that have a pool's stride in the file.
+
+    A convolution of stride 1 keeps the size of what the unit before it puts out.
+    """
+    before = {unit: source for source, unit in pairwise(graph.units)}
+    own: dict[str, Array] = {}
+    for unit, array in maps.items():
+        step, source = graph.operations[unit], maps.get(before.get(unit, ""), array)
+        if step.kind != "conv" or step.stride > 1 or array.shape[1:3] == source.shape[1:3]:
+            own[unit] = array
+    return own
 
 
-def _as_logits(told: Network, output: Array) -> Array:
+def _as_logits(network: Network, output: Array) -> Array:
     """The 1×1 map that a convolution makes of the mean, as `n classes`; without a head the last map as it is."""
-    return output if told.architecture.classes is None else output.reshape(len(output), -1)
+    return output if network.architecture.classes is None else output.reshape(len(output), -1)
