@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import densenet_port as dp
 from tests.support.networks import images
@@ -79,6 +80,17 @@ def test_a_network_runs_and_is_written(small, tmp_path):
         state["features.conv0.weight"], network.weights[dp.Slot("stem.conv", "kernel")].transpose(3, 2, 0, 1)
     )
     assert network.state("torchvision").keys() == state.keys()
+
+
+def test_a_network_is_a_torch_module(small):
+    """It evaluates, with the same weights: the same logits in double."""
+    network, pictures = dp.read(small), images(2, 32)
+    truth = network(pictures)
+
+    for _ in range(2):
+        module = network.torch().double()
+        logits = module(torch.from_numpy(pictures).double().permute(0, 3, 1, 2)).detach().numpy()
+        assert (module.training, np.abs(logits - truth).max() <= 1e-10 * truth.std()) == (False, True)
 
 
 def test_float32_is_asked_for(small):
