@@ -18,12 +18,13 @@ from typing import Any, Literal, NamedTuple, cast
 
 from densenet_port.errors import DiskError, MisfitError, UsageError
 from densenet_port.files import resource
-from densenet_port.layouts.schema import Pattern, compiled, generic, kind_of, part_axes, regex, skeleton
+from densenet_port.layouts.schema import Pattern, compiled, generic, kind_of, part_axes, regex, shared_rules, skeleton
 from densenet_port.layouts.transform import FOLDS, Fold, Recipe
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.blueprint import Blueprint
 from densenet_port.network.contract import Contract
 from densenet_port.network.units import HEAD, Kind, Role, Slot, Unit
+from densenet_port.strict import Fields
 
 Kernels = Literal["theano", "tensorflow"]
 Ordering = Literal["th", "tf"]
@@ -68,7 +69,7 @@ class Layout:
     patterns by kind, for files that keep no names, and `running_containers` the containers that do not (none: all).
     `body_prefix` stands before the names of the body of a network with a head. `carried` are the entries of the
     contract that go with the weights from file to file. `tensors` gives name and axes by kind and part, and `fold` the
-    name of what makes a norm's roles of its parts. `digest` is the SHA-256 of the table.
+    name of what makes a norm's roles of its parts. `digest` is the SHA-256 of the table, followed by what it includes.
     """
 
     path: Path
@@ -102,14 +103,13 @@ class Layout:
         path = layout if isinstance(layout, Path) else resource("mappings") / f"{layout}.toml"
         if not isinstance(layout, Path) and layout not in layouts():
             raise UsageError(f"unknown layout {layout!r}", hint=f"known: {', '.join(layouts())}")
-        try:
-            text = path.read_bytes()
-            table = tomllib.loads(text.decode())
-        except OSError as error:
-            raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise UsageError(f"{path}: not TOML: {error}") from error
-        return cls(path=path, digest=hashlib.sha256(text).hexdigest(), **compiled(path, table))
+        text, content = _toml(path)
+        rules: tuple[str, ...] = ()
+        if "include" in content:
+            shared = _included(path, content)
+            shared_text, shared_content = _toml(shared)
+            text, rules = text + shared_text, shared_rules(shared, shared_content)
+        return cls(path=path, digest=hashlib.sha256(text).hexdigest(), **compiled(path, content, rules))
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -279,6 +279,23 @@ def _expression(tensor: str, unit: str) -> re.Pattern[str]:
     """A tensor's pattern with its unit's in it, as an expression with the unit and its numbers for groups."""
     before, _, after = tensor.partition("{unit}")
     return re.compile(f"{re.escape(before)}(?P<unit>{regex(unit).pattern}){re.escape(after)}")
+
+
+def _toml(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """A file's bytes, and what they say. Raises DiskError and UsageError."""
+    try:
+        text = path.read_bytes()
+        return text, tomllib.loads(text.decode())
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: not TOML: {error}") from error
+
+
+def _included(path: Path, content: dict[str, Any]) -> Path:
+    """The file of `mappings/shared/` that a table includes. Raises UsageError for a name that none has."""
+    files = {file.stem: file for file in sorted((resource("mappings") / "shared").glob("*.toml"))}
+    return files[Fields(str(path), content, UsageError).one_of("include", files)]
 
 
 def layouts() -> tuple[str, ...]:

@@ -28,6 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "only": {},
     "when": {},
     "prefer": {},
+    "include": "",
     "ignore": [],
     "last_relu": "",
     "body": "",
@@ -73,8 +74,18 @@ class Pattern(NamedTuple):
     axes: tuple[str, ...]
 
 
-def compiled(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a Layout that a parsed table gives. Raises UsageError that names the file and the key."""
+def shared_rules(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
+    """The rules by which tensors are ignored, of a file that tables include: it has nothing else."""
+    shared = Fields(str(path), content, UsageError)
+    shared.check_keys(["ignore"])
+    return _some(shared, "ignore")
+
+
+def compiled(path: Path, content: dict[str, Any], shared: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields of a Layout that a parsed table gives. Raises UsageError that names the file and the key.
+
+    `shared` are the rules that it includes.
+    """
     table = Fields(str(path), DEFAULTS | content, UsageError)
     table.check_keys(KEYS, optional=["units"] if "order" in content else [])
     contract, carried = _contract(table.fields("contract"))
@@ -88,7 +99,7 @@ def compiled(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         "containers": table.texts("containers"),
         "reference": table.one_of("reference", REFERENCES),
         "first_numbers": _first(table.fields("first")),
-        "ignore": table.texts("ignore"),
+        "ignore": (*shared, *table.texts("ignore")),
         "only": only,
         "when": table.fields("when").content,
         "prefer": table.fields("prefer").content,

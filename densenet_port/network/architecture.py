@@ -191,6 +191,8 @@ def _seen_stem(sizes: Mapping[str, Mapping[str, int]]) -> tuple[StemKind, int, i
     """The stem's kind and the channels that enter and leave it. Raises KeyError that names what is missing."""
     several = "stem.conv1" in sizes
     kinds = [kind for kind, stem in STEMS.items() if (len(stem.convs) > 1) == several]
+    seen = sorted(unit for unit in sizes if unit.startswith("stem.conv"))
+    kinds = [kind for kind in kinds if STEMS[kind].names("conv") == seen] or kinds
     side = sizes[STEMS[kinds[0]].names("conv")[0]]["h"]
     kind = next((kind for kind in kinds if STEMS[kind].convs[0].kernel == side), kinds[-1])
     names = STEMS[kind].names("conv")

@@ -1,7 +1,9 @@
 """Tables are strict, and every tensor of every recorded checkpoint is claimed once."""
 
 import ast
+import hashlib
 import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +27,7 @@ LAYOUT_OF = {  # software whose names another table says
     "keras-applications_old": "keras-applications",
     "onnx_folded": "onnx",
 }
+SHARED = sorted((resource("mappings") / "shared").glob("*.toml"))
 FIRST_TABLE = (resource("mappings") / "torchvision.toml").read_text(encoding="utf-8")
 
 
@@ -178,8 +181,8 @@ BODY_UNITS = "block{b}.layer{l}.conv1, block{b}.layer{l}.conv2, block{b}.layer{l
 UNITS = f"{BODY_UNITS}, final.norm, head.dense, stem.conv, stem.norm, transition{{b}}.conv, transition{{b}}.norm"
 KEYS_OF_A_TABLE = ", ".join(
     [
-        *("about", "body", "containers", "contract", "first", "ignore", "last_relu", "layout", "only", "order"),
-        *("prefer", "reference", "tensors", "units", "when"),
+        *("about", "body", "containers", "contract", "first", "ignore", "include", "last_relu", "layout", "only"),
+        *("order", "prefer", "reference", "tensors", "units", "when"),
     ]
 )
 CONTRACT = "epsilon, stem_padding, stem_pool, pool_rounding, output, input"
@@ -233,13 +236,15 @@ FAULTS = [
         "tensors.dense.kernel: expected an object, found '{unit}.weight'",
     ),
     ((', variance = "{unit}.running_var"', ""), "missing key 'tensors.norm.variance'"),
+    (('include    = "torch"', 'include    = "tensorflow"'), "include: expected one of torch, found 'tensorflow'"),
+    (('include    = "torch"', 'include    = ["torch"]'), "include: expected one of torch, found ['torch']"),
     (("first      = { b = 1", "first      = { c = 1"), "unknown key 'first.c' (known: b, l, n)"),
     (("only       = { stem", "only       = { stemm"), f"unknown key 'only.stemm' (known: {NUMBERS})"),
     (
         ('only       = { stem = "imagenet"', 'only       = { stem = "image"'),
         "only.stem: expected one of imagenet, cifar, deep, found 'image'",
     ),
-    (("[units]", "[units"), "not TOML: Expected ']' at the end of a table declaration (at line 29, column 8)"),
+    (("[units]", "[units"), "not TOML: Expected ']' at the end of a table declaration (at line 19, column 8)"),
     (
         ("[tensors]", '[order]\nconv = "conv_{n}"\nnorm = "n{_n}"\ndense = "d{_n}"\n[tensors]'),
         "order.conv: expected a pattern with {_n}, found 'conv_{n}'",
@@ -322,6 +327,52 @@ def test_every_key_of_a_table_is_read(layout, tmp_path):
         assert changed.read_text() != text
         with pytest.raises(UsageError):
             Layout.load(changed)
+
+
+def test_a_table_s_rules_are_those_it_includes_and_its_own():
+    """In that order; every shared list is included by a table, and is none itself."""
+    shared = {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in SHARED}
+    tables = {name: tomllib.loads(Layout.load(name).path.read_text(encoding="utf-8")) for name in layouts()}
+    included = {name: table["include"] for name, table in tables.items() if "include" in table}
+
+    for name, table in tables.items():
+        rules = shared[included[name]]["ignore"] if name in included else []
+        assert list(Layout.load(name).ignore) == [*rules, *table.get("ignore", [])]
+
+    assert set(included.values()) == set(shared)
+    assert set(shared) & set(layouts()) == set()
+
+
+def test_a_table_s_digest_covers_what_it_includes():
+    """Another rule in the shared list is another table."""
+    plain, table = Layout.load("keras"), Layout.load("torchvision")
+    (shared,) = SHARED
+
+    assert plain.digest == hashlib.sha256(plain.path.read_bytes()).hexdigest()
+    assert table.digest == hashlib.sha256(table.path.read_bytes() + shared.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ignore = []", "ignore: expected at least one string, found []"),
+        ("", "missing key 'ignore'"),
+        ('ignore = ["x"]\nwhen = {}', "unknown key 'when' (known: ignore)"),
+        ("ignore =", "not TOML: Invalid value (at end of document)"),
+    ],
+)
+def test_a_shared_list_holds_rules_and_nothing_else(tmp_path, monkeypatch, text, message):
+    """An error names the shared file."""
+    (tmp_path / "shared").mkdir()
+    shared = tmp_path / "shared" / "torch.toml"
+    shared.write_text(text, encoding="utf-8")
+    (tmp_path / "mine.toml").write_text(FIRST_TABLE, encoding="utf-8")
+    monkeypatch.setattr("densenet_port.layouts.layout.resource", lambda _: tmp_path)
+
+    with pytest.raises(UsageError) as error:
+        Layout.load("mine")
+
+    assert error.value.message == f"{shared}: {message}"
 
 
 def test_an_unknown_layout_names_the_known_ones():
