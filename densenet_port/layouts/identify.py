@@ -43,8 +43,10 @@ def identify(
 ) -> Ledger:
     """The complete ledger of a file under the one table that fits it. Raises MisfitError that shows what does not.
 
-    `src` is the layout, or a table of the user's own; without it the file's record says, or else every table is tried.
-    `arch` is the architecture; without it the shapes say. `kernels` says how convolution kernels are stored.
+    `src` is the layout, or a table of the user's own; without it the one that the file's record names, or else
+    the one table that fits.
+    `arch` is the architecture; without it the one of the file's shapes. `kernels` is how convolution
+    kernels are stored, where the file does not record it.
     """
     recorded = (checkpoint.record or {}).get("layout")
     if src is None and recorded in layouts():

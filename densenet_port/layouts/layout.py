@@ -235,7 +235,7 @@ class Layout:
         return fold.recipes.get(slot.role) if fold else None
 
     def parts(self, slot: Slot) -> tuple[str, ...]:
-        """The parts of which a slot is made."""
+        """The parts from which a slot is computed."""
         recipe = self.recipe(slot)
         return recipe.parts if recipe else (slot.role,)
 
@@ -248,13 +248,13 @@ class Layout:
     def recognise(self, name: str) -> tuple[TensorKey, str] | None:
         """Which tensor a name means, and the name of its unit within it; None for a name that no line has."""
         for line in self._lines.get(skeleton(name), ()):
-            if hit := _expression(line.tensor, line.unit).fullmatch(name):
-                return TensorKey(self._unit(line.generic, hit), line.part), hit["unit"]
+            if match := _expression(line.tensor, line.unit).fullmatch(name):
+                return TensorKey(self._unit(line.generic, match), line.part), match["unit"]
         return None
 
-    def _unit(self, unnumbered: str, hit: re.Match[str]) -> str:
+    def _unit(self, unnumbered: str, match: re.Match[str]) -> str:
         """The unit with the numbers of a name: `block{b}.layer{l}.norm1` → `block2.layer3.norm1`."""
-        groups = hit.groupdict()
+        groups = match.groupdict()
         numbers = {key: int(groups[key]) + 1 - self.first_numbers.get(key, 1) for key in "bl" if groups.get(key)}
         return unnumbered.format(**numbers)
 

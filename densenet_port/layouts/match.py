@@ -82,7 +82,7 @@ class Ledger:
     each with the rule that allows it. The rest is what stands in the way: `missing` tensors of the layout (with the
     name expected), `unclaimed` ones of the file, `ambiguous` ones that several of the file's could be, and wrong
     shapes. `kernels` says how convolution kernels were taken where the layout has both ways, and `kernels_assumed`
-    that nothing in the file said so.
+    that nothing in the file tells it.
     """
 
     layout: Layout
@@ -149,7 +149,7 @@ def scan(layout: Layout, checkpoint: Checkpoint, kernels: Kernels | None = None)
 
 
 def _recorded_kernels(checkpoint: Checkpoint) -> Kernels | None:
-    """How the file itself says that its kernels are stored."""
+    """How the file itself records that its kernels are stored."""
     kernels = (checkpoint.record or {}).get("kernels") or checkpoint.metadata.get("kernels")
     return cast("Kernels", kernels) if kernels in ("theano", "tensorflow") else None
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import fields
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from string import Formatter
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -18,7 +19,7 @@ from densenet_port.layouts.transform import FOLDS, compile_move
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract, Input
 from densenet_port.network.graph import STEMS
-from densenet_port.network.units import HEAD, ROLES, Kind, Role, Unit
+from densenet_port.network.units import HEAD, ROLES, Kind, Unit
 from densenet_port.strict import Fields
 
 PLACES = {"b": r"(?P<b>\d+)", "l": r"(?P<l>\d+)", "n": r"(?P<n>\d+)", "_n": r"(?:_(?P<order>\d+))?"}
@@ -42,6 +43,7 @@ REFERENCES = (
 )
 
 
+@lru_cache  # every table asks for the same two
 def choices(kind: type) -> dict[str, tuple[str, ...]]:
     """Field → the strings it may be, for every field of a dataclass that is a choice of strings."""
     hints = get_type_hints(kind).items()
@@ -183,19 +185,31 @@ def _units(units: Fields, stems: Iterable[str]) -> tuple[dict[str, tuple[str, ..
     units.check_keys([*(unit for kind in kinds for unit in STEMS[kind].units), *BODY])
     patterns: dict[str, tuple[str, ...]] = {}
     exceptions: dict[str, dict[str, str]] = {}
-    for unit, value in units.content.items():
-        if isinstance(value, dict):
-            named = units.fields(unit)
-            usual = _some(named, "any")
-            others = {name: _some(named, name) for name in named.content if name != "any"}
-        else:
-            usual, others = _some(units, unit), {}
-        patterns[unit] = tuple(dict.fromkeys((*usual, *(text for texts in others.values() for text in texts))))
-        exceptions[unit] = {Architecture.named(name).name: texts[0] for name, texts in others.items()}
+    for unit in units.content:
+        usual, others = _unit_patterns(units, unit)
+        patterns[unit] = tuple(dict.fromkeys([*usual, *chain(*others.values())]))
+        exceptions[unit] = {architecture: texts[0] for architecture, texts in others.items()}
         for pattern in patterns[unit]:
             numbered = {"_n"} if unit == HEAD and pattern != usual[0] else set()  # a user's own head
             _check_places(units, unit, pattern, required=_places(unit), allowed={*_places(unit), "n"} | numbered)
     return patterns, exceptions
+
+
+def _unit_patterns(units: Fields, unit: str) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """The usual patterns of one unit, and architecture → its own."""
+    if not isinstance(units.raw(unit), dict):
+        return _some(units, unit), {}
+    named = units.fields(unit)
+    own = {_architecture_name(units, unit, name): _some(named, name) for name in named.content if name != "any"}
+    return _some(named, "any"), own
+
+
+def _architecture_name(units: Fields, unit: str, name: str) -> str:
+    """The name that an architecture goes by."""
+    try:
+        return Architecture.named(name).name
+    except UsageError as error:
+        raise units.wrong(unit, "names of architectures, or any", repr(name)) from error
 
 
 def _order(order: Fields) -> tuple[dict[Kind, tuple[str, ...]], tuple[str, ...]]:
@@ -225,13 +239,9 @@ def _tensors(tensors: Fields) -> tuple[dict[Kind, dict[str, Pattern]], str | Non
 
 def part_axes(kind: Kind, fold: str | None) -> dict[str, str]:
     """The parts of a kind of unit, with our order of their axes: its roles, and what the fold of the norms adds."""
-    roles: dict[str, str] = {role: our_axes(kind, role) for role in ROLES[kind]}
-    return roles | (dict(FOLDS[fold].extra) if fold and kind == "norm" else {})
-
-
-def our_axes(kind: Kind, role: Role) -> str:
-    """The order of our axes for a role of a kind."""
-    return Unit("", kind, {}).axes(role)
+    unit = Unit("", kind, {})
+    axes: dict[str, str] = {role: unit.axes(role) for role in ROLES[kind]}
+    return {**axes, **FOLDS[fold].extra} if fold and kind == "norm" else axes
 
 
 def _pattern(parts: Fields, part: str, canonical: str) -> Pattern:

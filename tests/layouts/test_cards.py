@@ -117,9 +117,9 @@ def test_names_are_counted_for_the_lists_that_are_recorded(layout):
     table, card = Layout.load(layout), support.card_of(layout)
     counted = {name: misplaced(table, path, name) for name, path in genuine(layout)}
 
-    said = {row.architecture: row.figure for row in card.measured if row.what == "names"} if card else {}
+    listed = {row.architecture: row.figure for row in card.measured if row.what == "names"} if card else {}
 
-    assert said == counted
+    assert listed == counted
 
 
 NETWORKS = ", ".join(NAMED)

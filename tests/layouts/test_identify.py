@@ -78,23 +78,23 @@ def test_another_head_and_another_input_change_nothing(layout, path):
         for name, (shape, dtype) in tensors.items()
     }
     bare = {name: size for name, size in other.items() if claims.get(name) != "head.dense"}
-    said = Layout.load(layout).when
+    record = Layout.load(layout).when
 
-    found = [identify(sketch(tensors, path, **said)) for tensors in (other, bare)]
+    ledgers = [identify(sketch(tensors, path, **record)) for tensors in (other, bare)]
 
     changed = replace(arch, channels=1, classes=14)
     expected = [(layout, changed), (layout, changed.without_head())]
-    assert [(one.layout.name, one.architecture) for one in found] == expected
+    assert [(one.layout.name, one.architecture) for one in ledgers] == expected
 
 
 @pytest.mark.parametrize(("layout", "path"), LISTS, ids=[layout for layout, _ in LISTS])
 def test_a_tensor_that_is_missing_is_named_and_so_is_one_too_many(layout, path):
-    ledger, tensors, said = identify(recorded(path)), sizes(path), Layout.load(layout).when
+    ledger, tensors, record = identify(recorded(path)), sizes(path), Layout.load(layout).when
     lost = next(claim.name for place, claim in ledger.claims.items() if str(place) == "final.norm.variance")
     count = len(ledger.claims)
 
     errors = [
-        refusal(sketch(change, **said))
+        refusal(sketch(change, **record))
         for change in (
             {name: size for name, size in tensors.items() if name != lost},
             {**tensors, "other": ((3, 5), "float32")},

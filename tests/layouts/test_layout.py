@@ -102,13 +102,13 @@ def test_key_lists_of_every_layout_and_depth_are_recorded():
 @pytest.mark.parametrize("layout", layouts())
 def test_what_a_table_spells_it_also_reads(layout, name):
     """Source and target are one table: spelled names come back as the same slots."""
-    arch, mapping = Architecture.named(name), Layout.load(layout)
-    if any(getattr(arch, key) not in allowed for key, allowed in mapping.only.items()):
+    arch, table = Architecture.named(name), Layout.load(layout)
+    if any(getattr(arch, key) not in allowed for key, allowed in table.only.items()):
         with pytest.raises(MisfitError, match=f"{layout} cannot hold this network"):
-            mapping.spell(arch)
+            table.spell(arch)
         return
 
-    ledger = match(scan(mapping, sketch(spelled(layout, arch))), arch)
+    ledger = match(scan(table, sketch(spelled(layout, arch))), arch)
 
     assert (ledger.filled, ledger.problems) == (tuple(arch.slots), 0)
 
@@ -260,6 +260,10 @@ FAULTS = [
     ),
     (('= "features.norm5"', '= { 201 = "features.norm5" }'), "missing key 'units.final.norm.any'"),
     (
+        ('= "features.norm5"', '= { any = "features.norm5", 122 = "norm" }'),
+        "units.final.norm: expected names of architectures, or any, found '122'",
+    ),
+    (
         ("epsilon      = 1e-5", 'epsilon = 1e-5\ncarried = ["epsilom"]'),
         f"contract.carried: expected some of {CONTRACT}, found 'epsilom'",
     ),
@@ -386,11 +390,11 @@ def test_an_unknown_layout_names_the_known_ones():
 def strings_of(path):
     """Every string that a module's code holds, docstrings aside."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     return [
         n.value
         for n in ast.walk(tree)
-        if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in told
+        if isinstance(n, ast.Constant) and isinstance(n.value, str) and id(n) not in docstrings
     ]
 
 
@@ -432,9 +436,9 @@ def mine(tmp_path):
     return Layout.load(tmp_path / "mine.toml")
 
 
-def file_of(mapping, ordering=None, stored=None, **metadata):
+def file_of(table, ordering=None, stored=None, **metadata):
     """A file as the table writes it."""
-    rules = mapping.spell(SMALL, ordering, stored)
+    rules = table.spell(SMALL, ordering, stored)
     sizes = {place: {**SMALL.units[place.unit].sizes, "1": 1} for place in rules}
     shapes = {
         rule.name: (tuple(sizes[place][axis.removeprefix("-")] for axis in rule.axes.split()), "float32")
@@ -466,7 +470,7 @@ def test_a_missing_part_of_a_fold_is_missed(mine):
 
 
 @pytest.mark.parametrize(
-    ("ordering", "stored", "said", "axes", "uncertain"),
+    ("ordering", "stored", "metadata", "axes", "assumed"),
     [
         ("tf", None, {}, "h w i o", False),
         ("th", "theano", {}, "o i -h -w", True),
@@ -474,12 +478,12 @@ def test_a_missing_part_of_a_fold_is_missed(mine):
         ("th", "tensorflow", {"kernels": "theano"}, "o i -h -w", False),
     ],
 )
-def test_sizes_tell_the_order_and_the_file_s_record_the_direction(mine, ordering, stored, said, axes, uncertain):
-    """The first order that fits holds; where two directions do and nothing says which, that is told."""
-    ledger = match(scan(mine, file_of(mine, ordering, stored, **said)), SMALL)
+def test_sizes_tell_the_order_and_the_file_s_record_the_direction(mine, ordering, stored, metadata, axes, assumed):
+    """The first order that fits holds; where two directions do and the file records neither, one is assumed."""
+    ledger = match(scan(mine, file_of(mine, ordering, stored, **metadata)), SMALL)
 
     kernels = {claim.axes for key, claim in ledger.claims.items() if key.unit.endswith(("conv", "conv1", "conv2"))}
-    assert (ledger.problems, kernels, ledger.kernels_assumed) == (0, {axes}, uncertain)
+    assert (ledger.problems, kernels, ledger.kernels_assumed) == (0, {axes}, assumed)
 
 
 def test_the_user_s_word_overrules_the_record(mine):
@@ -492,14 +496,14 @@ def test_the_user_s_word_overrules_the_record(mine):
 
 
 def test_kernels_are_turned_and_norms_folded_into_the_same_function(mine, tmp_path):
-    """A file written as Theano has it, with two affine maps, comes back as ours to the bit."""
-    told = read(resource("weights") / "sample" / "digits.pth")
+    """A file written as Theano has it, with two affine maps, comes back to the bit."""
+    network = read(resource("weights") / "sample" / "digits.pth")
     for out, options in {"a.pth": {"dim_ordering": "th", "dst_kernels": "theano"}, "b.pth": {}}.items():
-        convert(told.checkpoint.path, dst=mine.path, out=tmp_path / out, **options)
+        convert(network.checkpoint.path, dst=mine.path, out=tmp_path / out, **options)
 
         back = read(tmp_path / out, src=mine.path)
 
-        assert [slot for slot in told.weights if not np.array_equal(back.weights[slot], told.weights[slot])] == []
+        assert [slot for slot in network.weights if not np.array_equal(back.weights[slot], network.weights[slot])] == []
 
 
 def test_a_way_to_store_kernels_that_a_layout_does_not_have_is_refused(mine):
@@ -512,20 +516,20 @@ def test_a_way_to_store_kernels_that_a_layout_does_not_have_is_refused(mine):
 
 def test_an_architecture_s_own_names_are_read_and_written(tmp_path):
     """One network of a family may spell a unit differently; `{n}` counts the layers of the block."""
-    table = tmp_path / "mine.toml"
+    path = tmp_path / "mine.toml"
     change = (
         '"transition{b}.conv"      = "features.transition{b}.conv"',
         '"transition{b}.conv"      = { any = "features.transition{b}.conv", 201 = "features.last{b}_{n}.conv" }',
     )
-    table.write_text(replaced(change), encoding="utf-8")
-    mapping = Layout.load(table)
+    path.write_text(replaced(change), encoding="utf-8")
+    table = Layout.load(path)
 
-    spelled = {name: mapping.spell_units(NAMED[name])["transition2.conv"] for name in ("121", "201")}
+    spelled = {name: table.spell_units(NAMED[name])["transition2.conv"] for name in ("121", "201")}
 
     assert spelled == {"121": "features.transition2.conv", "201": "features.last2_12.conv"}
     for name in spelled:
-        shapes = {rule.name: (NAMED[name].slots[slot], "float32") for slot, rule in mapping.spell(NAMED[name]).items()}
-        assert (match(scan(mapping, sketch(shapes)), NAMED[name]).missing, len(shapes)) == ({}, len(NAMED[name].slots))
+        shapes = {rule.name: (NAMED[name].slots[slot], "float32") for slot, rule in table.spell(NAMED[name]).items()}
+        assert (match(scan(table, sketch(shapes)), NAMED[name]).missing, len(shapes)) == ({}, len(NAMED[name].slots))
 
 
 def test_a_table_without_units_writes_running_numbers(tmp_path):
@@ -538,11 +542,11 @@ def test_a_table_without_units_writes_running_numbers(tmp_path):
     )
     (tmp_path / "mine.toml").write_text(text.replace("first      = { b = 1, l = 1 }", "first = { n = 1 }"))
 
-    mapping = Layout.load(tmp_path / "mine.toml")
+    table = Layout.load(tmp_path / "mine.toml")
 
-    spelled = mapping.spell_units(SMALL)
+    spelled = table.spell_units(SMALL)
     assert (spelled["stem.conv"], spelled["final.norm"], spelled["head.dense"]) == ("c_1", "n_11", "d_1")
-    assert match(scan(mapping, file_of(mapping)), SMALL).problems == 0
+    assert match(scan(table, file_of(table)), SMALL).problems == 0
 
 
 def test_of_tables_that_fit_the_file_s_record_prefers_one(monkeypatch):
@@ -575,13 +579,12 @@ def test_a_network_that_the_layout_s_software_can_have_is_preferred_first(monkey
 
 def test_a_file_s_own_record_can_name_its_table(monkeypatch):
     """A table that asks for a record is tried for files that have it, and for no other."""
-    told = Layout.load("torchvision")
-    special = replace(told, name="special", when={"module": "a.Network"})
+    plain = Layout.load("torchvision")
+    special = replace(plain, name="special", when={"module": "a.Network"})
     monkeypatch.setattr("densenet_port.layouts.identify.layouts", lambda: ("special", "torchvision"))
-    monkeypatch.setattr(Layout, "load", lambda layout: {"special": special, "torchvision": told}[layout])
+    monkeypatch.setattr(Layout, "load", lambda layout: {"special": special, "torchvision": plain}[layout])
 
-    found = [
-        identify(sketch(spelled("torchvision", SMALL), **said)).layout.name for said in ({}, {"module": "a.Network"})
-    ]
+    records = ({}, {"module": "a.Network"})
+    names = [identify(sketch(spelled("torchvision", SMALL), **record)).layout.name for record in records]
 
-    assert found == ["torchvision", "special"]
+    assert names == ["torchvision", "special"]
