@@ -527,6 +527,14 @@ def test_a_reference_without_head_or_last_relu_is_named():
     assert faults_of(pair.judged(reference=bare)) == {"no-last-relu": ("final.norm",)}
 
 
+def test_a_framework_without_head_or_last_relu_is_named():
+    pair = numpy_pair(Architecture.named(SMALL).without_head(), images(2, 40))
+
+    (finding,) = pair.judged(port_logits=pair.reference.taps["final.norm"]).findings
+
+    assert (finding.fault, finding.units, finding.detail) == ("no-last-relu", ("final.norm",), {"side": "port"})
+
+
 def test_a_last_map_that_is_another_altogether_is_unexplained():
     pair = numpy_pair(Architecture.named(SMALL).without_head(), images(2, 40))
     strange = pair.reference._replace(logits=pair.reference.logits + 1)
