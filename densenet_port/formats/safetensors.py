@@ -20,10 +20,10 @@ import numpy as np
 
 from densenet_port.checkpoint import Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, UsageError
-from densenet_port.formats.source import Source, guarded, native, stored, write_tensor
+from densenet_port.formats.record import RECORD, parse_record
+from densenet_port.formats.source import AGAIN, Source, guarded, native, stored, write_tensor
 from densenet_port.network.blueprint import Blueprint
 
-RECORD = "densenet_port"
 DTYPES = {  # the header's words → numpy's
     "F64": "float64",
     "F32": "float32",
@@ -64,9 +64,7 @@ def read(path: Path) -> Checkpoint:
         metadata = header.pop(_METADATA, {})
         if not all(isinstance(text, str) for text in metadata.values()):
             raise CorruptError(f"{path}: {_METADATA} holds more than texts")
-        record = json.loads(metadata.pop(RECORD, "null"))
-        if not isinstance(record, dict | None):
-            raise CorruptError(f"{path}: its record is no JSON object")
+        record = parse_record(path, metadata.pop(RECORD)) if RECORD in metadata else None
         tensors = dict(_tensors(source, header, 8 + length))
     return Checkpoint(path=path, container="safetensors", tensors=tensors, metadata=metadata, record=record)
 
@@ -97,7 +95,7 @@ def _tensors(source: Source, header: Mapping[str, Any], start: int) -> Iterator[
         yield name, Tensor(shape, dtype, _load(source, start + begin, shape, dtype))
         at = end
     if start + at != source.size:
-        raise CorruptError(f"{source.path}: {source.size} bytes, expected {start + at}", hint="fetch or copy it again")
+        raise CorruptError(f"{source.path}: {source.size} bytes, expected {start + at}", hint=AGAIN)
 
 
 def _load(source: Source, offset: int, shape: tuple[int, ...], dtype: str) -> Callable[[], Array]:
