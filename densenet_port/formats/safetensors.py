@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from densenet_port.checkpoint import Array, Checkpoint, Tensor
+from densenet_port.checkpoint import MEANING, Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, UsageError
 from densenet_port.formats.record import RECORD, parse_record
 from densenet_port.formats.source import AGAIN, Source, guarded, native, stored, write_tensor
@@ -66,7 +66,8 @@ def read(path: Path) -> Checkpoint:
             raise CorruptError(f"{path}: {_METADATA} holds more than texts")
         record = parse_record(path, metadata.pop(RECORD)) if RECORD in metadata else None
         tensors = dict(_tensors(source, header, 8 + length))
-    return Checkpoint(path=path, container="safetensors", tensors=tensors, metadata=metadata, record=record)
+    texts = {key: text for key, text in metadata.items() if key not in MEANING}  # anybody's words
+    return Checkpoint(path=path, container="safetensors", tensors=tensors, metadata=texts, record=record)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
