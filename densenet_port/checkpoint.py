@@ -9,6 +9,13 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]  # numpy.typing takes 10 ms to import
+MEANING = frozenset(
+    (
+        *("epsilon", "stem_padding", "stem_pool", "pool_rounding", "output"),  # the contract
+        *("kernels", "layers", "module", "norms", "package"),  # whose the tensors are, and how they are stored
+        *("fold", "notes"),  # what was worked out, and what to say of it
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +37,8 @@ class Checkpoint:
     """Names → tensors in the file's order, and what the file says beside them.
 
     `metadata` holds what the container records of itself (`keras_version`, `backend`, `epsilon` …); `record` what
-    densenet-port wrote into the file (architecture, contract, source, digests), or None.
+    densenet-port wrote into the file (architecture, contract, source, digests), or None. Entries of the metadata that
+    are in `MEANING` decide how the tensors are taken; a reader sets them from what it understands of its file.
     """
 
     path: Path

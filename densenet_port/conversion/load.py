@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from densenet_port import formats
 from densenet_port.checkpoint import Array, Checkpoint
 from densenet_port.conversion.write import Conversion, plan, write
-from densenet_port.errors import UsageError
+from densenet_port.errors import MisfitError, UsageError
 from densenet_port.layouts.identify import first_few, identify
 from densenet_port.layouts.layout import Kernels, Layout, Ordering, TensorKey
 from densenet_port.layouts.match import SPLIT, Ledger
@@ -268,4 +268,8 @@ def _contract_of(checkpoint: Checkpoint, mapping: Layout) -> Contract:
     if checkpoint.record and "contract" in checkpoint.record:
         return Contract.from_json(checkpoint.record["contract"])
     known = {key: kind(checkpoint.metadata[key]) for key, kind in RECORDED.items() if key in checkpoint.metadata}
-    return replace(mapping.contract, **cast("Any", known))
+    try:
+        return replace(mapping.contract, **cast("Any", known))
+    except MisfitError as error:
+        hint = "its graph says so; repair it there"
+        raise MisfitError(f"{checkpoint.path}: {error.message}", hint=hint) from error

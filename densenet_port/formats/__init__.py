@@ -7,7 +7,7 @@ from typing import Any
 
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import CorruptError, DiskError, UsageError
-from densenet_port.files import whole
+from densenet_port.files import together
 from densenet_port.network.blueprint import Blueprint
 
 READERS = ("torch.pth", "safetensors", "keras.archive", "caffe.caffemodel", "caffe.h5", "keras.h5", "onnx.checkpoint")
@@ -60,18 +60,18 @@ def write(
     record: Callable[[], bytes],
     blueprint: Blueprint | None = None,
 ) -> None:
-    """Write tensors in their order, in the container of the path's ending; the file appears whole or not at all.
+    """Write tensors in their order, in the container of the path's ending, with its companion; both appear or neither.
 
     `record()` gives JSON bytes of constant length and is complete once every tensor has been loaded. `blueprint` tells
     whose the tensors are, for containers that hold a graph. Raises UsageError for an unknown ending, DiskError for a
     place that cannot be written.
     """
     module, function = ENDINGS[ending(path)]
-    with whole(path) as temporary:
+    companions = [beside] if (beside := companion(path)) else []
+    with together(path, *companions) as (temporary, *texts):
         getattr(_module(module), function)(temporary, tensors, record, blueprint)
-        if other := companion(path):
-            with whole(other) as text:
-                text.write_bytes(_module(module).companion(blueprint))
+        for text in texts:
+            text.write_bytes(_module(module).companion(blueprint))
 
 
 def companion(path: Path) -> Path | None:

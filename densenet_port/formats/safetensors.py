@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from densenet_port.checkpoint import Array, Checkpoint, Tensor
+from densenet_port.checkpoint import MEANING, Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, UsageError
-from densenet_port.formats.source import Source, guarded, native, stored, write_tensor
+from densenet_port.formats.record import RECORD, parse_record
+from densenet_port.formats.source import AGAIN, Source, guarded, native, stored, write_tensor
 from densenet_port.network.blueprint import Blueprint
 
-RECORD = "densenet_port"
 DTYPES = {  # the header's words → numpy's
     "F64": "float64",
     "F32": "float32",
@@ -64,11 +64,10 @@ def read(path: Path) -> Checkpoint:
         metadata = header.pop(_METADATA, {})
         if not all(isinstance(text, str) for text in metadata.values()):
             raise CorruptError(f"{path}: {_METADATA} holds more than texts")
-        record = json.loads(metadata.pop(RECORD, "null"))
-        if not isinstance(record, dict | None):
-            raise CorruptError(f"{path}: its record is no JSON object")
+        record = parse_record(path, metadata.pop(RECORD)) if RECORD in metadata else None
         tensors = dict(_tensors(source, header, 8 + length))
-    return Checkpoint(path=path, container="safetensors", tensors=tensors, metadata=metadata, record=record)
+    texts = {key: text for key, text in metadata.items() if key not in MEANING}  # anybody's words
+    return Checkpoint(path=path, container="safetensors", tensors=tensors, metadata=texts, record=record)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -97,7 +96,7 @@ def _tensors(source: Source, header: Mapping[str, Any], start: int) -> Iterator[
         yield name, Tensor(shape, dtype, _load(source, start + begin, shape, dtype))
         at = end
     if start + at != source.size:
-        raise CorruptError(f"{source.path}: {source.size} bytes, expected {start + at}", hint="fetch or copy it again")
+        raise CorruptError(f"{source.path}: {source.size} bytes, expected {start + at}", hint=AGAIN)
 
 
 def _load(source: Source, offset: int, shape: tuple[int, ...], dtype: str) -> Callable[[], Array]:

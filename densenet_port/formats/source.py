@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from io import FileIO
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
@@ -17,6 +18,7 @@ import numpy as np
 from densenet_port.checkpoint import Array, Tensor
 from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError
 
+AGAIN = "fetch or copy the file again"
 _BROKEN = (
     struct.error,
     zlib.error,
@@ -39,18 +41,18 @@ def guarded(path: Path, container: str) -> Iterator[None]:
     except OSError as error:
         raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
     except _BROKEN as error:
-        hint = "fetch or copy the file again"
-        raise CorruptError(f"{path}: broken {container}: {type(error).__name__}: {error}", hint=hint) from error
+        raise CorruptError(f"{path}: broken {container}: {type(error).__name__}: {error}", hint=AGAIN) from error
 
 
 class Source:
     """A file, or a part of it, or bytes in memory, to be read by offset; `size` is in bytes, `path` for messages."""
 
-    def __init__(self, path: Path, size: int, pread: Callable[[int, int], bytes]) -> None:
-        """Keep `pread(length, offset)`, which may give fewer bytes at the end."""
+    def __init__(self, path: Path, size: int, pread: Callable[[int, int], bytes], file: FileIO | None = None) -> None:
+        """Keep `pread(length, offset)`, which may give fewer bytes at the end, and the file if this is all of one."""
         self.path = path
         self.size = size
         self._pread = pread
+        self._file = file
 
     @classmethod
     def of_file(cls, path: Path) -> "Source":
@@ -60,7 +62,7 @@ class Source:
             size = os.fstat(file.fileno()).st_size
         except OSError as error:
             raise DiskError(f"{path}: cannot be read: {error.strerror}", hint="is the path right?") from error
-        source = cls(path, size, partial(_read_at, file, Lock()))
+        source = cls(path, size, partial(_read_at, file, Lock()), file)
         weakref.finalize(source, file.close)
         return source
 
@@ -79,23 +81,36 @@ class Source:
         """Exactly these bytes. Raises CorruptError outside of the file, OSError for a broken disk."""
         if not 0 <= offset <= offset + length <= self.size:
             raise self._beyond(offset, length)
-        found = self._pread(length, offset)
-        if len(found) != length:
+        data = self._pread(length, offset)
+        if len(data) != length:
             raise self._beyond(offset, length)
-        return found
+        return data
+
+    def all(self) -> bytes:
+        """All bytes. Raises as `data`."""
+        return self.data(0, self.size)
+
+    @contextmanager
+    def mapped(self) -> Iterator[bytes | mmap]:
+        """All bytes of a file as one buffer that takes no memory, to be parsed now and not to be kept."""
+        if self._file is None:
+            yield self.all()
+        else:
+            with mmap(self._file.fileno(), 0, access=ACCESS_READ) as data:
+                yield data
 
     def _beyond(self, offset: int, length: int) -> CorruptError:
-        return CorruptError(f"{self.path}: {length} bytes at {offset} reach beyond the file's {self.size}")
+        return CorruptError(f"{self.path}: {length} bytes at {offset} reach beyond the file's {self.size}", hint=AGAIN)
 
 
 def _read_at(file: FileIO, lock: Lock, length: int, offset: int) -> bytes:
     """Bytes of a file; one call of the system gives at most 2 GiB of them."""
     with lock:
         file.seek(offset)
-        found = file.read(length)
-        while len(found) < length and (more := file.read(length - len(found))):
-            found += more
-    return found
+        data = file.read(length)
+        while len(data) < length and (more := file.read(length - len(data))):
+            data += more
+    return data
 
 
 class Writable(Protocol):
@@ -113,7 +128,9 @@ def stored(dtype: str) -> np.dtype[np.generic]:
 def native(array: Array, dtype: str) -> Array:
     """Elements as stored → an array of this machine's `dtype`; bfloat16 becomes float32."""
     if dtype == "bfloat16":
-        return (array.view("<u2").astype(np.uint32) << 16).view(np.float32)
+        bits = array.astype(np.uint32)
+        bits <<= 16
+        return bits.view(np.float32)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 

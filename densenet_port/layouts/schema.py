@@ -22,7 +22,8 @@ from densenet_port.network.graph import STEMS
 from densenet_port.network.units import HEAD, ROLES, Kind, Unit
 from densenet_port.strict import Fields
 
-PLACES = {"b": r"(?P<b>\d+)", "l": r"(?P<l>\d+)", "n": r"(?P<n>\d+)", "_n": r"(?:_(?P<order>\d+))?"}
+NUMBER = r"(?:0|[1-9][0-9]{0,8})"  # as layouts write them: no zeros before, no other script's digits
+PLACES = {key: f"(?P<{key}>{NUMBER})" for key in "bln"} | {"_n": f"(?:_(?P<order>{NUMBER}))?"}
 DEFAULTS: dict[str, Any] = {
     "reference": "numpy",
     "first": {},

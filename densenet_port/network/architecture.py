@@ -13,6 +13,14 @@ from densenet_port.network.contract import Contract
 from densenet_port.network.graph import STEMS, Stem, StemKind, graph
 from densenet_port.network.units import ROLES, Slot, Unit
 
+_MOST = 2**31 - 1  # of any number; ONNX and Caffe keep sizes in 32 bits
+_LAYERS = 10_000  # dense layers of all blocks; the largest published network has 130
+
+
+def _is_count(value: object) -> bool:
+    """Whether a value is a whole number from 1 on, of a size that a network can have."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST
+
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
@@ -34,9 +42,13 @@ class Architecture:
 
     def __post_init__(self) -> None:
         """Refuse numbers that describe no network."""
-        counts = (*self.layers, self.growth_rate, self.init_channels, self.channels)
-        if not self.layers or min(counts) < 1 or self.bottleneck < 0 or (self.classes is not None and self.classes < 1):
-            raise UsageError(f"no DenseNet has these numbers: {asdict(self)}", hint="every count must be at least 1")
+        counts = (*self.layers, self.growth_rate, self.init_channels, self.channels, self.bottleneck + 1)
+        counts += () if self.classes is None else (self.classes,)
+        if not self.layers or not all(map(_is_count, counts)):
+            hint = f"every count must be a whole number from 1 to {_MOST}"
+            raise UsageError(f"no DenseNet has these numbers: {asdict(self)}", hint=hint)
+        if sum(self.layers) > _LAYERS:
+            raise UsageError(f"a DenseNet of {sum(self.layers)} dense layers, at most {_LAYERS} are taken")
         if not 0 <= self.reduction < 1:
             raise UsageError(f"reduction must be at least 0 and below 1, found {self.reduction}")
         if self.stem not in STEMS:
@@ -134,19 +146,23 @@ def infer(sizes: Mapping[str, Mapping[str, int]]) -> Architecture:
         stem, channels, init_channels = _seen_stem(sizes)
     except KeyError as error:
         raise MisfitError(f"no DenseNet without {error.args[0]}") from error
-    if second and first["o"] % growth:
+    if second and (not growth or first["o"] % growth):
         raise MisfitError(f"a bottleneck of {first['o']} channels is no multiple of the growth rate {growth}")
     head = sizes.get("head.dense")
-    return Architecture(
-        layers=layers,
-        growth_rate=growth,
-        init_channels=init_channels,
-        bottleneck=first["o"] // growth if second else 0,
-        reduction=_reduction([sizes[t] for b in range(1, len(layers)) if (t := f"transition{b}.conv") in sizes]),
-        stem=stem,
-        channels=channels,
-        classes=head["o"] if head else None,
-    )
+    transitions = [sizes[unit] for b in range(1, len(layers)) if (unit := f"transition{b}.conv") in sizes]
+    try:
+        return Architecture(
+            layers=layers,
+            growth_rate=growth,
+            init_channels=init_channels,
+            bottleneck=first["o"] // growth if second else 0,
+            reduction=_reduction(transitions),
+            stem=stem,
+            channels=channels,
+            classes=head["o"] if head else None,
+        )
+    except UsageError as error:
+        raise MisfitError(error.message, hint=error.hint) from error
 
 
 def name_in_order(kernels: list[Mapping[str, int]]) -> list[str]:
@@ -200,14 +216,27 @@ def _seen_stem(sizes: Mapping[str, Mapping[str, int]]) -> tuple[StemKind, int, i
 
 
 def _count_layers(sizes: Mapping[str, Mapping[str, int]]) -> tuple[int, ...]:
-    """Dense layers per block: the highest number seen in each."""
+    """Dense layers per block: the highest number seen in each.
+
+    Raises MisfitError for numbers that no counting from 1 gives, KeyError that names a block that is missing.
+    """
     counts: dict[int, int] = {}
     for name in sizes:
-        if found := re.match(r"block(\d+)\.layer(\d+)\.", name):
-            counts[int(found[1])] = max(counts.get(int(found[1]), 0), int(found[2]))
-    if not counts or sorted(counts) != list(range(1, len(counts) + 1)):
-        raise KeyError("block1.layer1.conv1" if not counts else f"block{min(set(range(1, max(counts))) - set(counts))}")
-    return tuple(counts[b] for b in sorted(counts))
+        if match := re.match(r"block(-?\d+)\.layer(-?\d+)\.", name):
+            block, layer = int(match[1]), int(match[2])
+            if not (0 < block <= len(sizes) and 0 < layer <= len(sizes)):
+                raise MisfitError(
+                    f"no DenseNet has {name}: blocks and layers count from 1, and here to {len(sizes)} at most, "
+                    "the number of kernels",
+                    hint="if the file counts otherwise, say so in a table of your own (`first`), for --mapping",
+                )
+            counts[block] = max(counts.get(block, 0), layer)
+    if not counts:
+        raise KeyError("block1.layer1.conv1")
+    for block in range(1, max(counts)):
+        if block not in counts:
+            raise KeyError(f"block{block}")
+    return tuple(counts[block] for block in sorted(counts))
 
 
 def _reduction(transitions: list[Mapping[str, int]]) -> float:

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from math import isfinite
+from typing import Any, Literal, get_args
 
 from densenet_port.errors import MisfitError
 
@@ -10,16 +11,27 @@ StemPadding = Literal["symmetric", "same"]
 StemPool = Literal["max", "blur"]
 Rounding = Literal["floor", "ceil"]
 Output = Literal["logits", "softmax", "sigmoid"]
+Order = Literal["rgb", "bgr", "grey"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """What the network expects of a picture: x = (pixel / scale − mean) / std, pixels 0 … 255, channels in `order`."""
+    """What the network expects of a picture: x = (pixel / scale − mean) / std, pixels 0 … 255, channels in `order`.
 
-    order: Literal["rgb", "bgr", "grey"] = "rgb"
+    Raises MisfitError for values that prepare no picture.
+    """
+
+    order: Order = "rgb"
     scale: float = 255.0
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        """Refuse values that prepare no picture."""
+        _check_choice("input.order", self.order, get_args(Order))
+        for name, values in (("scale", (self.scale,)), ("mean", self.mean), ("std", self.std)):
+            if not isinstance(values, tuple) or not all(map(_is_number, values)) or (name != "mean" and 0 in values):
+                raise MisfitError(f"contract: input.{name}: expected finite numbers, found {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +44,7 @@ class Contract:
     and its reflection at the border (timm's blur pool; `stem_padding` has no say in it). `pool_rounding` is how a
     transition pools a map of odd size: "floor" drops the last row and column, "ceil" averages what is there of them
     (Caffe's default). `output` says what the layout's own network puts out; weights are the same for all three.
+    Raises MisfitError for values that no network has.
     """
 
     epsilon: float = 1e-5
@@ -40,6 +53,15 @@ class Contract:
     pool_rounding: Rounding = "floor"
     output: Output = "logits"
     input: Input = field(default_factory=Input)
+
+    def __post_init__(self) -> None:
+        """Refuse values that no network has."""
+        if not _is_number(self.epsilon) or self.epsilon < 0:
+            raise MisfitError(f"contract: epsilon: expected a finite number from 0 on, found {self.epsilon!r}")
+        _check_choice("stem_padding", self.stem_padding, get_args(StemPadding))
+        _check_choice("stem_pool", self.stem_pool, get_args(StemPool))
+        _check_choice("pool_rounding", self.pool_rounding, get_args(Rounding))
+        _check_choice("output", self.output, get_args(Output))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Contract":
@@ -50,7 +72,7 @@ class Contract:
             }
             return cls(**{**data, "input": Input(**picture)})
         except (AttributeError, KeyError, TypeError) as error:
-            raise MisfitError(f"unreadable contract: {error}") from error
+            raise MisfitError(f"contract: unreadable: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
         """The contract as plain JSON values."""
@@ -59,3 +81,14 @@ class Contract:
             key: list(value) if isinstance(value, tuple) else value for key, value in plain["input"].items()
         }
         return plain
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a finite number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+
+
+def _check_choice(key: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise MisfitError for a value that is none of those allowed."""
+    if value not in allowed:
+        raise MisfitError(f"contract: {key}: expected one of {', '.join(allowed)}, found {value!r}")

@@ -452,6 +452,28 @@ def test_a_failure_in_mid_write_leaves_the_old_file(small, tmp_path, monkeypatch
     assert (tmp_path / "out.safetensors").read_bytes() == old
 
 
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_failure_leaves_the_old_file_and_its_companion(small, tmp_path, monkeypatch, call):
+    """The weights' sync fails, or that of the graph beside them: neither is a new one."""
+    convert(small, dst="caffe", out=tmp_path / "out.caffemodel")
+    old = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    torch.save(torchvision_network(SMALL, 1).state_dict(), tmp_path / "other.pth")
+    real, calls = files._sync, []
+
+    def full(path):
+        calls.append(path)
+        if len(calls) == call:
+            raise OSError(28, "No space left on device")
+        real(path)
+
+    monkeypatch.setattr(files, "_sync", full)
+    with pytest.raises(DiskError, match=r"out.caffemodel and .*out.prototxt: cannot be written: No space left on dev"):
+        convert(tmp_path / "other.pth", dst="caffe", out=tmp_path / "out.caffemodel", force=True, dtype="float64")
+    (tmp_path / "other.pth").unlink()
+
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == old
+
+
 def test_a_dry_run_writes_nothing(small, tmp_path):
     """Everything is checked, and the target's tensors are known."""
     done = convert(small, out=None)

@@ -354,12 +354,12 @@ HOSTILE = {
     config_without_classes: "broken Keras archive: KeyError: 'class_name'",
     deep_config: "broken Keras archive: RecursionError",
     long_config: "config.json has 68157440 bytes",
-    encrypted: "is encrypted or compressed by other means than deflate",
-    other_compression: "is encrypted or compressed by other means than deflate",
-    bomb: "config.json claims to unpack",
-    twice: "two members of the zip have the same name",
-    member_beyond_the_file: "reach beyond the file's",
-    directory_elsewhere: "reach beyond the file's",
+    encrypted: "of the zip is encrypted, or compressed by other means than deflate",
+    other_compression: "of the zip is encrypted, or compressed by other means than deflate",
+    bomb: "member 'config.json' of the zip cannot hold 2147483648 bytes in",
+    twice: "two members of the zip are called 'config.json'",
+    member_beyond_the_file: "beyond the file's",
+    directory_elsewhere: "a zip cannot have a directory of",
 }
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from densenet_port.errors import CorruptError
-from densenet_port.formats.torch.pickle import DICT, Global, Made, Persistent, interpret
+from densenet_port.formats.torch.pickle import DICT, Call, Global, Persistent, interpret
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 WHOLE = st.integers(-(2**300), 2**300) | st.integers(-300, 300) | st.sampled_from([2**8, 2**16, 2**31, -(2**31)])
@@ -37,13 +37,13 @@ def plain(value):
     match value:
         case list() | tuple():
             return type(value)(plain(item) for item in value)
-        case Made(Global("builtins" | "__builtin__", "set" | "frozenset" as kind), args):
+        case Call(Global("builtins" | "__builtin__", "set" | "frozenset" as kind), args):
             return {"set": set, "frozenset": frozenset}[kind](map(plain, [*value.elements, *(args[0] if args else ())]))
-        case Made(Global("_codecs", "encode"), (text, "latin1")):
+        case Call(Global("_codecs", "encode"), (text, "latin1")):
             return text.encode("latin-1")
-        case Made(Global("builtins" | "__builtin__", "bytes"), ()):
+        case Call(Global("builtins" | "__builtin__", "bytes"), ()):
             return b""
-        case Made(maker) if maker == DICT:
+        case Call(maker) if maker == DICT:
             return {plain(key): plain(item) for key, item in value.pairs}
     return value
 
@@ -240,7 +240,7 @@ def test_a_broken_pickle_says_where_and_what():
         interpret(b"NX\xff\0\0\0abc.")
 
     assert str(caught.value) == (
-        "broken pickle near byte 6: 255 bytes announced, 4 left\n  fetch or copy the file anew"
+        "broken pickle near byte 6: 255 bytes announced, 4 left\n  fetch or copy the file again"
     )
 
 

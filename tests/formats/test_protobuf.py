@@ -214,16 +214,19 @@ def test_groups_are_read_over():
 
 
 HOSTILE = {
-    "length past the end": (b"\x0a\x05abc", "some.bin: 5 bytes at 2 reach beyond the file's 5"),
+    "length past the end": (
+        b"\x0a\x05abc",
+        "some.bin: 5 bytes at 2 reach beyond the file's 5\n  fetch or copy the file again",
+    ),
     "huge length": (
         b"\x0a" + b"\xff" * 8 + b"\x7f",
-        "some.bin: 9223372036854775807 bytes at 10 reach beyond the file's 10",
+        "some.bin: 9223372036854775807 bytes at 10 reach beyond the file's 10\n  fetch or copy the file again",
     ),
     "number without an end": (b"\x08" + b"\xff" * 11, "some.bin: a number has no end\n  fetch or copy the file again"),
     "tag without an end": (b"\xff", "some.bin: a number has no end\n  fetch or copy the file again"),
     "field number 0": (b"\x00\x01", "some.bin: a field of number 0 and wire type 0"),
     "unknown wire type": (b"\x0f", "some.bin: a field of number 1 and wire type 7"),
-    "cut float": (b"\x0d\x00\x00", "some.bin: 4 bytes at 1 reach beyond the file's 3"),
+    "cut float": (b"\x0d\x00\x00", "some.bin: 4 bytes at 1 reach beyond the file's 3\n  fetch or copy the file again"),
     "group without an end": (b"\x0b", "some.bin: the group of field 1 has no end"),
     "group without a beginning": (b"\x0c", "some.bin: the group of field 1 ends without a beginning"),
     "groups too deep": (b"\x0b" * 65, "some.bin: groups nested more than 64 deep"),

@@ -588,7 +588,7 @@ def test_a_storage_that_is_cut_short_is_named(tmp_path):
         pth.read(path)
 
     assert str(caught.value) == (
-        f"{path}: storage 0 of w is cut short: expected 48 bytes, found 47\n  fetch or copy the file anew"
+        f"{path}: storage 0 of w is cut short: expected 48 bytes, found 47\n  fetch or copy the file again"
     )
 
 
@@ -745,7 +745,7 @@ def test_a_member_that_inflates_to_less_than_announced_is_refused(tmp_path):
     path = pack(tmp_path / "y", unpack(tmp_path / "x"), zipfile.ZIP_DEFLATED)
     tensor = pth.read(lie_about(path, "x/data/0", (24, "<I", 100))).tensors["w"]
 
-    with pytest.raises(CorruptError, match="y: w: expected 100 bytes, inflated 48"):
+    with pytest.raises(CorruptError, match="y: member 'x/data/0' of the zip inflates to 48, expected 100 bytes"):
         tensor.load()
 
 
@@ -757,7 +757,7 @@ def test_a_member_that_does_not_inflate_is_refused(tmp_path):
     at = data.index(b"x/data/0") + 8
     path.write_bytes(data[:at] + b"\xff\xff" + data[at + 2 :])
 
-    with pytest.raises(CorruptError, match="y: w: broken compression"):
+    with pytest.raises(CorruptError, match="y: member 'x/data/0' of the zip cannot be inflated"):
         tensor.load()
 
 
@@ -768,7 +768,7 @@ def test_a_member_beyond_the_file_is_refused(tmp_path, offset):
         info.extra = struct.pack("<HHQ", 1, 8, offset)  # where a large archive keeps the offset
         archive.writestr(info, b"N.")
 
-    with pytest.raises(CorruptError, match=r"member 'x/data.pkl' does not begin at byte"):
+    with pytest.raises(CorruptError, match=r"member 'x/data.pkl' of the zip does not begin at byte"):
         pth.read(lie_about(tmp_path / "x", "x/data.pkl", (42, "<I", 2**32 - 1)))
 
 
@@ -776,7 +776,7 @@ def test_a_bomb_of_zeros_is_not_inflated(tmp_path):
     members = {"x/data.pkl": unpack(view_in_zip(tmp_path / "x"))["x/data.pkl"], "x/data/0": bytes(10**6)}
     path = lie_about(pack(tmp_path / "x", members, zipfile.ZIP_DEFLATED), "x/data/0", (24, "<I", 3 * 10**9))
 
-    with pytest.raises(CorruptError, match="cannot hold 3000000000 bytes out of"):
+    with pytest.raises(CorruptError, match="x: member 'x/data/0' of the zip cannot hold 3000000000 bytes in"):
         pth.read(path)
 
 
@@ -791,14 +791,14 @@ def test_sizes_that_lie_take_no_memory(tmp_path, member):
 
 
 ODD_ZIPS = {
-    "two members of one name": [("x/data.pkl", b"N."), ("x/a", b""), ("x/a", b"")],
+    "two members of the zip are called 'x/a'": [("x/data.pkl", b"N."), ("x/a", b""), ("x/a", b"")],
     "2 members `data.pkl`": {"x/data.pkl": b"N.", "y/data.pkl": b"N."},
     "0 members `data.pkl`": {"x/data/0": b""},
     "broken pickle": {"x/data.pkl": b""},
     "unknown byte order b'middle'": {"x/data.pkl": b"N.", "x/byteorder": b"middle"},
-    "unreadable record densenet_port.json: Expecting": {"x/data.pkl": b"N.", "x/densenet_port.json": b"{"},
-    "unreadable record densenet_port.json: no JSON object": {"x/data.pkl": b"N.", "x/densenet_port.json": b"[]"},
-    "unreadable record densenet_port.json: maximum": {"x/data.pkl": b"N.", "x/densenet_port.json": b"[" * 10**6},
+    "its record is unreadable: Expecting": {"x/data.pkl": b"N.", "x/densenet_port.json": b"{"},
+    "its record is no JSON object": {"x/data.pkl": b"N.", "x/densenet_port.json": b"[]"},
+    "its record is unreadable: maximum": {"x/data.pkl": b"N.", "x/densenet_port.json": b"[" * 10**6},
 }
 
 
@@ -824,15 +824,19 @@ def test_what_cannot_be_read_is_a_disk_error(tmp_path, place):
         pth.read(tmp_path / place)
 
 
-def test_a_file_that_shrinks_or_goes_after_it_was_read_is_an_error(tmp_path):
+def test_a_file_that_shrinks_after_it_was_read_is_an_error(tmp_path):
     tensor = pth.read(view_in_zip(tmp_path / "x")).tensors["w"]
     (tmp_path / "x").write_bytes(b"gone")
 
-    with pytest.raises(CorruptError, match="x: w: expected 48 bytes at byte"):
+    with pytest.raises(CorruptError, match="x: 48 bytes at .* reach beyond the file's"):
         tensor.load()
+
+
+def test_a_file_that_goes_after_it_was_read_is_there_as_long_as_its_tensors(tmp_path):
+    tensor = pth.read(view_in_zip(tmp_path / "x")).tensors["w"]
     (tmp_path / "x").unlink()
-    with pytest.raises(DiskError):
-        tensor.load()
+
+    assert np.array_equal(tensor.load(), np.zeros((3, 4)))
 
 
 @pytest.fixture(scope="module")
@@ -1037,11 +1041,6 @@ def test_every_payload_is_aligned(tmp_path):
 def test_what_cannot_be_written_is_a_misfit(tmp_path, tensor, message):
     with pytest.raises(MisfitError, match=message):
         write(tmp_path / "x", {"w": tensor})
-
-
-def test_a_place_that_cannot_be_written_is_a_disk_error(tmp_path):
-    with pytest.raises(DiskError, match="cannot be written"):
-        write(tmp_path / "missing" / "x")
 
 
 def test_long_numbers_are_spelled_in_eight_bytes(tmp_path):

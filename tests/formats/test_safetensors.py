@@ -208,7 +208,10 @@ HOSTILE = {
         file_of({"__metadata__": {"densenet_port": "[]"}}),
         "its record is no JSON object",
     ),
-    "a record that is no JSON": (file_of({"__metadata__": {"densenet_port": "{"}}), "broken safetensors"),
+    "a record that is no JSON": (
+        file_of({"__metadata__": {"densenet_port": "{"}}),
+        "its record is unreadable: Expecting",
+    ),
 }
 
 

@@ -31,7 +31,7 @@ import numpy as np
 
 from densenet_port.checkpoint import Array, Tensor
 from densenet_port.errors import CorruptError
-from densenet_port.formats.source import Source, guarded, native
+from densenet_port.formats.source import AGAIN, Source, guarded, native, stored
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 UNDEFINED = 2**64 - 1
@@ -125,7 +125,7 @@ class Node:
         if dtype.kind not in "iufV" or (dtype.kind == "V" and self.texts("dtype") != ["bfloat16"]):
             raise CorruptError(f"{self.file.path}: {self.name} holds values of type {dtype}, expected numbers")
         name = "bfloat16" if dtype.kind == "V" else dtype.newbyteorder("=").name
-        read, path = _reader(self, dtype, shape), self.file.path
+        read, path = _reader(self, stored(name) if name == "bfloat16" else dtype, shape), self.file.path
 
         def load() -> Array:
             with guarded(path, "HDF5"):
@@ -153,7 +153,7 @@ def root(source: Source) -> Node:
     if file.structure(13, 2) != b"\x08\x08" or base:
         raise CorruptError(f"{file.path}: HDF5 addresses of other than 8 bytes, or not from the file's start")
     if end > file.size:
-        raise CorruptError(f"{file.path}: {file.size} bytes, expected {end}", hint="fetch or copy it again")
+        raise CorruptError(f"{file.path}: {file.size} bytes, expected {end}", hint=AGAIN)
     return _node(file, (), address)
 
 

@@ -12,37 +12,36 @@ that Keras does not default, which makes it more portable than what Keras itself
 
 import json
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+from zipfile import ZipFile, ZipInfo
 
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import CorruptError, UsageError
+from densenet_port.formats import zip as zip_archive
 from densenet_port.formats.hdf5 import read as _hdf5
 from densenet_port.formats.hdf5 import write as _hdf5_write
 from densenet_port.formats.keras import graph as _keras_graph
 from densenet_port.formats.keras import h5 as keras_h5
 from densenet_port.formats.keras.config import functional
 from densenet_port.formats.source import Source, guarded
+from densenet_port.formats.zip import Member
 from densenet_port.network.blueprint import Blueprint
 from densenet_port.network.units import ROLES
 
 METADATA, CONFIG, WEIGHTS = "metadata.json", "config.json", "model.weights.h5"
 
-_HEADER, _LOCAL = b"PK\x03\x04", 30  # signature and bytes of a member's own header, before its name and extra field
 _TEXT_LIMIT = 64 * 2**20  # bytes of a JSON member; the config of DenseNet-264 has 1 MB
-_PACKED, _RATIO = 4 * 2**30, 1100  # bytes that a deflated member may unpack to, and times its size; deflate has 1032
 _SAVED = {"keras_version": "3.15.1", "date_saved": "1980-01-01@00:00:00"}  # whose form the config has; no clock
 _UNIX = 3  # the system that a zip names as its maker, on every system
 
 
 def sniff(_path: Path, head: bytes) -> bool:
     """Whether a file begins with a zip member of one of the names that Keras gives."""
-    name = head[_LOCAL : _LOCAL + int.from_bytes(head[26:28], "little")].decode(errors="replace")
-    return head.startswith(_HEADER) and (name in (METADATA, CONFIG, WEIGHTS) or name.startswith("assets/"))
+    name = zip_archive.first_name(head)
+    return name in (METADATA, CONFIG, WEIGHTS) or name.startswith("assets/")
 
 
 def read(path: Path) -> Checkpoint:
@@ -52,10 +51,10 @@ def read(path: Path) -> Checkpoint:
     """
     source = Source.of_file(path)
     with guarded(path, "Keras archive"):
-        members = _members(path)
-        config = _json(source, members, CONFIG)
-        saved = _json(source, members, METADATA) if METADATA in members else {}
-        root = _hdf5.root(_member(source, members, WEIGHTS))
+        members = zip_archive.members(source)
+        config = _json(_member(source, members, CONFIG))
+        saved = _json(members[METADATA]) if METADATA in members else {}
+        root = _hdf5.root(_weights(_member(source, members, WEIGHTS)))
         named = dict(_named(config, ()))
         found = sorted(keras_h5.weighted(root), key=_Order(named))
         return Checkpoint(
@@ -69,43 +68,25 @@ def read(path: Path) -> Checkpoint:
         )
 
 
-def _members(path: Path) -> dict[str, ZipInfo]:
-    """Name → entry of the zip's directory."""
-    try:
-        with ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (BadZipFile, EOFError) as error:
-        raise CorruptError(f"{path}: broken zip: {error}", hint="fetch or copy the file again") from error
-    found = {entry.filename: entry for entry in entries}
-    if len(found) != len(entries):
-        raise CorruptError(f"{path}: two members of the zip have the same name")
-    return found
-
-
-def _member(source: Source, members: Mapping[str, ZipInfo], name: str) -> Source:
-    """The bytes of a member. Raises CorruptError if it is missing, encrypted, or unpacks to more than it may."""
+def _member(source: Source, members: Mapping[str, Member], name: str) -> Member:
+    """A member. Raises CorruptError if it is missing."""
     if name not in members:
         raise CorruptError(f"{source.path}: no {name} in it", hint=f"it holds {', '.join(members) or 'nothing'}")
-    entry = members[name]
-    header = source.data(entry.header_offset, _LOCAL)
-    start = entry.header_offset + _LOCAL + sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
-    packed = source.part(start, entry.compress_size)
-    if not header.startswith(_HEADER) or entry.flag_bits & 1 or entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
-        raise CorruptError(f"{source.path}: {name} is encrypted or compressed by other means than deflate")
-    if entry.compress_type == ZIP_STORED:
-        return packed
-    if entry.file_size > min(_PACKED, _RATIO * packed.size):
-        raise CorruptError(f"{source.path}: {name} claims to unpack {packed.size} bytes to {entry.file_size}")
-    data = zlib.decompressobj(-15).decompress(packed.data(0, packed.size), entry.file_size)
-    return Source.of_bytes(source.path, data)
+    return members[name]
 
 
-def _json(source: Source, members: Mapping[str, ZipInfo], name: str) -> Any:
+def _weights(member: Member) -> Source:
+    """The bytes of a member, inflated once where it is deflated."""
+    source = member.open()
+    return Source.of_bytes(source.path, source.all()) if member.deflated else source
+
+
+def _json(member: Member) -> Any:
     """The content of a JSON member."""
-    member = _member(source, members, name)
     if member.size > _TEXT_LIMIT:
-        raise CorruptError(f"{source.path}: {name} has {member.size} bytes, at most {_TEXT_LIMIT} are expected")
-    return json.loads(member.data(0, member.size))
+        detail = f"{member.name} has {member.size} bytes, at most {_TEXT_LIMIT} are expected"
+        raise CorruptError(f"{member.archive.path}: {detail}")
+    return json.loads(member.open().all())
 
 
 def _named(model: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:

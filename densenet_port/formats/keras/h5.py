@@ -48,6 +48,7 @@ from densenet_port.formats.hdf5 import read as _hdf5
 from densenet_port.formats.hdf5 import write as _hdf5_write
 from densenet_port.formats.hdf5.write import RECORD, Group
 from densenet_port.formats.keras import graph as _keras_graph
+from densenet_port.formats.record import parse_record
 from densenet_port.formats.source import Source, guarded
 from densenet_port.network.blueprint import Blueprint
 from densenet_port.network.units import Kind
@@ -177,13 +178,10 @@ def _metadata(root: _hdf5.Node, group: _hdf5.Node) -> dict[str, Any]:
 
 
 def record_of(root: _hdf5.Node) -> dict[str, Any] | None:
-    """What densenet-port wrote into the file, None if it did not. Raises CorruptError for what is no JSON object."""
+    """What densenet-port wrote into the file, None if it did not. Raises CorruptError for another thing."""
     if RECORD[0] not in root.members:
         return None
-    found = json.loads(root.member(*RECORD).tensor().load().tobytes())
-    if not isinstance(found, dict):
-        raise CorruptError(f"{root.file.path}: its record is no JSON object")
-    return found
+    return parse_record(root.file.path, root.member(*RECORD).tensor().load().tobytes())
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,30 +1,24 @@
 """The three containers of PyTorch's checkpoints: where the pickled object is, and where its storages' bytes lie.
 
-Nothing is read here but pickles, headers and lengths; `fetch` gets the bytes of a storage when they are wanted. `pth`
-describes the containers.
+Nothing is read here but pickles, headers and lengths. `pth` describes the containers.
 """
 
-import json
 import re
 import struct
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from io import SEEK_END, BufferedReader
-from mmap import ACCESS_READ, mmap
+from mmap import mmap
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+from typing import Any, Literal
 
-import numpy as np
-
-from densenet_port.checkpoint import Array
 from densenet_port.errors import CorruptError, MisfitError, PortError
-from densenet_port.formats.torch.pickle import Global, Persistent, Pickled, interpret
+from densenet_port.formats import zip as zip_archive
+from densenet_port.formats.record import RECORD, parse_record
+from densenet_port.formats.source import AGAIN, Source, guarded, stored
+from densenet_port.formats.torch.pickle import Global, Pickled, interpret
 from densenet_port.formats.torch.tensors import (
     MAX_AXES,
     STORAGES,
-    STORED,
     Storage,
     View,
     make_storage,
@@ -33,35 +27,26 @@ from densenet_port.formats.torch.tensors import (
 )
 
 Order = Literal["<", ">"]
-RECORD = "densenet_port.json"
-ANEW = "fetch or copy the file anew"
-_ZIP = b"PK\x03\x04"
-_ENCRYPTED = 0x2061  # flags of a zip member: encrypted, a patch, strongly encrypted, its header masked
-# what zipfile raises for damaged archives; a version that it does not know is a RuntimeError's subclass
-_BAD_ZIP = (BadZipFile, EOFError, OverflowError, RuntimeError, ValueError, struct.error)
-_MAX_INFLATED = 2**30  # bytes of one deflated member
-_MAX_DEFLATE = 1032  # the best that deflate can do: 1032 bytes out of one
+RECORD_MEMBER = f"{RECORD}.json"
+_HEAD = 4096  # bytes that tell a container
 _MAGIC = (b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", b"119547037146038801333356L")  # in binary protocols, and in text
 _PROTOCOL = 1001
 _BLOCK = 512  # bytes, to which a tar archive is padded
 
 
-class Place(NamedTuple):
-    """Where `size` bytes of a file begin, and how many of them are there; `packed` counts them if they are deflated."""
-
-    start: int
-    size: int
-    found: int
-    packed: int | None = None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
-    """What a container holds: the object, its storages by key, tensors by id (tar only), the storages' byte order."""
+class Container:
+    """What a container holds.
+
+    `form` is the container ("zip", "legacy" for a stream, "tar"), `tree` the object, `storages` key → bytes, fewer than
+    `sizes` says in a stream that is cut short. `outside` holds the tensors that the object of a tar knows by an id.
+    `order` is the byte order of every storage.
+    """
 
     form: str
     tree: Any
-    places: Mapping[str, Place]
+    storages: Mapping[str, Source]
+    sizes: Mapping[str, int] = field(default_factory=dict)
     outside: Mapping[str, View] = field(default_factory=dict)
     order: Order = "<"
     record: Mapping[str, Any] | None = None
@@ -69,27 +54,28 @@ class Contents:
 
 def sniff(path: Path, head: bytes) -> bool:
     """Whether a file that begins with `head`, its first 4 KiB, is PyTorch's; `read` refuses TorchScript."""
-    if not head.startswith(_ZIP):
+    name = zip_archive.first_name(head)
+    if not name:
         return _is_stream(head) or _is_tar(head)
-    if head[30 : 30 + int.from_bytes(head[26:28], "little")].endswith(b"data.pkl"):
+    if name.endswith("data.pkl"):
         return True  # PyTorch writes it first
     try:
-        with path.open("rb") as file:
-            return bool(_roots(_members(file)))
-    except (OSError, PortError):
+        with guarded(path, "zip"):
+            return bool(_roots(zip_archive.members(Source.of_file(path))))
+    except PortError:
         return False
 
 
-def open_file(file: BufferedReader) -> Contents:
-    """What is in a file of PyTorch's. Raises CorruptError or MisfitError, without the path."""
-    head = file.read(4096)
-    if head.startswith(_ZIP):
-        return _open_zip(file)
+def open_container(source: Source) -> Container:
+    """What is in a file of PyTorch's. Raises CorruptError or MisfitError."""
+    head = source.data(0, min(source.size, _HEAD))
+    if zip_archive.first_name(head):
+        return _open_zip(source)
     if _is_stream(head):
-        return _open_stream(file)
+        return _open_stream(source)
     if _is_tar(head):
-        return _open_tar(file)
-    raise CorruptError("no checkpoint of PyTorch: neither its zip, nor its stream, nor its tar", hint=ANEW)
+        return _open_tar(source)
+    raise CorruptError("no checkpoint of PyTorch: neither its zip, nor its stream, nor its tar", hint=AGAIN)
 
 
 def _is_stream(head: bytes) -> bool:
@@ -100,26 +86,27 @@ def _is_tar(head: bytes) -> bool:
     return head[257:262] == b"ustar"
 
 
-def _open_zip(file: BufferedReader) -> Contents:
-    members = _members(file)
+def _open_zip(source: Source) -> Container:
+    members = zip_archive.members(source)
     roots = _roots(members)
     if len(roots) != 1:
         raise CorruptError(f"a zip archive with {len(roots)} members `data.pkl`; PyTorch's have one")
-    inside = {name.removeprefix(roots[0]): place for name, place in members.items() if name.startswith(roots[0])}
+    inside = {name.removeprefix(roots[0]): member for name, member in members.items() if name.startswith(roots[0])}
     if "constants.pkl" in inside:
         hint = "in PyTorch, `torch.save(torch.jit.load(file).state_dict(), other)`"
         raise MisfitError("a TorchScript archive: a program with its weights, no checkpoint", hint=hint)
-    text = {name: _whole(file, inside[name]) for name in ("data.pkl", "byteorder", RECORD) if name in inside}
-    return Contents(
+    texts = {name: inside[name].open().all() for name in ("data.pkl", "byteorder", RECORD_MEMBER) if name in inside}
+    storages = {name.removeprefix("data/"): member for name, member in inside.items() if name.startswith("data/")}
+    return Container(
         form="zip",
-        tree=interpret(text["data.pkl"]).value,
-        places={name.removeprefix("data/"): place for name, place in inside.items() if name.startswith("data/")},
-        order=_order(text.get("byteorder", b"little")),
-        record=_parsed_record(text[RECORD]) if RECORD in text else None,
+        tree=interpret(texts["data.pkl"]).value,
+        storages={key: member.open() for key, member in storages.items()},
+        order=_order(texts.get("byteorder", b"little")),
+        record=parse_record(source.path, texts[RECORD_MEMBER]) if RECORD_MEMBER in texts else None,
     )
 
 
-def _roots(members: Mapping[str, Place]) -> list[str]:
+def _roots(members: Iterable[str]) -> list[str]:
     """The folders that hold a `data.pkl`, with their slash; PyTorch's archives have one."""
     folders = [name.removesuffix("data.pkl") for name in members if name.endswith("data.pkl")]
     return [folder for folder in folders if not folder or folder.endswith("/")]
@@ -131,127 +118,82 @@ def _order(byteorder: bytes) -> Order:
     return "<" if byteorder == b"little" else ">"
 
 
-def _parsed_record(text: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CorruptError(f"unreadable record {RECORD}: {error}", hint=ANEW) from error
-    if not isinstance(record, dict):
-        raise CorruptError(f"unreadable record {RECORD}: no JSON object", hint=ANEW)
-    return record
-
-
-def _members(file: BufferedReader) -> dict[str, Place]:
-    """Name → place of every file in a zip archive. Raises CorruptError for what PyTorch would not have written."""
-    try:
-        with ZipFile(file) as archive:
-            infos = [info for info in archive.infolist() if not info.is_dir()]
-    except _BAD_ZIP as error:
-        raise CorruptError(f"a broken zip archive: {error}", hint=ANEW) from error
-    end = file.seek(0, SEEK_END)
-    members = {info.filename: _place(file, info, end) for info in infos}
-    if len(members) < len(infos):
-        raise CorruptError("a zip archive with two members of one name")
-    return members
-
-
-def _place(file: BufferedReader, info: ZipInfo, end: int) -> Place:
-    """Where a member's data lie, which only its local header tells."""
-    packed = info.compress_size if info.compress_type == ZIP_DEFLATED else None
-    if info.flag_bits & _ENCRYPTED or info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
-        raise CorruptError(f"member {info.filename!r} is encrypted, or packed in a way that PyTorch cannot read")
-    if not _is_honest(info):
-        found = f"{info.file_size} bytes out of {info.compress_size}"
-        raise CorruptError(f"member {info.filename!r} cannot hold {found}")
-    file.seek(info.header_offset if 0 <= info.header_offset < end else end)
-    header = file.read(30)
-    if len(header) < 30 or not header.startswith(_ZIP):  # noqa: PLR2004 (what was asked for)
-        raise CorruptError(f"member {info.filename!r} does not begin at byte {info.header_offset}", hint=ANEW)
-    start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
-    there = max(0, min(info.compress_size, end - start))
-    found = there if packed is None else info.file_size * (there == packed)
-    return Place(start, info.file_size, found, packed)
-
-
-def _is_honest(info: ZipInfo) -> bool:
-    if info.compress_type == ZIP_STORED:
-        return info.file_size == info.compress_size
-    return info.file_size <= min(_MAX_DEFLATE * info.compress_size, _MAX_INFLATED)
-
-
-def _whole(file: BufferedReader, place: Place) -> bytes:
-    return fetch(file, place, 0, place.size).tobytes()
-
-
-def _open_stream(file: BufferedReader) -> Contents:
-    with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+def _open_stream(source: Source) -> Container:
+    with source.mapped() as data:
         parts = [interpret(data)]
         for _ in range(4):
             parts.append(interpret(data, parts[-1].end))
     _, protocol, _, tree, keys = parts
     if protocol.value != _PROTOCOL:
         raise CorruptError(f"expected a stream of protocol {_PROTOCOL}")
-    return Contents(form="legacy", tree=tree.value, places=_stream_places(file, tree.persistent, keys))
+    storages = {storage.key: storage for storage in map(storage_of, tree.persistent) if storage}
+    return Container(
+        form="legacy",
+        tree=tree.value,
+        storages=_stream_storages(source, storages, keys),
+        sizes={key: storage.size for key, storage in storages.items()},
+    )
 
 
-def _stream_places(file: BufferedReader, references: Iterable[Persistent], keys: Pickled) -> dict[str, Place]:
-    """The storages that follow the list of their keys; the persistent ids have told how long each is."""
-    storages = {storage.key: storage for storage in map(storage_of, references) if storage}
+def _stream_storages(source: Source, storages: Mapping[str, Storage], keys: Pickled) -> dict[str, Source]:
+    """The storages' bytes, which follow the list of their keys."""
     listed = keys.value if isinstance(keys.value, list) and all(isinstance(key, str) for key in keys.value) else []
     if set(listed) != set(storages):
-        raise CorruptError("the list of storages does not agree with the tensors", hint=ANEW)
-    places: dict[str, Place] = {}
-    at, end = keys.end, file.seek(0, SEEK_END)
+        raise CorruptError("the list of storages does not agree with the tensors", hint=AGAIN)
+    parts: dict[str, Source] = {}
+    at = keys.end
     for key in listed:
-        places[key] = _counted(file, at, end, storages[key])
-        at = places[key].start + places[key].size
-    return places
+        parts[key] = _counted(source, at, storages[key])
+        at += 8 + storages[key].size
+    return parts
 
 
-def _counted(file: BufferedReader, at: int, end: int, storage: Storage) -> Place:
-    """A storage behind its number of elements, which stands at byte `at` of a file of `end` bytes."""
-    file.seek(min(at, end))
-    count = int.from_bytes(file.read(8), "little", signed=True)
+def _counted(source: Source, at: int, storage: Storage) -> Source:
+    """A storage behind its number of elements, which stands at byte `at`; as much of it as the file has."""
     start = at + 8
-    if start <= end and count * STORED[storage.dtype].itemsize != storage.size:
+    if start > source.size:
+        return source.part(source.size, 0)
+    count = int.from_bytes(source.data(at, 8), "little", signed=True)
+    if count * stored(storage.dtype).itemsize != storage.size:
         raise CorruptError(f"storage {storage.key!r}: expected {storage.size} bytes, announced are {count} elements")
-    return Place(start, storage.size, min(storage.size, end - start))
+    return source.part(start, min(storage.size, source.size - start))
 
 
-def _open_tar(file: BufferedReader) -> Contents:
-    members = _tar_members(file)
+def _open_tar(source: Source) -> Container:
+    members = _tar_members(source)
     if missing := {"storages", "tensors", "pickle"} - set(members):
         hint = "if it holds a checkpoint, unpack it first"
         raise CorruptError(f"a tar archive without {', '.join(sorted(missing))}", hint=hint)
-    with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
-        places, storages = _tar_storages(data, members["storages"])
+    with source.mapped() as data:
+        storages, parts = _tar_storages(source, data, members["storages"])
         outside = _tar_tensors(data, members["tensors"], storages)
         tree = interpret(data, members["pickle"])
-    return Contents(form="tar", tree=tree.value, places=places, outside=outside)
+    return Container(form="tar", tree=tree.value, storages=parts, outside=outside)
 
 
-def _tar_members(file: BufferedReader) -> dict[str, int]:
+def _tar_members(source: Source) -> dict[str, int]:
     """Name → byte at which a member's data begin."""
     members: dict[str, int] = {}
     at = 0
-    while (header := _block(file, at)).strip(b"\0"):
+    while (header := _block(source, at)).strip(b"\0"):
         digits = header[124:136].strip(b" \0")
         if not re.fullmatch(b"[0-7]+", digits):
-            raise CorruptError(f"a broken tar archive at byte {at}", hint=ANEW)
+            raise CorruptError(f"a broken tar archive at byte {at}", hint=AGAIN)
         members[header[:100].rstrip(b"\0").decode("latin-1").removeprefix("./")] = at + _BLOCK
         at += _BLOCK + -(-int(digits, 8) // _BLOCK) * _BLOCK
     return members
 
 
-def _block(file: BufferedReader, at: int) -> bytes:
-    file.seek(at)
-    return file.read(_BLOCK)
+def _block(source: Source, at: int) -> bytes:
+    """A header's bytes; fewer at the end."""
+    start = min(at, source.size)
+    return source.data(start, min(_BLOCK, source.size - start))
 
 
-def _tar_storages(data: mmap, start: int) -> tuple[dict[str, Place], dict[str, Storage]]:
-    """Places and storages by key; windows on storages are storages, too."""
-    places: dict[str, Place] = {}
+def _tar_storages(source: Source, data: bytes | mmap, start: int) -> tuple[dict[str, Storage], dict[str, Source]]:
+    """Storages by key, windows on them too, and the bytes of those that are no windows."""
     storages: dict[str, Storage] = {}
+    parts: dict[str, Source] = {}
     count, at, _ = interpret(data, start)
     for _ in range(_count(count)):
         entry = interpret(data, at)
@@ -262,17 +204,15 @@ def _tar_storages(data: mmap, start: int) -> tuple[dict[str, Place], dict[str, S
             case _:
                 raise CorruptError("a tar archive with a storage that is none")
         storages[storage.key] = storage
-        places[storage.key] = Place(
-            entry.end + 8, storage.size, storage.size
-        )  # what follows shows that it is all there
+        parts[storage.key] = source.part(entry.end + 8, storage.size)
         at = entry.end + 8 + storage.size
     for key, root, offset, length in _windows(interpret(data, at).value):
         if root not in storages:
             raise CorruptError(f"a tar archive with a window on storage {root!r}, which it lacks")
         whole = storages[root]
-        elements = whole.size // STORED[whole.dtype].itemsize
+        elements = whole.size // stored(whole.dtype).itemsize
         storages[key] = make_storage(root, whole.dtype, elements, (key, offset, length))
-    return places, storages
+    return storages, parts
 
 
 def _windows(value: Any) -> Iterator[tuple[str, str, Any, Any]]:
@@ -285,7 +225,7 @@ def _windows(value: Any) -> Iterator[tuple[str, str, Any, Any]]:
                 raise CorruptError("a tar archive with a window on a storage that is none")
 
 
-def _tar_tensors(data: mmap, start: int, storages: Mapping[str, Storage]) -> dict[str, View]:
+def _tar_tensors(data: bytes | mmap, start: int, storages: Mapping[str, Storage]) -> dict[str, View]:
     """The tensors, by the id that the pickled object knows them by."""
     tensors: dict[str, View] = {}
     count, at, _ = interpret(data, start)
@@ -308,34 +248,9 @@ def _count(value: Any) -> int:
     return value
 
 
-def _numbers(data: mmap, at: int, form: str) -> tuple[int, ...]:
+def _numbers(data: bytes | mmap, at: int, form: str) -> tuple[int, ...]:
     """Integers at byte `at`, as `struct` spells them."""
     try:
         return struct.unpack_from(form, data, at)
     except struct.error as error:
-        raise CorruptError(f"cut short at byte {at}: {error}", hint=ANEW) from error
-
-
-def fetch(file: BufferedReader, place: Place, first: int, count: int) -> Array:
-    """`count` bytes of a place from its byte `first` on; that they are there is checked before memory is taken."""
-    if first + count > place.found:
-        raise CorruptError(f"cut short: expected {first + count} bytes, found {place.found}", hint=ANEW)
-    if place.packed is not None:
-        return _inflate(file, place)[first : first + count]
-    data = np.empty(count, np.uint8)
-    file.seek(place.start + first)
-    if (found := file.readinto(data.data)) < count:
-        raise CorruptError(f"expected {count} bytes at byte {place.start + first}, found {found}", hint=ANEW)
-    return data
-
-
-def _inflate(file: BufferedReader, place: Place) -> Array:
-    """All bytes of a deflated member, never more than announced."""
-    file.seek(place.start)
-    try:
-        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(place.packed), max(place.size, 1))
-    except zlib.error as error:
-        raise CorruptError(f"broken compression: {error}", hint=ANEW) from error
-    if len(data) != place.size:
-        raise CorruptError(f"expected {place.size} bytes, inflated {len(data)}", hint=ANEW)
-    return np.frombuffer(data, np.uint8)
+        raise CorruptError(f"cut short at byte {at}: {error}", hint=AGAIN) from error

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from densenet_port.errors import CorruptError, MisfitError
-from densenet_port.formats.torch.pickle import DICT, Global, Made, Persistent
+from densenet_port.formats.torch.pickle import DICT, Call, Global, Persistent
 
 _DICTS = {DICT, Global("__builtin__", "dict")} | {
     Global("collections", name) for name in ("OrderedDict", "defaultdict")
@@ -78,9 +78,9 @@ def _branches(value: Any) -> Iterable[tuple[Any, Any]] | None:
     match value:
         case list() | tuple():
             return enumerate(value)
-        case Made(Global("collections", "OrderedDict"), (list(items),), _, []):
+        case Call(Global("collections", "OrderedDict"), (list(items),), _, []):
             return map(_pair, items)  # Python 2 gives them as the only argument
-        case Made() if value.pairs or value.maker in _DICTS:
+        case Call() if value.pairs or value.maker in _DICTS:
             return value.pairs
     return None
 
@@ -97,10 +97,10 @@ def _spell(key: Any, index: int) -> str:
     return str(key) if key is None or isinstance(key, str | int | float) else str(index)
 
 
-def kind_of(leaf: Made | Global | Persistent) -> str:
+def kind_of(leaf: Call | Global | Persistent) -> str:
     """`module.name` of the class or function that a leaf comes from."""
     match leaf:
-        case Made(Global() as maker) | Made(Persistent(("module", Global() as maker, *_))):
+        case Call(Global() as maker) | Call(Persistent(("module", Global() as maker, *_))):
             return str(maker)
         case (Global() as maker) | Persistent(("storage", Global() as maker, *_)):
             return str(maker)
@@ -113,16 +113,16 @@ def kind_of(leaf: Made | Global | Persistent) -> str:
 
 def _effort(value: Any) -> int:
     """How many attributes must be looked at to tell a module: they may be many, and met many times."""
-    return len(value.state.pairs) if isinstance(value, Made) and isinstance(value.state, Made) else 0
+    return len(value.state.pairs) if isinstance(value, Call) and isinstance(value.state, Call) else 0
 
 
 def _attributes(value: Any) -> Mapping[str, Any] | None:
     """The attributes of a module; None for anything else."""
-    if not isinstance(value, Made) or not isinstance(value.state, Made):
+    if not isinstance(value, Call) or not isinstance(value.state, Call):
         return None
     found = {key: held for key, held in value.state.pairs if isinstance(key, str)}
     parts = (found.get(name) for name in (_PARAMETERS, _BUFFERS, _MODULES))
-    return found if all(isinstance(part, Made) and part.maker in _DICTS for part in parts) else None
+    return found if all(isinstance(part, Call) and part.maker in _DICTS for part in parts) else None
 
 
 def _state(name: str, attributes: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
@@ -136,7 +136,7 @@ def _state(name: str, attributes: Mapping[str, Any]) -> Iterator[tuple[Any, Any]
         yield key, None if key in left_out else value
     for key, module in _held(attributes[_MODULES]):
         if module is not None and _attributes(module) is None:
-            kind = kind_of(module) if isinstance(module, Made) else type(module).__name__
+            kind = kind_of(module) if isinstance(module, Call) else type(module).__name__
             raise MisfitError(
                 f"module {name!r}: its part {key!r} ({kind}) keeps its tensors in a way of its own",
                 hint="in PyTorch, save `model.state_dict()`",
@@ -154,7 +154,7 @@ def _left_out(name: str, attributes: Mapping[str, Any]) -> frozenset[str]:
     match attributes.get(_LEFT_OUT):
         case None:
             return frozenset()
-        case Made(Global(_, "set"), (list() | tuple() as names,)) | Made(Global(_, "set"), (), _, _, names):
+        case Call(Global(_, "set"), (list() | tuple() as names,)) | Call(Global(_, "set"), (), _, _, names):
             pass
         case _:
             raise CorruptError(f"module {name!r}: its {_LEFT_OUT} is no set")

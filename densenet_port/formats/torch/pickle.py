@@ -6,8 +6,8 @@ one only writes down what it says, as a tree of inert values:
     None, bool, int, float, str, bytes    themselves; Python 2's byte strings become text (latin-1, so nothing is lost)
     tuple, list                           themselves
     Global(module, name)                  a name, never looked up
-    Made(maker, args)                     what a call would have made, with what it was given afterwards: the state, the
-                                          pairs, the elements. Dicts and sets are Made, too.
+    Call(maker, args)                     what a call would have made, with what it was given afterwards: the state, the
+                                          pairs, the elements. Dicts and sets are Call, too.
     Persistent(id)                        what lies outside of the pickle, by its id
 
 Nothing is imported, called or hashed at the file's wish: dicts stay lists of pairs, because a file that chooses its
@@ -30,6 +30,7 @@ from mmap import mmap
 from typing import Any, NamedTuple
 
 from densenet_port.errors import CorruptError
+from densenet_port.formats.source import AGAIN
 
 _MAX_STEPS = 2_000_000  # some 60,000 for a DenseNet-201 with its optimiser; a step takes at most some 200 bytes
 _MAX_INT = 1024  # bytes of one integer: turning long ones into digits takes quadratic time
@@ -69,10 +70,10 @@ class Persistent:
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class Made:
+class Call:
     """What the pickle would have made by calling `maker` with `args`, and what it was given afterwards."""
 
-    maker: "Global | Persistent | Made"
+    maker: "Global | Persistent | Call"
     args: tuple[Any, ...] = ()
     state: Any = None
     pairs: Sequence[tuple[Any, Any]] = ()
@@ -109,13 +110,11 @@ def interpret(data: bytes | mmap, start: int = 0) -> Pickled:
             else:
                 actions(code, _refuse)(machine)
     except _BROKEN as error:
-        raise CorruptError(
-            f"broken pickle near byte {machine.at}: {error}", hint="fetch or copy the file anew"
-        ) from error
+        raise CorruptError(f"broken pickle near byte {machine.at}: {error}", hint=AGAIN) from error
     raise CorruptError(f"a pickle of more than {_MAX_STEPS} steps; no checkpoint needs so many")
 
 
-_MAKERS = (Global, Persistent, Made)
+_MAKERS = (Global, Persistent, Call)
 
 
 class _Machine:
@@ -219,7 +218,7 @@ class _Machine:
         return values
 
 
-def _made(maker: Any, args: Any) -> Made:
+def _call(maker: Any, args: Any) -> Call:
     """A call, written down; the older protocols' ways of saying "new" become that of protocol 2."""
     if not isinstance(args, tuple) or len(args) > _MAX_ARGS:
         raise TypeError("a call whose arguments are no short tuple")
@@ -227,18 +226,18 @@ def _made(maker: Any, args: Any) -> Made:
         maker, args = args[0], args[1:]
     if not isinstance(maker, _MAKERS):
         raise TypeError(f"a call of {type(maker).__name__}")
-    return Made(maker, args)
+    return Call(maker, args)
 
 
-def _made_with_names(maker: Any, args: Any, named: Any) -> Made:
+def _call_with_names(maker: Any, args: Any, named: Any) -> Call:
     """A call with named arguments, which stand last."""
-    made = _made(maker, args)
+    made = _call(maker, args)
     made.args += (named,)
     return made
 
 
-def _made_of_items(items: list[Any]) -> Made:
-    return _made(items[0], tuple(items[1:]))
+def _call_of_items(items: list[Any]) -> Call:
+    return _call(items[0], tuple(items[1:]))
 
 
 def _global(module: Any, name: Any) -> Global:
@@ -268,7 +267,7 @@ def _pairs(items: Sequence[Any]) -> list[tuple[Any, Any]]:
 def _extend(machine: _Machine, items: Iterable[Any]) -> None:
     """Elements for the list, or the set, on top of the stack."""
     target = machine.stack[-1]
-    if isinstance(target, Made):
+    if isinstance(target, Call):
         target.elements = target.elements or []
         target = target.elements
     target.extend(items)
@@ -325,22 +324,22 @@ _VALUES: dict[int, Callable[[_Machine], Any]] = {
     0x96: lambda m: m.take(m.number(8)),  # BYTEARRAY8
     ord(")"): lambda _: (),  # EMPTY_TUPLE
     ord("]"): lambda _: [],  # EMPTY_LIST
-    ord("}"): lambda _: Made(DICT),  # EMPTY_DICT
-    0x8F: lambda _: Made(_SET),  # EMPTY_SET
+    ord("}"): lambda _: Call(DICT),  # EMPTY_DICT
+    0x8F: lambda _: Call(_SET),  # EMPTY_SET
     ord("t"): lambda m: tuple(m.items()),  # TUPLE
     0x85: lambda m: m.last(1),  # TUPLE1
     0x86: lambda m: m.last(2),  # TUPLE2
     0x87: lambda m: m.last(3),  # TUPLE3
     ord("l"): lambda m: m.items(),  # LIST
-    ord("d"): lambda m: Made(DICT, pairs=_pairs(m.items())),  # DICT
-    0x91: lambda m: Made(_FROZENSET, elements=m.items()),  # FROZENSET
+    ord("d"): lambda m: Call(DICT, pairs=_pairs(m.items())),  # DICT
+    0x91: lambda m: Call(_FROZENSET, elements=m.items()),  # FROZENSET
     ord("c"): lambda m: _global(m.word(), m.word()),  # GLOBAL
     0x93: lambda m: _global(*m.last(2)),  # STACK_GLOBAL
-    ord("R"): lambda m: _made(*m.last(2)),  # REDUCE
-    0x81: lambda m: _made(*m.last(2)),  # NEWOBJ
-    0x92: lambda m: _made_with_names(*m.last(3)),  # NEWOBJ_EX
-    ord("i"): lambda m: _made(_global(m.word(), m.word()), tuple(m.items())),  # INST
-    ord("o"): lambda m: _made_of_items(m.items()),  # OBJ
+    ord("R"): lambda m: _call(*m.last(2)),  # REDUCE
+    0x81: lambda m: _call(*m.last(2)),  # NEWOBJ
+    0x92: lambda m: _call_with_names(*m.last(3)),  # NEWOBJ_EX
+    ord("i"): lambda m: _call(_global(m.word(), m.word()), tuple(m.items())),  # INST
+    ord("o"): lambda m: _call_of_items(m.items()),  # OBJ
     ord("P"): lambda m: m.outside(m.word()),  # PERSID
     ord("Q"): lambda m: m.outside(m.stack.pop()),  # BINPERSID
     ord("2"): lambda m: m.stack[-1],  # DUP

@@ -34,21 +34,24 @@ more member, which PyTorch does not look at.
 """
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 
 from densenet_port.checkpoint import Array, Checkpoint, Tensor
-from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError
-from densenet_port.formats.torch.containers import ANEW, RECORD, Contents, Order, Place, fetch, open_file, sniff
+from densenet_port.errors import CorruptError, MisfitError, PortError
+from densenet_port.formats.source import AGAIN, Source, guarded, native, stored, write_tensor
+from densenet_port.formats.torch.containers import RECORD_MEMBER, Container, Order, open_container, sniff
 from densenet_port.formats.torch.modules import Module, kind_of, leaves
-from densenet_port.formats.torch.pickle import Global, Made, Persistent
-from densenet_port.formats.torch.tensors import STORAGES, STORED, View, view_of
+from densenet_port.formats.torch.pickle import Call, Global, Persistent
+from densenet_port.formats.torch.tensors import STORAGES, View, view_of
 from densenet_port.network.blueprint import Blueprint
 
 __all__ = ["read", "sniff", "write"]
@@ -63,18 +66,24 @@ _ROOT = "archive/"
 _TIME = (1980, 1, 1, 0, 0, 0)  # the same for every file, so that its bytes are
 _UNIX = 3  # the system that a zip names as its maker, on every system
 # Type of elements → storage class that holds it, on writing.
-_CLASSES = {dtype: kind for kind, dtype in STORAGES.items() if kind != "UntypedStorage"} | {"bfloat16": "FloatStorage"}
+_CLASSES = {dtype: kind for kind, dtype in STORAGES.items() if kind != "UntypedStorage"}
 
 
 def read(path: Path) -> Checkpoint:
     """The checkpoint at `path`, arrays lazy. Raises CorruptError, MisfitError or DiskError."""
+    source = Source.of_file(path)
+    with guarded(path, "PyTorch file"), _located(path):
+        return _checkpoint(path, open_container(source))
+
+
+@contextmanager
+def _located(path: Path) -> Iterator[None]:
+    """Give errors the path that they lack: who interprets a pickle knows nothing of files."""
     try:
-        with path.open("rb") as file:
-            contents = open_file(file)
-        return _checkpoint(path, contents)
-    except OSError as error:
-        raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
+        yield
     except PortError as error:
+        if str(path) in error.message:
+            raise
         raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
 
 
@@ -86,23 +95,26 @@ def write(
 ) -> None:
     """A zip of the tensors, in order, and of the record as it stands after the last was loaded.
 
-    Raises MisfitError for a type that PyTorch's storages do not have, DiskError if the file cannot be written. The same
-    tensors give the same bytes.
+    Raises MisfitError for a type that PyTorch's storages do not have. The same tensors give the same bytes.
     """
-    try:
-        with path.open("wb") as file, ZipFile(file, "w") as archive:
-            add = partial(_add, file, archive)
-            add("data.pkl", _state_dict(tensors))
-            add("byteorder", b"little")
-            for key, (name, tensor) in enumerate(tensors.items()):
-                add(f"data/{key}", _payload(name, tensor))
-            add("version", b"3\n")
-            add(RECORD, record())
-    except OSError as error:
-        raise DiskError(f"{path}: cannot be written: {error.strerror}") from error
+    written = {name: _without_bfloat16(tensor) for name, tensor in tensors.items()}
+    program = _state_dict(written)
+    with path.open("wb") as file, ZipFile(file, "w") as archive:
+
+        def add(name: str, data: bytes) -> None:
+            archive.writestr(_entry(name, file.tell(), len(data)), data)
+
+        add("data.pkl", program)
+        add("byteorder", b"little")
+        for key, (name, tensor) in enumerate(written.items()):
+            size = prod(tensor.shape) * stored(tensor.dtype).itemsize
+            with archive.open(_entry(f"data/{key}", file.tell(), size), "w") as member:
+                write_tensor(member, name, tensor)
+        add("version", b"3\n")
+        add(RECORD_MEMBER, record())
 
 
-def _checkpoint(path: Path, contents: Contents) -> Checkpoint:
+def _checkpoint(path: Path, contents: Container) -> Checkpoint:
     """Name → tensor for what is one, and notes of the rest."""
     tensors: dict[str, Tensor] = {}
     notes: dict[str, dict[str, Any]] = {"values": {}, "opaque": {}}
@@ -118,7 +130,7 @@ def _checkpoint(path: Path, contents: Contents) -> Checkpoint:
                 owner.hold(name)
         else:
             _note(notes, name, leaf)
-    _check_lengths(contents.places)
+    _check_lengths(contents)
     if not tensors:
         raise CorruptError(_explain_no_tensors(notes["opaque"]), hint="in PyTorch, save `model.state_dict()`")
     metadata: dict[str, Any] = {"form": contents.form, **notes}
@@ -127,11 +139,11 @@ def _checkpoint(path: Path, contents: Contents) -> Checkpoint:
     return Checkpoint(path=path, container="pth", tensors=tensors, metadata=metadata, record=contents.record)
 
 
-def _check_lengths(places: Mapping[str, Place]) -> None:
+def _check_lengths(contents: Container) -> None:
     """Raise CorruptError for a storage that the file ends in, whoever needs it."""
-    for key, place in places.items():
-        if place.found < place.size:
-            raise _cut_short(key, place.size, place)
+    for key, size in contents.sizes.items():
+        if contents.storages[key].size < size:
+            raise _cut_short(key, size, contents.storages[key])
 
 
 class _Owners:
@@ -160,7 +172,7 @@ def _note(notes: Mapping[str, dict[str, Any]], name: str, leaf: Any) -> None:
     """Keep what is worth showing: not an optimiser's every number, and no novels."""
     if isinstance(leaf, str | int | float):
         kept, value = notes["values"], leaf
-    elif isinstance(leaf, Made | Global | Persistent):
+    elif isinstance(leaf, Call | Global | Persistent):
         kept, value = notes["opaque"], kind_of(leaf)
     else:
         return
@@ -173,73 +185,55 @@ def _explain_no_tensors(opaque: Mapping[str, str]) -> str:
     return f"holds no tensors, only objects of {found}" if found else "holds no tensors"
 
 
-def _tensor(path: Path, name: str, view: View, contents: Contents) -> Tensor:
+def _tensor(path: Path, name: str, view: View, contents: Container) -> Tensor:
     """The tensor, if its storage is all there. Raises CorruptError."""
     storage = view.storage
-    place = contents.places.get(storage.key)
-    if place is None:
-        raise CorruptError(f"storage {storage.key} of {name} is missing", hint=ANEW)
-    if place.found < storage.size:
-        raise _cut_short(f"{storage.key} of {name}", storage.size, place)
-    return Tensor(view.shape, view.dtype, partial(_load, path, name, view, place, contents.order))
+    source = contents.storages.get(storage.key)
+    if source is None:
+        raise CorruptError(f"storage {storage.key} of {name} is missing", hint=AGAIN)
+    if source.size < storage.size:
+        raise _cut_short(f"{storage.key} of {name}", storage.size, source)
+    return Tensor(view.shape, view.dtype, partial(_load, path, name, view, source, contents.order))
 
 
-def _cut_short(storage: str, expected: int, place: Place) -> CorruptError:
-    found = f"expected {expected} bytes, found {max(place.found, 0)}"
-    return CorruptError(f"storage {storage} is cut short: {found}", hint=ANEW)
+def _cut_short(storage: str, expected: int, source: Source) -> CorruptError:
+    return CorruptError(f"storage {storage} is cut short: expected {expected} bytes, found {source.size}", hint=AGAIN)
 
 
-def _load(path: Path, name: str, view: View, place: Place, order: Order) -> Array:
+def _load(path: Path, name: str, view: View, source: Source, order: Order) -> Array:
     """The tensor's elements in the machine's byte order; bfloat16 as float32."""
-    stored = STORED[view.dtype].newbyteorder(order)
-    first = (view.storage.begin + view.offset * stored.itemsize) if view.reach else 0
-    try:
-        with path.open("rb") as file:
-            data = fetch(file, place, first, view.reach * stored.itemsize)
-    except OSError as error:
-        raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
-    except CorruptError as error:
-        raise CorruptError(f"{path}: {name}: {error.message}", hint=error.hint) from error
-    strides = [stride * stored.itemsize if n > 1 else 0 for n, stride in zip(view.shape, view.strides, strict=True)]
-    array: Array = np.ndarray(view.shape, stored, data, 0, strides)
-    array = array.astype(stored.newbyteorder("="), copy=False)
-    return _widen(array) if view.dtype == "bfloat16" else array
+    kind = stored(view.dtype).newbyteorder(order)
+    first = (view.storage.begin + view.offset * kind.itemsize) if view.reach else 0
+    strides = [stride * kind.itemsize if n > 1 else 0 for n, stride in zip(view.shape, view.strides, strict=True)]
+    with guarded(path, f"PyTorch file at {name}"):
+        data = source.data(first, view.reach * kind.itemsize)
+        return native(np.ndarray(view.shape, kind, data, 0, strides), view.dtype)
 
 
-def _widen(halves: Array) -> Array:
-    """bfloat16 as float32, exactly: the bits that it lacks are zeros."""
-    wide = halves.astype(np.uint32)
-    wide <<= 16
-    return wide.view(np.float32)
+# -- writing -----------------------------------------------------------------------------------------------------------
 
 
-def _add(file: BinaryIO, archive: ZipFile, name: str, data: bytes | Array) -> None:
-    """One member, uncompressed, its data aligned by a padding in its header, as PyTorch does it."""
+def _entry(name: str, place: int, size: int) -> ZipInfo:
+    """An uncompressed member whose header stands at a byte of the file; its data are aligned as PyTorch does it."""
     info = ZipInfo(_ROOT + name, _TIME)
-    info.create_system = _UNIX
-    begin = file.tell() + 30 + len(info.filename) + 4  # the header, the name, the padding's own header
-    padding = -begin % _ALIGNMENT
+    info.create_system, info.file_size = _UNIX, size
+    padding = -(place + 30 + len(info.filename) + 4) % _ALIGNMENT  # the header, the name, the padding's own header
     info.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
-    archive.writestr(info, data if isinstance(data, bytes) else data.data)
+    return info
 
 
-def _payload(name: str, tensor: Tensor) -> Array:
-    """A tensor's elements, row-major and little-endian, as bytes."""
-    array = tensor.load()
-    expected = "float32" if tensor.dtype == "bfloat16" else tensor.dtype
-    if (array.shape, array.dtype.name) != (tensor.shape, expected):
-        found = f"{array.dtype.name} {array.shape}"
-        raise MisfitError(f"{name}: expected {expected} {tensor.shape}, found {found}")
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+def _without_bfloat16(tensor: Tensor) -> Tensor:
+    """The tensor as it is written: bfloat16 as the float32 that it is loaded as."""
+    return replace(tensor, dtype="float32") if tensor.dtype == "bfloat16" else tensor
 
 
 def _state_dict(tensors: Mapping[str, Tensor]) -> bytes:
     """The pickle (protocol 2) of an OrderedDict of the tensors; their storages' keys are their numbers."""
-    items = b"".join(_text(name) + _call(name, key, tensor) for key, (name, tensor) in enumerate(tensors.items()))
+    items = b"".join(_text(name) + _rebuild(name, key, tensor) for key, (name, tensor) in enumerate(tensors.items()))
     return b"\x80\x02" + _ORDERED + b"(" + items + b"u."
 
 
-def _call(name: str, key: int, tensor: Tensor) -> bytes:
+def _rebuild(name: str, key: int, tensor: Tensor) -> bytes:
     """`torch._utils._rebuild_tensor_v2` of a contiguous tensor that fills its storage."""
     if tensor.dtype not in _CLASSES:
         raise MisfitError(f"{name}: PyTorch's storages hold no {tensor.dtype}")

@@ -23,11 +23,10 @@ from math import prod
 from operator import mul
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from densenet_port.errors import CorruptError, MisfitError
+from densenet_port.formats.source import stored
 from densenet_port.formats.torch.modules import kind_of
-from densenet_port.formats.torch.pickle import Global, Made, Persistent
+from densenet_port.formats.torch.pickle import Call, Global, Persistent
 
 # Storage class → type of its elements. A storage without a type counts bytes.
 STORAGES = {
@@ -45,11 +44,7 @@ STORAGES = {
     "ComplexDoubleStorage": "complex128",
     "UntypedStorage": "uint8",
 }
-# Type of elements → how they are stored. numpy has no bfloat16: it is the upper half of a float32.
-STORED = {
-    name: np.dtype("uint16" if name == "bfloat16" else name).newbyteorder("<")
-    for name in (*STORAGES.values(), "uint16", "uint32", "uint64")
-}
+_DTYPES = {*STORAGES.values(), "uint16", "uint32", "uint64"}  # of elements that are plain numbers
 
 _PLAIN = "in PyTorch, make it a plain tensor (`dequantize()`, `to_dense()`, `float()`) and save it again"
 _SIZE = Global("torch", "Size")
@@ -105,7 +100,7 @@ def storage_of(reference: Persistent) -> Storage | None:
 
 def make_storage(key: str, dtype: str, length: int, window: Any) -> Storage:
     """A storage of `length` elements, of which `window` (any key, offset, length) is seen; None for all of it."""
-    size = STORED[dtype].itemsize
+    size = stored(dtype).itemsize
     match window:
         case None:
             begin, end = 0, length
@@ -148,7 +143,7 @@ def make_view(name: str, storage: Storage, dtype: str | None, part: tuple[Any, A
 
     Raises CorruptError if it does not lie within, MisfitError for a type that numpy does not have.
     """
-    if (dtype := dtype or storage.dtype) not in STORED:
+    if (dtype := dtype or storage.dtype) not in _DTYPES:
         raise MisfitError(f"{name}: a tensor of {dtype}, which holds no plain numbers", hint=_PLAIN)
     offset, shape, strides = part
     view = View(storage, dtype, offset, _counts(name, shape), _counts(name, strides))
@@ -159,7 +154,7 @@ def make_view(name: str, storage: Storage, dtype: str | None, part: tuple[Any, A
 def _check(name: str, view: View) -> None:
     """Raise CorruptError unless the view lies in its storage's window, and its shape is no trap."""
     storage, _, offset, shape, strides = view
-    length = (storage.end - storage.begin) // STORED[view.dtype].itemsize
+    length = (storage.end - storage.begin) // stored(view.dtype).itemsize
     if len(shape) != len(strides) or len(shape) > MAX_AXES or type(offset) is not int or offset < 0:
         raise CorruptError(f"{name}: {len(shape)} axes with {len(strides)} strides from element {offset}")
     reach = view.reach
@@ -174,13 +169,13 @@ def _unwrap(leaf: Any) -> Any:
     """The tensor inside of a parameter or a variable; anything else as it is."""
     for _ in range(_MAX_WRAPS):
         match leaf:
-            case Made(Global("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state"), (inner, *_)):
+            case Call(Global("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state"), (inner, *_)):
                 leaf = inner
-            case Made(Global("torch._tensor", "_rebuild_from_type_v2"), (Global() as maker, _, tuple(args), _)):
-                leaf = Made(maker, args)
-            case Made(Global(_, "Parameter" | "Variable"), (), (inner, _, _, _, _)):
+            case Call(Global("torch._tensor", "_rebuild_from_type_v2"), (Global() as maker, _, tuple(args), _)):
+                leaf = Call(maker, args)
+            case Call(Global(_, "Parameter" | "Variable"), (), (inner, _, _, _, _)):
                 leaf = inner
-            case Made(Global(_, "Parameter" | "Variable"), (inner, *_)):
+            case Call(Global(_, "Parameter" | "Variable"), (inner, *_)):
                 leaf = inner
             case _:
                 break
@@ -190,17 +185,17 @@ def _unwrap(leaf: Any) -> Any:
 def _parts(leaf: Any) -> tuple[Persistent, str | None, Any, Any, Any] | None:
     """Storage, type if the storage does not tell it, offset, shape and strides; None for what is no tensor."""
     match leaf:
-        case Made(
+        case Call(
             Global("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2"),
             (Persistent() as storage, offset, shape, strides, *_),
         ):
             return storage, None, offset, shape, strides
-        case Made(
+        case Call(
             Global("torch._utils", "_rebuild_tensor_v3"),
             (Persistent() as storage, offset, shape, strides, _, _, Global("torch", dtype), *_),
         ):
             return storage, dtype, offset, shape, strides
-        case Made(Global("torch" | "torch.cuda", kind), _, (Persistent() as storage, offset, shape, strides)) if (
+        case Call(Global("torch" | "torch.cuda", kind), _, (Persistent() as storage, offset, shape, strides)) if (
             kind.endswith("Tensor")
         ):
             return storage, None, offset, shape, strides
@@ -210,15 +205,15 @@ def _parts(leaf: Any) -> tuple[Persistent, str | None, Any, Any, Any] | None:
 def _refuse_other_tensors(name: str, leaf: Any) -> None:
     """Raise for what PyTorch would make a tensor of; it must not pass for something else."""
     match leaf:
-        case Made(Global(_, maker)) if maker in _READABLE:
+        case Call(Global(_, maker)) if maker in _READABLE:
             raise CorruptError(f"{name}: {maker} with arguments that make no tensor")
-        case Made(Global(_, maker)) if maker.startswith("_rebuild_"):
+        case Call(Global(_, maker)) if maker.startswith("_rebuild_"):
             raise MisfitError(f"{name}: a tensor that is no plain array ({kind_of(leaf)})", hint=_PLAIN)
 
 
 def _counts(name: str, value: Any) -> tuple[int, ...]:
     """A shape or strides: whole numbers, none negative."""
-    if isinstance(value, Made) and value.maker == _SIZE and len(value.args) == 1:
+    if isinstance(value, Call) and value.maker == _SIZE and len(value.args) == 1:
         value = value.args[0]
     if not isinstance(value, _LISTS) or not set(map(type, value)) <= {int} or min(value, default=0) < 0:
         raise CorruptError(f"{name}: shape and strides must be whole numbers from 0 on")

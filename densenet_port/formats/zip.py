@@ -1,0 +1,150 @@
+"""Zip archives, read strictly: where each member's bytes lie, after every length was checked against the file.
+
+The directory stands near the end. Integers are little-endian; sizes and offsets of more than 32 bits stand in an extra
+field (number 1) of their entry, and in an end of their own before the usual one:
+
+    entry         PK 1 2, 46 bytes, then name, extra fields and comment
+    zip64 end     PK 6 6, 56 bytes, and behind it its locator, PK 6 7, 20 bytes
+    end           PK 5 6, 22 bytes, then a comment
+
+An entry gives the offset of the member's own header (PK 3 4, 30 bytes, name, extra fields), behind which its bytes lie,
+stored or deflated. Checksums are not looked at: PyTorch itself can leave them out. Refused: members without a name, or
+two of one name, encryption and other compression, sizes that cannot be, a directory that is not where it should be.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from densenet_port.errors import CorruptError
+from densenet_port.formats.source import AGAIN, Source
+
+_LOCAL, _HEADER = b"PK\x03\x04", 30  # signature and bytes of a member's own header, before its name
+_ENTRY = struct.Struct("<4s6H3I5H2I")
+_END, _END64, _LOCATOR = struct.Struct("<4s4H2IH"), struct.Struct("<4sQ2H2I4Q"), struct.Struct("<4sIQI")
+_FIELD = struct.Struct("<2H")  # number and length of an extra field
+_WIDE, _ELSEWHERE = 1, 2**32 - 1  # the extra field of 64-bit numbers, and the mark of a number that stands there
+_COMMENT = 65_535  # bytes that may follow the end
+_DIRECTORY = 2**26  # bytes of a directory; that of a DenseNet-264 has 100 kB
+_ENCRYPTED = 0x2061  # flags: encrypted, a patch, strongly encrypted, its header masked
+_UTF8 = 0x0800  # flag: the name is not in the code page of 1981
+_STORED, _DEFLATED = 0, 8
+_RATIO = 1032  # the best that deflate can do: 1032 bytes out of one
+_INFLATED = 2**30  # bytes that one member may inflate to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A file in an archive: its name, where its own header begins, the bytes that it takes and that it holds."""
+
+    archive: Source
+    name: str
+    header: int
+    packed: int
+    size: int
+    deflated: bool
+
+    def open(self) -> Source:
+        """What it holds; where it is deflated, each look inflates all of it anew.
+
+        Raises CorruptError where it does not lie in the archive.
+        """
+        there = self.archive.size - self.header
+        head = self.archive.data(self.header, _HEADER) if there >= _HEADER else b""
+        if not head.startswith(_LOCAL):
+            raise self._error(f"does not begin at byte {self.header}")
+        start = self.header + _HEADER + sum(struct.unpack_from("<2H", head, 26))
+        if start + self.packed > self.archive.size:
+            raise self._error(f"has {self.packed} bytes at byte {start}, beyond the file's {self.archive.size}")
+        packed = self.archive.part(start, self.packed)
+        if not self.deflated:
+            return packed
+        return Source(packed.path, self.size, lambda count, offset: self._inflated(packed)[offset : offset + count])
+
+    def _inflated(self, packed: Source) -> bytes:
+        """All that it holds, and never more than announced."""
+        try:
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed.all(), self.size + 1)
+        except zlib.error as error:
+            raise self._error(f"cannot be inflated: {error}") from error
+        if len(data) != self.size:
+            raise self._error(
+                f"inflates to {'more' if len(data) > self.size else len(data)}, expected {self.size} bytes"
+            )
+        return data
+
+    def _error(self, detail: str) -> CorruptError:
+        return CorruptError(f"{self.archive.path}: member {self.name!r} of the zip {detail}", hint=AGAIN)
+
+
+def first_name(head: bytes) -> str:
+    """The name of the member that a file beginning with `head` begins with; "" for what is no zip."""
+    if not head.startswith(_LOCAL):
+        return ""
+    return head[_HEADER : _HEADER + int.from_bytes(head[26:28], "little")].decode(errors="replace")
+
+
+def members(archive: Source) -> dict[str, Member]:
+    """Name → member, in the directory's order, without folders. Raises CorruptError for what no honest zip has."""
+    by_name: dict[str, Member] = {}
+    for member in _entries(archive, _directory(archive)):
+        if not member.name or "\0" in member.name:
+            raise CorruptError(f"{archive.path}: a member of the zip has no name", hint=AGAIN)
+        if member.name in by_name:
+            raise CorruptError(f"{archive.path}: two members of the zip are called {member.name!r}")
+        by_name[member.name] = member
+    return {name: member for name, member in by_name.items() if not name.endswith("/")}
+
+
+def _directory(archive: Source) -> bytes:
+    """The directory's bytes."""
+    start = max(0, archive.size - _END.size - _COMMENT)
+    tail = archive.data(start, archive.size - start)
+    at = tail.rfind(b"PK\x05\x06", 0, max(0, len(tail) - _END.size + 4))
+    if at < 0:
+        raise CorruptError(f"{archive.path}: a zip without its directory, which is the end of it", hint=AGAIN)
+    *_, size, offset, _ = _END.unpack_from(tail, at)
+    end = start + at
+    if tail[max(0, at - _LOCATOR.size) : at].startswith(b"PK\x06\x07"):
+        _, _, end, _ = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
+        signature, *_, size, offset = _END64.unpack(archive.data(end, _END64.size))
+        if signature != b"PK\x06\x06":
+            raise CorruptError(f"{archive.path}: a zip whose directory does not end at byte {end}", hint=AGAIN)
+    if offset + size != end or size > _DIRECTORY:
+        detail = f"{size} bytes at byte {offset}, before its end at {end}"
+        raise CorruptError(f"{archive.path}: a zip cannot have a directory of {detail}", hint=AGAIN)
+    return archive.data(offset, size)
+
+
+def _entries(archive: Source, directory: bytes) -> Iterator[Member]:
+    """The member of each entry. Raises CorruptError for one that cannot be read, or cannot be."""
+    at = 0
+    while at < len(directory):
+        signature, _, _, flags, method, _, _, _, *numbers = _ENTRY.unpack_from(directory, at)
+        packed, size, names, extras, comments, _, _, _, header = numbers
+        place = at + _ENTRY.size
+        at = place + names + extras + comments
+        if signature != b"PK\x01\x02" or at > len(directory):
+            raise CorruptError(f"{archive.path}: the directory of the zip is broken", hint=AGAIN)
+        name = directory[place : place + names].decode("utf-8" if flags & _UTF8 else "cp437")
+        size, packed, header = _wide(directory[place + names : at - comments], size, packed, header)
+        shown = f"{archive.path}: member {name!r} of the zip"
+        if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
+            hint = "unpack it and pack it again, without a password"
+            raise CorruptError(f"{shown} is encrypted, or compressed by other means than deflate", hint=hint)
+        if size > min(_RATIO * packed, _INFLATED) if method == _DEFLATED else size != packed:
+            raise CorruptError(f"{shown} cannot hold {size} bytes in {packed}", hint=AGAIN)
+        deflated = method == _DEFLATED
+        yield Member(archive=archive, name=name, header=header, packed=packed, size=size, deflated=deflated)
+
+
+def _wide(extra: bytes, *values: int) -> list[int]:
+    """The sizes and the offset of an entry, those of more than 32 bits from its extra fields."""
+    wide: list[int] = []
+    while len(extra) > _FIELD.size:
+        number, length = _FIELD.unpack_from(extra)
+        body, extra = extra[_FIELD.size : _FIELD.size + length], extra[_FIELD.size + length :]
+        if number == _WIDE:
+            wide = [value for (value,) in struct.iter_unpack("<Q", body[: len(body) // 8 * 8])]
+    return [wide.pop(0) if value == _ELSEWHERE else value for value in values]
