@@ -134,7 +134,7 @@ def test_building_again_elsewhere_gives_the_same_bytes(place, release):
 
 def test_what_was_built_from_the_same_inputs_is_kept(place, release, tmp_path, monkeypatch):
     """Neither converted nor checked again; another tag is another manifest only."""
-    monkeypatch.setattr(building, "made", None)
+    monkeypatch.setattr(building, "convert_and_check", None)
     shutil.copytree(release, tmp_path / "release")
 
     done = built(tmp_path, sources(place, *SPECS), *SPECS, tag="v2")
@@ -164,7 +164,9 @@ def test_what_changed_is_built_again(change, place, release, tmp_path, monkeypat
             monkeypatch.setattr(building, "TOOL", "densenet-port 0.0.9")
         case "source":
             paths = [checkpoint_file(tmp_path, spec, "zip", seed=1)]
-    monkeypatch.setattr(building, "made", lambda source, *_: asked.append(source.network) or _failed(source))
+    monkeypatch.setattr(
+        building, "convert_and_check", lambda source, *_: asked.append(source.network) or _failed(source)
+    )
 
     built(tmp_path, paths, spec, **more)
 
@@ -172,7 +174,7 @@ def test_what_changed_is_built_again(change, place, release, tmp_path, monkeypat
 
 
 def _failed(source):
-    return networks.Network(name=source.network, arch=source.architecture.name, failed=("a check",))
+    return networks.BuiltNetwork(name=source.network, arch=source.architecture.name, failed=("a check",))
 
 
 def test_a_network_that_fails_its_check_is_not_in_the_release(place, release, tmp_path, monkeypatch):
@@ -205,7 +207,7 @@ def test_a_network_that_fails_later_leaves_the_release(place, release, tmp_path,
     """Its old files go; without any network there is no release."""
     copy = copied(release, tmp_path)
     (copy / "manifest.json.sig").write_text("a signature")
-    monkeypatch.setattr(building, "made", lambda source, *_: _failed(source))
+    monkeypatch.setattr(building, "convert_and_check", lambda source, *_: _failed(source))
     options = networks.Options(backend="numpy", sizes=(65,))
 
     done = built(tmp_path, sources(place, *SPECS), *SPECS, out="copy", options=options)
@@ -229,7 +231,7 @@ def test_a_signature_lasts_as_long_as_its_manifest(place, release, tmp_path):
 @pytest.mark.parametrize("step", range(1, 6))
 def test_a_build_that_was_cut_short_goes_on(step, place, release, tmp_path, monkeypatch):
     """Cut short before anything of its own writing (two records, notes, manifest, sums), it ends the same."""
-    plain, steps = building.written, []
+    plain, steps = building.write_text, []
 
     def crashing(path, text):
         steps.append(path.name)
@@ -237,11 +239,11 @@ def test_a_build_that_was_cut_short_goes_on(step, place, release, tmp_path, monk
             raise KeyboardInterrupt
         return plain(path, text)
 
-    monkeypatch.setattr(building, "made", partial(_made_before, release))
-    monkeypatch.setattr(building, "written", crashing)
+    monkeypatch.setattr(building, "convert_and_check", partial(_made_before, release))
+    monkeypatch.setattr(building, "write_text", crashing)
     with pytest.raises(KeyboardInterrupt):
         built(tmp_path, sources(place, *SPECS), *SPECS)
-    monkeypatch.setattr(building, "written", plain)
+    monkeypatch.setattr(building, "write_text", plain)
 
     done = built(tmp_path, sources(place, *SPECS), *SPECS)
 
@@ -254,7 +256,7 @@ def _made_before(release, source, work, _options, _limit):
     told = manifest.read(release / ".build" / f"{source.network}.json")
     for entry in told.entries():
         shutil.copy(release / entry.name, work)
-    return networks.Network(
+    return networks.BuiltNetwork(
         name=source.network, arch=source.architecture.name, files=told.files, documents=told.documents
     )
 
@@ -273,7 +275,7 @@ def test_the_registered_source_has_url_and_licence(monkeypatch, place, by):
 
     assert (known.url, "ImageNet" in known.licence) == (url, True)
     assert (other.url, other.licence) == (None, "CC0-1.0")
-    assert not building._is_it(Registered(url=url), path)  # a digest that nobody knows is no digest that fits
+    assert not building._is_registered(Registered(url=url), path)  # a digest that nobody knows is no digest that fits
 
 
 def test_a_network_with_other_classes_is_no_default(release, told):
@@ -282,7 +284,7 @@ def test_a_network_with_other_classes_is_no_default(release, told):
     numbers = NAMED["121"].to_json()
     kinds = [{"classes": 1000}, {"classes": 7}, {"classes": None}, {"channels": 1}]
 
-    found = [building._by_the_book(replace(file, arch="121", architecture={**numbers, **kind})) for kind in kinds]
+    found = [building._is_standard(replace(file, arch="121", architecture={**numbers, **kind})) for kind in kinds]
 
     assert found == [True, False, False, False]
 

@@ -57,8 +57,8 @@ def test_build_as_json(words, run):
 
 def test_a_failed_check_is_exit_code_one(words, run, monkeypatch):
     """Which network, which checks, and where its report is."""
-    failed = networks.Network(name=FIRST, arch=SPECS[0], failed=("float64, noise 64",), report=words[3])
-    monkeypatch.setattr(building, "made", lambda *_: failed)
+    failed = networks.BuiltNetwork(name=FIRST, arch=SPECS[0], failed=("float64, noise 64",), report=words[3])
+    monkeypatch.setattr(building, "convert_and_check", lambda *_: failed)
 
     code, out, _ = run(*words, "--size", "65")
 

@@ -32,7 +32,7 @@ def small(release, tmp_path_factory):
         entry for entry in told["documents"] if entry["name"] in (f"{FIRST}.golden.npz", "RELEASE_NOTES.md")
     ]
     told["defaults"] = {told["files"][0]["arch"]: told["files"][0]["name"]}
-    building._write_manifest(manifest.parsed(json.dumps(told).encode(), "m"), folder)
+    building.write_manifest(manifest.parsed(json.dumps(told).encode(), "m"), folder)
     return folder
 
 
@@ -291,11 +291,11 @@ def test_what_did_not_pass_is_not_published(small, server, tmp_path):
     copy = copied(small, tmp_path)
     told = json.loads((copy / "manifest.json").read_bytes())
     told["files"][0]["parity"]["passed"] = False
-    building._write_manifest(manifest.parsed(json.dumps(told).encode(), "m"), copy)
+    building.write_manifest(manifest.parsed(json.dumps(told).encode(), "m"), copy)
     with pytest.raises(ComparisonError, match="no parity was found"):
         published(copy, server)
     told.update(files=[], defaults={})
-    building._write_manifest(manifest.parsed(json.dumps(told).encode(), "m"), copy)
+    building.write_manifest(manifest.parsed(json.dumps(told).encode(), "m"), copy)
     with pytest.raises(ComparisonError, match="it lists no weight file"):
         published(copy, server)
 
