@@ -10,7 +10,7 @@ EXTRAS = {
     **dict.fromkeys(("torch", "torchvision"), "torch"),
     **dict.fromkeys(("keras_hub", "kimm"), "owners"),
     **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
-    **dict.fromkeys(("model_signing", "OpenSSL"), "sign"),
+    **dict.fromkeys(("model_signing", "OpenSSL", "cryptography"), "sign"),
     **dict.fromkeys(("github", "requests"), "publish"),
     "jax": "jax",
 }

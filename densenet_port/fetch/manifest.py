@@ -1,19 +1,9 @@
 """A release's manifest: what each of its files is, and what it must hash to.
 
-`manifest.json` is UTF-8 JSON, one object, `schema` "densenet-port/release/1". Keys may be added to it, and what the
-known ones say stays; a reader ignores the others. What is relied on:
-
-- `tag`, `tool`: the release's tag, and what built it (`densenet-port 0.1.0`).
-- `files`: the weight files. Each has its `name`, `size` in bytes and `sha256`. `network` names what the files of one
-  checkpoint share, `arch` the architecture, `top` says whether the head is in it, `container` is its ending, `layout`
-  whose names it has; `architecture`, `contract`, `source`, `mappings` and `tensors` repeat the file's own record, and
-  add the source's `url` and `licence`, null where they are not known. `parity` is what was measured, `golden` the name
-  of the file of logits that `verify` replays, or null. Old manifests have `chunk_size` and `chunks` too, digests of
-  pieces; they are ignored.
-- `documents`: every other file but the manifest, `SHA256SUMS` and a signature: `name`, `size`, `sha256`.
-- `defaults`: architecture → the file that `weights="imagenet"` means.
-
-A name is one that GitHub keeps as it is (letters, digits, `.`, `_`, `-`; no point first or last), so it is no path.
+`manifest.json` is UTF-8 JSON, one object, `schema` "densenet-port/release/1"; docs/release.md says what each key means.
+Keys may be added to it, and what the known ones say stays; a reader ignores the others, such as the digests of pieces
+(`chunk_size`, `chunks`) that early manifests have. A name is one that GitHub keeps as it is (letters, digits, `.`, `_`,
+`-`; no point first or last), so it is no path.
 """
 
 import json
@@ -48,7 +38,12 @@ class Document:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
-    """A weight file of a release; the keys are those of the manifest."""
+    """A weight file of a release; the keys are those of the manifest.
+
+    `network` names what the files of one checkpoint share, `top` says whether the head is in it, `container` is its
+    ending. `layout` to `tensors` repeat the file's own record, and add the source's `url` and `licence`, None where
+    they are not known. `parity` is what was measured, `golden` the name of the file of logits that `verify` replays.
+    """
 
     name: str
     size: int
@@ -69,7 +64,7 @@ class File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a release holds."""
+    """What a release holds: its tag, what built it, its files, and architecture → the file that "imagenet" means."""
 
     tag: str
     tool: str

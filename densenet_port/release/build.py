@@ -8,8 +8,8 @@ import json
 import re
 import shutil
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from typing import Any
 from densenet_port.about import __version__
 from densenet_port.conversion.load import read
 from densenet_port.errors import DiskError, PortError, UsageError
-from densenet_port.fetch import manifest
+from densenet_port.fetch import manifest as manifests
+from densenet_port.fetch.download import Progress, ignore_progress
 from densenet_port.fetch.manifest import NAME, SIGNATURE, SUMS, File, Manifest
 from densenet_port.fetch.partial import digests_of
 from densenet_port.fetch.registry import Registered, registered, registry
@@ -28,13 +29,13 @@ from densenet_port.release.network import (
     CONTAINERS,
     LAYOUT,
     TOOL,
-    Network,
+    BuiltNetwork,
     Options,
     Source,
-    made,
+    convert_and_check,
     remove,
-    rendered,
-    written,
+    render,
+    write_text,
 )
 
 WORK = ".build"
@@ -47,7 +48,7 @@ class Built:
     """What a build did. `manifest` is None when no network passed; then there is no release."""
 
     folder: Path
-    networks: tuple[Network, ...]
+    networks: tuple[BuiltNetwork, ...]
     manifest: Manifest | None
 
     @property
@@ -66,14 +67,14 @@ def build(
     options: Options | None = None,
     limit: float = 600.0,
     licence: str | None = None,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = ignore_progress,
 ) -> Built:
     """Convert and check networks, and lay out those that passed as a release in `out`.
 
     `checkpoints` are the files of `archs`, in the same order; without them the registered ones are taken. `limit` is in
-    seconds for each side of a check. `licence` is what the owner of unregistered files says of them. `progress` is told
-    networks done and networks in all. Raises UsageError for arguments that do not go together, and what reading,
-    converting and checking raise; a check that fails is no error.
+    seconds for each side of a check. `licence` is what the owner of unregistered files says of them. `progress` is
+    called with networks done and networks in all. Raises UsageError for arguments that do not go together, and what
+    reading, converting and checking raise; a check that fails is no error.
     """
     if checkpoints and len(checkpoints) != len(archs):
         hint = "give --checkpoint as often as --arch, in the same order, or not at all"
@@ -82,14 +83,14 @@ def build(
         raise UsageError("a release has at least one architecture, and each once", hint="name each with --arch")
     if not TAG.fullmatch(tag):
         raise UsageError(f"{tag!r} cannot be a release's tag", hint="letters, digits and . _ / + - are taken")
-    _folder(out / WORK)
-    networks: list[Network] = []
+    _make_folder(out / WORK)
+    networks: list[BuiltNetwork] = []
     for arch, checkpoint in zip_longest(archs, checkpoints):
         progress(len(networks), len(archs))
         source = _source(src, arch, checkpoint, licence)
-        networks.append(_network(source, out, options or Options(), limit))
+        networks.append(_keep_or_build(source, out, options or Options(), limit))
     progress(len(archs), len(archs))
-    return Built(folder=out, networks=tuple(networks), manifest=_laid_out(networks, out, tag))
+    return Built(folder=out, networks=tuple(networks), manifest=_lay_out(networks, out, tag))
 
 
 # -- sources -----------------------------------------------------------------------------------------------------------
@@ -99,7 +100,7 @@ def _source(src: str, arch: Architecture, checkpoint: Path | None, licence: str 
     """The checkpoint of an architecture, with what is known of it. The file's own classes and channels hold."""
     path = checkpoint or registered(src, arch)
     architecture, entry = read(path, src=src, arch=arch).architecture, registry().get((src, arch.name))
-    known = entry is not None and _is_it(entry, path)
+    known = entry is not None and _is_registered(entry, path)
     return Source(
         path=path,
         layout=src,
@@ -110,7 +111,7 @@ def _source(src: str, arch: Architecture, checkpoint: Path | None, licence: str 
     )
 
 
-def _is_it(entry: Registered, path: Path) -> bool:
+def _is_registered(entry: Registered, path: Path) -> bool:
     """Whether a file is the registered one, as far as anything is known of that."""
     if not (entry.sha256 or entry.md5):
         return False
@@ -125,58 +126,56 @@ def _licences() -> dict[str, str]:
 
 def _inputs(source: Source, options: Options) -> dict[str, Any]:
     """Everything that a network's files follow from, as JSON gives it back."""
-    told = {"sha256": source.sha256, "url": source.url, "licence": source.licence}
-    tables = {layout: Table.load(layout).digest for layout in (source.layout, LAYOUT)}
-    check = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(options).items()}
-    return {"tool": TOOL, "source": told, "mappings": tables, "check": check}
+    return {
+        "tool": TOOL,
+        "source": {"sha256": source.sha256, "url": source.url, "licence": source.licence},
+        "mappings": {layout: Table.load(layout).digest for layout in (source.layout, LAYOUT)},
+        "check": options.to_json(),
+    }
 
 
 # -- one network -------------------------------------------------------------------------------------------------------
 
 
-def _network(source: Source, out: Path, options: Options, limit: float) -> Network:
+def _keep_or_build(source: Source, out: Path, options: Options, limit: float) -> BuiltNetwork:
     """The network as it was built before from the same inputs, or built now."""
     inputs, record = _inputs(source, options), out / WORK / f"{source.network}.json"
     if kept := _kept(record, inputs, source, out):
         return kept
     _forget(record, out)
-    network = made(source, _workspace(out / WORK / source.network), options, limit)
+    work = record.with_suffix("")
+    shutil.rmtree(work, ignore_errors=True)
+    network = convert_and_check(source, _make_folder(work), options, limit)
     if network.passed:
         _settle(network, inputs, record, out)
     return network
 
 
-def _kept(record: Path, inputs: Mapping[str, Any], source: Source, out: Path) -> Network | None:
-    """The network that a record tells, if it was made from the same inputs and every file is still what it was."""
+def _kept(record: Path, inputs: Mapping[str, Any], source: Source, out: Path) -> BuiltNetwork | None:
+    """The network of a record; None where it was made from other inputs, or a file is not what it was any more."""
     try:
         if json.loads(record.read_bytes())["inputs"] != inputs:
             return None
-        told = manifest.read(record)
-        if any(manifest.document(out / entry.name) != entry for entry in told.entries()):
+        manifest = manifests.read(record)
+        if any(manifests.document(out / entry.name) != entry for entry in manifest.entries()):
             return None
     except (OSError, ValueError, KeyError, TypeError, PortError):
         return None
-    name, arch = source.network, source.architecture.name
-    return Network(name=name, arch=arch, kept=True, files=told.files, documents=told.documents)
+    files, documents, arch = manifest.files, manifest.documents, source.architecture.name
+    return BuiltNetwork(name=source.network, arch=arch, kept=True, files=files, documents=documents)
 
 
 def _forget(record: Path, out: Path) -> None:
-    """Remove a record that holds no more, and the files that it tells."""
+    """Remove a record that holds no more, and the files that it lists."""
     try:
-        stale = [out / entry.name for entry in manifest.read(record).entries()]
+        stale = [out / entry.name for entry in manifests.read(record).entries()]
     except PortError:
         stale = []
     remove(record, *stale)
 
 
-def _workspace(place: Path) -> Path:
-    """An empty folder."""
-    shutil.rmtree(place, ignore_errors=True)
-    return _folder(place)
-
-
-def _folder(place: Path) -> Path:
-    """A folder, made where it is missing."""
+def _make_folder(place: Path) -> Path:
+    """A folder, made where it is missing. Raises DiskError."""
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -184,52 +183,47 @@ def _folder(place: Path) -> Path:
     return place
 
 
-def _settle(network: Network, inputs: Mapping[str, Any], record: Path, out: Path) -> None:
+def _settle(network: BuiltNetwork, inputs: Mapping[str, Any], record: Path, out: Path) -> None:
     """Move a network's files from the workspace to their place; the record of it comes last."""
-    told = Manifest(tag="", tool=TOOL, files=network.files, documents=network.documents, defaults={})
+    manifest = Manifest(tag="", tool=TOOL, files=network.files, documents=network.documents, defaults={})
     work = record.with_suffix("")
     try:
-        for entry in told.entries():
+        for entry in manifest.entries():
             (work / entry.name).replace(out / entry.name)
         shutil.rmtree(work)
     except OSError as error:
         raise DiskError(f"{work}: cannot be moved to {out}: {error.strerror}") from error
-    written(record, json.dumps({"inputs": inputs, **json.loads(told.to_bytes())}))
+    write_text(record, json.dumps({"inputs": inputs, **json.loads(manifest.to_bytes())}))
 
 
 # -- the release -------------------------------------------------------------------------------------------------------
 
 
-def _laid_out(networks: Sequence[Network], out: Path, tag: str) -> Manifest | None:
+def _lay_out(networks: Sequence[BuiltNetwork], out: Path, tag: str) -> Manifest | None:
     """Write what stands once in a release: notes, manifest, sums. Without a network that passed there is none."""
     passed = [network for network in networks if network.passed]
     if not passed:
         remove(out / NAME, out / SUMS, out / SIGNATURE, out / NOTES)
         return None
     files = tuple(file for network in passed for file in network.files)
-    notes = written(out / NOTES, rendered("release_notes.md", tag=tag, networks=passed, tool=TOOL))
-    others = tuple(document for network in passed for document in network.documents)
-    told = Manifest(
-        tag=tag,
-        tool=TOOL,
-        files=files,
-        documents=(*others, manifest.document(notes)),
-        defaults={file.arch: file.name for file in files if file.container == CONTAINERS[0] and _by_the_book(file)},
-    )
-    _write_manifest(told, out)
-    return told
+    notes = write_text(out / NOTES, render("release_notes.md", tag=tag, networks=passed, tool=TOOL))
+    documents = (*(document for network in passed for document in network.documents), manifests.document(notes))
+    defaults = {file.arch: file.name for file in files if file.container == CONTAINERS[0] and _is_standard(file)}
+    manifest = Manifest(tag=tag, tool=TOOL, files=files, documents=documents, defaults=defaults)
+    write_manifest(manifest, out)
+    return manifest
 
 
-def _by_the_book(file: File) -> bool:
+def _is_standard(file: File) -> bool:
     """Whether a file is the network of its architecture's name, with the head and the input that the name implies."""
     return dict(file.architecture) == Architecture.named(file.arch).to_json()
 
 
-def _write_manifest(told: Manifest, out: Path) -> None:
+def write_manifest(manifest: Manifest, out: Path) -> None:
     """Write manifest and sums. A signature of another manifest is removed, one of the same stays."""
-    place, content = out / NAME, told.to_bytes()
-    if not place.is_file() or place.read_bytes() != content:
+    path, content = out / NAME, manifest.to_bytes()
+    if not path.is_file() or path.read_bytes() != content:
         remove(out / SIGNATURE)
-        written(place, content.decode())
-    sums = {entry.name: entry.sha256 for entry in (*told.entries(), manifest.document(place))}
-    written(out / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))
+        write_text(path, content.decode())
+    sums = {entry.name: entry.sha256 for entry in (*manifest.entries(), manifests.document(path))}
+    write_text(out / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)))

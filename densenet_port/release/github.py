@@ -15,8 +15,8 @@ compared with it. No message holds the token, whatever a server sends.
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from time import time
@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from densenet_port.errors import DiskError, NetworkError, UsageError
 from densenet_port.extras import framework
-from densenet_port.fetch.http import AGENT, Retries, RetryableError, RetryPolicy, on_loopback
+from densenet_port.fetch.http import AGENT, NotFoundError, Retries, RetryableError, RetryPolicy, on_loopback
 
 if TYPE_CHECKING:
     from github import Github
@@ -45,7 +45,7 @@ PAGES = 100  # of a hundred entries each
 BETWEEN = 1.0  # seconds between requests that change something
 UPLOAD = 300  # seconds that an upload may take to be answered
 MINUTE = 60.0
-FORBIDDEN, TAKEN, TOO_MANY, BROKEN = 403, 422, 429, 500
+FORBIDDEN, NOT_FOUND, TAKEN, TOO_MANY, BROKEN = 403, 404, 422, 429, 500
 HINTS = {
     401: "GITHUB_TOKEN or GH_TOKEN is not a token that is valid now",
     403: "the token may not do this: it needs the right to write the repository's contents",
@@ -107,24 +107,22 @@ class GitHub:
     def published(self, tag: str) -> "GitRelease | None":
         """The published release of a tag; None where there is none."""
         repository = self.repository()
-
-        def find() -> "GitRelease | None":
-            try:
-                return self._checked(repository.get_release(tag), RELEASE)
-            except self.library.UnknownObjectException:
-                return None
-
-        return self._read(f"release {tag}", find)
+        try:
+            return self._read(f"release {tag}", lambda: self._checked(repository.get_release(tag), RELEASE))
+        except NotFoundError:
+            return None
 
     def drafts(self, tag: str) -> "list[GitRelease]":
         """The drafts of a tag, oldest first; there should be one at most."""
-        releases = self._entries("its releases", self.repository().get_releases(), RELEASE)
+        pages = self.repository().get_releases()
+        releases: list[GitRelease] = self._read("its releases", lambda: self._all(pages, RELEASE))
         drafts = [release for release in releases if release.draft and release.tag_name == tag]
         return sorted(drafts, key=lambda release: release.id)
 
     def assets(self, release: "GitRelease") -> "list[GitReleaseAsset]":
         """The files of a release, complete or not."""
-        return list(self._entries(f"the files of release {release.tag_name}", release.get_assets(), ASSET))
+        pages = release.get_assets()
+        return self._read(f"the files of release {release.tag_name}", lambda: self._all(pages, ASSET))
 
     def create(self, tag: str, notes: str) -> "GitRelease":
         """Make a draft; the one that is there, where a request broke and was carried out all the same."""
@@ -169,14 +167,8 @@ class GitHub:
     def delete(self, asset: "GitReleaseAsset") -> None:
         """Delete a file; one that is gone already is gone."""
         retries = self.retries(f"{asset.name} cannot be deleted")
-
-        def remove() -> None:
-            try:
-                asset.delete_asset()
-            except self.library.UnknownObjectException:
-                return
-
-        retries.run(lambda: self._change(retries, remove))
+        with suppress(NotFoundError):
+            retries.run(lambda: self._change(retries, asset.delete_asset))
 
     def publish(self, release: "GitRelease", notes: str) -> "GitRelease":
         """Make a draft public."""
@@ -203,17 +195,15 @@ class GitHub:
         retries = self.retries(f"{name} cannot be read")
         return retries.run(lambda: self._ask(retries.failure, work))
 
-    def _entries(self, name: str, pages: "PaginatedList[Any]", needed: tuple[str, ...]) -> Iterator[Any]:
-        """The entries of a list, page by page: asked for by number, so that no answer names the next page's host."""
+    def _all(self, pages: "PaginatedList[Any]", needed: tuple[str, ...]) -> list[Any]:
+        """The entries of a list, its pages asked for by number: so no answer names the host of the next one."""
+        entries: list[Any] = []
         for number in range(PAGES):
-            page = self._read(name, partial(self._page, pages, number, needed))
+            page = pages.get_page(number)
             if not page:
-                return
-            yield from page
-
-    def _page(self, pages: "PaginatedList[Any]", number: int, needed: tuple[str, ...]) -> list[Any]:
-        """The entries of one page, each with what is needed of it."""
-        return [self._checked(entry, needed) for entry in pages.get_page(number)]
+                break
+            entries += [self._checked(entry, needed) for entry in page]
+        return entries
 
     def _change(self, retries: Retries, work: Callable[[], T]) -> T:
         """The result of a request that changes something. Raises UsageError without a token."""
@@ -266,7 +256,8 @@ class GitHub:
             return limit
         if error.status >= BROKEN:
             return RetryableError(words)
-        return NetworkError(f"{failure}: {words}", hint=HINTS.get(error.status))
+        kind = NotFoundError if error.status == NOT_FOUND else NetworkError
+        return kind(f"{failure}: {words}", hint=HINTS.get(error.status))
 
     def _checked(self, entry: Entry, needed: tuple[str, ...]) -> Entry:
         """An object of PyGithub's that has what is needed of it, and whose URL is of the API's host.

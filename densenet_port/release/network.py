@@ -1,6 +1,6 @@
 """One network of a release: its checkpoint converted, checked, and described, in a workspace.
 
-The same inputs give the same bytes: nothing tells a path, a time or a duration, and the frameworks run on one thread,
+The same inputs give the same bytes: nothing holds a path, a time or a duration, and the frameworks run on one thread,
 because on another number of threads they round in another order. So do other versions of them, and processors with
 other vector units: from one machine to another the figures may differ in their last digits, the weights do not.
 """
@@ -22,7 +22,7 @@ from densenet_port.formats import ending
 from densenet_port.network.architecture import Architecture
 from densenet_port.prove import parity, report
 from densenet_port.prove.images import BATCH, SIZES
-from densenet_port.prove.parity import Check, Parity
+from densenet_port.prove.parity import Parity
 from densenet_port.prove.recording import load_side, save_side
 
 TOOL = f"densenet-port {__version__}"
@@ -41,6 +41,10 @@ class Options:
     batch: int = BATCH
     seed: int = 0
     threads: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The options as JSON gives them back."""
+        return {**asdict(self), "sizes": list(self.sizes)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +71,8 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
-    """One network of a build: its files, or the checks that it failed and where the evidence is.
+class BuiltNetwork:
+    """One network of a build: its files, or the names of the checks that it failed and the folder with the evidence.
 
     `kept` says that it was built before, from the same inputs.
     """
@@ -87,60 +91,63 @@ class Network:
         return not self.failed
 
 
-def made(source: Source, work: Path, options: Options, limit: float) -> Network:
+def convert_and_check(source: Source, work: Path, options: Options, limit: float) -> BuiltNetwork:
     """Convert and check a checkpoint in an empty workspace; every file of it that a release has lies there then.
 
     `limit` is in seconds for each side. A failed check leaves its report there and gives no files. Raises what reading,
     converting and checking raise.
     """
-    converted = _converted(source, work)
-    first = next(iter(converted))
-    judged, golden = _checked(source, first, options, limit)
-    reports = _reported(judged, source.network, work)
-    if not judged.passed:
-        failed = tuple(check.name for check in judged.checks if not check.passed)
-        return Network(name=source.network, arch=source.architecture.name, failed=failed, report=work)
-    figures = {"report": reports[0].name, **_figures(judged, first.name, options)}
-    files = tuple(_file(path, done, source, figures, golden.name) for path, done in converted.items())
-    card = written(work / f"{source.network}.card.md", rendered("card.md", files=files, figures=figures))
+    conversions = _convert(source, work)
+    first = next(iter(conversions))
+    verdict, golden = _check(source, first, options, limit)
+    reports = _write_reports(verdict, source.network, work)
+    if not verdict.passed:
+        failed = tuple(check.name for check in verdict.checks if not check.passed)
+        return BuiltNetwork(name=source.network, arch=source.architecture.name, failed=failed, report=work)
+    figures = {"report": reports[0].name, **_figures(verdict, first.name, options)}
+    files = tuple(_file(path, done, source, figures, golden.name) for path, done in conversions.items())
+    card = write_text(work / f"{source.network}.card.md", render("card.md", files=files, figures=figures))
     documents = tuple(manifest.document(path) for path in (golden, card, *reports))
-    return Network(name=source.network, arch=source.architecture.name, files=files, documents=documents)
+    return BuiltNetwork(name=source.network, arch=source.architecture.name, files=files, documents=documents)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def _converted(source: Source, work: Path) -> dict[Path, Conversion]:
+def _convert(source: Source, work: Path) -> dict[Path, Conversion]:
     """Path → conversion of every weight file, the one that is checked first.
 
     All of them hold the very tensors of the first, those without the head all but the head's; each is read back.
     """
-    found: dict[Path, Conversion] = {}
+    conversions: dict[Path, Conversion] = {}
     for top in (True, False) if source.architecture.classes else (False,):
         for container in CONTAINERS:
             path = work / f"{source.network}{'' if top else '-notop'}{container}"
-            found[path] = convert(source.path, out=path, src=source.layout, dst=LAYOUT, no_top=not top, force=True)
+            conversions[path] = convert(
+                source.path, out=path, src=source.layout, dst=LAYOUT, no_top=not top, force=True
+            )
             verify(path)
-    first, *others = found.items()
-    for path, done in others:
-        tensors, known = (conversion.record["tensors"].items() for conversion in (done, first[1]))
-        if len(tensors) != len(done.source.architecture.slots) or not tensors <= known:
-            raise ComparisonError(f"{path}: its tensors are not those of {first[0].name}")
-    return found
+    first, *others = conversions
+    digests = conversions[first].record["tensors"]
+    for path in others:
+        tensors, slots = conversions[path].record["tensors"], conversions[path].source.architecture.slots
+        if len(tensors) != len(slots) or not tensors.items() <= digests.items():
+            raise ComparisonError(f"{path}: its tensors are not those of {first.name}")
+    return conversions
 
 
-def _checked(source: Source, converted: Path, options: Options, limit: float) -> tuple[Parity, Path]:
-    """The verdict on a converted file without paths and times, and the reference's run as a golden file."""
-    reference, golden = converted.with_name("reference.npz"), converted.with_name(f"{source.network}.golden.npz")
-    judged = parity.check(
-        converted, against=source.path, src=source.layout, save_reference=reference, limit=limit, **asdict(options)
+def _check(source: Source, port: Path, options: Options, limit: float) -> tuple[Parity, Path]:
+    """The verdict on a converted file, without paths and times; and the golden file, of the reference's run."""
+    reference, golden = port.with_name("reference.npz"), port.with_name(f"{source.network}.golden.npz")
+    verdict = parity.check(
+        port, against=source.path, src=source.layout, save_reference=reference, limit=limit, **asdict(options)
     )
     _save_golden(reference, golden, source.title)
     timeless = replace(
-        judged,
-        source=_timeless(judged.source, source.title),
-        port=_timeless(judged.port, converted.name),
-        sides={name: _timeless(told) for name, told in judged.sides.items()},
+        verdict,
+        source=_timeless(verdict.source, source.title),
+        port=_timeless(verdict.port, port.name),
+        sides={name: _timeless(facts) for name, facts in verdict.sides.items()},
         seconds=0.0,
     )
     return timeless, golden
@@ -160,63 +167,57 @@ def _save_golden(reference: Path, golden: Path, title: str) -> None:
     remove(reference)
 
 
-def _timeless(told: Mapping[str, Any], path: str | None = None) -> dict[str, Any]:
+def _timeless(facts: Mapping[str, Any], path: str | None = None) -> dict[str, Any]:
     """Facts without how long it took, and with a name in the place of a path."""
-    return {key: path if key == "path" else fact for key, fact in told.items() if key != "seconds"}
+    return {key: path if key == "path" else fact for key, fact in facts.items() if key != "seconds"}
 
 
-def _reported(judged: Parity, network: str, work: Path) -> list[Path]:
+def _write_reports(verdict: Parity, network: str, work: Path) -> list[Path]:
     """The report in all its forms, named as the release has them, JSON first."""
-    paths = report.write(judged, work)
+    paths = report.write(verdict, work)
     return [paths[name].rename(work / f"{network}.parity.{form}") for name, form in FORMS.items()]
 
 
 # -- what the manifest says of them ------------------------------------------------------------------------------------
 
 
-def _figures(judged: Parity, checked: str, options: Options) -> dict[str, Any]:
+def _figures(verdict: Parity, checked: str, options: Options) -> dict[str, Any]:
     """What was measured, for the manifest: the worst check of each kind, on which file and with what."""
-    worst = {kind: _worst(judged, kind) for kind in ("float64", "float32", "weights")}
-    sides = {name: {key: side[key] for key in ("name", "versions")} for name, side in judged.sides.items()}
-    measured = {kind: check for kind, check in worst.items() if check}
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(options).items()}
-    return {"passed": judged.passed, "checked": checked, "checks": len(judged.checks), **measured, **sides, **plain}
-
-
-def _worst(judged: Parity, kind: str) -> dict[str, Any] | None:
-    """The check of a kind that came nearest to its bound; none where the kind was not needed."""
-    checks = [check for check in judged.checks if check.kind == kind]
-    return _told(max(checks, key=lambda check: (check.measured or 0.0) / (check.bound or 1.0))) if checks else None
-
-
-def _told(check: Check) -> dict[str, Any]:
-    return {"check": check.name, "measured": check.measured, "bound": check.bound}
+    figures: dict[str, Any] = {"passed": verdict.passed, "checked": checked, "checks": len(verdict.checks)}
+    for kind in ("float64", "float32", "weights"):
+        checks = [check for check in verdict.checks if check.kind == kind]
+        if checks:
+            worst = max(checks, key=lambda check: (check.measured or 0.0) / (check.bound or 1.0))
+            figures[kind] = {"check": worst.name, "measured": worst.measured, "bound": worst.bound}
+    for name, side in verdict.sides.items():
+        figures[name] = {key: side[key] for key in ("name", "versions")}
+    return {**figures, **options.to_json()}
 
 
 def _file(path: Path, done: Conversion, source: Source, figures: Mapping[str, Any], golden: str) -> File:
     """The manifest's entry of a converted file. Golden logits are those of the whole network."""
-    told, top = done.record, done.source.architecture.classes is not None
+    record, architecture = done.record, done.source.architecture
     return File(
         **asdict(manifest.document(path)),
         network=source.network,
         arch=source.architecture.name,
-        top=top,
+        top=architecture.classes is not None,
         container=ending(path),
-        layout=told["layout"],
-        architecture=told["architecture"],
-        contract=told["contract"],
-        source={**told["source"], "url": source.url, "licence": source.licence},
-        mappings=told["mappings"],
-        tensors=told["tensors"],
+        layout=record["layout"],
+        architecture=record["architecture"],
+        contract=record["contract"],
+        source={**record["source"], "url": source.url, "licence": source.licence},
+        mappings=record["mappings"],
+        tensors=record["tensors"],
         parity=figures,
-        golden=golden if done.source.architecture == source.architecture else None,
+        golden=golden if architecture == source.architecture else None,
     )
 
 
 # -- documents ---------------------------------------------------------------------------------------------------------
 
 
-def rendered(template: str, **told: Any) -> str:
+def render(template: str, **values: Any) -> str:
     """A document in Markdown from a template of the package."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 (only a release needs it)
 
@@ -227,18 +228,18 @@ def rendered(template: str, **told: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(template).render(**told)
+    return environment.get_template(template).render(**values)
 
 
-def written(path: Path, text: str) -> Path:
-    """Write a text, whole or not at all; give its path."""
+def write_text(path: Path, text: str) -> Path:
+    """Write a text, whole or not at all; its path."""
     with whole(path) as temporary:
         temporary.write_bytes(text.encode())
     return path
 
 
 def remove(*paths: Path) -> None:
-    """Remove files that may be there."""
+    """Remove files that may be there. Raises DiskError."""
     for path in paths:
         try:
             path.unlink(missing_ok=True)

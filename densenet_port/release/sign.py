@@ -1,30 +1,29 @@
 """The signature of a manifest: made and checked with a key pair, by the package model-signing, offline.
 
 `manifest.json.sig` is a Sigstore bundle (JSON) around the manifest's SHA-256 and an ECDSA signature of it. Since the
-manifest tells the digest of every other file, the signature covers the release. Keys are PEM files of the curves that
+manifest has the digest of every other file, the signature covers the release. Keys are PEM files of the curves that
 model-signing takes (P-256, P-384, P-521), the private one without a password:
 
     openssl ecparam -name prime256v1 -genkey -noout -out key.pem
     openssl ec -in key.pem -pubout -out key.pub
 """
 
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from densenet_port.errors import ComparisonError, UsageError
+from densenet_port.extras import framework
 from densenet_port.fetch.manifest import SIGNATURE
 from densenet_port.files import whole
 
 
 def sign(manifest: Path, key: Path) -> Path:
-    """Sign a manifest with a private key; give the signature's path, beside it.
+    """Sign a manifest with a private key; the signature's path, beside it.
 
     Raises UsageError when model-signing is missing or takes no such key, DiskError when nothing can be written. Two
     signatures of the same bytes differ, because ECDSA draws a random number for each.
     """
-    config = _imported("model_signing.signing").Config()
+    config = framework("model_signing.signing").Config()
     place = manifest.with_name(SIGNATURE)
     with whole(place) as temporary:
         try:
@@ -39,7 +38,7 @@ def check_signature(manifest: Path, signature: Path, key: Path) -> None:
 
     Raises ComparisonError when it is not, UsageError when model-signing is missing or takes no such key.
     """
-    config = _imported("model_signing.verifying").Config()
+    config = framework("model_signing.verifying").Config()
     try:
         config.use_elliptic_key_verifier(public_key=key)
     except Exception as error:
@@ -65,7 +64,7 @@ def signed_by(manifest: Path, signature: Path, key: Path) -> bool:
 
 def _public(key: Path) -> bytes:
     """The public key of a private one, as PEM."""
-    serialization = _imported("cryptography.hazmat.primitives.serialization")
+    serialization = framework("cryptography.hazmat.primitives.serialization")
     try:
         private = serialization.load_pem_private_key(key.read_bytes(), password=None)
         public = private.public_key().public_bytes(
@@ -77,14 +76,5 @@ def _public(key: Path) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    """What an error of the library says, on one line."""
+    """An error of the library on one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _imported(module: str) -> Any:
-    """A module of model-signing, or of what it stands on."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        hint = 'pip install "densenet-port[sign]"'
-        raise UsageError(f"signatures need model-signing, which cannot be imported: {error}", hint=hint) from error

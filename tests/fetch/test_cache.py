@@ -93,9 +93,9 @@ def test_a_record_says_what_was_found(host, path):
     """For people, and for the next call."""
     obtained(host, path)
 
-    told, now = json.loads((path.parent / ".w.h5.json").read_text()), path.stat()
-    assert time.time_ns() - told.pop("hashed") < 60 * 10**9
-    assert told == {
+    record, now = json.loads((path.parent / ".w.h5.json").read_text()), path.stat()
+    assert time.time_ns() - record.pop("hashed") < 60 * 10**9
+    assert record == {
         "url": host.url("w.h5"),
         "size": len(BODY),
         "sha256": DIGEST,
@@ -196,8 +196,8 @@ def test_an_md5_is_compared_and_a_sha256_kept(host, path, settled):
     obtained(host, path, md5=md5)
     obtained(host, path, md5=md5)
 
-    found = cache.read(path).digests
-    assert (len(host.log), found.md5, found.sha256) == (1, md5, DIGEST)
+    digests = cache.read(path).digests
+    assert (len(host.log), digests.md5, digests.sha256) == (1, md5, DIGEST)
 
 
 def test_another_file_that_fits_what_is_known_is_not_the_one_first_fetched(host, path):
@@ -238,10 +238,10 @@ def test_examining_hashes_whatever_the_record_says(host, path, settled):
     """A failing disk changes bytes and no times: the record is made to say so."""
     obtained(host, path)
     damaged(path)
-    told = json.loads((path.parent / ".w.h5.json").read_text())
+    record = json.loads((path.parent / ".w.h5.json").read_text())
     now = path.stat()
     times = {"mtime": now.st_mtime_ns, "ctime": now.st_ctime_ns, "inode": now.st_ino}
-    (path.parent / ".w.h5.json").write_text(json.dumps({**told, "size": now.st_size, **times}))
+    (path.parent / ".w.h5.json").write_text(json.dumps({**record, "size": now.st_size, **times}))
     obtained(host, path)
 
     assert (len(host.log), cache.examine(expected(host), path).state) == (1, "damaged")
@@ -321,33 +321,33 @@ def lives(kind, host, path):
 
 def begins(host):
     """Path → the first byte of each request for it."""
-    told = {}
+    firsts = {}
     for request in host.log:
-        told.setdefault(request.path, []).append(request.first or 0)
-    return told
+        firsts.setdefault(request.path, []).append(request.first or 0)
+    return firsts
 
 
 def test_a_process_killed_at_any_step_leaves_what_the_next_can_use(path):
     """From the folder's making to the record's renaming: right bytes, none asked for twice, nothing left."""
     with Host({f"{step}.h5": BODY for step in range(300)}) as host:
-        told = lives("steps", host, path)
+        results = lives("steps", host, path)
 
     asked = begins(host)
-    lost = [kept - begin for step, (_, kept, *_) in enumerate(told, start=1) for begin in asked[f"{step}.h5"][1:]]
-    assert [first for first, *_ in told] == [-9] * (len(told) - 1) + [0]
-    assert {(second, *left) for *_, second, left in told} == {(0, *ALL)}
-    assert (len(told) > 30, len(lost) > 10, set(lost)) == (True, True, {0})
+    lost = [kept - begin for step, (_, kept, *_) in enumerate(results, start=1) for begin in asked[f"{step}.h5"][1:]]
+    assert [first for first, *_ in results] == [-9] * (len(results) - 1) + [0]
+    assert {(second, *left) for *_, second, left in results} == {(0, *ALL)}
+    assert (len(results) > 30, len(lost) > 10, set(lost)) == (True, True, {0})
 
 
 def test_fifty_killed_processes_still_bring_the_file(path):
     """Killed at any moment; each goes on from what the one before left."""
     slow = [Answer(drip=1_500)] * 50  # too slow to be done before the fifty are dead
     with Host({f"{life}.h5": BODY for life in [*range(50), "last"]}, slow) as host:
-        told = lives("moments", host, path)
+        results = lives("moments", host, path)
 
-    left = [0, *told["left"]]
+    left = [0, *results["left"]]
     lost = [left[int(name[:-3])] - first for name, [first] in begins(host).items() if name != "last.h5"]
-    assert (told["last"], told["files"], path.read_bytes() == BODY) == (0, ALL, True)
+    assert (results["last"], results["files"], path.read_bytes() == BODY) == (0, ALL, True)
     assert (len(lost) > 20, left[-1] > PART, set(lost)) == (True, True, {0})
 
 

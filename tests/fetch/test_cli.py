@@ -45,12 +45,12 @@ def test_fetch_prints_the_path(call, tmp_path):
 
 def test_fetch_tells_scripts_what_it_is(call, host):
     """And what it was known by."""
-    told = data(call("fetch", "imagenet-121-no-top", "--json"))
+    result = data(call("fetch", "imagenet-121-no-top", "--json"))
 
     file = MANIFEST.file(NO_TOP)
-    path = Path(told.pop("path"))
+    path = Path(result.pop("path"))
     assert (path.name, path.exists()) == (NO_TOP, True)
-    assert told == {
+    assert result == {
         "schema": "densenet-port/fetch/1",
         "name": "imagenet-121-no-top",
         "file": NO_TOP,
@@ -95,13 +95,13 @@ def test_the_cache_is_listed(call, host):
     """What is there, whose it is and what it is known by."""
     call("fetch", "imagenet-121")
 
-    plain, told = call("cache", "list"), data(call("cache", "list", "--json"))
+    plain, result = call("cache", "list"), data(call("cache", "list", "--json"))
 
-    assert [(e["file"], e["source"], e["arch"], e["known_by"]) for e in told["files"]] == [
+    assert [(e["file"], e["source"], e["arch"], e["known_by"]) for e in result["files"]] == [
         ("manifest.json", "release v1.0", "manifest", "first use"),
         (TOP, "release v1.0", "121", "sha256"),
     ]
-    assert [line.split()[0] for line in plain.stdout.splitlines()] == [told["folder"], "file", "manifest.json", TOP]
+    assert [line.split()[0] for line in plain.stdout.splitlines()] == [result["folder"], "file", "manifest.json", TOP]
 
 
 def test_an_empty_cache_is_listed(call):

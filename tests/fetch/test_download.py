@@ -97,9 +97,9 @@ def state(folder):
 def test_a_fault_that_passes_ends_in_the_right_bytes(tmp_path, known, answers, begins):
     """The download goes on where it was, where that is safe, and begins anew where it is not."""
     with Host({"w.h5": BODY}, answers) as host:
-        found = fetched(tmp_path, host, known)
+        digests = fetched(tmp_path, host, known)
 
-    assert (state(tmp_path), found.sha256) == (([True], 0), DIGEST)
+    assert (state(tmp_path), digests.sha256) == (([True], 0), DIGEST)
     assert [request.first for request in host.log] == begins
 
 

@@ -124,9 +124,9 @@ def test_a_document_is_what_lies_there(tmp_path):
     """Name, bytes and SHA-256."""
     (tmp_path / "f").write_bytes(b"0123456789")
 
-    found = manifest.document(tmp_path / "f")
+    document = manifest.document(tmp_path / "f")
 
-    assert found == Document(name="f", size=10, sha256=hashlib.sha256(b"0123456789").hexdigest())
+    assert document == Document(name="f", size=10, sha256=hashlib.sha256(b"0123456789").hexdigest())
 
 
 def test_the_document_tells_every_key():

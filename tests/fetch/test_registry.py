@@ -107,11 +107,11 @@ def source_of(package, *path):
 
 def test_torchvision_and_the_registry_agree():
     """URLs are those that the installed torchvision names; their digests stand in them."""
-    theirs = set(re.findall(r'url="(.*)"', source_of("torchvision", "models", "densenet.py")))
-    ours = {entry.url: entry.sha256 for (source, _), entry in fetch.registry().items() if source == "torchvision"}
+    owners = set(re.findall(r'url="(.*)"', source_of("torchvision", "models", "densenet.py")))
+    entries = {entry.url: entry.sha256 for (source, _), entry in fetch.registry().items() if source == "torchvision"}
 
-    assert (set(ours), len(ours)) == (theirs, 4)
-    assert all(f"-{digest}." in url for url, digest in ours.items())
+    assert (set(entries), len(entries)) == (owners, 4)
+    assert all(f"-{digest}." in url for url, digest in entries.items())
 
 
 def test_keras_applications_and_the_registry_agree():
@@ -119,10 +119,12 @@ def test_keras_applications_and_the_registry_agree():
     text = source_of("keras", "src", "applications", "densenet.py")
     (base,), names = re.findall(r'"(https://.*/)"', text), re.findall(r"densenet\d+_weights_\w+\.h5", text)
     names = sorted(dict.fromkeys(names), key=lambda name: "notop" in name)
-    theirs = dict(zip([base + name for name in names], re.findall(r'file_hash="(\w+)"', text), strict=True))
-    ours = {entry.url: entry.md5 for (source, _), entry in fetch.registry().items() if source == "keras-applications"}
+    owners = dict(zip([base + name for name in names], re.findall(r'file_hash="(\w+)"', text), strict=True))
+    entries = {
+        entry.url: entry.md5 for (source, _), entry in fetch.registry().items() if source == "keras-applications"
+    }
 
-    assert (ours, len(ours)) == (theirs, 6)
+    assert (entries, len(entries)) == (owners, 6)
 
 
 def test_the_registry_has_one_place_for_each_file():

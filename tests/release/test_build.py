@@ -36,7 +36,7 @@ def place(release):
 
 
 @pytest.fixture
-def told(release):
+def index(release):
     """What its manifest says."""
     return manifest.read(release / "manifest.json")
 
@@ -45,8 +45,8 @@ def test_a_release_has_every_file_once(release):
     """Weights with and without the head in two containers, evidence, and what stands once."""
     expected = {f"{network}{ending}" for network in (FIRST, SECOND) for ending in (*FILES, *DOCUMENTS)}
 
-    found = {path.name for path in release.iterdir() if not path.name.startswith(".")}
-    assert found == expected | {"manifest.json", "SHA256SUMS", "RELEASE_NOTES.md"}
+    names = {path.name for path in release.iterdir() if not path.name.startswith(".")}
+    assert names == expected | {"manifest.json", "SHA256SUMS", "RELEASE_NOTES.md"}
 
 
 def test_sha256sum_accepts_the_sums(release):
@@ -58,14 +58,14 @@ def test_sha256sum_accepts_the_sums(release):
     assert len(done.stdout.splitlines()) == 2 * (len(FILES) + len(DOCUMENTS)) + 2
 
 
-def test_the_manifest_tells_every_file_as_it_is(release, told):
+def test_the_manifest_tells_every_file_as_it_is(release, index):
     """Sizes and digests are those of the bytes."""
-    assert [manifest.document(release / entry.name) for entry in told.entries()] == list(told.entries())
+    assert [manifest.document(release / entry.name) for entry in index.entries()] == list(index.entries())
 
 
-def test_the_manifest_repeats_what_a_file_says_of_itself(release, told):
+def test_the_manifest_repeats_what_a_file_says_of_itself(release, index):
     """Architecture, contract, tables and digests are the file's own; the source has two facts more."""
-    for file in told.files:
+    for file in index.files:
         own = convert.verify(release / file.name).record
         repeated = {key: getattr(file, key) for key in ("layout", "architecture", "contract", "mappings", "tensors")}
         assert (repeated | {"source": {**own["source"], "url": None, "licence": None}}).items() <= {
@@ -74,19 +74,19 @@ def test_the_manifest_repeats_what_a_file_says_of_itself(release, told):
         }.items()
 
 
-def test_the_default_is_the_keras_file_with_its_head(told):
+def test_the_default_is_the_keras_file_with_its_head(index):
     """`weights="imagenet"` finds one file an architecture."""
-    assert told.defaults == {SPECS[0]: f"{FIRST}.weights.h5", SPECS[1]: f"{SECOND}.weights.h5"}
+    assert index.defaults == {SPECS[0]: f"{FIRST}.weights.h5", SPECS[1]: f"{SECOND}.weights.h5"}
 
 
-def test_files_without_a_head_hold_the_other_s_tensors(told):
+def test_files_without_a_head_hold_the_other_s_tensors(index):
     """What was measured on the one holds for all; only the whole network's logits can be replayed."""
-    whole, _, bare, _ = told.files[:4]
+    whole, _, bare, _ = index.files[:4]
 
     assert set(whole.tensors.items()) - set(bare.tensors.items()) == {
         (name, whole.tensors[name]) for name in ("head_dense/kernel", "head_dense/bias")
     }
-    assert [file.golden for file in told.files[:4]] == [f"{FIRST}.golden.npz"] * 2 + [None] * 2
+    assert [file.golden for file in index.files[:4]] == [f"{FIRST}.golden.npz"] * 2 + [None] * 2
     assert bare.parity == whole.parity
 
 
@@ -134,7 +134,7 @@ def test_building_again_elsewhere_gives_the_same_bytes(place, release):
 
 def test_what_was_built_from_the_same_inputs_is_kept(place, release, tmp_path, monkeypatch):
     """Neither converted nor checked again; another tag is another manifest only."""
-    monkeypatch.setattr(building, "made", None)
+    monkeypatch.setattr(building, "convert_and_check", None)
     shutil.copytree(release, tmp_path / "release")
 
     done = built(tmp_path, sources(place, *SPECS), *SPECS, tag="v2")
@@ -164,7 +164,9 @@ def test_what_changed_is_built_again(change, place, release, tmp_path, monkeypat
             monkeypatch.setattr(building, "TOOL", "densenet-port 0.0.9")
         case "source":
             paths = [checkpoint_file(tmp_path, spec, "zip", seed=1)]
-    monkeypatch.setattr(building, "made", lambda source, *_: asked.append(source.network) or _failed(source))
+    monkeypatch.setattr(
+        building, "convert_and_check", lambda source, *_: asked.append(source.network) or _failed(source)
+    )
 
     built(tmp_path, paths, spec, **more)
 
@@ -172,7 +174,7 @@ def test_what_changed_is_built_again(change, place, release, tmp_path, monkeypat
 
 
 def _failed(source):
-    return networks.Network(name=source.network, arch=source.architecture.name, failed=("a check",))
+    return networks.BuiltNetwork(name=source.network, arch=source.architecture.name, failed=("a check",))
 
 
 def test_a_network_that_fails_its_check_is_not_in_the_release(place, release, tmp_path, monkeypatch):
@@ -181,11 +183,11 @@ def test_a_network_that_fails_its_check_is_not_in_the_release(place, release, tm
 
     def mistaken(path, *, out, **more):
         done = plain(path, out=out, **more)
-        told = read(out)
-        if FIRST in out.name and told.architecture.classes:
-            weights = weights_of(told)
+        network = read(out)
+        if FIRST in out.name and network.architecture.classes:
+            weights = weights_of(network)
             weights[Slot("transition1.conv", "kernel")] *= -1
-            written(told, weights, told.contract, out)
+            written(network, weights, network.contract, out)
         return done
 
     monkeypatch.setattr(networks, "convert", mistaken)
@@ -205,7 +207,7 @@ def test_a_network_that_fails_later_leaves_the_release(place, release, tmp_path,
     """Its old files go; without any network there is no release."""
     copy = copied(release, tmp_path)
     (copy / "manifest.json.sig").write_text("a signature")
-    monkeypatch.setattr(building, "made", lambda source, *_: _failed(source))
+    monkeypatch.setattr(building, "convert_and_check", lambda source, *_: _failed(source))
     options = networks.Options(backend="numpy", sizes=(65,))
 
     done = built(tmp_path, sources(place, *SPECS), *SPECS, out="copy", options=options)
@@ -229,7 +231,7 @@ def test_a_signature_lasts_as_long_as_its_manifest(place, release, tmp_path):
 @pytest.mark.parametrize("step", range(1, 6))
 def test_a_build_that_was_cut_short_goes_on(step, place, release, tmp_path, monkeypatch):
     """Cut short before anything of its own writing (two records, notes, manifest, sums), it ends the same."""
-    plain, steps = building.written, []
+    plain, steps = building.write_text, []
 
     def crashing(path, text):
         steps.append(path.name)
@@ -237,11 +239,11 @@ def test_a_build_that_was_cut_short_goes_on(step, place, release, tmp_path, monk
             raise KeyboardInterrupt
         return plain(path, text)
 
-    monkeypatch.setattr(building, "made", partial(_made_before, release))
-    monkeypatch.setattr(building, "written", crashing)
+    monkeypatch.setattr(building, "convert_and_check", partial(_made_before, release))
+    monkeypatch.setattr(building, "write_text", crashing)
     with pytest.raises(KeyboardInterrupt):
         built(tmp_path, sources(place, *SPECS), *SPECS)
-    monkeypatch.setattr(building, "written", plain)
+    monkeypatch.setattr(building, "write_text", plain)
 
     done = built(tmp_path, sources(place, *SPECS), *SPECS)
 
@@ -251,11 +253,11 @@ def test_a_build_that_was_cut_short_goes_on(step, place, release, tmp_path, monk
 
 def _made_before(release, source, work, _options, _limit):
     """The files of a network as another build made them."""
-    told = manifest.read(release / ".build" / f"{source.network}.json")
-    for entry in told.entries():
+    index = manifest.read(release / ".build" / f"{source.network}.json")
+    for entry in index.entries():
         shutil.copy(release / entry.name, work)
-    return networks.Network(
-        name=source.network, arch=source.architecture.name, files=told.files, documents=told.documents
+    return networks.BuiltNetwork(
+        name=source.network, arch=source.architecture.name, files=index.files, documents=index.documents
     )
 
 
@@ -273,18 +275,18 @@ def test_the_registered_source_has_url_and_licence(monkeypatch, place, by):
 
     assert (known.url, "ImageNet" in known.licence) == (url, True)
     assert (other.url, other.licence) == (None, "CC0-1.0")
-    assert not building._is_it(Registered(url=url), path)  # a digest that nobody knows is no digest that fits
+    assert not building._is_registered(Registered(url=url), path)  # a digest that nobody knows is no digest that fits
 
 
-def test_a_network_with_other_classes_is_no_default(release, told):
+def test_a_network_with_other_classes_is_no_default(release, index):
     """`weights="imagenet"` never means a network whose head was replaced."""
-    file = told.files[0]
+    file = index.files[0]
     numbers = NAMED["121"].to_json()
     kinds = [{"classes": 1000}, {"classes": 7}, {"classes": None}, {"channels": 1}]
 
-    found = [building._by_the_book(replace(file, arch="121", architecture={**numbers, **kind})) for kind in kinds]
+    standard = [building._is_standard(replace(file, arch="121", architecture={**numbers, **kind})) for kind in kinds]
 
-    assert found == [True, False, False, False]
+    assert standard == [True, False, False, False]
 
 
 @pytest.mark.parametrize(

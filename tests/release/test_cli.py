@@ -50,15 +50,15 @@ def test_build_as_json(words, run):
     """One object, with every file."""
     code, out, _ = run(*words, "--tag", "v2", "--json")
 
-    told = json.loads(out)
-    assert (code, told["schema"], told["passed"], told["tag"]) == (0, "densenet-port/release-build/1", True, "v2")
-    assert [(network["kept"], len(network["files"])) for network in told["networks"]] == [(True, 4)]
+    result = json.loads(out)
+    assert (code, result["schema"], result["passed"], result["tag"]) == (0, "densenet-port/release-build/1", True, "v2")
+    assert [(network["kept"], len(network["files"])) for network in result["networks"]] == [(True, 4)]
 
 
 def test_a_failed_check_is_exit_code_one(words, run, monkeypatch):
     """Which network, which checks, and where its report is."""
-    failed = networks.Network(name=FIRST, arch=SPECS[0], failed=("float64, noise 64",), report=words[3])
-    monkeypatch.setattr(building, "made", lambda *_: failed)
+    failed = networks.BuiltNetwork(name=FIRST, arch=SPECS[0], failed=("float64, noise 64",), report=words[3])
+    monkeypatch.setattr(building, "convert_and_check", lambda *_: failed)
 
     code, out, _ = run(*words, "--size", "65")
 
@@ -90,9 +90,9 @@ def test_a_release_that_is_not_what_it_was_is_exit_code_one(release, run, tmp_pa
 
     code, out, _ = run("release", "verify", copy, "--json")
 
-    told = json.loads(out)
-    assert (code, told["schema"], told["passed"]) == (1, "densenet-port/release-verify/1", False)
-    assert [check["name"] for check in told["checks"] if not check["passed"]] == ["RELEASE_NOTES.md"]
+    result = json.loads(out)
+    assert (code, result["schema"], result["passed"]) == (1, "densenet-port/release-verify/1", False)
+    assert [check["name"] for check in result["checks"] if not check["passed"]] == ["RELEASE_NOTES.md"]
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def test_what_cannot_be_verified_has_its_exit_code(place, code, kind, run, monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("densenet_port.fetch.http.sleep", lambda _seconds: None)
 
-    found, out, _ = run("release", "verify", place, "--json")
+    ended, out, _ = run("release", "verify", place, "--json")
 
-    assert (found, json.loads(out)["error"]["kind"]) == (code, kind)
+    assert (ended, json.loads(out)["error"]["kind"]) == (code, kind)
 
 
 def test_publish_shows_its_plan_and_then_its_page(release, run, monkeypatch):
@@ -125,9 +125,12 @@ def test_publish_shows_its_plan_and_then_its_page(release, run, monkeypatch):
         done = run(*words)
         again = run(*words, "--json")
 
-    told = json.loads(again[1])
+    result = json.loads(again[1])
     assert [plan[0], done[0], again[0]] == [0, 0, 0]
     assert plan[1].splitlines()[0] == "  create v0.1.0: there is no release of this tag"
     assert plan[1].splitlines()[-1] == "octo/weights v0.1.0: would be done (--dry-run)"
-    assert done[1].splitlines()[-1] == f"octo/weights v0.1.0: done: {told['page']}"
-    assert (told["schema"], {step["doing"] for step in told["steps"]}) == ("densenet-port/release-publish/1", {"keep"})
+    assert done[1].splitlines()[-1] == f"octo/weights v0.1.0: done: {result['page']}"
+    assert (result["schema"], {step["doing"] for step in result["steps"]}) == (
+        "densenet-port/release-publish/1",
+        {"keep"},
+    )

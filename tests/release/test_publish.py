@@ -26,30 +26,30 @@ CHANGES = {"POST", "PATCH", "DELETE"}
 def small(release, tmp_path_factory):
     """A release of few files: one of weights, golden logits, notes; what stands once makes it five."""
     folder = copied(release, tmp_path_factory.mktemp("small"))
-    told = json.loads((folder / "manifest.json").read_bytes())
-    told["files"] = told["files"][:1]
-    told["documents"] = [
-        entry for entry in told["documents"] if entry["name"] in (f"{FIRST}.golden.npz", "RELEASE_NOTES.md")
+    content = json.loads((folder / "manifest.json").read_bytes())
+    content["files"] = content["files"][:1]
+    content["documents"] = [
+        entry for entry in content["documents"] if entry["name"] in (f"{FIRST}.golden.npz", "RELEASE_NOTES.md")
     ]
-    told["defaults"] = {told["files"][0]["arch"]: told["files"][0]["name"]}
-    building._write_manifest(manifest.parsed(json.dumps(told).encode(), "m"), folder)
+    content["defaults"] = {content["files"][0]["arch"]: content["files"][0]["name"]}
+    building.write_manifest(manifest.parsed(json.dumps(content).encode(), "m"), folder)
     return folder
 
 
 @pytest.fixture
 def server():
     """A GitHub without releases. Every fault that a test plants must have happened."""
-    with GitHub() as found:
-        yield found
-    assert [hook for hook in found.hooks if getattr(hook, "left", None)] == []
+    with GitHub() as running:
+        yield running
+    assert [hook for hook in running.hooks if getattr(hook, "left", None)] == []
 
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch):
     """The pauses between tries, which are counted and not made."""
-    made = []
-    monkeypatch.setattr("densenet_port.fetch.http.sleep", made.append)
-    return made
+    seconds = []
+    monkeypatch.setattr("densenet_port.fetch.http.sleep", seconds.append)
+    return seconds
 
 
 def client_of(server, *, repo=REPO, token=WRITER):
@@ -66,8 +66,8 @@ def published(folder, server, **more):
 
 def sent(folder):
     """Name → bytes of what a release's folder has to offer."""
-    told = manifest.read(folder / "manifest.json")
-    names = [*(entry.name for entry in told.entries()), "manifest.json", "SHA256SUMS"]
+    index = manifest.read(folder / "manifest.json")
+    names = [*(entry.name for entry in index.entries()), "manifest.json", "SHA256SUMS"]
     names += ["manifest.json.sig"] * (folder / "manifest.json.sig").exists()
     return {name: (folder / name).read_bytes() for name in names}
 
@@ -221,13 +221,13 @@ def test_another_size_is_told(small, other):
 @pytest.mark.parametrize("same", [True, False])
 def test_a_name_that_somebody_took_meanwhile(same, small, server):
     """422: the same bytes are right, whoever was quicker; others are not overwritten."""
-    theirs = (small / "manifest.json").read_bytes() if same else b"{}"
+    taken = (small / "manifest.json").read_bytes() if same else b"{}"
 
     def take(_request):
         (release,) = server.releases.values()
         number = next(server.numbers)
-        told = {"id": number, "name": "manifest.json", "state": "uploaded", "content_type": None, "data": theirs}
-        release["assets"][number] = told
+        asset = {"id": number, "name": "manifest.json", "state": "uploaded", "content_type": None, "data": taken}
+        release["assets"][number] = asset
 
     server.hooks.append(once(take, "'name': ['manifest.json']"))
     if same:
@@ -237,7 +237,7 @@ def test_a_name_that_somebody_took_meanwhile(same, small, server):
             published(small, server)
 
     held, public = server.held(TAG)
-    assert (held["manifest.json"], public) == (theirs, same)
+    assert (held["manifest.json"], public) == (taken, same)
 
 
 def test_bytes_that_were_changed_on_the_way_are_never_public(small, server):
@@ -289,13 +289,13 @@ def test_a_folder_that_is_not_what_its_manifest_says_is_not_published(name, smal
 def test_what_did_not_pass_is_not_published(small, server, tmp_path):
     """A manifest without parity, or without files."""
     copy = copied(small, tmp_path)
-    told = json.loads((copy / "manifest.json").read_bytes())
-    told["files"][0]["parity"]["passed"] = False
-    building._write_manifest(manifest.parsed(json.dumps(told).encode(), "m"), copy)
+    content = json.loads((copy / "manifest.json").read_bytes())
+    content["files"][0]["parity"]["passed"] = False
+    building.write_manifest(manifest.parsed(json.dumps(content).encode(), "m"), copy)
     with pytest.raises(ComparisonError, match="no parity was found"):
         published(copy, server)
-    told.update(files=[], defaults={})
-    building._write_manifest(manifest.parsed(json.dumps(told).encode(), "m"), copy)
+    content.update(files=[], defaults={})
+    building.write_manifest(manifest.parsed(json.dumps(content).encode(), "m"), copy)
     with pytest.raises(ComparisonError, match="it lists no weight file"):
         published(copy, server)
 
@@ -689,9 +689,9 @@ def test_a_published_release_is_verified_where_it_is(how, small, server, monkeyp
     monkeypatch.setenv("GITHUB_TOKEN", READER)
     place = {"url": server.base(TAG), "manifest's url": f"{server.base(TAG)}/manifest.json", "tag": f"{REPO}@{TAG}"}
 
-    found = verify(place[how])
+    verdict = verify(place[how])
 
-    assert (found.passed, len(found.checks)) == (True, len(verify(str(small)).checks))
+    assert (verdict.passed, len(verdict.checks)) == (True, len(verify(str(small)).checks))
     assert {request.token for request in server.log} == {None}
 
 
@@ -703,9 +703,9 @@ def test_a_release_that_was_tampered_with_on_the_server_is_found(small, server):
             if asset["name"].endswith(".h5"):
                 asset["data"] = asset["data"][:-1] + bytes([asset["data"][-1] ^ 1])
 
-    found = verify(server.base(TAG))
+    verdict = verify(server.base(TAG))
 
-    assert [check.name for check in found.checks if not check.passed] == [f"{FIRST}.weights.h5"]
+    assert [check.name for check in verdict.checks if not check.passed] == [f"{FIRST}.weights.h5"]
 
 
 def test_a_link_that_expires_in_the_middle_is_asked_for_again(small):
@@ -714,9 +714,9 @@ def test_a_link_that_expires_in_the_middle_is_asked_for_again(small):
         published(small, server)
         server.hooks.append(once(drop, "GET /", "after"))
 
-        found = verify(server.base(TAG))
+        verdict = verify(server.base(TAG))
 
-        assert found.passed
+        assert verdict.passed
 
 
 def test_a_draft_and_a_release_that_is_not_there_cannot_be_verified(small, server, monkeypatch):

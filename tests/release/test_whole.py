@@ -39,8 +39,8 @@ np.save(sys.argv[2], keras.ops.convert_to_numpy(model(images, training=False)))
 @pytest.fixture(scope="module")
 def server():
     """A GitHub without releases."""
-    with GitHub() as found:
-        yield found
+    with GitHub() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_a_release_of_the_four_networks_is_published_verified_and_used(release, 
     """A new process asks for "imagenet", and its logits are those of torchvision with the original checkpoint."""
     publish(release, Client(REPO, api=server.url("api"), token=WRITER))
     monkeypatch.setenv("GITHUB_API_URL", server.url("api"))
-    found = verify(f"{REPO}@{TAG}")
+    verdict = verify(f"{REPO}@{TAG}")
     golden = sides.load_side(release / "densenet121-torchvision.golden.npz")
     probe = golden.probes[0]
     np.save(tmp_path / "images.npy", probe.images)
@@ -75,6 +75,6 @@ def test_a_release_of_the_four_networks_is_published_verified_and_used(release, 
 
     truth = golden.logits["float64", probe.name]
     apart = np.abs(np.load(tmp_path / "logits.npy") - truth).max() / truth.std()
-    assert [check for check in found.checks if not check.passed] == []
-    assert sorted(found.manifest.defaults) == list(ARCHS)
+    assert [check for check in verdict.checks if not check.passed] == []
+    assert sorted(verdict.manifest.defaults) == list(ARCHS)
     assert apart <= parity.BOUND64

@@ -265,8 +265,8 @@ class _Api(_Handler):
             return refusal
         path = f"{request.path}/".removeprefix(f"/repos/{REPO}/").removeprefix(MOVED).removesuffix("/")
         for pattern, methods in self.routes.items():
-            if (found := re.fullmatch(pattern, path)) and request.method in methods:
-                return methods[request.method](self, request, body, *found.groups())
+            if (match := re.fullmatch(pattern, path)) and request.method in methods:
+                return methods[request.method](self, request, body, *match.groups())
         return MISSING
 
     def listed(self, request, entries):
@@ -296,8 +296,8 @@ class _Api(_Handler):
         if any(held["tag_name"] == tag and not held["draft"] for held in self.github.releases.values()):
             return _invalid("Release", "already_exists", "tag_name")
         number = next(self.github.numbers)
-        told = {"name": body.get("name"), "body": body.get("body"), "draft": bool(body.get("draft"))}
-        self.github.releases[number] = {"id": number, "tag_name": tag, **told, "assets": {}}
+        fields = {"name": body.get("name"), "body": body.get("body"), "draft": bool(body.get("draft"))}
+        self.github.releases[number] = {"id": number, "tag_name": tag, **fields, "assets": {}}
         return Reply(201, self.github.release_json(self.github.releases[number]))
 
     def by_tag(self, request, body, tag):
@@ -348,10 +348,10 @@ class _Uploads(_Handler):
     def carried_out(self, request):
         """Not under the lock: an upload takes its time."""
         length = int(self.headers.get("Content-Length") or 0)
-        found = re.fullmatch(rf"/repos/{re.escape(REPO)}/releases/(\d+)/assets", request.path)
+        match = re.fullmatch(rf"/repos/{re.escape(REPO)}/releases/(\d+)/assets", request.path)
         if refusal := self.refused(request, change=True):
             return refusal
-        release = self.github.releases.get(int(found[1])) if found and request.method == "POST" else None
+        release = self.github.releases.get(int(match[1])) if match and request.method == "POST" else None
         if release is None:
             return MISSING
         name = re.sub(r"[^A-Za-z0-9._+-]+", ".", request.query.get("name", [""])[0]).strip(".")
@@ -387,11 +387,11 @@ class _Uploads(_Handler):
 
 class _Web(_Handler):
     def answer(self, request):
-        found = re.fullmatch(rf"/{re.escape(REPO)}/releases/download/(.+)/([^/]+)", request.path)
-        for release in self.github.releases.values() if found else ():
-            if release["tag_name"] == found[1] and not release["draft"] and not self.github.private:
+        match = re.fullmatch(rf"/{re.escape(REPO)}/releases/download/(.+)/([^/]+)", request.path)
+        for release in self.github.releases.values() if match else ():
+            if release["tag_name"] == match[1] and not release["draft"] and not self.github.private:
                 for asset in release["assets"].values():
-                    if asset["name"] == found[2]:
+                    if asset["name"] == match[2]:
                         return Reply(302, None, {"Location": self.github.link(asset)})
         return Reply(404, b"Not Found")
 
@@ -411,8 +411,8 @@ class _Objects(_Handler):
         first = int(span[1])
         if first >= len(data):
             return Reply(416, b"", {"Content-Range": f"bytes */{len(data)}"})
-        told = {"ETag": etag, "Content-Range": f"bytes {first}-{len(data) - 1}/{len(data)}"}
-        return Reply(206, data[first:], told)
+        fields = {"ETag": etag, "Content-Range": f"bytes {first}-{len(data) - 1}/{len(data)}"}
+        return Reply(206, data[first:], fields)
 
 
 HANDLERS = {

@@ -77,7 +77,7 @@ def grown(folder, size):
 
 def steps(known, folder):
     """For each step: how the first life ended, what it left, how the second ended, and what lies there then."""
-    told = []
+    results = []
     for step in range(1, 300):
         place = folder / str(step)
         file = _file(known, step)
@@ -88,10 +88,10 @@ def steps(known, folder):
         first = ended(born(lambda step=step, work=work: dying(step, work)))
         kept = size_of_partial(place) if place.exists() else 0
         done = (place / "w.h5").exists()
-        told.append([first, kept, done, ended(born(work)), sorted(path.name for path in place.iterdir())])
+        results.append([first, kept, done, ended(born(work)), sorted(path.name for path in place.iterdir())])
         if first == 0:
             break
-    return told
+    return results
 
 
 def moments(known, folder):
