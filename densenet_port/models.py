@@ -191,14 +191,14 @@ def _pooled(model: Model, order: DataFormat) -> Model:
 def _fitting(weights: str | PathLike[str], architecture: Architecture) -> Network:
     """What a file or a registered set holds, if the architecture can take it; a head beyond that does no harm."""
     source = read(_located(weights, architecture))
-    found = source.architecture
-    if architecture.classes is not None and found.classes != architecture.classes:
-        has = "has no head" if found.classes is None else f"has {found.classes} classes"
+    stored = source.architecture
+    if architecture.classes is not None and stored.classes != architecture.classes:
+        has = "has no head" if stored.classes is None else f"has {stored.classes} classes"
         raise ValueError(f"{weights} {has}, the model asked for has classes={architecture.classes}")
-    if found.without_head().slots != architecture.without_head().slots:
+    if stored.without_head().slots != architecture.without_head().slots:
         asked = f"{architecture.name} with {architecture.channels} input channels"
         raise ValueError(
-            f"{weights} holds a {found.name} with {found.channels} input channels, not the {asked} asked for"
+            f"{weights} holds a {stored.name} with {stored.channels} input channels, not the {asked} asked for"
         )
     return source
 
@@ -230,18 +230,18 @@ def _bar() -> Callable[[int, int], None]:
     return progress
 
 
-def _contract(found: Contract | None, epsilon: float | None, stem_padding: StemPadding | None) -> Contract:
+def _contract(recorded: Contract | None, epsilon: float | None, stem_padding: StemPadding | None) -> Contract:
     """The weights' contract, else the original network's; what the caller states must agree with the former."""
     if stem_padding not in (None, "symmetric", "same"):
         raise ValueError(f"stem_padding must be 'symmetric' or 'same', found {stem_padding!r}")
     stated = {"epsilon": epsilon, "stem_padding": stem_padding}
     given: dict[str, Any] = {name: value for name, value in stated.items() if value is not None}
-    if found is None:
+    if recorded is None:
         return replace(Contract(), **given)
     for name, value in given.items():
-        if value != getattr(found, name):
-            raise ValueError(f"the weights go with {name}={getattr(found, name)!r}, the call says {name}={value!r}")
-    return found
+        if value != getattr(recorded, name):
+            raise ValueError(f"the weights go with {name}={getattr(recorded, name)!r}, the call says {name}={value!r}")
+    return recorded
 
 
 def _layers(depth: int, blocks: int, count: int | Sequence[int], *, bottleneck: bool) -> tuple[int, ...]:

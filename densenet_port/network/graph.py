@@ -177,18 +177,18 @@ class Graph:
     @cached_property
     def readers(self) -> dict[str, tuple[Operation, ...]]:
         """Name → the operations that read it."""
-        found: dict[str, list[Operation]] = {name: [] for name in (IMAGES, *self.operations)}
+        readers: dict[str, list[Operation]] = {name: [] for name in (IMAGES, *self.operations)}
         for step in self.operations.values():
             for name in step.inputs:
-                found[name].append(step)
-        return {name: tuple(steps) for name, steps in found.items()}
+                readers[name].append(step)
+        return {name: tuple(steps) for name, steps in readers.items()}
 
     def sides(self, side: int) -> dict[str, int]:
         """Name → places along one axis, for images that have `side` of them; what is flat has 1."""
-        found = {IMAGES: side}
+        sides = {IMAGES: side}
         for name, step in self.operations.items():
-            found[name] = 1 if self.is_flat(name) else step.side(found[step.inputs[0]])
-        return found
+            sides[name] = 1 if self.is_flat(name) else step.side(sides[step.inputs[0]])
+        return sides
 
     def shapes(self, images: tuple[int, int, int, int]) -> dict[str, tuple[int, ...]]:
         """Name → shape of what an operation puts out, `n h w c` (`n c` behind the mean), for images `n h w c`."""

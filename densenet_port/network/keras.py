@@ -19,7 +19,7 @@ from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.network.graph import IMAGES, Graph, graph
 from densenet_port.network.keras_input import DataFormat, KerasTensor, ModelInput, Shape, model_input
-from densenet_port.network.keras_layers import PAD, Layer, lower
+from densenet_port.network.keras_layers import PAD, LayerSpec, lower
 from densenet_port.network.units import ROLES, Kind, Role, Slot, check_fit
 
 Model = Any  # a keras.Model; Keras has no type stubs, and is imported only when called
@@ -84,31 +84,31 @@ def _check_input(network: Graph, expected: ModelInput, name: str) -> None:
 def _connect(
     network: Graph, images: KerasTensor, dropout_rate: float, weight_decay: float, *, blank: bool
 ) -> KerasTensor:
-    """What the network's layers, made and called one after the other, put out for symbolic images `n h w c`."""
+    """What the network's layers, called one after the other, put out for symbolic images `n h w c`."""
     keras = framework("keras")
     outputs = {IMAGES: images}
-    for layer in lower(network):
-        inputs = [outputs[name] for name in layer.inputs]
-        if layer.kind == "Concatenate" and dropout_rate:
-            name = layer_name(layer.name).replace("concat", "dropout")
+    for spec in lower(network):
+        inputs = [outputs[name] for name in spec.inputs]
+        if spec.kind == "Concatenate" and dropout_rate:
+            name = layer_name(spec.name).replace("concat", "dropout")
             inputs[-1] = keras.layers.Dropout(dropout_rate, name=name)(inputs[-1])
-        if layer.kind == PAD:
-            outputs[layer.name] = keras.ops.pad(*inputs, **layer.settings)
+        if spec.kind == PAD:
+            outputs[spec.name] = keras.ops.pad(*inputs, **spec.settings)
             continue
-        settings = layer.settings | _training(network, layer, weight_decay, blank=blank)
-        made = getattr(keras.layers, layer.kind)(**settings, name=layer_name(layer.name))
-        outputs[layer.name] = made(inputs if len(inputs) > 1 else inputs[0])
-    return outputs[layer.name]
+        settings = spec.settings | _training(network, spec, weight_decay, blank=blank)
+        layer = getattr(keras.layers, spec.kind)(**settings, name=layer_name(spec.name))
+        outputs[spec.name] = layer(inputs if len(inputs) > 1 else inputs[0])
+    return outputs[spec.name]
 
 
-def _training(network: Graph, layer: Layer, weight_decay: float, *, blank: bool) -> dict[str, Any]:
-    """What a layer begins its training with: no matter for what the graph computes.
+def _training(network: Graph, spec: LayerSpec, weight_decay: float, *, blank: bool) -> dict[str, Any]:
+    """What a layer has for its training, beyond what the graph computes.
 
     Weight decay holds for the stem's, the transitions' and the bottlenecks' kernels.
     """
-    match layer.kind:
+    match spec.kind:
         case "Conv2D":
-            new = any(step.inputs[-1] == layer.name for step in network.readers[layer.name] if step.kind == "concat")
+            new = any(step.inputs[-1] == spec.name for step in network.readers[spec.name] if step.kind == "concat")
             decay = framework("keras").regularizers.L2(weight_decay) if weight_decay and not new else None
             return {"kernel_initializer": "zeros" if blank else "he_normal", "kernel_regularizer": decay}
         case "BatchNormalization":

@@ -16,8 +16,8 @@ PAD = "Pad"  # `keras.ops.pad`: the one kind that is no layer
 _LAST = {"data_format": "channels_last"}
 
 
-class Layer(NamedTuple):
-    """A layer: its class in `keras.layers`, its settings as JSON values, the layers it reads and what it puts out.
+class LayerSpec(NamedTuple):
+    """One layer: its class in `keras.layers`, its settings as JSON values, the layers it reads and what it puts out.
 
     `name` is that of the operation, or of a part of it (`stem.conv.pad`, `stem.blur1`); a layer may read the images.
     `channels` come out, as `n h w c`, or as `n c` where `flat`.
@@ -39,16 +39,16 @@ class _Part(NamedTuple):
     settings: dict[str, Any]
 
 
-def lower(network: Graph) -> Iterator[Layer]:
+def lower(network: Graph) -> Iterator[LayerSpec]:
     """The layers of a network, in order of execution."""
     last = {IMAGES: IMAGES}  # operation → the layer that puts out what it does
     for step in network.operations.values():
         inputs = tuple(last[read] for read in step.inputs)
         *before, own = _parts(network, step)
         for part in before:
-            yield Layer(*part, inputs, _channels(network, step.inputs[0]), flat=False)
+            yield LayerSpec(*part, inputs, _channels(network, step.inputs[0]), flat=False)
             inputs = (part.name,)
-        yield Layer(*own, inputs, step.channels, flat=network.is_flat(step.name))
+        yield LayerSpec(*own, inputs, step.channels, flat=network.is_flat(step.name))
         last[step.name] = own.name
 
 

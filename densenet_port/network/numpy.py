@@ -261,13 +261,13 @@ def convolved(x: Map, kernel: Map) -> Map:
     """
     height, width, inputs, outputs = kernel.shape
     taps = kernel.transpose(2, 0, 1, 3).reshape(inputs, -1)
-    found = (x.reshape(-1, inputs) @ taps).reshape(*x.shape[:3], height, width, outputs)
-    result: Map = found[..., height // 2, width // 2, :].copy()
+    products = (x.reshape(-1, inputs) @ taps).reshape(*x.shape[:3], height, width, outputs)
+    result: Map = products[..., height // 2, width // 2, :].copy()
     for i, j in product(range(height), range(width)):
         if (i, j) != (height // 2, width // 2):
             to_rows, from_rows = _overlap(x.shape[1], i - height // 2)
             to_columns, from_columns = _overlap(x.shape[2], j - width // 2)
-            result[:, to_rows, to_columns] += found[:, from_rows, from_columns, i, j]
+            result[:, to_rows, to_columns] += products[:, from_rows, from_columns, i, j]
     return result
 
 
@@ -339,6 +339,6 @@ def _checked(network: Graph, images: Array, title: str) -> Array:
         expected = f"the axes n h w c with c={network.channels}"
         raise UsageError(f"images must have {expected}, found shape {images.shape}")
     if min(images.shape[1:3]) < least:
-        found = f"{images.shape[1]} by {images.shape[2]} pixels"
-        raise UsageError(f"images of {found} are too small: {title} needs {least} by {least}")
+        size = f"{images.shape[1]} by {images.shape[2]} pixels"
+        raise UsageError(f"images of {size} are too small: {title} needs {least} by {least}")
     return images

@@ -156,9 +156,9 @@ def _check(blueprint: Blueprint, tensors: Mapping[str, Tensor]) -> None:
         raise UsageError(f"{network} has {len(blueprint.layers)} layers with weights, found {len(layers)}")
     for unit, (layer, variables) in zip(blueprint.graph.units.values(), layers.items(), strict=True):
         expected = {blueprint.tensors[unit.name].get(role): unit.shape(role) for role in ROLES[unit.kind]}
-        found = {name: tensors[name].shape for name in variables.values()}
-        if (layer, found) != (blueprint.layers[unit.name], expected):
-            raise UsageError(f"{network} needs {_listed(expected)} for {unit.name}, found {_listed(found)}")
+        shapes = {name: tensors[name].shape for name in variables.values()}
+        if (layer, shapes) != (blueprint.layers[unit.name], expected):
+            raise UsageError(f"{network} needs {_listed(expected)} for {unit.name}, found {_listed(shapes)}")
         if "/" in layer:
             raise UsageError(
                 f"{layer!r} cannot name a layer of Keras 3", hint="choose a layout whose names have no '/'"

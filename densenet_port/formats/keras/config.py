@@ -17,7 +17,7 @@ from typing import Any
 
 from densenet_port.network.blueprint import Blueprint
 from densenet_port.network.graph import IMAGES
-from densenet_port.network.keras_layers import PAD, Layer, lower
+from densenet_port.network.keras_layers import PAD, LayerSpec, lower
 
 
 def functional(blueprint: Blueprint) -> dict[str, Any]:
@@ -34,14 +34,14 @@ def functional(blueprint: Blueprint) -> dict[str, Any]:
     }
 
 
-def _layers(blueprint: Blueprint) -> dict[str, Layer]:
+def _layers(blueprint: Blueprint) -> dict[str, LayerSpec]:
     """Name → layer, the input first; what would stand behind the head is the head's own activation."""
     network = blueprint.graph
     end = network.operations[network.output]
     if end.kind == "activation":
         network = network.without(end.name)
     shape = {"batch_shape": [None, None, None, network.channels]}
-    images = Layer("InputLayer", IMAGES, shape, (), network.channels, flat=False)
+    images = LayerSpec("InputLayer", IMAGES, shape, (), network.channels, flat=False)
     layers = {layer.name: layer for layer in (images, *lower(network))}
     if end.kind == "activation":
         layers[network.output].settings["activation"] = end.function
@@ -60,7 +60,7 @@ def _names(blueprint: Blueprint, layers: list[str]) -> dict[str, str]:
     return names
 
 
-def _entry(layer: Layer, layers: Mapping[str, Layer], names: Mapping[str, str]) -> dict[str, Any]:
+def _entry(layer: LayerSpec, layers: Mapping[str, LayerSpec], names: Mapping[str, str]) -> dict[str, Any]:
     """A layer of the configuration."""
     name, settings = names[layer.name], layer.settings
     is_pad = layer.kind == PAD
@@ -77,7 +77,7 @@ def _entry(layer: Layer, layers: Mapping[str, Layer], names: Mapping[str, str]) 
     }
 
 
-def _history(layer: Layer, name: str) -> dict[str, Any]:
+def _history(layer: LayerSpec, name: str) -> dict[str, Any]:
     """What a layer puts out, as another's argument."""
     shape = [None, layer.channels] if layer.flat else [None, None, None, layer.channels]
     config = {"shape": shape, "dtype": "float32", "keras_history": [name, 0, 0]}
