@@ -1,13 +1,8 @@
 """The cache: files that were fetched, each with a record of what it was when it was last hashed.
 
-`.NAME.json` beside a file keeps its SHA-256 (and MD5 where one was asked for), the URL it came from, its size, times of
-change and inode at that moment, and the moment itself. A file is hashed again before it is used unless all of these are
-as they were, and were older than SETTLED when it was hashed: what changes a file's bytes changes its ctime, which no
-program sets back, but two changes within one tick of the clock look the same.
-
-That notices a file that was written to, replaced or restored, its mtime set back or not. It does not notice what
-happens below the file system (a failing disk: `cache verify` hashes everything), nor whoever can write the record too.
-On Windows the ctime is the time of creation, so there the mtime alone tells of a change.
+A file is hashed again before it is used unless size, times of change and inode are those of its record `.NAME.json`,
+and were older than SETTLED when it was hashed: what changes a file's bytes changes its ctime, which no program sets
+back, but two changes within one tick of the clock look the same. docs/fetch.md says what that notices, and what not.
 
 Where not the whole SHA-256 is known beforehand, the one that first came is taken on trust, and from then on the record
 holds the file to it: another file that fits the known part is an error and stays out, until `forget`.
@@ -240,7 +235,7 @@ def _leftovers(path: Path) -> list[Path]:
 
 def _temporaries(path: Path) -> list[Path]:
     """What a process that was killed while it wrote a file left beside it."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}(-[0-9]{{1,9}}-[0-9a-f]{{8}})?")
     return sorted(entry for entry in path.parent.iterdir() if pattern.fullmatch(entry.name))
 
 

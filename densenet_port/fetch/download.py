@@ -4,10 +4,10 @@ What arrives goes to `.NAME.part` beside the file's place and is renamed once ev
 size, its SHA-256 or the beginning of one, its MD5. `.NAME.part.json` keeps where the bytes come from: URL, validator (a
 strong ETag, else Last-Modified) and length.
 
-A broken or killed download leaves both, and the next goes on from there with Range and If-Range: what is there is
-hashed again. It goes on where a validator proves that the server still has the same file, or where the whole SHA-256 is
-known, since then a file of two halves is noticed at its end. A whole file that is wrong is fetched once more, from its
-first byte. Only one process may download a file at a time: `cache.obtain` sees to that.
+A broken or killed download leaves both, and the next goes on from there with Range and If-Range, if a validator proves
+that the server still has the same file, or if the whole SHA-256 is known: then a file of two halves is noticed at its
+end. A whole file that is wrong is fetched once more, from its first byte. Only one process may download a file at a
+time: `cache.obtain` sees to that.
 """
 
 import json

@@ -270,7 +270,8 @@ def test_a_wrong_file_is_not_brought(host, path, tmp_path):
 def test_leftovers_are_removed_and_no_more(host, path):
     """Unfinished downloads, a record whose file is gone; other people's files stay."""
     path.parent.mkdir()
-    left = ["..w.h5.json.abcdefgh", ".w.h5.abcdefgh", ".w.h5.json", ".w.h5.part", ".w.h5.part.json"]
+    temporary = ["..w.h5.json.abcdefgh", ".w.h5.0123abcd-4567-89abcdef", ".w.h5.abcdefgh"]
+    left = [*temporary, ".w.h5.json", ".w.h5.part", ".w.h5.part.json"]
     for name in (*left, ".w.h5.of.mine", "notes.part", ".other.part"):
         (path.parent / name).touch()
 
