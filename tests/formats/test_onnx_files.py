@@ -20,6 +20,7 @@ from densenet_port.formats.onnx import checkpoint as container
 from densenet_port.layouts.layout import Layout
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
+from densenet_port.network.graph import STEMS, Stem, StemConv
 from densenet_port.network.numpy import forward
 from tests.support.containers import damaged, outcome, peak, telling
 from tests.support.networks import images
@@ -36,6 +37,10 @@ CONTRACTS = {
     "deep stem, blur": (DEEP, Contract(stem_pool="blur", epsilon=1e-3)),
     "CIFAR's stem, grey": (CIFAR, Contract(epsilon=1.1e-5)),
     "no head": (SMALL.without_head(), Contract(epsilon=1.001e-5)),
+}
+NEW_STEMS = {
+    "5x5 and no pool": Stem(convs=(StemConv(5, 2),), norms=True, pool=False),
+    "two of 5x5, and a pool": Stem(convs=(StemConv(5, 2, 2), StemConv(5, 2)), norms=True, pool=True),
 }
 ENDS = {
     "logits": lambda logits: logits,
@@ -107,6 +112,22 @@ def test_what_is_written_reads_back_the_same_from_the_graph_alone(case, layout, 
     assert (found.layout, found.architecture) == (layout, architecture)
     assert replace(found.contract, input=contract.input) == contract
     assert {s: found.weights[s].tobytes() for s in weights} == {s: a.tobytes() for s, a in weights.items()}
+
+
+@pytest.mark.parametrize("stem", NEW_STEMS)
+def test_a_new_stem_is_written_read_and_run_without_a_word_in_formats(stem, tmp_path, monkeypatch):
+    """Graph and reader follow from the network's operations, whatever stands before the first block."""
+    monkeypatch.setitem(STEMS, stem, NEW_STEMS[stem])
+    architecture = replace(SMALL, stem=stem)
+    weights = random_model(architecture, Contract(), tmp_path / "x.onnx")
+
+    found = read(tmp_path / "x.onnx")
+
+    expected = forward(architecture, Contract(), weights, PICTURES)
+    assert (found.architecture, apart(by_runtime(tmp_path / "x.onnx", PICTURES), expected) <= SINGLE) == (
+        architecture,
+        True,
+    )
 
 
 def test_initialisers_are_called_after_units(tmp_path):

@@ -22,8 +22,9 @@ import numpy as np
 from densenet_port.checkpoint import Array, array_digest
 from densenet_port.errors import MisfitError, PortError, UsageError
 from densenet_port.extras import framework
-from densenet_port.formats.onnx.densenet import Network, densenet
+from densenet_port.formats.onnx.densenet import Reading, densenet
 from densenet_port.formats.onnx.model import read_model
+from densenet_port.network.units import HEAD
 from densenet_port.prove.runners import last, versions
 from densenet_port.prove.worker import Job, Run
 
@@ -43,22 +44,21 @@ class _Ready(NamedTuple):
 def run_onnxruntime(job: Job) -> Run:
     """The file's own graph on the images: the head's logits, or without a head the last map after its ReLU."""
     path = cast("Path", job.path)
-    network = _network(path)
-    values = {layer.unit: layer.output for layer in network.layers if layer.output}
-    if unknown := [unit for unit in job.taps if unit not in {layer.unit for layer in network.layers}]:
+    reading = _reading(path)
+    values = {unit.unit: unit.output for unit in reading.units if unit.output}
+    if unknown := [unit for unit in job.taps if unit not in {unit.unit for unit in reading.units}]:
         raise UsageError(f"{path}: has no unit {unknown[0]} to look at")
     taps = {unit: values[unit] for unit in job.taps if unit in values}
     headless = job.architecture is not None and job.architecture.classes is None
-    logits = network.features if headless else values["head.dense"]
+    logits = reading.features if headless else values[HEAD]
     wanted = tuple(dict.fromkeys((logits, *taps.values())))
     with _taken(path):
         ready = _ready(path, job.dtype, wanted, job.threads)
-        found = _outputs(ready, wanted, job.images.transpose(0, 3, 1, 2).astype(job.dtype))
-    answer = np.maximum(last(found[logits]), 0) if headless else found[logits].reshape(len(job.images), -1)
+        outputs = _outputs(ready, wanted, job.images.transpose(0, 3, 1, 2).astype(job.dtype))
+    answer = np.maximum(last(outputs[logits]), 0) if headless else outputs[logits].reshape(len(job.images), -1)
     return Run(
         logits=answer,
-        taps={unit: last(found[name]) for unit, name in taps.items() if unit != "head.dense"}
-        | {unit: answer for unit in taps if unit == "head.dense"},
+        taps={unit: answer if unit == HEAD else last(outputs[name]) for unit, name in taps.items()},
         computed_in=answer.dtype.name,
         variables=ready.variables,
         versions=versions("onnx", "onnxruntime"),
@@ -66,7 +66,7 @@ def run_onnxruntime(job: Job) -> Run:
 
 
 @lru_cache(maxsize=1)
-def _network(path: Path) -> Network:
+def _reading(path: Path) -> Reading:
     """Which value is which unit's, by the reader's own walk through the graph."""
     return densenet(read_model(path))
 
