@@ -21,7 +21,6 @@ densenet-port's record is the field 536870121 of the NetParameter, a JSON text: 
 every `.caffemodel` that is written goes a `.prototxt`, and the same graph stands in the file.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from math import prod
@@ -36,7 +35,8 @@ from densenet_port.formats import protobuf as wire
 from densenet_port.formats.caffe import prototxt
 from densenet_port.formats.caffe.layers import BLOBS, Layer, Value, layer_of, layers
 from densenet_port.formats.protobuf import LEN, VARINT, Field, Later, Message, Part
-from densenet_port.formats.source import Source, Writable, guarded, native, write_tensor
+from densenet_port.formats.record import parse_record
+from densenet_port.formats.source import AGAIN, Source, Writable, guarded, native, write_tensor
 from densenet_port.network.blueprint import Blueprint
 from densenet_port.network.units import Unit
 
@@ -115,7 +115,7 @@ def read(path: Path) -> Checkpoint:
             container="caffemodel",
             tensors=tensors,
             metadata=_metadata(path, layers),
-            record=_record(path, net.get(RECORD, [])),
+            record=parse_record(path, net[RECORD][-1].data(_RECORD_LIMIT)) if RECORD in net else None,
         )
 
 
@@ -174,16 +174,6 @@ def _metadata(path: Path, layers: list[_Read]) -> dict[str, Any]:
     return prototxt.described(path, epsilons, [layer.pool for layer in layers if layer.pool])
 
 
-def _record(path: Path, fields: list[Field]) -> dict[str, Any] | None:
-    """What densenet-port wrote into the file, None if it did not."""
-    if not fields:
-        return None
-    record = json.loads(fields[-1].data(_RECORD_LIMIT))
-    if not isinstance(record, dict):
-        raise CorruptError(f"{path}: its record is no JSON object")
-    return record
-
-
 def _tensor(name: str, blob: Message) -> Tensor:
     """A blob's shape, type and a way to read it. Raises CorruptError where its numbers do not fill its shape."""
     fields, path = blob.by_number(), blob.source.path
@@ -193,7 +183,7 @@ def _tensor(name: str, blob: Message) -> Tensor:
     count = _count(pieces, dtype)
     if len(shape) > _AXES or min(shape, default=0) < 0 or prod(shape) != count:
         shown = " x ".join(map(str, shape[:_AXES])) or "one number"
-        raise CorruptError(f"{path}: {name} is {shown}, and holds {count} numbers", hint="fetch or copy the file again")
+        raise CorruptError(f"{path}: {name} is {shown}, and holds {count} numbers", hint=AGAIN)
     return Tensor(shape, np.dtype(dtype).name, partial(_load, path, pieces, dtype, shape))
 
 

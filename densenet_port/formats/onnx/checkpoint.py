@@ -15,7 +15,6 @@ What is written runs anywhere (see `write`). densenet-port's record is the entry
 metadata_props.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -29,7 +28,8 @@ from densenet_port.errors import CorruptError, MisfitError, UsageError
 from densenet_port.formats import protobuf
 from densenet_port.formats.onnx.densenet import Reading, densenet
 from densenet_port.formats.onnx.model import Model, read_model
-from densenet_port.formats.onnx.write import RECORD, model
+from densenet_port.formats.onnx.write import model
+from densenet_port.formats.record import RECORD, parse_record
 from densenet_port.formats.source import guarded
 from densenet_port.network.blueprint import Blueprint
 
@@ -52,9 +52,7 @@ def read(path: Path) -> Checkpoint:
     with guarded(path, "ONNX model"):
         source = read_model(path)
         reading = densenet(source)
-        record = json.loads(source.metadata.get(RECORD, "null"))
-        if not isinstance(record, dict | None):
-            raise CorruptError(f"{path}: its record is no JSON object")
+        record = parse_record(path, source.metadata[RECORD]) if RECORD in source.metadata else None
         _compare(path, reading.facts, record)
         return Checkpoint(
             path=path,

@@ -25,7 +25,7 @@ import numpy as np
 from densenet_port.checkpoint import Array, Tensor
 from densenet_port.errors import CorruptError, DiskError, MisfitError
 from densenet_port.formats.protobuf import Field, Message
-from densenet_port.formats.source import Source, guarded, native, stored
+from densenet_port.formats.source import AGAIN, Source, guarded, native, stored
 
 FLOAT, DOUBLE, INT64 = 1, 11, 7
 DTYPES = {  # TensorProto.DataType → Tensor.dtype
@@ -104,7 +104,7 @@ def read_model(path: Path) -> Model:
     source = Source.of_file(path)
     fields = Message.of(source).by_number()
     if 7 not in fields:  # noqa: PLR2004 (graph)
-        raise CorruptError(f"{path}: an ONNX model without a graph", hint="fetch or copy the file again")
+        raise CorruptError(f"{path}: an ONNX model without a graph", hint=AGAIN)
     if 25 in fields:  # noqa: PLR2004 (functions)
         hint = "inline them (onnx.inliner.inline_local_functions), or export with optimize=True"
         raise MisfitError(f"{path}: the model has functions of its own, which are not looked into", hint=hint)

@@ -24,12 +24,12 @@ from densenet_port.checkpoint import Tensor
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.formats.onnx.model import DTYPES, INT64
 from densenet_port.formats.protobuf import Later, Part, data, head, integer, integers, message, single, size, text
+from densenet_port.formats.record import RECORD
 from densenet_port.formats.source import Writable, stored, write_tensor
 from densenet_port.network.blueprint import Blueprint
 from densenet_port.network.graph import IMAGES, Operation, OperationKind
 from densenet_port.network.units import HEAD, ROLES, Unit
 
-RECORD = "densenet_port"
 _IR, _OPSET = 8, 17
 _KINDS = {dtype: kind for kind, dtype in DTYPES.items()}
 _MOST = 2**31 - 1  # bytes that a protobuf may have
