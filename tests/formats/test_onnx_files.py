@@ -20,6 +20,7 @@ from densenet_port.formats.onnx import checkpoint as container
 from densenet_port.layouts.layout import Layout
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
+from densenet_port.network.graph import STEMS, Stem, StemConv
 from densenet_port.network.numpy import forward
 from tests.support.containers import damaged, outcome, peak, telling
 from tests.support.networks import images
@@ -36,6 +37,10 @@ CONTRACTS = {
     "deep stem, blur": (DEEP, Contract(stem_pool="blur", epsilon=1e-3)),
     "CIFAR's stem, grey": (CIFAR, Contract(epsilon=1.1e-5)),
     "no head": (SMALL.without_head(), Contract(epsilon=1.001e-5)),
+}
+NEW_STEMS = {
+    "5x5 and no pool": Stem(convs=(StemConv(5, 2),), norms=True, pool=False),
+    "two of 5x5, and a pool": Stem(convs=(StemConv(5, 2, 2), StemConv(5, 2)), norms=True, pool=True),
 }
 ENDS = {
     "logits": lambda logits: logits,
@@ -57,8 +62,8 @@ def by_runtime(path, pictures):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {session.get_inputs()[0].name: pictures.transpose(0, 3, 1, 2)})
-    return found.transpose(0, 2, 3, 1) if found.ndim == 4 else found
+    (output,) = session.run(None, {session.get_inputs()[0].name: pictures.transpose(0, 3, 1, 2)})
+    return output.transpose(0, 2, 3, 1) if output.ndim == 4 else output
 
 
 @pytest.mark.parametrize("size", [32, 33, 35])  # maps of odd sides at every place where padding and rounding differ
@@ -70,18 +75,18 @@ def test_onnx_runtime_computes_what_the_contract_says(case, layout, size, tmp_pa
     pictures = images(2, size, architecture.channels)[:, :, 1:]
     weights = random_model(architecture, contract, tmp_path / "x.onnx", layout)
 
-    found = by_runtime(tmp_path / "x.onnx", pictures)
+    logits = by_runtime(tmp_path / "x.onnx", pictures)
 
-    assert apart(found, ENDS[contract.output](forward(architecture, contract, weights, pictures))) <= SINGLE
+    assert apart(logits, ENDS[contract.output](forward(architecture, contract, weights, pictures))) <= SINGLE
 
 
 def test_another_contract_would_be_seen(tmp_path):
     """The test above fails for a model that was written with another padding."""
     weights = random_model(SMALL, Contract(stem_padding="same"), tmp_path / "x.onnx")
 
-    found = by_runtime(tmp_path / "x.onnx", PICTURES[:, :32, :32])
+    logits = by_runtime(tmp_path / "x.onnx", PICTURES[:, :32, :32])
 
-    assert apart(found, forward(SMALL, Contract(), weights, PICTURES[:, :32, :32])) > SINGLE
+    assert apart(logits, forward(SMALL, Contract(), weights, PICTURES[:, :32, :32])) > SINGLE
 
 
 @pytest.mark.parametrize("case", CONTRACTS)
@@ -102,11 +107,27 @@ def test_what_is_written_reads_back_the_same_from_the_graph_alone(case, layout, 
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "y.onnx")
 
-    found = read(tmp_path / "y.onnx")
+    network = read(tmp_path / "y.onnx")
 
-    assert (found.layout, found.architecture) == (layout, architecture)
-    assert replace(found.contract, input=contract.input) == contract
-    assert {s: found.weights[s].tobytes() for s in weights} == {s: a.tobytes() for s, a in weights.items()}
+    assert (network.layout, network.architecture) == (layout, architecture)
+    assert replace(network.contract, input=contract.input) == contract
+    assert {s: network.weights[s].tobytes() for s in weights} == {s: a.tobytes() for s, a in weights.items()}
+
+
+@pytest.mark.parametrize("stem", NEW_STEMS)
+def test_a_new_stem_is_written_read_and_run_without_a_word_in_formats(stem, tmp_path, monkeypatch):
+    """Graph and reader follow from the network's operations, whatever stands before the first block."""
+    monkeypatch.setitem(STEMS, stem, NEW_STEMS[stem])
+    architecture = replace(SMALL, stem=stem)
+    weights = random_model(architecture, Contract(), tmp_path / "x.onnx")
+
+    network = read(tmp_path / "x.onnx")
+
+    expected = forward(architecture, Contract(), weights, PICTURES)
+    assert (network.architecture, apart(by_runtime(tmp_path / "x.onnx", PICTURES), expected) <= SINGLE) == (
+        architecture,
+        True,
+    )
 
 
 def test_initialisers_are_called_after_units(tmp_path):
@@ -178,9 +199,9 @@ def test_other_types_are_written_and_read(dtype, tmp_path):
     weights = random_model(SMALL, Contract(), tmp_path / "x.onnx", dtype=dtype)
     onnx.checker.check_model(tmp_path / "x.onnx", full_check=True)
 
-    found = read(tmp_path / "x.onnx")
+    network = read(tmp_path / "x.onnx")
 
-    assert {s: found.weights[s].tobytes() for s in weights} == {s: a.tobytes() for s, a in weights.items()}
+    assert {s: network.weights[s].tobytes() for s in weights} == {s: a.tobytes() for s, a in weights.items()}
 
 
 OTHERS = {
@@ -311,8 +332,8 @@ def outside(written, tmp_path):
     held.ClearField("raw_data")
     held.data_location = TensorProto.EXTERNAL
 
-    def change(**told):
-        entries = {"location": "data", "offset": "4", "length": str(len(data))} | told
+    def change(**changes):
+        entries = {"location": "data", "offset": "4", "length": str(len(data))} | changes
         del held.external_data[:]
         for key, value in entries.items():
             held.external_data.add(key=key, value=value.replace("TMP", str(tmp_path)))
@@ -327,13 +348,13 @@ def test_external_data_in_the_model_s_folder_are_read(location, outside, written
     """At their offset, through folders and links that stay inside."""
     path = outside(location=location)
 
-    found = formats.read(path).tensors["stem.conv.weight"].load()
+    array = formats.read(path).tensors["stem.conv.weight"].load()
 
-    np.testing.assert_array_equal(found, formats.read(written).tensors["stem.conv.weight"].load())
+    np.testing.assert_array_equal(array, formats.read(written).tensors["stem.conv.weight"].load())
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("changes", "message"),
     [
         ({"location": "../secret"}, "its external data are said to be in '../secret'"),
         ({"location": "inner/../../secret"}, "its external data are said to be in"),
@@ -349,10 +370,10 @@ def test_external_data_in_the_model_s_folder_are_read(location, outside, written
         ({"length": "4 kB"}, "has the length '4 kB' in its external data"),
     ],
 )
-def test_external_data_elsewhere_are_refused(told, message, outside):
+def test_external_data_elsewhere_are_refused(changes, message, outside):
     """No way up, no absolute path, no drive, no link out, and nothing beyond the file."""
     with pytest.raises(CorruptError) as caught:
-        formats.read(outside(**told))
+        formats.read(outside(**changes))
     assert message in caught.value.message
 
 

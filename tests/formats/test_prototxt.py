@@ -38,8 +38,8 @@ def blueprint(arch=SMALL, contract=CEIL, **layers):
 
 
 def text(arch=SMALL, contract=CEIL, **names):
-    made = blueprint(arch, contract, **names)
-    return reader.text(made, layers(made))
+    network = blueprint(arch, contract, **names)
+    return reader.text(network, layers(network))
 
 
 def parse(tmp_path, content):
@@ -51,23 +51,23 @@ def parse(tmp_path, content):
 
 def test_what_google_writes_is_read(tmp_path):
     """Every layer of a published graph comes with its name, type and settings."""
-    told = net(Architecture.named("121"))
+    proto = net(Architecture.named("121"))
 
-    found = parse(tmp_path, prototxt(told))["layer"]
+    parsed = parse(tmp_path, prototxt(proto))["layer"]
 
-    expected = [(layer.name, layer.type, list(layer.bottom)) for layer in told.layer]
-    assert [(one["name"][0], one["type"][0], one.get("bottom", [])) for one in found] == expected
+    expected = [(layer.name, layer.type, list(layer.bottom)) for layer in proto.layer]
+    assert [(one["name"][0], one["type"][0], one.get("bottom", [])) for one in parsed] == expected
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters="\\\"'")), max_size=4))
 def test_texts_are_read_whatever_stands_in_them(tmp_path_factory, texts):
     """Braces, marks and colons between quotes are a text's."""
-    told = CAFFE["NetParameter"](input=texts)
+    proto = CAFFE["NetParameter"](input=texts)
 
-    found = parse(tmp_path_factory.getbasetemp(), text_format.MessageToString(told))
+    fields = parse(tmp_path_factory.getbasetemp(), text_format.MessageToString(proto))
 
-    assert found.get("input", []) == texts
+    assert fields.get("input", []) == texts
 
 
 FORMS = {
@@ -88,9 +88,9 @@ def test_every_spelling_means_the_same(form, tmp_path):
 
 def test_lists_and_texts_in_a_row_are_read(tmp_path):
     """A list gives several values; texts that follow each other are one."""
-    found = parse(tmp_path, "a: [1, -2.5e-3, FLOOR] b: 'x' \"y\"\n'z' a: 4")
+    fields = parse(tmp_path, "a: [1, -2.5e-3, FLOOR] b: 'x' \"y\"\n'z' a: 4")
 
-    assert found == {"a": ["1", "-2.5e-3", "FLOOR", "4"], "b": ["xyz"]}
+    assert fields == {"a": ["1", "-2.5e-3", "FLOOR", "4"], "b": ["xyz"]}
 
 
 BROKEN = {
@@ -126,11 +126,11 @@ def test_damage_is_an_error_of_ours_or_another_network(tmp_path_factory, data):
     path.write_bytes(data)
 
     try:
-        found = set(reader.read(path))
+        keys = set(reader.read(path))
     except PortError as error:
-        found = {error.kind}
+        keys = {error.kind}
 
-    assert found <= {"epsilon", "pool_rounding", "notes", "prototxt", "corrupt", "misfit"}
+    assert keys <= {"epsilon", "pool_rounding", "notes", "prototxt", "corrupt", "misfit"}
 
 
 def test_settings_that_are_no_numbers_are_refused(tmp_path):
@@ -148,11 +148,11 @@ def test_settings_that_are_no_numbers_are_refused(tmp_path):
 
 def test_pools_that_disagree_are_refused(tmp_path):
     """Transitions of which one rounds down and one up are no network of ours."""
-    path, told = (
+    path, content = (
         tmp_path / "net.prototxt",
         prototxt(net(Architecture(layers=(1, 1, 1), growth_rate=4, init_channels=8))),
     )
-    path.write_text(told.replace("stride: 2\n    pad: 0", "stride: 2 round_mode: FLOOR", 1))
+    path.write_text(content.replace("stride: 2\n    pad: 0", "stride: 2 round_mode: FLOOR", 1))
 
     with pytest.raises(MisfitError) as caught:
         reader.read(path)
@@ -188,39 +188,39 @@ def test_what_is_written_says_its_contract(contract, tmp_path):
 def test_only_words_that_every_caffe_knows_are_written():
     """BVLC's schema, without a word on rounding, accepts the text of each contract."""
     for contract in (CEIL, Contract()):
-        told = text_format.Parse(text(contract=contract), CAFFE["NetParameter"]())
+        proto = text_format.Parse(text(contract=contract), CAFFE["NetParameter"]())
 
-        assert [layer.pooling_param.HasField("round_mode") for layer in told.layer] == [False] * len(told.layer)
+        assert [layer.pooling_param.HasField("round_mode") for layer in proto.layer] == [False] * len(proto.layer)
 
 
 def test_every_bottom_is_a_top_before_it():
     """The layers stand in order of execution, and all that they make is read but the end."""
-    told = text_format.Parse(text(), CAFFE["NetParameter"]())
-    made, read = [], set()
-    for layer in told.layer:
-        assert set(layer.bottom) <= set(made)
-        made += layer.top
+    proto = text_format.Parse(text(), CAFFE["NetParameter"]())
+    tops, read = [], set()
+    for layer in proto.layer:
+        assert set(layer.bottom) <= set(tops)
+        tops += layer.top
         read |= set(layer.bottom)
 
-    assert set(made) - read == {"head.dense"}
+    assert set(tops) - read == {"head.dense"}
 
 
 def test_a_name_that_a_unit_has_is_left_to_it():
     """A layer of ours that would be called as a weighted one gets another name."""
     taken = {"stem.conv": "stem.pool", "head.dense": "data_"}
 
-    told = text_format.Parse(text(**taken), CAFFE["NetParameter"]())
+    proto = text_format.Parse(text(**taken), CAFFE["NetParameter"]())
 
-    assert len({layer.name for layer in told.layer}) == len(told.layer)
+    assert len({layer.name for layer in proto.layer}) == len(proto.layer)
 
 
 def test_any_name_is_quoted():
     """Quotes, backslashes, line ends and other letters in a layer's name come back from Google's parser."""
     name = 'a"b\\c\nd é 网'
 
-    told = text_format.Parse(text(**{"stem.conv": name}), CAFFE["NetParameter"]())
+    proto = text_format.Parse(text(**{"stem.conv": name}), CAFFE["NetParameter"]())
 
-    assert told.layer[1].name == name
+    assert proto.layer[1].name == name
 
 
 def test_the_head_of_the_text_tells_how_to_use_it():

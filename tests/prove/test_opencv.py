@@ -39,12 +39,12 @@ CEIL = Layout.load("caffe").contract
 FLOOR = replace(CEIL, pool_rounding="floor")
 
 
-def pair(place, told, name="net", *, words="ceil_mode"):
+def pair(place, proto, name="net", *, words="ceil_mode"):
     """A `.caffemodel` and the `.prototxt` that Google wrote; None leaves the latter out."""
     path = place / f"{name}.caffemodel"
-    path.write_bytes(told if isinstance(told, bytes) else told.SerializeToString())
+    path.write_bytes(proto if isinstance(proto, bytes) else proto.SerializeToString())
     if words:
-        path.with_suffix(".prototxt").write_text(prototxt(told, rounding=words))
+        path.with_suffix(".prototxt").write_text(prototxt(proto, rounding=words))
     return path
 
 
@@ -52,10 +52,10 @@ def run(path, pictures, taps=(), table=None):
     return run_opencv(Job(network="opencv", images=pictures, path=path, table=table, taps=dict.fromkeys(taps, "")))
 
 
-def far(found, weights, contract, pictures, arch=SMALL):
+def far(measured, weights, contract, pictures, arch=SMALL):
     """Distance of outputs to the float64 truth over that of numpy's float32, both root mean square."""
     truth, rough = (forward(arch, contract, weights, pictures, dtype=kind) for kind in ("float64", "float32"))
-    return float(np.sqrt(np.mean((found - truth) ** 2) / np.mean((rough - truth) ** 2)))
+    return float(np.sqrt(np.mean((measured - truth) ** 2) / np.mean((rough - truth) ** 2)))
 
 
 # -- the runner --------------------------------------------------------------------------------------------------------
@@ -65,13 +65,13 @@ def far(found, weights, contract, pictures, arch=SMALL):
 @pytest.mark.parametrize("floor", [False, True], ids=["ceil", "floor"])
 def test_opencv_runs_what_caffe_wrote(floor, size, tmp_path):
     """At even and odd sizes, pools up or down, OpenCV's logits are those of the forward pass in numpy."""
-    told, pictures = net(SMALL, WEIGHTS, factor=3.5, floor=floor), images(2, size)
+    proto, pictures = net(SMALL, WEIGHTS, factor=3.5, floor=floor), images(2, size)
 
-    found = run(pair(tmp_path, told), pictures)
+    answer = run(pair(tmp_path, proto), pictures)
 
     divided = dict(read(tmp_path / "net.caffemodel").weights)
-    ratio = far(found.logits, divided, FLOOR if floor else CEIL, pictures)
-    assert (found.computed_in, found.logits.shape, ratio <= FACTOR32) == ("float32", (2, 7), True)
+    ratio = far(answer.logits, divided, FLOOR if floor else CEIL, pictures)
+    assert (answer.computed_in, answer.logits.shape, ratio <= FACTOR32) == ("float32", (2, 7), True)
 
 
 @pytest.mark.parametrize("size", [64, 65, 66, 67, 71, 97])
@@ -83,9 +83,9 @@ def test_opencv_runs_what_we_write(contract, size, tmp_path):
     pictures = images(2, size)
     path = written(tmp_path, tensors(), pool_rounding=contract.pool_rounding)
 
-    found = run(path, pictures)
+    answer = run(path, pictures)
 
-    assert far(found.logits, WEIGHTS, contract, pictures) <= FACTOR32
+    assert far(answer.logits, WEIGHTS, contract, pictures) <= FACTOR32
 
 
 @pytest.mark.parametrize("contract", [CEIL, FLOOR], ids=["ceil", "floor"])
@@ -128,33 +128,33 @@ def test_a_file_alone_gets_a_graph(tmp_path):
     pictures = images(2, 65)
     path = pair(tmp_path, net(SMALL, WEIGHTS, long=True), words=None)
 
-    found = run(path, pictures)
+    answer = run(path, pictures)
 
-    assert (far(found.logits, WEIGHTS, CEIL, pictures) <= FACTOR32, list(tmp_path.iterdir())) == (True, [path])
+    assert (far(answer.logits, WEIGHTS, CEIL, pictures) <= FACTOR32, list(tmp_path.iterdir())) == (True, [path])
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form not in ("doubles", "old layers")])
 def test_opencv_reads_the_forms_that_we_read(form, tmp_path):
     """OpenCV's importer sees the same network as read in every form but doubles and the types of old layers."""
-    told, data = FORMS[form](net(SMALL, WEIGHTS))
+    proto, data = FORMS[form](net(SMALL, WEIGHTS))
     pictures, path = images(2, 64), pair(tmp_path, data, words=None)
     if "InnerProduct" not in form:
         path.with_suffix(".prototxt").write_text(prototxt(net(SMALL), rounding="ceil_mode"))
 
-    found = run(path, pictures)
+    answer = run(path, pictures)
 
-    assert (far(found.logits, WEIGHTS, CEIL, pictures) <= FACTOR32, len(blobs_of(told))) == (True, 109)
+    assert (far(answer.logits, WEIGHTS, CEIL, pictures) <= FACTOR32, len(blobs_of(proto))) == (True, 109)
 
 
 def test_a_factor_of_zero_is_opencvs(tmp_path):
     """A norm whose factor is 0 has mean and variance 0, in OpenCV as in Caffe."""
     pictures = images(2, 64)
-    told = net(SMALL, WEIGHTS, factor={"transition1.norm": 0.0, "block2.layer1.norm1": 123.4})
+    proto = net(SMALL, WEIGHTS, factor={"transition1.norm": 0.0, "block2.layer1.norm1": 123.4})
     zero = WEIGHTS | {Slot("transition1.norm", role): 0 * WEIGHTS[Slot("transition1.norm", role)] for role in STATS}
 
-    found = run(pair(tmp_path, told), pictures)
+    answer = run(pair(tmp_path, proto), pictures)
 
-    assert far(found.logits, zero, CEIL, pictures) <= FACTOR32
+    assert far(answer.logits, zero, CEIL, pictures) <= FACTOR32
 
 
 STATS = ("mean", "variance")
@@ -171,11 +171,11 @@ def test_every_unit_can_be_followed(contract, tmp_path):
     forward(SMALL, contract, WEIGHTS, pictures, tap=rough.__setitem__, dtype="float32")
     path = written(tmp_path, tensors(), pool_rounding=contract.pool_rounding)
 
-    found = run(path, pictures, units).taps
+    taps = run(path, pictures, units).taps
 
     pooled = [] if contract is CEIL else ["transition1.conv", "transition2.conv"]
-    rms = {unit: [np.sqrt(np.mean((side[unit] - truth[unit]) ** 2)) for side in (found, rough)] for unit in found}
-    assert ([unit for unit in units if unit not in found], max(a / b for a, b in rms.values()) <= FACTOR32) == (
+    rms = {unit: [np.sqrt(np.mean((side[unit] - truth[unit]) ** 2)) for side in (taps, rough)] for unit in taps}
+    assert ([unit for unit in units if unit not in taps], max(a / b for a, b in rms.values()) <= FACTOR32) == (
         pooled,
         True,
     )
@@ -186,20 +186,20 @@ def test_a_network_without_head_gives_its_last_map(tmp_path):
     pictures = images(2, 64)
     convert(pair(tmp_path, net(SMALL, WEIGHTS)), out=tmp_path / "body.caffemodel", dst="caffe", no_top=True)
 
-    found = run(tmp_path / "body.caffemodel", pictures).logits
+    logits = run(tmp_path / "body.caffemodel", pictures).logits
 
-    assert far(found, WEIGHTS, CEIL, pictures, SMALL.without_head()) <= FACTOR32
+    assert far(logits, WEIGHTS, CEIL, pictures, SMALL.without_head()) <= FACTOR32
 
 
 def test_digests_are_of_the_blobs_that_opencv_holds(tmp_path):
     """Every blob is there once, under its layer's name, with the bytes of the file."""
     from densenet_port.checkpoint import array_digest
 
-    told = net(SMALL, WEIGHTS)
+    proto = net(SMALL, WEIGHTS)
 
-    found = run(pair(tmp_path, told), images(2, 64)).variables
+    digests = run(pair(tmp_path, proto), images(2, 64)).variables
 
-    assert found == {name: array_digest(blob) for name, blob in blobs_of(told).items()}
+    assert digests == {name: array_digest(blob) for name, blob in blobs_of(proto).items()}
 
 
 def test_doubles_are_no_network_of_opencvs(tmp_path):
@@ -241,12 +241,12 @@ def test_a_port_of_a_caffe_network_passes(tmp_path):
     convert(source, out=tmp_path / "k.weights.h5")
     convert(tmp_path / "k.weights.h5", out=tmp_path / "back.caffemodel", dst="caffe")
 
-    found = [
+    results = [
         check(tmp_path / "k.weights.h5", against=source, backend="numpy", sizes=(64, 65)),
         check(tmp_path / "back.caffemodel", against=source, sizes=(64, 65)),
     ]
 
-    assert [(failed(one), one.sides["reference"]["name"]) for one in found] == [([], "opencv")] * 2
+    assert [(failed(one), one.sides["reference"]["name"]) for one in results] == [([], "opencv")] * 2
 
 
 def test_a_fold_and_another_epsilon_are_proven_together(tmp_path):
@@ -257,9 +257,9 @@ def test_a_fold_and_another_epsilon_are_proven_together(tmp_path):
     source = pair(tmp_path, net(SMALL, WEIGHTS, factor=999.982))
     done = convert(source, out=tmp_path / "k.weights.h5", dst=table)
 
-    found = check(tmp_path / "k.weights.h5", against=source, backend="numpy", sizes=())
+    result = check(tmp_path / "k.weights.h5", against=source, backend="numpy", sizes=())
 
-    assert (done.contract.epsilon, bool(done.absorbed["scale"]), failed(found)) == (1.001e-5, True, [])
+    assert (done.contract.epsilon, bool(done.absorbed["scale"]), failed(result)) == (1.001e-5, True, [])
 
 
 @pytest.fixture(scope="module")
@@ -290,10 +290,10 @@ def test_a_port_that_forgot_what_caffe_needs_is_named(fault, ported, tmp_path):
     weights |= {Slot(unit, role): array for role, array in PLANTED[fault](own).items()}
     damaged = written(port, weights, port.contract, tmp_path / "d.weights.h5")
 
-    found = judged(damaged, source, reference, run_port(damaged, "numpy", reference.probes, reference.tapped))
+    result = judged(damaged, source, reference, run_port(damaged, "numpy", reference.probes, reference.tapped))
 
-    named = [(one["mistake"], one["units"]) for one in found.diagnosis]
-    assert (found.passed, found.where, named) == (False, unit, [(fault, [unit])])
+    named = [(one["mistake"], one["units"]) for one in result.diagnosis]
+    assert (result.passed, result.where, named) == (False, unit, [(fault, [unit])])
 
 
 def test_a_graph_that_is_not_ours_is_noticed(tmp_path):
@@ -305,8 +305,8 @@ def test_a_graph_that_is_not_ours_is_noticed(tmp_path):
 
     side = run_reference(source, make_probes(source, (), 2, None, 0))
 
-    found = judged(source, source, side, side)
-    assert failed(found)[0] == "opencv in float32 is numpy in float64, noise 64"
+    result = judged(source, source, side, side)
+    assert failed(result)[0] == "opencv in float32 is numpy in float64, noise 64"
 
 
 def test_a_saved_reference_keeps_its_measure(tmp_path):
@@ -315,9 +315,9 @@ def test_a_saved_reference_keeps_its_measure(tmp_path):
     convert(source, out=tmp_path / "k.weights.h5")
     check(tmp_path / "k.weights.h5", against=source, backend="numpy", sizes=(), save_reference=saved)
 
-    found = check(tmp_path / "k.weights.h5", reference=saved, backend="numpy", sizes=())
+    result = check(tmp_path / "k.weights.h5", reference=saved, backend="numpy", sizes=())
 
-    assert (failed(found), list(load_side(saved).told["rounding"])) == ([], [probe.name for probe in found.probes])
+    assert (failed(result), list(load_side(saved).told["rounding"])) == ([], [probe.name for probe in result.probes])
 
 
 # -- the published sizes -----------------------------------------------------------------------------------------------
@@ -330,9 +330,9 @@ def test_a_full_size_network_is_the_same_in_opencv(arch, long, tmp_path):
     weights, pictures = random_weights(numbers), images(1, 61 if long else 225)
     path = pair(tmp_path, net(numbers, weights, factor=999.982, long=long))
 
-    found = run(path, pictures)
+    answer = run(path, pictures)
 
-    told = read(path)
-    divided = dict(told.weights)
-    ratio = far(found.logits, divided, told.contract, pictures, numbers)
-    assert (told.architecture.name, ratio <= FACTOR32) == (arch, True)
+    network = read(path)
+    divided = dict(network.weights)
+    ratio = far(answer.logits, divided, network.contract, pictures, numbers)
+    assert (network.architecture.name, ratio <= FACTOR32) == (arch, True)

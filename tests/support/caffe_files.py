@@ -92,23 +92,23 @@ def classes(*, packed=True, blobs="[BlobProto]"):
     """Name → Google's class of each message; `packed` is how numbers are written, `blobs` the type of a layer's."""
     file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe", syntax="proto2")
     for name, values in ENUMS.items():
-        told = file.enum_type.add(name=name)
+        proto = file.enum_type.add(name=name)
         for value, number in values.items():
-            told.value.add(name=value, number=number)
+            proto.value.add(name=value, number=number)
     for name, fields in SCHEMA.items():
-        told = file.message_type.add(name=name)
+        proto = file.message_type.add(name=name)
         for field, (number, kind) in fields.items():
-            _add(told, field, number, blobs if field == "blobs" else kind, packed)
+            _add(proto, field, number, blobs if field == "blobs" else kind, packed)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"caffe.{name}")) for name in SCHEMA}
 
 
-def _add(told, name, number, kind, packed):
+def _add(proto, name, number, kind, packed):
     """One field of a message."""
     bare = kind.strip("[*]")
     label = KIND.LABEL_REPEATED if kind.startswith("[") else KIND.LABEL_OPTIONAL
-    field = told.field.add(name=name, number=number, label=label)
+    field = proto.field.add(name=name, number=number, label=label)
     if bare in TYPES:
         field.type = TYPES[bare]
     else:
@@ -137,13 +137,13 @@ class Net:
 
     def __init__(self, weights, factor, size, channels, epsilon):
         """Begin with the input, `size` pixels wide and high."""
-        self.told = CAFFE["NetParameter"](name="DENSENET")
+        self.proto = CAFFE["NetParameter"](name="DENSENET")
         self.weights, self.factor, self.epsilon = weights, factor, epsilon
         self.add("data", "Input", []).input_param.shape.add(dim=[1, channels, size, size])
 
     def add(self, name, kind, bottoms, top=None):
         """Append a layer, which is given back."""
-        return self.told.layer.add(name=name, type=kind, bottom=bottoms, top=[top or name])
+        return self.proto.layer.add(name=name, type=kind, bottom=bottoms, top=[top or name])
 
     def blobs(self, layer, *arrays):
         """Give a layer its blobs."""
@@ -153,11 +153,11 @@ class Net:
     def conv(self, unit, name, bottom, outputs, size, stride=1, *, bias=False):
         """Append a convolution, with the bias of the head where asked for."""
         layer = self.add(name, "Convolution", [bottom])
-        told = layer.convolution_param
-        told.num_output, told.bias_term = outputs, bias
-        told.kernel_size.append(size)
-        told.stride.append(stride)
-        told.pad.append(size // 2)
+        proto = layer.convolution_param
+        proto.num_output, proto.bias_term = outputs, bias
+        proto.kernel_size.append(size)
+        proto.stride.append(stride)
+        proto.pad.append(size // 2)
         if self.weights and bias:
             kernel, shift = (self.weights[Slot(unit, role)] for role in ("kernel", "bias"))
             self.blobs(layer, kernel.T[:, :, None, None], shift)
@@ -185,8 +185,8 @@ class Net:
     def pool(self, name, bottom, method, size, stride, pad=0):
         """Append a pool."""
         layer = self.add(name, "Pooling", [bottom])
-        told = layer.pooling_param
-        told.pool, told.kernel_size, told.stride, told.pad = method, size, stride, pad
+        proto = layer.pooling_param
+        proto.pool, proto.kernel_size, proto.stride, proto.pad = method, size, stride, pad
         return name
 
 
@@ -196,123 +196,123 @@ def net(arch, weights=None, *, factor=1.0, size=224, long=False, epsilon=1e-5, f
     BatchNorm's blobs are mean and variance times `factor` (one, or one a unit), and `factor`. `floor` says of the
     transitions' pools too what is always said of the stem's: that they round down (`round_mode: FLOOR`).
     """
-    made = Net(weights, factor, size, arch.channels, epsilon)
-    x = made.conv("stem.conv", "conv1", "data", arch.init_channels, 7, 2)
-    x = made.norm("stem.norm", "conv1", "relu1", x)
-    x = made.pool("pool1", x, 0, 3, 2, 1)
-    made.told.layer[-1].pooling_param.round_mode = 1
+    network = Net(weights, factor, size, arch.channels, epsilon)
+    x = network.conv("stem.conv", "conv1", "data", arch.init_channels, 7, 2)
+    x = network.norm("stem.norm", "conv1", "relu1", x)
+    x = network.pool("pool1", x, 0, 3, 2, 1)
+    network.proto.layer[-1].pooling_param.round_mode = 1
     width = arch.init_channels
     for stage, count in enumerate(arch.layers, start=2):
         for branch in range(1, count + 1):
             unit, name = f"block{stage - 1}.layer{branch}", f"{stage}_{branch}"
-            y = made.norm(f"{unit}.norm1", f"conv{name}/x1", f"relu{name}/x1", x)
-            y = made.conv(f"{unit}.conv1", f"conv{name}/x1", y, arch.bottleneck * arch.growth_rate, 1)
-            y = made.norm(f"{unit}.norm2", f"conv{name}/x2", f"relu{name}/x2", y)
-            y = made.conv(f"{unit}.conv2", f"conv{name}/x2", y, arch.growth_rate, 3)
-            made.add(f"concat_{name}", "Concat", [x, y])
+            y = network.norm(f"{unit}.norm1", f"conv{name}/x1", f"relu{name}/x1", x)
+            y = network.conv(f"{unit}.conv1", f"conv{name}/x1", y, arch.bottleneck * arch.growth_rate, 1)
+            y = network.norm(f"{unit}.norm2", f"conv{name}/x2", f"relu{name}/x2", y)
+            y = network.conv(f"{unit}.conv2", f"conv{name}/x2", y, arch.growth_rate, 3)
+            network.add(f"concat_{name}", "Concat", [x, y])
             x, width = f"concat_{name}", width + arch.growth_rate
         last = stage == len(arch.layers) + 1
         number = 5 if last else stage  # a network of fewer blocks skips numbers
         place = f"{number}_{count}/blk" if long else f"{number}_blk"
-        x = made.norm("final.norm" if last else f"transition{stage - 1}.norm", f"conv{place}", f"relu{place}", x)
+        x = network.norm("final.norm" if last else f"transition{stage - 1}.norm", f"conv{place}", f"relu{place}", x)
         if not last:
             width //= 2
-            x = made.conv(f"transition{stage - 1}.conv", f"conv{place}", x, width, 1)
-            x = made.pool(f"pool{stage}_{count}" if long else f"pool{stage}", x, 1, 2, 2)
+            x = network.conv(f"transition{stage - 1}.conv", f"conv{place}", x, width, 1)
+            x = network.pool(f"pool{stage}_{count}" if long else f"pool{stage}", x, 1, 2, 2)
             if floor:
-                made.told.layer[-1].pooling_param.round_mode = 1
-    layer = made.add("pool5", "Pooling", [x])
+                network.proto.layer[-1].pooling_param.round_mode = 1
+    layer = network.add("pool5", "Pooling", [x])
     layer.pooling_param.pool, layer.pooling_param.global_pooling = 1, True
-    made.conv("head.dense", "fc6", layer.name, arch.classes, 1, bias=True)
-    return made.told
+    network.conv("head.dense", "fc6", layer.name, arch.classes, 1, bias=True)
+    return network.proto
 
 
-def without_blobs(told):
+def without_blobs(proto):
     """The same network as a `.prototxt` has it: a copy without blobs."""
-    bare = type(told)(name=told.name)
-    bare.layer.extend(map(without_blobs_of, told.layer))
+    bare = type(proto)(name=proto.name)
+    bare.layer.extend(map(without_blobs_of, proto.layer))
     return bare
 
 
-def prototxt(told, *, rounding="round_mode"):
+def prototxt(proto, *, rounding="round_mode"):
     """The network's text, the pools' rounding in BVLC's words or the fork's (`ceil_mode: false`)."""
-    text = text_format.MessageToString(without_blobs(told))
+    text = text_format.MessageToString(without_blobs(proto))
     return text.replace("round_mode: FLOOR", "ceil_mode: false") if rounding == "ceil_mode" else text
 
 
-def blobs_of(told):
+def blobs_of(proto):
     """Name → array of every blob, as Google's classes give them; an old vector is 1×1×1×N."""
-    found = {}
-    for layer in [*told.layer, *told.layers]:
+    blobs = {}
+    for layer in [*proto.layer, *proto.layers]:
         for number, blob in enumerate(layer.blobs):
             data = np.array(blob.double_data or blob.data, "f8" if blob.double_data else "f4")
             old = (blob.num, blob.channels, blob.height, blob.width)
-            found[f"{layer.name}#{number}"] = data.reshape(old if blob.HasField("num") else tuple(blob.shape.dim))
-    return found
+            blobs[f"{layer.name}#{number}"] = data.reshape(old if blob.HasField("num") else tuple(blob.shape.dim))
+    return blobs
 
 
 # -- the same network in every form ------------------------------------------------------------------------------------
 
 
-def as_saved(told):
+def as_saved(proto):
     """As a running Caffe saves it: Split layers, settings of learning, gradients beside the numbers."""
-    told.layer.add(name="pool1_pool1_0_split", type="Split", bottom=["pool1"], top=["a", "b"])
-    for layer in told.layer:
+    proto.layer.add(name="pool1_pool1_0_split", type="Split", bottom=["pool1"], top=["a", "b"])
+    for layer in proto.layer:
         for blob in layer.blobs:
             layer.param.add(lr_mult=0.5)
             blob.diff.extend([7.0] * len(blob.data))
-    return told
+    return proto
 
 
-def with_old_shapes(told):
+def with_old_shapes(proto):
     """With four sizes to each blob: a vector is 1×1×1×N, and what has four axes keeps them."""
-    for layer in told.layer:
+    for layer in proto.layer:
         for blob in layer.blobs:
             dims = list(blob.shape.dim)
             blob.ClearField("shape")
             blob.num, blob.channels, blob.height, blob.width = [1] * (4 - len(dims)) + dims
-    return told
+    return proto
 
 
-def with_inner_product(told):
+def with_inner_product(proto):
     """With a head that is an InnerProduct, whose matrix has two axes."""
-    layer = told.layer[-1]
+    layer = proto.layer[-1]
     layer.type = "InnerProduct"
     del layer.blobs[0].shape.dim[2:]
-    return told
+    return proto
 
 
-def in_doubles(told):
+def in_doubles(proto):
     """With numbers that float32 cannot hold."""
-    for layer in told.layer:
+    for layer in proto.layer:
         for blob in layer.blobs:
             blob.double_data.extend(value + 1e-12 for value in blob.data)
             blob.ClearField("data")
-    return told
+    return proto
 
 
-def as_old_layers(told):
+def as_old_layers(proto):
     """With the layers of Caffe's first form, types by number."""
-    old = CAFFE["NetParameter"](name=told.name)
-    for layer in with_old_shapes(told).layer:
+    old = CAFFE["NetParameter"](name=proto.name)
+    for layer in with_old_shapes(proto).layer:
         old.layers.add(name=layer.name, bottom=layer.bottom, top=layer.top, blobs=layer.blobs)
     old.layers[0].type = 4
     return old
 
 
-def unpacked(told):
+def unpacked(proto):
     """Bytes with a tag before every number."""
-    return classes(packed=False)["NetParameter"].FromString(told.SerializeToString()).SerializeToString()
+    return classes(packed=False)["NetParameter"].FromString(proto.SerializeToString()).SerializeToString()
 
 
 UNKNOWN = b"\xc2\x3e\x05never\xcd\x3e\x00\x00\x80\x3f\xc8\x3e\x07"  # fields 1000 and 1001 of three wire types
 
 
-def in_pieces(told):
+def in_pieces(proto):
     """Bytes with each blob's numbers in three pieces, unknown fields everywhere, and the shape given last."""
     raw = classes(blobs="[bytes]")
-    pieces = raw["NetParameter"](name=told.name)
-    for layer in told.layer:
+    pieces = raw["NetParameter"](name=proto.name)
+    for layer in proto.layer:
         bare = raw["LayerParameter"].FromString(without_blobs_of(layer).SerializeToString() + UNKNOWN)
         for blob in layer.blobs:
             cuts = np.array_split(np.array(blob.data, "f4"), 3)
@@ -331,13 +331,13 @@ def without_blobs_of(layer):
 
 
 FORMS = {
-    "plain": lambda told: (told, told.SerializeToString()),
-    "as saved by a running Caffe": lambda told: (as_saved(told), told.SerializeToString()),
-    "old shapes": lambda told: (with_old_shapes(told), told.SerializeToString()),
-    "a head that is an InnerProduct": lambda told: (with_inner_product(told), told.SerializeToString()),
-    "an old InnerProduct": lambda told: (with_old_shapes(with_inner_product(told)), told.SerializeToString()),
-    "doubles": lambda told: (in_doubles(told), told.SerializeToString()),
-    "old layers": lambda told: (old := as_old_layers(told), old.SerializeToString()),
-    "unpacked": lambda told: (told, unpacked(told)),
-    "in pieces": lambda told: (told, in_pieces(told)),
+    "plain": lambda proto: (proto, proto.SerializeToString()),
+    "as saved by a running Caffe": lambda proto: (as_saved(proto), proto.SerializeToString()),
+    "old shapes": lambda proto: (with_old_shapes(proto), proto.SerializeToString()),
+    "a head that is an InnerProduct": lambda proto: (with_inner_product(proto), proto.SerializeToString()),
+    "an old InnerProduct": lambda proto: (with_old_shapes(with_inner_product(proto)), proto.SerializeToString()),
+    "doubles": lambda proto: (in_doubles(proto), proto.SerializeToString()),
+    "old layers": lambda proto: (old := as_old_layers(proto), old.SerializeToString()),
+    "unpacked": lambda proto: (proto, unpacked(proto)),
+    "in pieces": lambda proto: (proto, in_pieces(proto)),
 }

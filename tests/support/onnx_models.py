@@ -114,9 +114,9 @@ class _Zoo:
         return self.add("Conv", x, self.hold(f"{unit}_w_0", kernel), **settings)
 
     def norm(self, unit, x):
-        told = {"scale": "scale", "bias": "shift", "mean": "mean", "var": "variance", "w": "second_scale"}
-        told["b"] = "second_shift"
-        names = {k: self.hold(f"{unit}_{k}_0", self.weights[Slot(unit, role)]) for k, role in told.items()}
+        roles = {"scale": "scale", "bias": "shift", "mean": "mean", "var": "variance", "w": "second_scale"}
+        roles["b"] = "second_shift"
+        names = {k: self.hold(f"{unit}_{k}_0", self.weights[Slot(unit, role)]) for k, role in roles.items()}
         x = self.add("BatchNormalization", x, *(names[k] for k in ("scale", "bias", "mean", "var")), epsilon=1e-5)
         for op, name in (("Mul", names["w"]), ("Add", names["b"])):
             if self.opset == 6:
@@ -154,10 +154,10 @@ class _Zoo:
         return path
 
 
-def random_model(architecture, contract, path, layout="onnx", dtype="float32", told=None):
+def random_model(architecture, contract, path, layout="onnx", dtype="float32", record=None):
     """Write random weights in a layout of ours, as a conversion would; give the weights, slot → array in our axes.
 
-    `told` is a manifest to write instead of the true one.
+    `record` is what to write of it instead of what is so.
     """
     table, weights = Layout.load(layout), random_weights(architecture, dtype=dtype)
     tensors = {}
@@ -165,15 +165,15 @@ def random_model(architecture, contract, path, layout="onnx", dtype="float32", t
         what, sizes = table.content(place), architecture.units[place.unit].sizes
         array = weights[Slot(place.unit, what)] if isinstance(what, str) else np.full(sizes["c"], what, dtype)
         tensors[rule.name] = tensor(move(array, table.canonical_axes(place), rule.axes))
-    manifest = {"layout": layout, "architecture": architecture.to_json(), "contract": contract.to_json()}
-    blueprint = table.blueprint(architecture, contract)
-    formats.write(path, tensors, lambda: json.dumps(manifest if told is None else told).encode(), blueprint)
+    if record is None:
+        record = {"layout": layout, "architecture": architecture.to_json(), "contract": contract.to_json()}
+    formats.write(path, tensors, json.dumps(record).encode, table.blueprint(architecture, contract))
     return weights
 
 
-def by_numpy(told, pictures=PICTURES):
+def by_numpy(network, pictures=PICTURES):
     """What numpy makes of a file, in float64."""
-    return forward(told.architecture, told.contract, told.weights, pictures)
+    return forward(network.architecture, network.contract, network.weights, pictures)
 
 
 def by_onnx(path, pictures=PICTURES, dtype="float64", architecture=SMALL, **how):
@@ -182,10 +182,10 @@ def by_onnx(path, pictures=PICTURES, dtype="float64", architecture=SMALL, **how)
     return runner("onnxruntime")(job)
 
 
-def apart(found, expected):
+def apart(measured, expected):
     """The largest difference, in deviations of what is expected."""
-    assert found.shape == expected.shape
-    return float(np.abs(found - expected).max() / expected.std())
+    assert measured.shape == expected.shape
+    return float(np.abs(measured - expected).max() / expected.std())
 
 
 def node_of(model, op, number=0):

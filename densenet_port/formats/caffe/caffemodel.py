@@ -21,7 +21,6 @@ densenet-port's record is the field 536870121 of the NetParameter, a JSON text: 
 every `.caffemodel` that is written goes a `.prototxt`, and the same graph stands in the file.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from math import prod
@@ -36,7 +35,8 @@ from densenet_port.formats import protobuf as wire
 from densenet_port.formats.caffe import prototxt
 from densenet_port.formats.caffe.layers import BLOBS, Layer, Value, layer_of, layers
 from densenet_port.formats.protobuf import LEN, VARINT, Field, Later, Message, Part
-from densenet_port.formats.source import Source, Writable, guarded, native, write_tensor
+from densenet_port.formats.record import parse_record
+from densenet_port.formats.source import AGAIN, Source, Writable, guarded, native, write_tensor
 from densenet_port.network.blueprint import Blueprint
 from densenet_port.network.units import Unit
 
@@ -115,7 +115,7 @@ def read(path: Path) -> Checkpoint:
             container="caffemodel",
             tensors=tensors,
             metadata=_metadata(path, layers),
-            record=_record(path, net.get(RECORD, [])),
+            record=parse_record(path, net[RECORD][-1].data(_RECORD_LIMIT)) if RECORD in net else None,
         )
 
 
@@ -130,14 +130,14 @@ class _Read(NamedTuple):
     @classmethod
     def of(cls, numbers: _Numbers, field: Field) -> "_Read":
         """A layer of either form."""
-        found = field.message().by_number()
-        name = found[numbers.name][-1].text() if numbers.name in found else ""
-        norm = numbers is FORMS[LAYER] and KIND in found and found[KIND][-1].text() == "BatchNorm"
-        pool = _merged(found.get(numbers.pooling, []))
+        fields = field.message().by_number()
+        name = fields[numbers.name][-1].text() if numbers.name in fields else ""
+        norm = numbers is FORMS[LAYER] and KIND in fields and fields[KIND][-1].text() == "BatchNorm"
+        pool = _merged(fields.get(numbers.pooling, []))
         return cls(
             name=name,
-            blobs=[blob.message() for blob in found.get(numbers.blobs, [])],
-            epsilon=_epsilon(_merged(found.get(NORM, []))) if norm else None,
+            blobs=[blob.message() for blob in fields.get(numbers.blobs, [])],
+            epsilon=_epsilon(_merged(fields.get(NORM, []))) if norm else None,
             pool=_pool(pool) if pool else None,
         )
 
@@ -156,13 +156,13 @@ def _epsilon(settings: Mapping[int, Field]) -> float:
 
 def _pool(settings: Mapping[int, Field]) -> prototxt.Pool:
     """A pool; its rounding is Caffe's own unless the field that could say another is there."""
-    told = {number: field.integer for number, field in settings.items() if field.wire == VARINT}
+    numbers = {number: field.integer for number, field in settings.items() if field.wire == VARINT}
     return prototxt.Pool(
-        method=_METHODS[told.get(1, 0)] if told.get(1, 0) in (0, 1) else "",
-        kernel=told.get(2) or told.get(5) or 0,
-        stride=told.get(3) or told.get(7) or 1,
-        whole=bool(told.get(12)),
-        rounding=None if _ROUNDING in told else "ceil",
+        method=_METHODS[numbers.get(1, 0)] if numbers.get(1, 0) in (0, 1) else "",
+        kernel=numbers.get(2) or numbers.get(5) or 0,
+        stride=numbers.get(3) or numbers.get(7) or 1,
+        whole=bool(numbers.get(12)),
+        rounding=None if _ROUNDING in numbers else "ceil",
     )
 
 
@@ -174,26 +174,16 @@ def _metadata(path: Path, layers: list[_Read]) -> dict[str, Any]:
     return prototxt.described(path, epsilons, [layer.pool for layer in layers if layer.pool])
 
 
-def _record(path: Path, fields: list[Field]) -> dict[str, Any] | None:
-    """What densenet-port wrote into the file, None if it did not."""
-    if not fields:
-        return None
-    found = json.loads(fields[-1].data(_RECORD_LIMIT))
-    if not isinstance(found, dict):
-        raise CorruptError(f"{path}: its record is no JSON object")
-    return found
-
-
 def _tensor(name: str, blob: Message) -> Tensor:
     """A blob's shape, type and a way to read it. Raises CorruptError where its numbers do not fill its shape."""
-    found, path = blob.by_number(), blob.source.path
-    shape = _shape(found)
-    doubles = found.get(_DOUBLE, [])
-    dtype, pieces = ("<f8", doubles) if _count(doubles, "<f8") else ("<f4", found.get(_DATA, []))
+    fields, path = blob.by_number(), blob.source.path
+    shape = _shape(fields)
+    doubles = fields.get(_DOUBLE, [])
+    dtype, pieces = ("<f8", doubles) if _count(doubles, "<f8") else ("<f4", fields.get(_DATA, []))
     count = _count(pieces, dtype)
     if len(shape) > _AXES or min(shape, default=0) < 0 or prod(shape) != count:
         shown = " x ".join(map(str, shape[:_AXES])) or "one number"
-        raise CorruptError(f"{path}: {name} is {shown}, and holds {count} numbers", hint="fetch or copy the file again")
+        raise CorruptError(f"{path}: {name} is {shown}, and holds {count} numbers", hint=AGAIN)
     return Tensor(shape, np.dtype(dtype).name, partial(_load, path, pieces, dtype, shape))
 
 

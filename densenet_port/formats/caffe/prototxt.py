@@ -71,12 +71,12 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:
-            found = file.read(_LIMIT + 1)
+            content = file.read(_LIMIT + 1)
     except OSError as error:
         raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(found) > _LIMIT:
+    if len(content) > _LIMIT:
         raise CorruptError(f"{path}: more than {_LIMIT} bytes, which no network's text has")
-    net = parse(path, found.decode(errors="replace"))
+    net = parse(path, content.decode(errors="replace"))
     layers = [layer for key in ("layer", "layers") for layer in net.get(key, []) if isinstance(layer, dict)]
     try:
         norms = [_epsilon(layer) for layer in layers if _kind(layer) == "batchnorm"]
@@ -107,14 +107,14 @@ class _Reader:
         """Kind, content and line of each token."""
         at, line = 0, 1
         while at < len(text):
-            found = _TOKEN.match(text, at)
-            if found is None:
+            match = _TOKEN.match(text, at)
+            if match is None:
                 self.line = line
                 raise self.broken(f"{text[at : at + 20]!r} is no part of a network's text")
-            if found.lastgroup:
-                yield found.lastgroup, found[0], line
-            line += text.count("\n", at, found.end())
-            at = found.end()
+            if match.lastgroup:
+                yield match.lastgroup, match[0], line
+            line += text.count("\n", at, match.end())
+            at = match.end()
 
     def take(self, expected: str) -> str:
         """The token that stands next, and go on. Raises CorruptError at the end."""
@@ -126,34 +126,34 @@ class _Reader:
 
     def skip(self, *marks: str) -> bool:
         """Whether one of these marks stands next; go on if so."""
-        found = self.next is not None and self.next[0] == "mark" and self.next[1] in marks
-        if found:
+        is_next = self.next is not None and self.next[0] == "mark" and self.next[1] in marks
+        if is_next:
             self.take("a mark")
-        return found
+        return is_next
 
     def message(self, end: str | None, depth: int) -> Fields:
         """Fields up to the mark that closes the message, or to the end of the text."""
         if depth > _DEPTH:
             raise self.broken(f"messages are nested more than {_DEPTH} deep")
-        found: Fields = {}
+        fields: Fields = {}
         while not (self.skip(end) if end else self.next is None):
             name = self.take(f"{end!r}")
             if not re.fullmatch(r"[\w.\-/]+", name):
                 raise self.broken(f"{name!r} where a field's name is expected")
             colon = self.skip(":")
-            found.setdefault(name, []).extend(self.values(depth, colon=colon))
+            fields.setdefault(name, []).extend(self.values(depth, colon=colon))
             self.skip(",", ";")
-        return found
+        return fields
 
     def values(self, depth: int, *, colon: bool) -> list[Any]:
         """The value of a field, or several in brackets, which only a colon allows."""
         if not (colon and self.skip("[")):
             return [self.value(depth, colon=colon)]
-        found: list[Any] = []
+        values: list[Any] = []
         while not self.skip("]"):
-            found.append(self.value(depth, colon=True))
+            values.append(self.value(depth, colon=True))
             self.skip(",")
-        return found
+        return values
 
     def value(self, depth: int, *, colon: bool) -> Any:
         """A message, or a scalar, which needs a colon."""
@@ -172,14 +172,14 @@ class _Reader:
             raise self.broken(f"{token!r} where a value is expected")
         if kind != "text":
             return token
-        found = token[1:-1]
+        text = token[1:-1]
         while self.next is not None and self.next[0] == "text":
-            found += self.take("a text")[1:-1]
-        return found
+            text += self.take("a text")[1:-1]
+        return text
 
-    def broken(self, says: str) -> CorruptError:
+    def broken(self, detail: str) -> CorruptError:
         """The error at this place."""
-        return CorruptError(f"{self.path}, line {self.line}: {says}", hint="repair it, or move it away")
+        return CorruptError(f"{self.path}, line {self.line}: {detail}", hint="repair it, or move it away")
 
 
 def _kind(layer: Fields) -> str:
@@ -194,23 +194,23 @@ def _epsilon(layer: Fields) -> float:
 
 def _settings(layer: Fields, kind: str) -> Fields:
     """The settings of a layer, which may stand in several messages."""
-    found: Fields = {}
+    settings: Fields = {}
     for part in layer.get(PARAMETERS[kind], []):
         for name, values in part.items():
-            found.setdefault(name, []).extend(values)
-    return found
+            settings.setdefault(name, []).extend(values)
+    return settings
 
 
 def _pool(layer: Fields) -> Pool:
     """A pool; where nothing is said of its rounding, Caffe's own."""
-    told = {name: values[-1] for name, values in _settings(layer, "Pooling").items()}
-    down = str(told.get("round_mode")).upper() in ("FLOOR", "1") or str(told.get("ceil_mode")).lower() in ("false", "0")
+    settings = {name: values[-1] for name, values in _settings(layer, "Pooling").items()}
+    mode, up = str(settings.get("round_mode")).upper(), str(settings.get("ceil_mode")).lower()
     return Pool(
-        method={"0": "MAX", "1": "AVE"}.get(told.get("pool", "MAX"), told.get("pool", "MAX")),
-        kernel=int(told.get("kernel_size") or told.get("kernel_h") or 0),
-        stride=int(told.get("stride") or told.get("stride_h") or 1),
-        whole=str(told.get("global_pooling")).lower() in ("true", "1"),
-        rounding="floor" if down else "ceil",
+        method={"0": "MAX", "1": "AVE"}.get(settings.get("pool", "MAX"), settings.get("pool", "MAX")),
+        kernel=int(settings.get("kernel_size") or settings.get("kernel_h") or 0),
+        stride=int(settings.get("stride") or settings.get("stride_h") or 1),
+        whole=str(settings.get("global_pooling")).lower() in ("true", "1"),
+        rounding="floor" if mode in ("FLOOR", "1") or up in ("false", "0") else "ceil",
     )
 
 
@@ -223,12 +223,12 @@ def described(path: Path, norms: Iterable[float], pools: Iterable[Pool]) -> dict
     averages = [pool for pool in pools if pool.method == "AVE" and not pool.whole and pool.kernel == 2]  # noqa: PLR2004 (a transition's)
     epsilons = sorted(set(norms))
     roundings = sorted({str("floor" if pool.stride == 1 else pool.rounding) for pool in averages})
-    for what, found in (("norms have the epsilons", epsilons), ("average pools round", roundings)):
-        if len(found) > 1:
-            shown = " and ".join(map(str, found))
+    for what, values in (("norms have the epsilons", epsilons), ("average pools round", roundings)):
+        if len(values) > 1:
+            shown = " and ".join(map(str, values))
             raise MisfitError(f"{path}: its {what} {shown}", hint="densenet-port's networks have one for all")
-    told: dict[str, Any] = {"epsilon": epsilons[0]} if epsilons else {}
-    return told | ({"pool_rounding": roundings[0]} if roundings and roundings != ["None"] else {})
+    metadata: dict[str, Any] = {"epsilon": epsilons[0]} if epsilons else {}
+    return metadata | ({"pool_rounding": roundings[0]} if roundings and roundings != ["None"] else {})
 
 
 def _notes(pools: Iterable[Pool]) -> Iterator[str]:
@@ -258,10 +258,10 @@ def text(blueprint: Blueprint, layers: list[Layer]) -> str:
 
 def _head(arch: Architecture, contract: Contract) -> Iterator[str]:
     """What a person who runs the network must know."""
-    told = contract.input
-    mean, std = (", ".join(f"{value:.10g}" for value in many) for many in (told.mean, told.std))
+    order, scale = contract.input.order, contract.input.scale
+    mean, std = (", ".join(f"{value:.10g}" for value in many) for many in (contract.input.mean, contract.input.std))
     yield f"DenseNet {arch.name}, written by densenet-port."
-    yield f"Input: {told.order}, x = (pixel / {told.scale:.10g} - mean) / std, mean {mean}, std {std}, pixels 0 to 255."
+    yield f"Input: {order}, x = (pixel / {scale:.10g} - mean) / std, mean {mean}, std {std}, pixels 0 to 255."
     if arch.classes is not None:
         yield f"Output: {arch.classes} logits, without softmax."
     up = "up" if contract.pool_rounding == "ceil" else "down"

@@ -1,4 +1,4 @@
-"""The steps of an ONNX graph read one after the other, each compared with what a DenseNet has in its place."""
+"""The steps of an ONNX graph read one after the other, each compared with the operation that it is to be."""
 
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -7,8 +7,9 @@ import numpy as np
 
 from densenet_port.errors import MisfitError
 from densenet_port.formats.onnx.constants import moved, numbers
-from densenet_port.formats.onnx.graph import Map, Step, steps, told
 from densenet_port.formats.onnx.model import Constant, Model
+from densenet_port.formats.onnx.steps import Map, Step, steps, summary
+from densenet_port.network.graph import Operation
 
 _EITHER = ("Mul", "Add")  # the operators of two inputs that may read the map as the second
 _DEFAULTS = {  # ONNX's own, for attributes that are not given
@@ -30,9 +31,9 @@ _DEFAULTS = {  # ONNX's own, for attributes that are not given
 
 
 class Chain:
-    """The steps of a model; `x` is the map that the next one must read, `where` what is being read, for messages.
+    """The steps of a model; `x` is the map that the next one must read, `where` the operation that it is, for messages.
 
-    `facts` gathers what steps say of the contract, every value that was found.
+    `facts` gathers what steps have of the contract, every value.
     """
 
     def __init__(self, model: Model) -> None:
@@ -40,21 +41,20 @@ class Chain:
         self.model = model
         self.x, self.steps, self.last = steps(model)
         self.at = 0
-        self.where = "stem.conv"
+        self.where = ""
         self.facts: dict[str, set[Any]] = {}
 
-    def fail(self, expected: str, found: object) -> NoReturn:
-        """Say that this is another network."""
-        what = f"in {self.where} expected {expected}, found {found}"
-        raise MisfitError(f"{self.model.path}: no DenseNet: {what}", hint=told(self.model))
+    def fail(self, expected: str, actual: object) -> NoReturn:
+        """Raise MisfitError for a step of another network."""
+        difference = f"in {self.where} expected {expected}, found {actual}"
+        raise MisfitError(f"{self.model.path}: no DenseNet: {difference}", hint=summary(self.model))
 
-    def next(self, offset: int = 0) -> str:
-        """The operator of the next step, or of a later one; "" behind the last."""
-        place = self.at + offset
-        return self.steps[place].op if place < len(self.steps) else ""
+    def next(self) -> str:
+        """The operator of the next step; "" behind the last."""
+        return self.steps[self.at].op if self.at < len(self.steps) else ""
 
     def take(self, *ops: str) -> Step:
-        """The next step, which must be one of these and read what the last one gave."""
+        """The next step, which must be one of these and read `x`; what it gives is read next."""
         expected = " or ".join(ops)
         if self.next() not in ops:
             self.fail(expected, self.here())
@@ -62,7 +62,7 @@ class Chain:
         if any(isinstance(value, Map) for value in step.others):
             self.fail(f"{expected} of one map", f"{step.node} of several, as residual networks have it")
         if step.reads != self.x or (step.place and step.op not in _EITHER):
-            self.fail(f"{expected} that reads {shown(self.x)}", f"{step.node}, which reads {shown(step.reads)}")
+            self.fail(f"{expected} that reads {self.x}", f"{step.node}, which reads {step.reads}")
         self.at, self.x = self.at + 1, step.gives
         return step
 
@@ -71,45 +71,45 @@ class Chain:
         return str(self.steps[self.at].node) if self.next() else "the end"
 
     def record(self, fact: str, value: object) -> None:
-        """Keep what a step says of the contract."""
+        """Keep what a step has of the contract."""
         self.facts.setdefault(fact, set()).add(value)
 
     # -- what a step has ---------------------------------------------------------------------------------------------
 
-    def constant(self, step: Step, place: int, rank: int) -> Constant:
-        """One of a step's other inputs, a tensor of so many axes."""
+    def constant(self, step: Step, place: int, shape: tuple[int, ...]) -> Constant:
+        """One of a step's other inputs, a tensor of this shape."""
         value = step.others[place] if place < len(step.others) else None
-        if not isinstance(value, Constant) or len(value.tensor.shape) != rank:
-            found = f"one of the shape {value.tensor.shape}" if isinstance(value, Constant) else value
-            self.fail(f"{step.node} to have a tensor of {rank} axes", found)
+        if not isinstance(value, Constant) or value.tensor.shape != shape:
+            actual = f"one of the shape {value.tensor.shape}" if isinstance(value, Constant) else value
+            self.fail(f"{step.node} to have a tensor of the shape {shape}", actual)
         return value
 
-    def optional(self, step: Step, place: int, rank: int) -> Constant | None:
+    def optional(self, step: Step, place: int, shape: tuple[int, ...]) -> Constant | None:
         """The same of an input that may be left out."""
         given = place < len(step.others) and step.others[place] is not None
-        return self.constant(step, place, rank) if given else None
+        return self.constant(step, place, shape) if given else None
 
-    def must(self, step: Step, **wanted: Any) -> None:
+    def must(self, step: Step, **expected: Any) -> None:
         """Compare a step's attributes; a tuple allows several values."""
-        for key, value in wanted.items():
-            if (found := attribute(step, key)) not in (value if isinstance(value, tuple) else (value,)):
-                self.fail(f"{step.node} to have {key} {value}", found)
+        for key, value in expected.items():
+            if (actual := attribute(step, key)) not in (value if isinstance(value, tuple) else (value,)):
+                self.fail(f"{step.node} to have {key} {value}", actual)
 
-    def channels(self, step: Step) -> Constant:
-        """What a Mul or Add has for each channel, as a vector: shape `c 1 1`, or `c` with ONNX's old `axis`."""
+    def channels(self, step: Step, count: int) -> Constant:
+        """The vector of a Mul or Add, one number a channel: shape `c 1 1`, or `c` with ONNX's old `axis`."""
         value = step.others[0]
         if not isinstance(value, Constant):
             self.fail("a number for each channel", f"{step.node} of {value}")
         shape = value.tensor.shape
         old = "broadcast" in step.node.attributes and attribute(step, "axis") == 1
         wide = (*shape, 1, 1) if old and len(shape) == 1 else shape
-        if len(wide) < 3 or wide[-2:] != (1, 1) or any(size != 1 for size in wide[:-3]):  # noqa: PLR2004 (c 1 1)
+        if wide[-3:] != (count, 1, 1) or any(size != 1 for size in wide[:-3]):
             self.fail("a number for each channel", f"{step.node} of a tensor of the shape {shape}")
-        return moved(value, (wide[-3],))
+        return moved(value, (count,))
 
     # -- padding -----------------------------------------------------------------------------------------------------
 
-    def padded(self) -> list[int]:
+    def zeros(self) -> list[int]:
         """The zeros that a Pad puts around: above, left, below, right; none where no Pad comes next."""
         if self.next() != "Pad":
             return [0] * 4
@@ -122,21 +122,21 @@ class Chain:
     def around(self, step: Step, mode: str) -> list[int]:
         """How far a Pad reaches: above, left, below, right."""
         self.must(step, mode=mode)
-        pads = list(step.node.attributes.get("pads") or numbers(self.constant(step, 0, 1), step.node))
+        pads = list(step.node.attributes.get("pads") or numbers(self.constant(step, 0, (8,)), step.node))
         if len(pads) != 8 or any(pads[:2] + pads[4:6]):  # noqa: PLR2004 (four axes, both ends)
             self.fail("a Pad of height and width", pads)
         return pads[2:4] + pads[6:]
 
-    def padding(self, step: Step, size: int, stride: int, around: Sequence[int]) -> None:
-        """See that a window of this size is padded as a DenseNet's; what the stem's padding is becomes a fact."""
+    def padding(self, step: Step, operation: Operation, zeros: Sequence[int]) -> None:
+        """See that a window is padded as an operation's; with a stride also as TensorFlow does, and which is a fact."""
         auto = attribute(step, "auto_pad")
-        pads = [own + more for own, more in zip(attribute(step, "pads"), around, strict=True)]
-        same = auto == "SAME_UPPER" or (auto == "SAME_LOWER" and stride == 1)
-        if auto not in ("NOTSET", "VALID") and (not same or any(around)):
+        pads = [own + more for own, more in zip(attribute(step, "pads"), zeros, strict=True)]
+        same = auto == "SAME_UPPER" or (auto == "SAME_LOWER" and operation.stride == 1)
+        if auto not in ("NOTSET", "VALID") and (not same or any(zeros)):
             self.fail("padding that is symmetric or TensorFlow's", f"{step.node} of auto_pad {auto}")
-        if not same and pads != [size // 2] * 4:
-            self.fail(f"padding by {size // 2} on every side", f"{step.node} with {pads}")
-        if stride > 1:
+        if not same and pads != [operation.padding] * 4:
+            self.fail(f"padding by {operation.padding} on every side", f"{step.node} with {pads}")
+        if operation.stride > 1:
             self.record("stem_padding", "same" if same else "symmetric")
 
 
@@ -148,9 +148,3 @@ def attribute(step: Step, key: str) -> Any:
 def any_of(constant: Constant) -> bool:
     """Whether a number of a tensor is not zero."""
     return bool(np.any(constant.tensor.load()))
-
-
-def shown(value: Map) -> str:
-    """A map by its pieces, the first and last few."""
-    names = value.pieces if len(value.pieces) < 6 else (*value.pieces[:2], "…", *value.pieces[-2:])  # noqa: PLR2004
-    return f"({', '.join(names)})"

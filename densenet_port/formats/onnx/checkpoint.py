@@ -1,9 +1,8 @@
-"""ONNX: a graph of operators, with its weights, as one protobuf (`_onnx_model` has the messages).
+"""ONNX: a graph of operators, with its weights, as one protobuf (`model` has the messages).
 
 A model is read by following its graph, because names say little: exporters fold norms into convolutions under the
-kernel's own name, merge equal tensors, and number what is left. What must be the graph of a DenseNet stands in
-`_onnx_densenet`; every other is refused, with what was found. Tensors are called after our units, in order of
-execution:
+kernel's own name, merge equal tensors, and number what is left. It must be the graph that a DenseNet of its kernels has
+(see `densenet`); every other is refused, with what differs. Tensors are called after our units, in order of execution:
 
     stem.conv.weight  block1.layer2.conv1.weight     o i h w
     stem.norm.scale  .shift  .mean  .variance        c; .second_scale and .second_shift where a Scale follows
@@ -12,11 +11,10 @@ execution:
 `metadata` has producer, version and opset; epsilon, stem_padding, stem_pool, pool_rounding and output as the graph has
 them; `norms` ("batchnorm", "batchnorm+scale"); `fold` where tensors are worked out of several; `notes`.
 
-What is written runs anywhere (see `_onnx_write`). densenet-port's record is the entry `densenet_port` of the model's
+What is written runs anywhere (see `write`). densenet-port's record is the entry `densenet_port` of the model's
 metadata_props.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -28,9 +26,10 @@ import numpy as np
 from densenet_port.checkpoint import Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, UsageError
 from densenet_port.formats import protobuf
-from densenet_port.formats.onnx.densenet import Network, densenet
+from densenet_port.formats.onnx.densenet import Reading, densenet
 from densenet_port.formats.onnx.model import Model, read_model
-from densenet_port.formats.onnx.write import RECORD, model
+from densenet_port.formats.onnx.write import model
+from densenet_port.formats.record import RECORD, parse_record
 from densenet_port.formats.source import guarded
 from densenet_port.network.blueprint import Blueprint
 
@@ -51,21 +50,19 @@ def read(path: Path) -> Checkpoint:
     or hostile, MisfitError for a graph that is no DenseNet's, or not the one that its record tells of.
     """
     with guarded(path, "ONNX model"):
-        found = read_model(path)
-        network = densenet(found)
-        record = json.loads(found.metadata.get(RECORD, "null"))
-        if not isinstance(record, dict | None):
-            raise CorruptError(f"{path}: its record is no JSON object")
-        _compare(path, network.facts, record)
+        source = read_model(path)
+        reading = densenet(source)
+        record = parse_record(path, source.metadata[RECORD]) if RECORD in source.metadata else None
+        _compare(path, reading.facts, record)
         return Checkpoint(
             path=path,
             container="onnx",
             tensors={
-                f"{layer.unit}.{part}": replace(constant.tensor, load=partial(_load, path, constant.tensor))
-                for layer in network.layers
-                for part, constant in layer.parts.items()
+                f"{unit.unit}.{part}": replace(constant.tensor, load=partial(_load, path, constant.tensor))
+                for unit in reading.units
+                for part, constant in unit.parts.items()
             },
-            metadata=_metadata(found, network),
+            metadata=_metadata(source, reading),
             record=record,
         )
 
@@ -81,25 +78,25 @@ def _load(path: Path, tensor: Tensor) -> Array:
 
 def _compare(path: Path, facts: Mapping[str, Any], record: Mapping[str, Any] | None) -> None:
     """See that a record's contract is the graph's. Raises MisfitError for a graph that was changed under it."""
-    said = (record or {}).get("contract") or {}
-    for key in sorted(facts.keys() & said.keys()):
+    recorded = (record or {}).get("contract") or {}
+    for key in sorted(facts.keys() & recorded.keys()):
         kind = np.float32 if key == "epsilon" else str  # an attribute is a float32
-        if kind(said[key]) != kind(facts[key]):
+        if kind(recorded[key]) != kind(facts[key]):
             hint = "the graph was changed after it was written; take the record out of metadata_props to have it read"
-            raise MisfitError(f"{path}: its graph has the {key} {facts[key]}, its record {said[key]}", hint=hint)
+            raise MisfitError(f"{path}: its graph has the {key} {facts[key]}, its record {recorded[key]}", hint=hint)
 
 
-def _metadata(found: Model, network: Network) -> dict[str, Any]:
+def _metadata(source: Model, reading: Reading) -> dict[str, Any]:
     """What the model says of itself."""
-    where = found.beside[0] if len(found.beside) == 1 else f"{len(found.beside)} files"
-    beside = [f"tensors stand in {where} beside the model, which its digest does not cover"] if found.beside else []
+    where = source.beside[0] if len(source.beside) == 1 else f"{len(source.beside)} files"
+    beside = [f"tensors stand in {where} beside the model, which its digest does not cover"] if source.beside else []
     return {
-        "producer": found.producer,
-        "version": found.version,
-        "opset": found.opset,
-        **network.facts,
-        "notes": [*network.notes, *beside],
-        **({"fold": _FOLD} if network.worked else {}),
+        "producer": source.producer,
+        "version": source.version,
+        "opset": source.opset,
+        **reading.facts,
+        "notes": [*reading.notes, *beside],
+        **({"fold": _FOLD} if reading.derived else {}),
     }
 
 

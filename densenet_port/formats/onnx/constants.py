@@ -42,10 +42,10 @@ def axes_of(node: Node, args: Args) -> list[int] | None:
 
 def moved(constant: Constant, shape: Sequence[int]) -> Constant:
     """The same elements in another shape: still the initialiser it was."""
-    tensor, wanted = constant.tensor, tuple(shape)
-    if prod(wanted) != prod(tensor.shape) or min(wanted, default=0) < 0:
-        raise CorruptError(f"{constant.name or 'a constant'} of shape {tensor.shape} cannot have the shape {wanted}")
-    return Constant(Tensor(wanted, tensor.dtype, lambda: tensor.load().reshape(wanted)), constant.name)
+    tensor, new_shape = constant.tensor, tuple(shape)
+    if prod(new_shape) != prod(tensor.shape) or min(new_shape, default=0) < 0:
+        raise CorruptError(f"{constant.name or 'a constant'} of shape {tensor.shape} cannot have the shape {new_shape}")
+    return Constant(Tensor(new_shape, tensor.dtype, lambda: tensor.load().reshape(new_shape)), constant.name)
 
 
 def _made(shape: Sequence[int], dtype: str, load: Callable[[], Array]) -> Constant:
@@ -75,8 +75,8 @@ def _constant(node: Node, _args: Args) -> Constant | None:
     for key in ("value_int", "value_ints"):
         if key in node.attributes:
             return _of(np.array(node.attributes[key], "int64"))
-    found = node.attributes.get("value")
-    return found if isinstance(found, Constant) else None
+    value = node.attributes.get("value")
+    return value if isinstance(value, Constant) else None
 
 
 def _of(array: Array) -> Constant:
@@ -148,8 +148,8 @@ def _cast_like(_node: Node, args: Args) -> Constant | None:
 
 def _shape(node: Node, args: Args) -> Constant:
     """The lengths of the axes."""
-    found = _one(args).tensor.shape[node.attributes.get("start", 0) : node.attributes.get("end")]
-    return _of(np.array(found, "int64"))
+    lengths = _one(args).tensor.shape[node.attributes.get("start", 0) : node.attributes.get("end")]
+    return _of(np.array(lengths, "int64"))
 
 
 def _reckoned(compute: Callable[..., Array]) -> Callable[[Node, Args], Constant | None]:
@@ -164,9 +164,9 @@ def _reckoned(compute: Callable[..., Array]) -> Callable[[Node, Args], Constant 
     return operator
 
 
-def _sliced(_: Attributes, array: Array, *told: Array) -> Array:
+def _sliced(_: Attributes, array: Array, *bounds: Array) -> Array:
     """A part along some axes: starts, ends, axes, steps."""
-    starts, ends, *more = (each.reshape(-1).tolist() for each in told)
+    starts, ends, *more = (each.reshape(-1).tolist() for each in bounds)
     axes = more[0] if more else range(len(starts))
     steps = more[1] if len(more) > 1 else [1] * len(starts)
     part = [slice(None)] * array.ndim
@@ -187,8 +187,8 @@ _OPERATORS: dict[str, Callable[[Node, Args], Constant | None]] = {
     "Cast": _cast,
     "CastLike": _cast_like,
     "Shape": _shape,
-    "Concat": _reckoned(lambda told, *arrays: np.concatenate(arrays, told["axis"])),
-    "Gather": _reckoned(lambda told, array, places: np.take(array, places, told.get("axis", 0))),
+    "Concat": _reckoned(lambda attributes, *arrays: np.concatenate(arrays, attributes["axis"])),
+    "Gather": _reckoned(lambda attributes, array, places: np.take(array, places, attributes.get("axis", 0))),
     "Slice": _reckoned(_sliced),
     "Add": _reckoned(lambda _, one, other: one + other),
     "Sub": _reckoned(lambda _, one, other: one - other),

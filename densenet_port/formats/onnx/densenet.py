@@ -1,19 +1,24 @@
-"""A DenseNet's layers out of the steps of an ONNX graph, and what the graph says of its contract.
+"""A DenseNet out of the steps of an ONNX graph: its tensors by unit, and what the graph says of its contract.
 
-The steps must be those of a DenseNet, each reading what the one before it gives:
+From what the steps tell (see `evidence`) follows the graph that is expected. Each of its operations, in order of
+execution, takes its steps, which must read what the operation reads, hold tensors of its shapes and do what it does:
 
-    stem        Conv 7×7, norm, Relu, MaxPool; in a deep stem three Convs 3×3, norms and Relus, and a blur behind the
-                MaxPool: Pad that reflects, Conv of one binomial filter a channel; for CIFAR Conv 3×3 alone
-    layer       norm, Relu, Conv 1×1, norm, Relu, Conv 3×3; without bottleneck norm, Relu, Conv 3×3
-    transition  norm, Relu, Conv 1×1, AveragePool
-    end         norm, Relu; with a head the mean over the picture, then Gemm, or MatMul and Add, or Conv 1×1, and
-                perhaps Softmax or Sigmoid
+    conv          Conv, perhaps behind a Pad of zeros; with a bias only if a norm alone reads it
+    norm          see `norms`
+    relu          Relu; the last one may be missing, which is noted
+    max_pool      MaxPool, perhaps behind a Pad of zeros
+    average_pool  AveragePool; to pad as TensorFlow does is to round up
+    pad, blur     Pad that reflects; Conv with one binomial filter for each channel
+    concat        no step: what the next one reads must have the channels of both maps, in their order
+    mean          GlobalAveragePool or ReduceMean; Flatten, Reshape, Squeeze behind it
+    dense         Gemm, MatMul and perhaps Add, or Conv 1×1; Flatten, Reshape, Squeeze behind it
+    activation    Softmax or Sigmoid; Flatten, Reshape, Squeeze behind it
 
-and a layer's norm must read everything before it in its block, old channels first. What may stand for a norm, see
-`_onnx_norms`. `epsilon` is the shortest decimal that has the attribute's float32: exporters write 1e-5 so.
+Epsilon, padding and rounding may be any, but one for the whole network. `epsilon` is the shortest decimal that has the
+attribute's float32: exporters write 1e-5 so.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,21 +26,21 @@ import numpy as np
 from densenet_port.checkpoint import Tensor
 from densenet_port.errors import MisfitError
 from densenet_port.formats.onnx import norms
-from densenet_port.formats.onnx.chain import Chain, any_of, attribute, shown
+from densenet_port.formats.onnx.chain import Chain, any_of, attribute
 from densenet_port.formats.onnx.constants import axes_of, moved
-from densenet_port.formats.onnx.graph import Map, Step
+from densenet_port.formats.onnx.evidence import ACTIVATIONS, HEADS, MEANS, architecture_of, beginning_of, contract_of
 from densenet_port.formats.onnx.model import Constant, Model
+from densenet_port.formats.onnx.steps import Map, Step, summary
+from densenet_port.network.contract import Contract
+from densenet_port.network.graph import IMAGES, Graph, Operation, OperationKind, graph
+from densenet_port.network.units import HEAD
 
-_EPSILON = 1e-5  # what is taken where every norm was folded
-_NORM = ("BatchNormalization", "Mul", "Add", "Relu")
-_MEAN = ("GlobalAveragePool", "ReduceMean")
 _FLAT = ("Flatten", "Reshape", "Squeeze")
-_OUTPUTS = {"Softmax": "softmax", "Sigmoid": "sigmoid"}
 _BINOMIAL = np.outer([1, 2, 1], [1, 2, 1]) / 16
 _TRAINING = "training_mode"
 
 
-class Layer(NamedTuple):
+class UnitReading(NamedTuple):
     """A unit, its tensors by part, and the name of the value that it puts out, "" where no value is its alone.
 
     Parts of a convolution are `weight` (`o i h w`), of the head `weight` (`o i`) and `bias`, of a norm `scale`,
@@ -47,256 +52,247 @@ class Layer(NamedTuple):
     output: str
 
 
-class Network(NamedTuple):
-    """A DenseNet: its layers in order of execution, what the graph says of the contract, and what is to be noted.
+class Reading(NamedTuple):
+    """What a graph is as a DenseNet: its units in order of execution, what it says of the contract, and notes.
 
     `facts` are epsilon, stem_padding, stem_pool, pool_rounding, output, where the graph has such a thing, and norms
-    ("batchnorm" or "batchnorm+scale"). `worked` says that some norms are worked out, `features` is the last map's name.
+    ("batchnorm" or "batchnorm+scale"). `derived` says that some norms are worked out, `features` names the last map.
     """
 
-    layers: tuple[Layer, ...]
+    units: tuple[UnitReading, ...]
     facts: Mapping[str, Any]
     notes: tuple[str, ...]
-    worked: bool
+    derived: bool
     features: str
 
 
-def densenet(model: Model) -> Network:
-    """The DenseNet that a model is. Raises MisfitError, which says what was found, for every other."""
-    return _Network(Chain(model)).read()
+def densenet(model: Model) -> Reading:
+    """The DenseNet that a model is.
+
+    Raises MisfitError for another network, with the first operation that differs, what it was to be and what it is.
+    """
+    chain = Chain(model)
+    contract = contract_of(chain.steps)
+    try:
+        architecture = architecture_of(chain.steps)
+    except MisfitError as error:
+        raise _difference(chain, contract, error) from error
+    reader = _Reader(chain, graph(architecture, contract))
+    reader.follow()
+    return reader.reading(contract)
 
 
-class _Network:
-    """A DenseNet while it is read: its layers so far, and what is to be noted."""
+def _difference(chain: Chain, contract: Contract, error: MisfitError) -> MisfitError:
+    """The error for a graph whose kernels no DenseNet has: where its steps leave one that begins with the same."""
+    try:
+        _Reader(chain, graph(beginning_of(chain.steps), contract)).follow()
+    except MisfitError as difference:
+        return MisfitError(f"{difference.message}; of its kernels: {error.message}", hint=difference.hint)
+    return MisfitError(f"{chain.model.path}: no DenseNet: {error.message}", hint=summary(chain.model))
 
-    def __init__(self, chain: Chain) -> None:
+
+class _Reader:
+    """Takes a chain's steps, operation by operation. `maps` gives for each operation what it puts out."""
+
+    def __init__(self, chain: Chain, network: Graph) -> None:
         """Begin in front of the first step."""
         self.chain = chain
-        self.layers: list[Layer | norms.Norm] = []
+        self.network = network
+        self.features = _features(network)
+        self.maps = {IMAGES: chain.x}
+        self.biases: dict[str, Constant] = {}  # of convolutions in front of a norm
+        self.units: list[UnitReading | norms.Norm] = []
         self.notes: list[str] = []
 
-    def read(self) -> Network:
-        """All of it."""
-        self.stem()
-        self.blocks()
-        features = self.chain.x.pieces[0]
-        self.head()
-        found = [layer for layer in self.layers if isinstance(layer, norms.Norm)]
-        facts = self.facts(double=any(norm.double for norm in found))
-        notes = [*self.notes, *norms.lost(found)]
-        layers = tuple(map(self.settled(facts), self.layers))
-        return Network(layers, facts, tuple(notes), any(norm.worked for norm in found), features)
+    def follow(self) -> None:
+        """Take all steps. Raises MisfitError for the first that is another, and where any is left over."""
+        chain = self.chain
+        for operation in self.network.operations.values():
+            chain.where = operation.name
+            chain.x = self.maps[operation.inputs[0]]
+            _STEPS[operation.kind](self, operation)
+            self.maps[operation.name] = chain.x
+        if self.network.logits != HEAD and chain.next() in MEANS:
+            _take_mean(chain)
+            self.notes.append("the graph ends in the mean over the picture, without a head")
+        if chain.next() or chain.x != chain.last:
+            chain.fail(f"the end at {chain.last}", chain.here())
 
-    def facts(self, *, double: bool) -> dict[str, Any]:
-        """One value for each fact. Raises MisfitError where the graph says several."""
-        said = {key: found for key, found in self.chain.facts.items() if key != _TRAINING}
-        for key, found in said.items():
-            if len(found) > 1:
-                values = " and ".join(map(str, sorted(found)))
-                raise MisfitError(
-                    f"{self.chain.model.path}: its layers differ in {key}: {values}", hint="ours can only have one"
-                )
+    def reading(self, contract: Contract) -> Reading:
+        """What was taken. Raises MisfitError where operations differ in what a contract has one of."""
+        own = [unit for unit in self.units if isinstance(unit, norms.Norm)]
+        facts = self.facts(contract, double=any(norm.double for norm in own))
         if 1 in self.chain.facts.get(_TRAINING, ()):
             self.notes.append("the graph was exported for training: as it stands it normalises each batch by itself")
-        only = {key: next(iter(found)) for key, found in said.items()}
-        return {"epsilon": _EPSILON, **only, "norms": "batchnorm+scale" if double else "batchnorm"}
+        return Reading(
+            units=tuple(_settled(unit, facts) for unit in self.units),
+            facts=facts,
+            notes=(*self.notes, *norms.lost(own)),
+            derived=any(norm.derived for norm in own),
+            features=self.maps[self.features].pieces[0],
+        )
 
-    def settled(self, facts: Mapping[str, Any]) -> Callable[[Layer | norms.Norm], Layer]:
-        """How a layer becomes one whose tensors are all known, once the epsilon is."""
+    def facts(self, contract: Contract, *, double: bool) -> dict[str, Any]:
+        """One value for each fact. Raises MisfitError where the graph has several."""
+        facts: dict[str, Any] = {"epsilon": contract.epsilon}  # where every norm was folded
+        for key, values in self.chain.facts.items():
+            if key != _TRAINING:
+                if len(values) > 1:
+                    shown = " and ".join(map(str, sorted(values)))
+                    message = f"{self.chain.model.path}: its layers differ in {key}: {shown}"
+                    raise MisfitError(message, hint="ours can only have one")
+                facts[key] = next(iter(values))
+        if any(operation.kind == "max_pool" for operation in self.network.operations.values()):
+            facts["stem_pool"] = contract.stem_pool
+        if self.network.logits == HEAD:
+            facts["output"] = contract.output
+        return {**facts, "norms": "batchnorm+scale" if double else "batchnorm"}
 
-        def settle(layer: Layer | norms.Norm) -> Layer:
-            if isinstance(layer, Layer):
-                return layer
-            double = facts["norms"] == "batchnorm+scale"
-            parts = norms.parts(self.chain, layer, facts["epsilon"], double=double)
-            return Layer(layer.unit, parts, layer.output)
+    # -- operations --------------------------------------------------------------------------------------------------
 
-        return settle
-
-    # -- units -------------------------------------------------------------------------------------------------------
-
-    def conv(self, unit: str, sizes: Sequence[int], stride: int = 1) -> tuple[int, Constant | None]:
-        """A convolution: the size of its kernel, and a bias that is not zero."""
-        chain, chain.where = self.chain, unit
-        around = chain.padded()
+    def conv(self, operation: Operation) -> None:
+        """A convolution. A bias that is not zero needs a norm that can take it up."""
+        chain, zeros = self.chain, self.chain.zeros()
         step = chain.take("Conv")
-        weight, bias = chain.constant(step, 0, 4), chain.optional(step, 1, 1)
-        size = weight.tensor.shape[-1]
-        if weight.tensor.shape[2] != size or size not in sizes:
-            kernels = " or ".join(f"{size}x{size}" for size in sizes)
-            chain.fail(f"a kernel of {kernels}", f"{step.node} of the shape {weight.tensor.shape}")
-        chain.must(step, group=1, strides=[stride] * 2, dilations=[1] * 2)
-        chain.padding(step, size, stride, around)
+        sizes = self.network.units[operation.name].sizes
+        weight = chain.constant(step, 0, tuple(sizes[axis] for axis in "oihw"))
+        bias = chain.optional(step, 1, (operation.channels,))
+        chain.must(step, group=1, strides=[operation.stride] * 2, dilations=[1] * 2)
+        chain.padding(step, operation, zeros)
         biased = bias is not None and any_of(bias)
-        self.layers.append(Layer(unit, {"weight": weight}, "" if biased else chain.x.pieces[0]))
-        return size, bias
+        if [reader.kind for reader in self.network.readers[operation.name]] != ["norm"]:
+            if biased:
+                chain.fail("no bias", "one that is not zero, and no norm behind it")
+        elif bias is not None:
+            self.biases[operation.name] = bias
+        self.units.append(UnitReading(operation.name, {"weight": weight}, "" if biased else chain.x.pieces[0]))
 
-    def norm(self, unit: str, bias: Constant | None = None) -> None:
-        """A norm."""
-        self.layers.append(norms.take(self.chain, unit, bias))
+    def norm(self, operation: Operation) -> None:
+        """A norm, or what stands for it."""
+        self.units.append(norms.take(self.chain, operation, self.biases.get(operation.inputs[0])))
 
-    def relu(self) -> None:
-        """The ReLU behind a norm."""
-        self.chain.take("Relu")
-
-    def plain(self, bias: Constant | None) -> None:
-        """See that a convolution without a norm behind it has no bias, or one of zeros."""
-        if bias is not None and any_of(bias):
-            self.chain.fail("no bias", "one that is not zero, and no norm behind it")
-
-    # -- parts of the network ----------------------------------------------------------------------------------------
-
-    def stem(self) -> None:
-        """The stem, which the first convolution tells."""
-        first = next((step for step in self.chain.steps if step.op == "Conv"), None)
-        weight = first.others[0] if first else None
-        size = weight.tensor.shape[-1:] if isinstance(weight, Constant) else ()
-        if first and size == (3,) and attribute(first, "strides") == [1, 1]:
-            self.plain(self.conv("stem.conv", [3])[1])
-            return
-        for place, stride in ((1, 2), (2, 1), (3, 1)) if size == (3,) else (("", 2),):
-            self.norm(f"stem.norm{place}", self.conv(f"stem.conv{place}", [3 if place else 7], stride)[1])
-            self.relu()
-        self.chain.where = "the stem's pool"
-        self.pool()
-
-    def pool(self) -> None:
-        """The stem's pool, perhaps with a blur."""
-        chain = self.chain
-        around = chain.padded()
-        step = chain.take("MaxPool")
-        blurred = attribute(step, "strides") == [1, 1]
-        stride = 1 if blurred else 2
-        chain.must(step, kernel_shape=[3, 3], strides=[stride] * 2, dilations=[1, 1], ceil_mode=0)
-        chain.padding(step, 3, stride, around)
-        chain.record("stem_pool", "blur" if blurred else "max")
-        if blurred:
-            self.blur()
-
-    def blur(self) -> None:
-        """The binomial filter of stride 2 of a blurring pool."""
-        chain = self.chain
-        pad = chain.take("Pad")
-        if chain.around(pad, "reflect") != [1] * 4:
-            chain.fail("a Pad of 1 on every side", pad.node)
-        step = chain.take("Conv")
-        kernel = chain.constant(step, 0, 4).tensor
-        chain.must(step, group=kernel.shape[0], strides=[2, 2], dilations=[1, 1], pads=[0] * 4, auto_pad="NOTSET")
-        if kernel.shape[1:] != (1, 3, 3) or not np.array_equal(kernel.load(), np.broadcast_to(_BINOMIAL, kernel.shape)):
-            chain.fail("a binomial filter", step.node)
-
-    def blocks(self) -> None:
-        """All dense blocks and transitions, and the last norm."""
-        block = 1
-        while self.block(f"block{block}") == "transition":
-            self.transition(f"transition{block}")
-            block += 1
-        self.norm("final.norm")
-        if self.chain.next() == "Relu":
-            self.relu()
-        else:
+    def relu(self, operation: Operation) -> None:
+        """A ReLU; that of the last map may be missing."""
+        if operation.name == self.features and self.chain.next() != "Relu":
             self.notes.append("the graph ends without the last ReLU")
+        else:
+            self.chain.take("Relu")
 
-    def block(self, name: str) -> str:
-        """The layers of a dense block, and what stands behind it."""
-        layer = 0
-        while (ahead := self.ahead()) == "layer":
-            layer += 1
-            self.layer(f"{name}.layer{layer}")
-        if not layer:
-            self.chain.where = name
-            self.chain.fail("a dense layer", self.chain.here())
-        return ahead
+    def max_pool(self, operation: Operation) -> None:
+        """A max pool."""
+        chain, zeros = self.chain, self.chain.zeros()
+        step = chain.take("MaxPool")
+        chain.must(step, **_window(operation), dilations=[1, 1], ceil_mode=0)
+        chain.padding(step, operation, zeros)
 
-    def ahead(self) -> str:
-        """What stands behind the next norm: the rest of a "layer", of a "transition", or the "end"."""
-        offset = 0
-        while self.chain.next(offset) in _NORM:
-            offset += 1
-        if self.chain.next(offset) != "Conv":
-            return "end"
-        return "transition" if self.chain.next(offset + 1) == "AveragePool" else "layer"
-
-    def layer(self, name: str) -> None:
-        """A dense layer: its own channels come last in the map behind it."""
-        before = self.chain.x
-        self.norm(f"{name}.norm1")
-        self.relu()
-        size, bias = self.conv(f"{name}.conv1", [1, 3])
-        if size == 1:
-            self.norm(f"{name}.norm2", bias)
-            self.relu()
-            _, bias = self.conv(f"{name}.conv2", [3])
-        self.plain(bias)
-        self.chain.x = Map(before.pieces + self.chain.x.pieces)
-
-    def transition(self, name: str) -> None:
-        """A transition, whose pool rounds down or up; to pad as TensorFlow does is to round up."""
-        self.norm(f"{name}.norm")
-        self.relu()
-        self.plain(self.conv(f"{name}.conv", [1])[1])
-        chain, chain.where = self.chain, f"the pool of {name}"
+    def average_pool(self, operation: Operation) -> None:
+        """An average pool, which rounds down or up."""
+        chain = self.chain
         step = chain.take("AveragePool")
-        chain.must(step, kernel_shape=[2, 2], strides=[2, 2], pads=[0] * 4, dilations=[1, 1])
+        chain.must(step, **_window(operation), pads=[0] * 4, dilations=[1, 1])
         chain.must(step, auto_pad=("NOTSET", "VALID", "SAME_UPPER"))
         up = attribute(step, "ceil_mode") or attribute(step, "auto_pad") == "SAME_UPPER"
         chain.record("pool_rounding", "ceil" if up else "floor")
 
-    def head(self) -> None:
-        """The mean over the picture and what stands behind it."""
-        chain, chain.where = self.chain, "head.dense"
-        if chain.next():
-            self.mean()
-            if chain.next():
-                self.dense()
-            else:
-                self.notes.append("the graph ends in the mean over the picture, without a head")
-        if chain.next() or chain.x != chain.last:
-            chain.fail(f"the end at {shown(chain.last)}", chain.here())
+    def pad(self, _operation: Operation) -> None:
+        """A reflection at the border."""
+        step = self.chain.take("Pad")
+        if self.chain.around(step, "reflect") != [1] * 4:
+            self.chain.fail("a Pad of 1 on every side", step.node)
 
-    def mean(self) -> None:
-        """The mean over height and width, with or without their axes."""
-        chain = self.chain
-        step = chain.take(*_MEAN)
-        if step.op == "ReduceMean":
-            given = [None, *(value if isinstance(value, Constant) else None for value in step.others)]
-            if sorted(axis % 4 for axis in axes_of(step.node, given) or ()) != [2, 3]:
-                chain.fail("the mean over height and width", step.node)
-        self.flat()
+    def blur(self, operation: Operation) -> None:
+        """A binomial filter for each channel."""
+        chain, channels = self.chain, operation.channels
+        step = chain.take("Conv")
+        kernel = chain.constant(step, 0, (channels, 1, 3, 3)).tensor
+        strides = [operation.stride] * 2
+        chain.must(step, group=channels, strides=strides, dilations=[1, 1], pads=[0] * 4, auto_pad="NOTSET")
+        if not np.array_equal(kernel.load(), np.broadcast_to(_BINOMIAL, kernel.shape)):
+            chain.fail("a binomial filter", step.node)
 
-    def flat(self) -> None:
-        """Steps that take axes of length one away."""
-        while self.chain.next() in _FLAT:
-            self.chain.must(self.chain.take(*_FLAT), axis=1)
+    def concat(self, operation: Operation) -> None:
+        """Maps side by side, which is no step."""
+        self.chain.x = Map(tuple(piece for name in operation.inputs for piece in self.maps[name].pieces))
 
-    def dense(self) -> None:
-        """The head, in any of ONNX's ways to write it, and the activation behind it."""
-        chain = self.chain
-        step = chain.take("Gemm", "MatMul", "Conv")
-        weight, bias = self.matrix(step), chain.optional(step, 1, 1)
+    def mean(self, _operation: Operation) -> None:
+        """The mean over height and width."""
+        _take_mean(self.chain)
+
+    def dense(self, operation: Operation) -> None:
+        """The head."""
+        chain, sizes = self.chain, self.network.units[operation.name].sizes
+        step, shape = chain.take(*HEADS), (sizes["o"],)
+        weight, bias = _matrix(chain, step, sizes), chain.optional(step, 1, shape)
         if step.op == "MatMul" and chain.next() == "Add":
-            bias = chain.constant(chain.take("Add"), 0, 1)
-        shift = bias or norms.filled(weight, 0.0, weight.tensor.shape[:1])
-        self.layers.append(Layer("head.dense", {"weight": weight, "bias": shift}, chain.x.pieces[0]))
-        self.flat()
-        chain.record("output", _OUTPUTS[chain.take(*_OUTPUTS).op] if chain.next() in _OUTPUTS else "logits")
-        self.flat()
+            bias = chain.constant(chain.take("Add"), 0, shape)
+        shift = bias or norms.filled(weight, 0.0, shape)
+        self.units.append(UnitReading(operation.name, {"weight": weight, "bias": shift}, chain.x.pieces[0]))
+        _take_flat(chain)
 
-    def matrix(self, step: Step) -> Constant:
-        """The head's weight, `o i`."""
-        chain = self.chain
-        if step.op == "Conv":
-            weight = chain.constant(step, 0, 4)
-            chain.must(step, group=1, strides=[1, 1], pads=[0] * 4, auto_pad=("NOTSET", "VALID"))
-            if weight.tensor.shape[2:] != (1, 1):
-                chain.fail("a kernel of 1x1", f"{step.node} of the shape {weight.tensor.shape}")
-            return moved(weight, weight.tensor.shape[:2])
-        weight = chain.constant(step, 0, 2)
-        chain.must(step, alpha=1.0, beta=1.0, transA=0, transB=(0, 1))
-        return weight if attribute(step, "transB") else _turned(weight)
+    def activation(self, operation: Operation) -> None:
+        """What the contract puts behind the head."""
+        self.chain.take(*(op for op, function in ACTIVATIONS.items() if function == operation.function))
+        _take_flat(self.chain)
 
 
-def _turned(constant: Constant) -> Constant:
-    """A matrix with its axes exchanged."""
-    tensor = constant.tensor
-    return Constant(Tensor(tensor.shape[::-1], tensor.dtype, lambda: tensor.load().T))
+_STEPS: dict[OperationKind, Callable[[_Reader, Operation], None]] = {
+    "conv": _Reader.conv,
+    "norm": _Reader.norm,
+    "relu": _Reader.relu,
+    "max_pool": _Reader.max_pool,
+    "average_pool": _Reader.average_pool,
+    "pad": _Reader.pad,
+    "blur": _Reader.blur,
+    "concat": _Reader.concat,
+    "mean": _Reader.mean,
+    "dense": _Reader.dense,
+    "activation": _Reader.activation,
+}
+
+
+def _features(network: Graph) -> str:
+    """The operation that puts out the last map."""
+    means = [operation for operation in network.operations.values() if operation.kind == "mean"]
+    return means[-1].inputs[0] if means else network.output
+
+
+def _window(operation: Operation) -> dict[str, list[int]]:
+    """The attributes of a pool's window."""
+    return {"kernel_shape": [operation.kernel] * 2, "strides": [operation.stride] * 2}
+
+
+def _take_mean(chain: Chain) -> None:
+    """Take the mean over height and width, with or without their axes."""
+    step = chain.take(*MEANS)
+    if step.op == "ReduceMean":
+        given = [None, *(value if isinstance(value, Constant) else None for value in step.others)]
+        if sorted(axis % 4 for axis in axes_of(step.node, given) or ()) != [2, 3]:
+            chain.fail("the mean over height and width", step.node)
+    _take_flat(chain)
+
+
+def _take_flat(chain: Chain) -> None:
+    """Take steps that take axes of length one away."""
+    while chain.next() in _FLAT:
+        chain.must(chain.take(*_FLAT), axis=1)
+
+
+def _matrix(chain: Chain, step: Step, sizes: Mapping[str, int]) -> Constant:
+    """The head's weight, `o i`, in any of ONNX's ways to write it."""
+    shape = (sizes["o"], sizes["i"])
+    if step.op == "Conv":
+        chain.must(step, group=1, strides=[1, 1], pads=[0] * 4, auto_pad=("NOTSET", "VALID"))
+        return moved(chain.constant(step, 0, (*shape, 1, 1)), shape)
+    chain.must(step, alpha=1.0, beta=1.0, transA=0, transB=(0, 1))
+    if attribute(step, "transB"):
+        return chain.constant(step, 0, shape)
+    tensor = chain.constant(step, 0, shape[::-1]).tensor
+    return Constant(Tensor(shape, tensor.dtype, lambda: tensor.load().T))
+
+
+def _settled(unit: UnitReading | norms.Norm, facts: Mapping[str, Any]) -> UnitReading:
+    """A unit whose tensors are all known, once the epsilon is."""
+    if isinstance(unit, UnitReading):
+        return unit
+    double = facts["norms"] == "batchnorm+scale"
+    return UnitReading(unit.unit, norms.parts(unit, facts["epsilon"], double=double), unit.output)

@@ -25,7 +25,7 @@ import numpy as np
 from densenet_port.checkpoint import Array, Tensor
 from densenet_port.errors import CorruptError, DiskError, MisfitError
 from densenet_port.formats.protobuf import Field, Message
-from densenet_port.formats.source import Source, guarded, native, stored
+from densenet_port.formats.source import AGAIN, Source, guarded, native, stored
 
 FLOAT, DOUBLE, INT64 = 1, 11, 7
 DTYPES = {  # TensorProto.DataType → Tensor.dtype
@@ -104,7 +104,7 @@ def read_model(path: Path) -> Model:
     source = Source.of_file(path)
     fields = Message.of(source).by_number()
     if 7 not in fields:  # noqa: PLR2004 (graph)
-        raise CorruptError(f"{path}: an ONNX model without a graph", hint="fetch or copy the file again")
+        raise CorruptError(f"{path}: an ONNX model without a graph", hint=AGAIN)
     if 25 in fields:  # noqa: PLR2004 (functions)
         hint = "inline them (onnx.inliner.inline_local_functions), or export with optimize=True"
         raise MisfitError(f"{path}: the model has functions of its own, which are not looked into", hint=hint)
@@ -142,9 +142,9 @@ def _integers(fields: Iterable[Field]) -> tuple[int, ...]:
 
 def _pair(field: Field) -> tuple[str, str]:
     """Key and value."""
-    found = field.message().by_number()
-    value = found[2][-1].data(limit=1 << 26).decode() if 2 in found else ""  # noqa: PLR2004 (value)
-    return _text(found, 1), value
+    fields = field.message().by_number()
+    value = fields[2][-1].data(limit=1 << 26).decode() if 2 in fields else ""  # noqa: PLR2004 (value)
+    return _text(fields, 1), value
 
 
 def _value_name(field: Field) -> str:
@@ -154,9 +154,9 @@ def _value_name(field: Field) -> str:
 def _opset(path: Path, imports: Iterable[Field]) -> int:
     """The version of ONNX's own operators."""
     for field in imports:
-        found = field.message().by_number()
-        if _text(found, 1) in ("", "ai.onnx"):
-            return _integer(found, 2, 1)
+        entry = field.message().by_number()
+        if _text(entry, 1) in ("", "ai.onnx"):
+            return _integer(entry, 2, 1)
     raise MisfitError(f"{path}: uses none of ONNX's own operators")
 
 
@@ -172,7 +172,7 @@ def _node(home: _Home, message: Message) -> Node:
         name=_text(fields, 3),
         inputs=tuple(field.text() for field in fields.get(1, ())),
         outputs=tuple(field.text() for field in fields.get(2, ())),
-        attributes={_text(found, 1): _attribute(home, found) for found in attributes},
+        attributes={_text(entry, 1): _attribute(home, entry) for entry in attributes},
     )
 
 
@@ -185,11 +185,11 @@ def _attribute(home: _Home, fields: Mapping[int, list[Field]]) -> Any:
 
 
 _VALUES: dict[int, Callable[[list[Field]], Any]] = {  # number of an attribute's field → its value
-    2: lambda found: float(found[-1].numbers("<f4")[-1]),
-    3: lambda found: found[-1].integer,
-    4: lambda found: found[-1].data().decode(errors="replace"),
-    7: lambda found: [float(value) for run in found for value in run.numbers("<f4")],
-    8: lambda found: list(_integers(found)),
+    2: lambda fields: float(fields[-1].numbers("<f4")[-1]),
+    3: lambda fields: fields[-1].integer,
+    4: lambda fields: fields[-1].data().decode(errors="replace"),
+    7: lambda fields: [float(value) for run in fields for value in run.numbers("<f4")],
+    8: lambda fields: list(_integers(fields)),
 }
 
 
@@ -281,29 +281,29 @@ def _varints(run: Field) -> Array:
     return values
 
 
-def _counted(path: Path, name: str, found: int, expected: int, what: str) -> None:
-    if found != expected:
-        raise CorruptError(f"{path}: {name or 'a tensor'} has {found} {what}, expected {expected}")
+def _counted(path: Path, name: str, count: int, expected: int, what: str) -> None:
+    if count != expected:
+        raise CorruptError(f"{path}: {name or 'a tensor'} has {count} {what}, expected {expected}")
 
 
 # -- external data -----------------------------------------------------------------------------------------------------
 
 
-def _outside(home: _Home, name: str, told: Mapping[str, str], size: int) -> Callable[[], bytes]:
-    """How to read a tensor's bytes in another file, where `told` says: location, and perhaps offset and length."""
-    location = told.get("location", "")
+def _outside(home: _Home, name: str, entries: Mapping[str, str], size: int) -> Callable[[], bytes]:
+    """How to read a tensor's bytes in another file: `entries` has its location, and perhaps offset and length."""
+    location = entries.get("location", "")
     file = _beside(home.path, location)
     home.beside.add(location)
-    offset, length = (_number(home.path, name, told, key, usual) for key, usual in (("offset", 0), ("length", size)))
+    offset, length = (_number(home.path, name, entries, key, usual) for key, usual in (("offset", 0), ("length", size)))
     _counted(home.path, name, length, size, f"bytes in {location}")
     if offset + size > (held := file.stat().st_size):
         raise CorruptError(f"{home.path}: {name} ends at {offset + size} of {location}, which has {held} bytes")
     return lambda: Source.of_file(file).data(offset, size)
 
 
-def _number(path: Path, name: str, told: Mapping[str, str], key: str, usual: int) -> int:
+def _number(path: Path, name: str, entries: Mapping[str, str], key: str, usual: int) -> int:
     """A number of bytes that stands as text."""
-    text = told.get(key, str(usual))
+    text = entries.get(key, str(usual))
     if not (text.isascii() and text.isdigit() and len(text) < 20):  # noqa: PLR2004 (digits of 64 bits)
         raise CorruptError(f"{path}: {name} has the {key} {text!r} in its external data")
     return int(text)
@@ -316,11 +316,11 @@ def _beside(path: Path, location: str) -> Path:
         hint = "only a file in the model's own folder is read"
         raise CorruptError(f"{path}: its external data are said to be in {location!r}", hint=hint)
     folder = path.parent.resolve()
-    found = (folder / location).resolve()
-    if not found.is_relative_to(folder):
+    file = (folder / location).resolve()
+    if not file.is_relative_to(folder):
         hint = "copy both files, not links to them, into one folder"
         raise CorruptError(f"{path}: its external data, {location}, are a link out of the folder", hint=hint)
-    if not found.is_file():
+    if not file.is_file():
         hint = "copy it into the model's folder: the weights are in it"
         raise DiskError(f"{path}: its external data, {location}, are missing or no file", hint=hint)
-    return found
+    return file

@@ -16,19 +16,24 @@ import numpy as np
 
 from densenet_port.checkpoint import Tensor
 from densenet_port.formats.onnx.chain import Chain, any_of, attribute
-from densenet_port.formats.onnx.graph import Step
 from densenet_port.formats.onnx.model import Constant
+from densenet_port.network.graph import Operation
+from densenet_port.network.units import ROLES
 
 Parts = dict[str, Constant]
 
 
 @dataclass
 class Norm:
-    """What stands between a convolution, or a map, and the ReLU; `output` is the value it gives."""
+    """What stands for a unit's norm; `output` is the value it gives.
+
+    `bias` is that of the convolution before it, `batch` a BatchNormalization's tensors by role, `mul` and `add` what
+    is multiplied and added behind.
+    """
 
     unit: str
-    bias: Constant | None  # of the convolution before it
-    batch: Step | None = None
+    bias: Constant | None
+    batch: Parts | None = None
     mul: Constant | None = None
     add: Constant | None = None
     output: str = ""
@@ -39,47 +44,40 @@ class Norm:
         return self.batch is not None and (self.mul or self.add) is not None
 
     @property
-    def worked(self) -> bool:
+    def derived(self) -> bool:
         """Whether a tensor is not as it stands in the file."""
         return self.batch is None or (self.bias is not None and any_of(self.bias))
 
 
-def take(chain: Chain, unit: str, bias: Constant | None) -> Norm:
+def take(chain: Chain, operation: Operation, bias: Constant | None) -> Norm:
     """The norm that comes next."""
-    chain.where = unit
-    found = Norm(unit, bias)
+    norm = Norm(operation.name, bias)
     if chain.next() == "BatchNormalization" or (chain.next() not in ("Mul", "Add") and bias is None):
-        found.batch = chain.take("BatchNormalization")
-        chain.record("epsilon", float(str(np.float32(attribute(found.batch, "epsilon")))))
-        chain.record("training_mode", attribute(found.batch, "training_mode"))
+        step, shape = chain.take("BatchNormalization"), (operation.channels,)
+        norm.batch = {role: chain.constant(step, place, shape) for place, role in enumerate(ROLES["norm"])}
+        chain.record("epsilon", float(str(np.float32(attribute(step, "epsilon")))))
+        chain.record("training_mode", attribute(step, "training_mode"))
     if chain.next() == "Mul":
-        found.mul = chain.channels(chain.take("Mul"))
+        norm.mul = chain.channels(chain.take("Mul"), operation.channels)
     if chain.next() == "Add":
-        found.add = chain.channels(chain.take("Add"))
-    found.output = chain.x.pieces[0]
-    return found
+        norm.add = chain.channels(chain.take("Add"), operation.channels)
+    norm.output = chain.x.pieces[0]
+    return norm
 
 
-def parts(chain: Chain, norm: Norm, epsilon: float, *, double: bool) -> Parts:
+def parts(norm: Norm, epsilon: float, *, double: bool) -> Parts:
     """A norm's tensors by part; with `double` those of a Scale, too, where it has none of ones and zeros."""
-    found = _whole(chain, norm) if norm.batch else _stand_in(chain, norm, epsilon)
+    own = _stand_in(norm, epsilon) if norm.batch is None else dict(norm.batch)
+    if norm.batch and norm.bias is not None and norm.derived:
+        own["mean"] = _difference(own["mean"], norm.bias)
     if double:
-        like = found["scale"]
+        like = own["scale"]
         mul, add = (norm.mul, norm.add) if norm.double else (None, None)
-        found |= {"second_scale": mul or filled(like, 1.0), "second_shift": add or filled(like, 0.0)}
-    return found
+        own |= {"second_scale": mul or filled(like, 1.0), "second_shift": add or filled(like, 0.0)}
+    return own
 
 
-def _whole(chain: Chain, norm: Norm) -> Parts:
-    """A BatchNormalization's tensors; the bias of the convolution before it comes off the mean."""
-    assert norm.batch is not None  # noqa: S101 (`parts` saw to it)
-    scale, shift, mean, variance = (chain.constant(norm.batch, place, 1) for place in range(4))
-    if norm.bias is not None and norm.worked:
-        mean = _less(chain, mean, norm.bias)
-    return {"scale": scale, "shift": shift, "mean": mean, "variance": variance}
-
-
-def _stand_in(chain: Chain, norm: Norm, epsilon: float) -> Parts:
+def _stand_in(norm: Norm, epsilon: float) -> Parts:
     """The norm that does the same as a bias, or as a Mul and an Add behind one."""
     like = norm.mul or norm.add or norm.bias
     assert like is not None  # noqa: S101 (`take` saw to it)
@@ -88,23 +86,21 @@ def _stand_in(chain: Chain, norm: Norm, epsilon: float) -> Parts:
     return {
         "scale": norm.mul or filled(like, 1.0),
         "shift": alone or norm.add or filled(like, 0.0),
-        "mean": _less(chain, filled(like, 0.0), inside) if inside else filled(like, 0.0),
+        "mean": _difference(filled(like, 0.0), inside) if inside else filled(like, 0.0),
         "variance": filled(like, 1.0 - epsilon, dtype="float64"),
     }
 
 
 def filled(like: Constant, value: float, shape: tuple[int, ...] | None = None, dtype: str | None = None) -> Constant:
     """A number, repeated, in the shape and type of another tensor unless others are given."""
-    wanted, kind = like.tensor.shape if shape is None else shape, dtype or like.tensor.dtype
-    native = "float32" if kind == "bfloat16" else kind
-    return Constant(Tensor(wanted, kind, lambda: np.full(wanted, value, native)))
+    own_shape, own_dtype = like.tensor.shape if shape is None else shape, dtype or like.tensor.dtype
+    native = "float32" if own_dtype == "bfloat16" else own_dtype
+    return Constant(Tensor(own_shape, own_dtype, lambda: np.full(own_shape, value, native)))
 
 
-def _less(chain: Chain, first: Constant, second: Constant) -> Constant:
-    """The difference of two vectors, in float64."""
+def _difference(first: Constant, second: Constant) -> Constant:
+    """The difference of two vectors of one length, in float64."""
     one, other = first.tensor, second.tensor
-    if one.shape != other.shape:
-        chain.fail(f"a bias of the shape {one.shape}", other.shape)
     return Constant(Tensor(one.shape, "float64", lambda: one.load().astype(np.float64) - other.load()))
 
 
@@ -124,8 +120,8 @@ def lost(norms: list[Norm]) -> list[str]:
 def listed(some: list[str], every: list[str]) -> str:
     """Units by name; where all of a kind are meant, `every block*.layer*.norm2`."""
     kinds = {name: re.sub(r"\d+\.", "*.", name) for name in every}
-    told = dict[str, None]()
+    names = dict[str, None]()
     for name in some:
         alike = {other for other in every if kinds[other] == kinds[name]}
-        told[f"every {kinds[name]}" if len(alike) > 1 and alike <= set(some) else name] = None
-    return ", ".join(told)
+        names[f"every {kinds[name]}" if len(alike) > 1 and alike <= set(some) else name] = None
+    return ", ".join(names)

@@ -24,12 +24,12 @@ from densenet_port.checkpoint import Tensor
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.formats.onnx.model import DTYPES, INT64
 from densenet_port.formats.protobuf import Later, Part, data, head, integer, integers, message, single, size, text
+from densenet_port.formats.record import RECORD
 from densenet_port.formats.source import Writable, stored, write_tensor
 from densenet_port.network.blueprint import Blueprint
 from densenet_port.network.graph import IMAGES, Operation, OperationKind
 from densenet_port.network.units import HEAD, ROLES, Unit
 
-RECORD = "densenet_port"
 _IR, _OPSET = 8, 17
 _KINDS = {dtype: kind for kind, dtype in DTYPES.items()}
 _MOST = 2**31 - 1  # bytes that a protobuf may have
@@ -218,18 +218,18 @@ def _save(name: str, tensor: Tensor, file: Writable) -> None:
 
 def _attribute(name: str, value: Any) -> list[Part]:
     """An attribute: a float, an integer, a text, integers, or a tensor as type and array."""
-    found: list[Part] = [text(1, name)]
+    fields: list[Part] = [text(1, name)]
     if isinstance(value, float):
-        return [*found, single(2, value), integer(20, _FLOAT)]
+        return [*fields, single(2, value), integer(20, _FLOAT)]
     if isinstance(value, int):
-        return [*found, integer(3, value), integer(20, _INT)]
+        return [*fields, integer(3, value), integer(20, _INT)]
     if isinstance(value, str):
-        return [*found, text(4, value), integer(20, _STRING)]
+        return [*fields, text(4, value), integer(20, _STRING)]
     if isinstance(value, tuple):
         kind, array = value
         tensor: list[Part] = [integers(1, array.shape), integer(2, kind), data(9, array.tobytes())]
-        return [*found, *message(5, tensor), integer(20, _TENSOR)]
-    return [*found, integers(8, value), integer(20, _INTS)]
+        return [*fields, *message(5, tensor), integer(20, _TENSOR)]
+    return [*fields, integers(8, value), integer(20, _INTS)]
 
 
 def _value(number: int, name: str, kind: int, sizes: list[int | str]) -> list[Part]:

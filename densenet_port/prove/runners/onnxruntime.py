@@ -22,8 +22,9 @@ import numpy as np
 from densenet_port.checkpoint import Array, array_digest
 from densenet_port.errors import MisfitError, PortError, UsageError
 from densenet_port.extras import framework
-from densenet_port.formats.onnx.densenet import Network, densenet
+from densenet_port.formats.onnx.densenet import Reading, densenet
 from densenet_port.formats.onnx.model import read_model
+from densenet_port.network.units import HEAD
 from densenet_port.prove.runners import last, versions
 from densenet_port.prove.worker import Job, Run
 
@@ -43,22 +44,21 @@ class _Ready(NamedTuple):
 def run_onnxruntime(job: Job) -> Run:
     """The file's own graph on the images: the head's logits, or without a head the last map after its ReLU."""
     path = cast("Path", job.path)
-    network = _network(path)
-    values = {layer.unit: layer.output for layer in network.layers if layer.output}
-    if unknown := [unit for unit in job.taps if unit not in {layer.unit for layer in network.layers}]:
+    reading = _reading(path)
+    values = {unit.unit: unit.output for unit in reading.units if unit.output}
+    if unknown := [unit for unit in job.taps if unit not in {unit.unit for unit in reading.units}]:
         raise UsageError(f"{path}: has no unit {unknown[0]} to look at")
     taps = {unit: values[unit] for unit in job.taps if unit in values}
     headless = job.architecture is not None and job.architecture.classes is None
-    logits = network.features if headless else values["head.dense"]
-    wanted = tuple(dict.fromkeys((logits, *taps.values())))
+    logits = reading.features if headless else values[HEAD]
+    names = tuple(dict.fromkeys((logits, *taps.values())))
     with _taken(path):
-        ready = _ready(path, job.dtype, wanted, job.threads)
-        found = _outputs(ready, wanted, job.images.transpose(0, 3, 1, 2).astype(job.dtype))
-    answer = np.maximum(last(found[logits]), 0) if headless else found[logits].reshape(len(job.images), -1)
+        ready = _ready(path, job.dtype, names, job.threads)
+        outputs = _outputs(ready, names, job.images.transpose(0, 3, 1, 2).astype(job.dtype))
+    answer = np.maximum(last(outputs[logits]), 0) if headless else outputs[logits].reshape(len(job.images), -1)
     return Run(
         logits=answer,
-        taps={unit: last(found[name]) for unit, name in taps.items() if unit != "head.dense"}
-        | {unit: answer for unit in taps if unit == "head.dense"},
+        taps={unit: answer if unit == HEAD else last(outputs[name]) for unit, name in taps.items()},
         computed_in=answer.dtype.name,
         variables=ready.variables,
         versions=versions("onnx", "onnxruntime"),
@@ -66,26 +66,26 @@ def run_onnxruntime(job: Job) -> Run:
 
 
 @lru_cache(maxsize=1)
-def _network(path: Path) -> Network:
+def _reading(path: Path) -> Reading:
     """Which value is which unit's, by the reader's own walk through the graph."""
     return densenet(read_model(path))
 
 
-def _outputs(ready: _Ready, wanted: tuple[str, ...], images: Array) -> dict[str, Array]:
+def _outputs(ready: _Ready, names: tuple[str, ...], images: Array) -> dict[str, Array]:
     """Value → what it is for every image."""
-    runs = [ready.run([*wanted], {ready.given: np.repeat(image[None], ready.batch, axis=0)}) for image in images]
-    return {name: np.concatenate([np.asarray(run[place])[:1] for run in runs]) for place, name in enumerate(wanted)}
+    runs = [ready.run([*names], {ready.given: np.repeat(image[None], ready.batch, axis=0)}) for image in images]
+    return {name: np.concatenate([np.asarray(run[place])[:1] for run in runs]) for place, name in enumerate(names)}
 
 
 @lru_cache(maxsize=2)
-def _ready(path: Path, dtype: str, wanted: tuple[str, ...], threads: int | None) -> _Ready:
+def _ready(path: Path, dtype: str, names: tuple[str, ...], threads: int | None) -> _Ready:
     """A model with these outputs, kept for the next job on it."""
     onnx = framework("onnx")
     proto = onnx.load(path)
     if dtype == "float64":
         proto = _modern(proto)
         _double(onnx, proto)
-    batch = _opened(onnx, proto, wanted)
+    batch = _opened(onnx, proto, names)
     run = _reference(proto) if dtype == "float64" else _session(proto, threads)
     digests = {tensor.name: array_digest(array) for tensor, array in _tensors(onnx, proto) if array.dtype == dtype}
     return _Ready(run, _given(proto).name, batch, digests)
@@ -125,7 +125,7 @@ def _given(proto: Any) -> Any:
     return next(value for value in proto.graph.input if value.name not in held)
 
 
-def _opened(onnx: Any, proto: Any, wanted: tuple[str, ...]) -> int:
+def _opened(onnx: Any, proto: Any, names: tuple[str, ...]) -> int:
     """Open the sizes, make values outputs and norms those of inference; give the batch that the graph was traced with.
 
     A fixed batch may stand in a Reshape behind the mean over the picture.
@@ -137,7 +137,7 @@ def _opened(onnx: Any, proto: Any, wanted: tuple[str, ...]) -> int:
         size.ClearField("dim_value")
     del proto.graph.value_info[:], proto.graph.output[:]
     kind = given.type.tensor_type.elem_type
-    proto.graph.output.extend(onnx.helper.make_tensor_value_info(name, kind, None) for name in wanted)
+    proto.graph.output.extend(onnx.helper.make_tensor_value_info(name, kind, None) for name in names)
     for node in proto.graph.node:
         if node.op_type in ("BatchNormalization", "Dropout"):
             del node.output[1:]

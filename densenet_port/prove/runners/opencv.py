@@ -32,10 +32,10 @@ def run_opencv(job: Job) -> Run:
     network, net, digests = _loaded(cast("Path", job.path), job.table)
     tapped = _tapped(_blueprint(network), net, job)
     last_layer = net.getUnconnectedOutLayersNames()[0]
-    wanted = [last_layer, *tapped.values()]
+    names = [last_layer, *tapped.values()]
     with _explained(network.checkpoint.path):
         net.setInput(np.ascontiguousarray(job.images.transpose(0, 3, 1, 2)))
-        outputs = dict(zip(wanted, net.forward(wanted), strict=True))
+        outputs = dict(zip(names, net.forward(names), strict=True))
     maps = _own(_blueprint(network).graph, {unit: last(outputs[layer]) for unit, layer in tapped.items()})
     return Run(
         logits=_as_logits(network, last(outputs[last_layer])),

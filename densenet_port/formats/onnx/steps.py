@@ -21,6 +21,7 @@ _UNCHANGED = ("Identity", "Dropout", "Cast", "CastLike")  # of a map; a cast is 
 _QUANTISED = ("QLinearConv", "ConvInteger", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _MOST = 4096  # maps side by side; the deepest published network has 65
 _SHOWN = 12  # kinds of operators that a message lists
+_MANY = 6  # pieces of a map, of which a message leaves some out
 
 
 class Map(NamedTuple):
@@ -28,11 +29,20 @@ class Map(NamedTuple):
 
     pieces: tuple[str, ...]
 
+    def __str__(self) -> str:
+        """`(a, b, …, y, z)`: the first and last few."""
+        names = self.pieces if len(self.pieces) < _MANY else (*self.pieces[:2], "…", *self.pieces[-2:])
+        return f"({', '.join(names)})"
+
 
 class Unknown(NamedTuple):
     """A value that is not followed: a map's size, or what an operator made of constants."""
 
     op: str
+
+    def __str__(self) -> str:
+        """`what Shape gives`."""
+        return f"what {self.op} gives"
 
 
 Value = Constant | Map | Unknown
@@ -63,24 +73,24 @@ def steps(model: Model) -> tuple[Map, list[Step], Map]:
     of a quantised network.
     """
     if len(model.inputs) != 1 or len(model.outputs) != 1:
-        found = f"{len(model.inputs)} inputs and {len(model.outputs)} outputs"
-        raise MisfitError(f"{model.path}: a graph with {found}, expected one of each", hint=told(model))
+        ends = f"{len(model.inputs)} inputs and {len(model.outputs)} outputs"
+        raise MisfitError(f"{model.path}: a graph with {ends}, expected one of each", hint=summary(model))
     first = Map((model.inputs[0],))
     values: dict[str, Value] = {**model.constants, model.inputs[0]: first}
-    made: list[Step] = []
+    taken: list[Step] = []
     for node in _live(model):
         args = [_value(model, values, node, name) for name in node.inputs]
-        value = _made(model, node, args)
+        value = _output(model, node, args)
         if isinstance(value, Step):
-            made.append(value)
+            taken.append(value)
         values |= dict.fromkeys(node.outputs[:1], value.gives if isinstance(value, Step) else value)
     last = values.get(model.outputs[0])
     if not isinstance(last, Map):
-        raise MisfitError(f"{model.path}: its output does not depend on its input", hint=told(model))
-    return first, made, last
+        raise MisfitError(f"{model.path}: its output does not depend on its input", hint=summary(model))
+    return first, taken, last
 
 
-def told(model: Model) -> str:
+def summary(model: Model) -> str:
     """What the graph consists of, for messages."""
     counts = Counter(node.op for node in model.nodes)
     shown = [f"{count} {op}" for op, count in counts.most_common(_SHOWN)]
@@ -104,7 +114,7 @@ def _value(model: Model, values: dict[str, Value], node: Node, name: str) -> Val
     return values[name] if name else None
 
 
-def _made(model: Model, node: Node, args: Sequence[Value | None]) -> Value | Step:
+def _output(model: Model, node: Node, args: Sequence[Value | None]) -> Value | Step:
     """What a node makes of its inputs."""
     if node.op in _QUANTISED:
         hint = "convert the network that it was made from"
