@@ -103,14 +103,18 @@ class UnitError:
 class Parity:
     """The evidence that two networks agree, or where they do not.
 
-    `where` is the first unit whose local error passes the bound, `off` which side the third opinion contradicts
-    ("port", "reference", "both" or None). `source` and `port` describe the two files (path, layout, digest,
-    architecture, contract, ledger counts), `sides` the two implementations (name → versions and seconds). `logits`
-    holds, for each probe, the float64 logits of the reference and the float32 logits of both sides, for scatter plots
-    and top-5 lists.
+    `passed` says that the numbers agree, `independent` that the reference read the original by other code than ours;
+    only both together prove the port. `dependence` says why the reference is not independent and what would prove the
+    port, None where it is. `where` is the first unit whose local error passes the bound, `off` which side the third
+    opinion contradicts ("port", "reference", "both" or None). `source` and `port` describe the two files (path, layout,
+    digest, architecture, contract, ledger counts), `sides` the two implementations (name → versions and seconds).
+    `logits` holds, for each probe, the float64 logits of the reference and the float32 logits of both sides, for
+    scatter plots and top-5 lists.
     """
 
     passed: bool
+    independent: bool
+    dependence: str | None
     checks: tuple[Check, ...]
     figures: tuple[Figures, ...]
     units: tuple[UnitError, ...]
@@ -124,6 +128,11 @@ class Parity:
     notes: tuple[str, ...] = ()
     diagnosis: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
     seconds: float = 0.0
+
+    @property
+    def proven(self) -> bool:
+        """Whether the port is proven to be the same network."""
+        return self.passed and self.independent
 
 
 # -- the check ---------------------------------------------------------------------------------------------------------
@@ -227,6 +236,8 @@ def _judged(port: Network, source: Network | None, reference: Side, other: Side)
     units = tuple(_units(reference, other, findings.errors))
     return Parity(
         passed=passed,
+        independent=reference.independent,
+        dependence=None if reference.independent else _dependence(reference),
         checks=tuple(checks),
         figures=figures,
         units=units,
@@ -239,6 +250,14 @@ def _judged(port: Network, source: Network | None, reference: Side, other: Side)
         sides={"reference": _told_side(reference), "port": _told_side(other)},
         notes=tuple(_notes(reference, other, rounded=rounded)),
         diagnosis=() if passed else tuple(finding.to_json() for finding in findings.findings),
+    )
+
+
+def _dependence(reference: Side) -> str:
+    """Why a reference that this project's own table read proves nothing, and what would."""
+    return (
+        f"the reference ({reference.told['name']}) read the original by {reference.told['layout']}, the table that the "
+        "port was made by; what would prove the port: logits that the original's own software gives for the same images"
     )
 
 
@@ -525,12 +544,14 @@ def _notes(reference: Side, other: Side, *, rounded: bool) -> Iterator[str]:
 def replay(converted: Path, golden: Path) -> list[Check]:
     """A converted file's logits and activations in numpy, against those that the reference framework computed before.
 
-    `golden` is a saved reference. No framework runs. A file whose tensors were rounded is held to the reference's own
-    float32 distance, every other to the float64 bound. Raises as `check` does.
+    `golden` is a saved reference; the checks' names say so where it was not independent. No framework runs. A file
+    whose tensors were rounded is held to the reference's own float32 distance, every other to the float64 bound. Raises
+    as `check` does.
     """
     port, side = read(converted), load_side(golden)
     _same_numbers(port, side.architecture, str(golden))
     rounded = bool((port.checkpoint.record or {}).get("fold")) or port.contract != side.contract
+    doubt = "" if side.independent else f" (recorded by {side.told['name']}, not independent)"
     checks: list[Check] = []
     for probe in side.probes:
         taps: dict[str, float] = {}
@@ -550,11 +571,13 @@ def replay(converted: Path, golden: Path) -> list[Check]:
         own = rms(side.logits["float32", probe.name], truth)
         bound = FACTOR32 * max(own, _least_noise(truth)) if rounded else BOUND64
         checks.append(
-            _bounded("float64", f"golden logits, {probe.name}", _apart(logits, truth), bound, "max |Δ| / deviation")
+            _bounded(
+                "float64", f"golden logits, {probe.name}{doubt}", _apart(logits, truth), bound, "max |Δ| / deviation"
+            )
         )
         if taps:
             worst = max(taps, key=lambda unit: np.nan_to_num(taps[unit], nan=np.inf))
             checks.append(
-                _bounded("float64", f"golden activations, {probe.name}", taps[worst], bound, f"worst in {worst}")
+                _bounded("float64", f"golden activations, {probe.name}{doubt}", taps[worst], bound, f"worst in {worst}")
             )
     return checks

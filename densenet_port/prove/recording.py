@@ -18,10 +18,12 @@ from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.network.numpy import forward
 from densenet_port.prove.images import Probe
+from densenet_port.prove.runners import RUNNERS
 from densenet_port.prove.worker import STEMS, Job, Run, run_all
 
 SAVED = "densenet-port/reference/1"
 SINGLE = ("opencv",)  # networks whose software computes float32 alone
+OWN_READER = ("numpy", "keras")  # networks whose weights are read by this project's tables
 
 Precision = Literal["float32", "float64"]
 PRECISIONS: tuple[Precision, ...] = ("float64", "float32")
@@ -44,6 +46,17 @@ class Side:
     taps: Mapping[Precision, Mapping[str, Array]]
     computed: Mapping[str, str]
     told: Mapping[str, Any]
+
+    @property
+    def independent(self) -> bool:
+        """Whether the software that ran read the file with its own code, and not by this project's tables."""
+        return independent(self.told["name"])
+
+
+def independent(name: str) -> bool:
+    """Whether an implementation, by the name that results give it, reads a file with its own code."""
+    network = name.partition(" ")[0]  # of `keras on jax`
+    return network in RUNNERS and network not in OWN_READER
 
 
 # -- running -----------------------------------------------------------------------------------------------------------

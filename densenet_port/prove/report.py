@@ -30,6 +30,7 @@ UNPRINTABLE = re.compile("[^\t\n -~\u00a0-\u2029\u202f-\u2065\u206a-\ud7ff\ue000
 MARKUP = re.compile(r"([\\`*_\[\]<>|~&$#@]|(?<=http):|(?<=https):|(?<=www)\.)")
 FEW = 4  # units named before "and n more"
 LARGE = ("probes", "logits")  # of Parity: arrays, told in another way
+COLOURS = {"PASSED": "green", "AGREES, NOT INDEPENDENT": "yellow", "FAILED": "red"}  # of the verdicts
 OFF = {
     "port": "the third opinion, numpy, agrees with the reference: the port is off",
     "reference": "the third opinion, numpy, agrees with the port: the reference is off",
@@ -53,7 +54,7 @@ def terminal(parity: Parity) -> list[Any]:
     from rich.text import Text  # noqa: PLC0415 (rich is slow to import, and only the terminal needs it)
 
     word, sentence = _verdict(parity)
-    verdict = Text.assemble((word, "bold green" if parity.passed else "bold red"), f": {sentence}")
+    verdict = Text.assemble((word, f"bold {COLOURS[word]}"), f": {sentence}")
     checks = _checks(parity)
     brief = Table(checks.title, checks.headings[:4], [row[:4] for row in checks.rows])
     tables = [brief, _figures(parity), *([_diagnosis(parity)] if parity.diagnosis else [])]
@@ -85,6 +86,8 @@ def junit(parity: Parity) -> bytes:
         ("densenet-port.unit", unit.unit, _unit_says(unit) if unit.unit in faulty else None) for unit in parity.units
     ]
     root = ET.Element("testsuites", name="densenet-port check", time=f"{parity.seconds:.3f}")
+    if not parity.independent:
+        checks.append(("densenet-port.evidence", "independent reference", parity.dependence))
     for name, cases in (("checks", checks), ("units", units)):
         root.append(_suite(name, cases))
     for count in ("tests", "failures", "errors"):
@@ -120,6 +123,7 @@ def html(parity: Parity) -> str:
     return environment.get_template("report.html").render(
         parity=parity,
         word=word,
+        kind=word.partition(",")[0].lower(),
         sentence=sentence,
         lines=_where_and_why(parity),
         key_figures=_key_figures(parity),
@@ -165,17 +169,23 @@ def _verdict(parity: Parity) -> tuple[str, str]:
     """The verdict as a word and a sentence."""
     port, source = _shown(parity.port.get("path", "the port")), _shown(parity.source.get("path", "the original"))
     failed, took = sum(not check.passed for check in parity.checks), f", {parity.seconds:.1f} s" * bool(parity.seconds)
-    if parity.passed:
+    if parity.proven:
         return "PASSED", f"{port} is the same network as {source} ({len(parity.checks)} checks{took})"
+    if parity.passed:
+        return "AGREES, NOT INDEPENDENT", (
+            f"{port} and {source} give the same logits, which is no proof ({len(parity.checks)} checks{took})"
+        )
     return "FAILED", (
         f"{port} is not the same network as {source} ({failed} of {len(parity.checks)} checks failed{took})"
     )
 
 
 def _where_and_why(parity: Parity) -> list[str]:
-    """The first place that is wrong, which side it is, what explains it, and what failed; nothing for a pass."""
-    if parity.passed:
+    """The first place that is wrong, which side it is, what explains it, and what failed; nothing for a proof."""
+    if parity.proven:
         return []
+    if parity.passed:
+        return [f"not independent: {_shown(parity.dependence)}"]
     lines = [f"first divergence: {parity.where}"] if parity.where is not None else []
     lines += [_unit_says(unit) for unit in parity.units if unit.unit == parity.where]
     lines += [OFF[parity.off]] if parity.off else []

@@ -270,14 +270,14 @@ def test_what_keras_3_saved_gives_its_own_logits(name, keras_3):
 
 
 def test_keras_computes_the_same_with_the_converted_file(old, tmp_path):
-    """The port in Keras 3, against our own pass of the old file, in float64 and float32."""
+    """The port in Keras 3, against our own pass of the old file, in float64 and float32; which is no proof."""
     convert(old["keras1-theano-tf"], out=tmp_path / "ours.weights.h5", kernels="theano")
 
     found = parity.check(
         tmp_path / "ours.weights.h5", against=old["keras1-theano-tf"], kernels="theano", sizes=(33,), threads=1
     )
 
-    assert found.passed
+    assert (found.passed, found.independent, found.proven) == (True, False, False)
 
 
 def test_a_wrong_word_about_the_kernels_fails_the_check(old, tmp_path):

@@ -1,5 +1,6 @@
 """The checker passes what is right, catches what is wrong, and refuses what shows nothing."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def test_a_right_port_passes(port, small, backend):
 
     exact = [figure.largest for figure in result.figures if figure.precision == "float64"]
     assert (result.passed, failed(result), result.where, result.off) == (True, [], None, None)
+    assert (result.proven, result.independent, result.dependence) == (True, True, None)
     assert (len(exact), max(exact) < 1e-12, {figure.top1 for figure in result.figures}) == (3, True, {1.0})
     assert [row.unit for row in result.units] == list(port.architecture.units)
     assert max(max(row.free, row.local) for row in result.units) < 1e-12
@@ -317,6 +319,46 @@ def test_golden_logits_prove_a_file_without_a_framework(port, reference, tmp_pat
 
     assert [check.passed for check in right] == [True] * 4
     assert [check.name for check in bad if not check.passed] == [check.name for check in right]
+
+
+@pytest.fixture(scope="module")
+def untold(small, tmp_path_factory):
+    """The small network under a table of the user's own that names no reference: its port, its file, the table."""
+    place = tmp_path_factory.mktemp("untold")
+    source = resource("mappings").joinpath("torchvision.toml").read_text(encoding="utf-8")
+    table = place / "own.toml"
+    table.write_text(re.sub(r"reference .*\n", "", source.replace('"torchvision"', '"own"', 1)), encoding="utf-8")
+    convert(small, out=place / "port.weights.h5", src=table)
+    return place / "port.weights.h5", small, table
+
+
+def test_a_reference_that_our_own_table_read_proves_nothing(untold, tmp_path):
+    """Whatever the numbers; a saved run of it neither."""
+    port, source, table = untold
+    saved = tmp_path / "reference.npz"
+
+    result = check(port, against=source, src=table, backend="numpy", sizes=(), save_reference=saved)
+    again = check(port, reference=saved, backend="numpy")
+
+    assert (result.passed, result.independent, result.proven) == (True, False, False)
+    assert (
+        result.dependence
+        == again.dependence
+        == (
+            "the reference (numpy) read the original by own, the table that the port was made by; what would prove the "
+            "port: logits that the original's own software gives for the same images"
+        )
+    )
+    assert {check.name.partition("(")[2] for check in replay(port, saved)} == {"recorded by numpy, not independent)"}
+
+
+def test_our_own_network_as_the_reference_proves_nothing(port, tmp_path):
+    """Keras runs what our own table read of a file in our own layout."""
+    convert(port.checkpoint.path, dst="torchvision", out=tmp_path / "again.pth")
+
+    result = check(tmp_path / "again.pth", against=port.checkpoint.path, sizes=())
+
+    assert (result.passed, result.independent, result.proven) == (True, False, False)
 
 
 def test_a_port_without_metadata_is_judged_by_its_layout_s_contract(port, small, tmp_path):

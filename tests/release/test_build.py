@@ -203,6 +203,16 @@ def test_a_network_that_fails_its_check_is_not_in_the_release(place, release, tm
     assert {file.network for file in manifest.read(copy / "manifest.json").files} == {SECOND}
 
 
+def test_a_network_that_nothing_independent_proves_is_not_in_the_release(place, tmp_path, monkeypatch):
+    """Its numbers agree, and that is not enough."""
+    plain = parity.check
+    monkeypatch.setattr(parity, "check", lambda *a, **k: replace(plain(*a, **k), independent=False))
+
+    done = built(tmp_path, sources(place, SPECS[0]), SPECS[0])
+
+    assert (done.passed, done.manifest, done.networks[0].failed) == (False, None, ("independent reference",))
+
+
 def test_a_network_that_fails_later_leaves_the_release(place, release, tmp_path, monkeypatch):
     """Its old files go; without any network there is no release."""
     copy = copied(release, tmp_path)
