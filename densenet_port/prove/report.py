@@ -22,8 +22,10 @@ from densenet_port.checkpoint import Array, array_digest
 from densenet_port.errors import DiskError
 from densenet_port.files import whole
 from densenet_port.prove import charts
+from densenet_port.prove.checks import BOUND64, Check
+from densenet_port.prove.figures import Figures
 from densenet_port.prove.images import Probe
-from densenet_port.prove.parity import BOUND64, Check, Figures, Parity, UnitError
+from densenet_port.prove.parity import Parity, UnitError
 
 SCHEMA = "densenet-port/check/1"
 UNPRINTABLE = re.compile("[^\t\n -~\u00a0-\u2029\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -23,7 +23,7 @@ from densenet_port.network.architecture import Architecture
 from densenet_port.prove import parity, report
 from densenet_port.prove.images import BATCH, SIZES
 from densenet_port.prove.parity import Parity
-from densenet_port.prove.recording import independent, load_side, save_side
+from densenet_port.prove.recording import Recording, is_independent
 
 TOOL = f"densenet-port {__version__}"
 LAYOUT = "keras"  # what is published
@@ -156,15 +156,15 @@ def _check(source: Source, port: Path, options: Options, limit: float) -> tuple[
 
 def _save_golden(reference: Path, golden: Path, title: str) -> None:
     """What `verify` replays of a saved reference: logits, and the activations of few units; the rest is large."""
-    side = load_side(reference)
-    followed = {unit: tap for unit, tap in side.taps["float64"].items() if FOLLOWED.fullmatch(unit)}
+    recording = Recording.load(reference)
+    followed = {unit: tap for unit, tap in recording.taps["float64"].items() if FOLLOWED.fullmatch(unit)}
     bare = replace(
-        side,
-        probes=tuple(replace(probe, pictures=None) for probe in side.probes),
+        recording,
+        probes=tuple(replace(probe, pictures=None) for probe in recording.probes),
         taps={"float64": followed, "float32": {}},
-        told=_timeless(side.told, title),
+        metadata=_timeless(recording.metadata, title),
     )
-    save_side(bare, golden)
+    bare.save(golden)
     remove(reference)
 
 
@@ -199,7 +199,7 @@ def is_proof(figures: Mapping[str, Any]) -> bool:
     """Whether a manifest's parity passed, against a reference that read the original with its own code."""
     reference = figures.get("reference")
     name = reference.get("name") if isinstance(reference, Mapping) else None
-    return figures.get("passed") is True and independent(str(name))
+    return figures.get("passed") is True and is_independent(str(name))
 
 
 def _file(path: Path, done: Conversion, source: Source, figures: Mapping[str, Any], golden: str) -> File:

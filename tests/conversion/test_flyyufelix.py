@@ -21,7 +21,7 @@ from densenet_port.errors import MisfitError
 from densenet_port.layouts.layout import Layout
 from densenet_port.network.architecture import NAMED
 from densenet_port.network.numpy import forward
-from densenet_port.prove import parity
+from densenet_port.prove import checks, parity
 from tests.record.old_keras import pictures
 from tests.support.flyyufelix_files import RECORDED, ROWS, SMALL, layers_of, logits_by_scipy, old_file, rebuilt, row_of
 
@@ -91,7 +91,7 @@ def test_what_keras_saved_on_tensorflow_gives_its_own_logits(name, old):
     exact = logits(told)
     single = forward(told.architecture, told.contract, told.weights, pictures(), dtype=np.float32)
 
-    assert apart(exact, RECORDED[name]["logits"]) < parity.FACTOR32 * apart(single, exact) < FAULT
+    assert apart(exact, RECORDED[name]["logits"]) < checks.FACTOR32 * apart(single, exact) < FAULT
 
 
 @pytest.mark.parametrize("name", RECORDED)

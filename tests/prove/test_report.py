@@ -25,8 +25,10 @@ from densenet_port.errors import DiskError
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.prove import charts, report
+from densenet_port.prove.checks import Check
+from densenet_port.prove.figures import Figures
 from densenet_port.prove.images import Probe
-from densenet_port.prove.parity import Check, Figures, Parity, UnitError
+from densenet_port.prove.parity import Parity, UnitError
 
 HOSTILE = "<script>alert(1)</script> & \"x\" ']]>' | `a` \x1b[2J\x00\u202e\ud800 [b](http://x.org) $c$\n# d"
 TAGS = {"h2", "h3", "p", "ul", "li", "table", "thead", "tbody", "tr", "th", "td"}  # of a summary

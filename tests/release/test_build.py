@@ -18,7 +18,7 @@ from densenet_port.network.architecture import NAMED
 from densenet_port.network.units import Slot
 from densenet_port.prove import images as probes
 from densenet_port.prove import parity
-from densenet_port.prove import recording as sides
+from densenet_port.prove.recording import Settings, plan
 from densenet_port.release import build as building
 from densenet_port.release import network as networks
 from tests.support.networks import checkpoint_file
@@ -105,9 +105,9 @@ def test_the_frameworks_of_a_check_run_on_one_thread(release):
     port = read(release / f"{FIRST}.weights.h5")
     images = probes.make_probes(port, (), 2, None, 0)
 
-    plan = sides.plan_side(port, "keras", "tensorflow", images, images[0].name, threads=networks.Options().threads)
+    planned = plan(port, "keras", images, Settings(threads=networks.Options().threads))
 
-    assert {job.threads for jobs in plan.values() for job in jobs} == {1}
+    assert {job.threads for jobs in planned.jobs.values() for job in jobs} == {1}
 
 
 def test_nothing_tells_a_path(place, release):

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,8 @@ from densenet_port.errors import MisfitError, PortError, UsageError
 from densenet_port.extras import framework
 from densenet_port.formats.onnx.densenet import Network, densenet
 from densenet_port.formats.onnx.model import read_model
+from densenet_port.prove.job import Job, Run
 from densenet_port.prove.runners import last, versions
-from densenet_port.prove.worker import Job, Run
 
 _PLAIN_NORMS, _OPSET = 14, 17  # the first opset in which a norm says whether it is training's; the one converted to
 _QUIET = 3  # ONNX Runtime's severity of errors
@@ -42,7 +42,7 @@ class _Ready(NamedTuple):
 
 def run_onnxruntime(job: Job) -> Run:
     """The file's own graph on the images: the head's logits, or without a head the last map after its ReLU."""
-    path = cast("Path", job.path)
+    path = job.path
     network = _network(path)
     values = {layer.unit: layer.output for layer in network.layers if layer.output}
     if unknown := [unit for unit in job.taps if unit not in {layer.unit for layer in network.layers}]:
