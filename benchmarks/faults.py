@@ -22,8 +22,8 @@ sys.path.insert(0, str(ROOT))
 
 from densenet_port.conversion.load import read
 from densenet_port.network.numpy import forward
+from densenet_port.prove.checks import BOUND64, FACTOR32
 from densenet_port.prove.diagnose import Diagnosis, diagnose
-from densenet_port.prove.parity import BOUND64, FACTOR32
 from tests.support.faults import FAULTS, GRAPHS, logits_of
 from tests.support.networks import checkpoint_file, images
 

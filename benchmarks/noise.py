@@ -1,4 +1,4 @@
-"""How far two right float32 runs may be apart: the measurement behind `parity.FACTOR32`.
+"""How far two right float32 runs may be apart: the measurement behind `checks.FACTOR32`.
 
     python benchmarks/noise.py [--seeds 50] [--readme]
 
@@ -24,10 +24,11 @@ def ratios(arch: str, seeds: Sequence[int], folder: Path) -> dict[str, list[floa
     """Backend → the ratio for each seed and probe."""
     from densenet_port.conversion.convert import convert
     from densenet_port.conversion.load import read
+    from densenet_port.prove.checks import FACTOR32
     from densenet_port.prove.images import make_probes
-    from densenet_port.prove.parity import FACTOR32, judged
+    from densenet_port.prove.parity import judge
     from tests.support.networks import checkpoint_file
-    from tests.support.ports import sides
+    from tests.support.ports import recordings
 
     sources, ports, probes = [], [], []
     for seed in seeds:
@@ -36,12 +37,12 @@ def ratios(arch: str, seeds: Sequence[int], folder: Path) -> dict[str, list[floa
         sources.append(read(source))
         ports.append(read(folder / f"{seed}.weights.h5"))
         probes.append(make_probes(sources[-1], (65,), 2, None, 100 * seed))
-    theirs = sides(sources, probes, "torchvision")
+    theirs = recordings(sources, probes, "torchvision")
     found: dict[str, list[float]] = {}
     for backend in ("numpy", "tensorflow", "torch", "jax"):
         network = "numpy" if backend == "numpy" else "keras"
-        mine = sides(ports, probes, network, "tensorflow" if backend == "numpy" else backend)
-        results = [judged(*four) for four in zip(ports, sources, theirs, mine, strict=True)]
+        mine = recordings(ports, probes, network, "tensorflow" if backend == "numpy" else backend)
+        results = [judge(*four) for four in zip(ports, sources, theirs, mine, strict=True)]
         checks = [check for result in results for check in result.checks if check.kind == "float32"]
         found[backend] = [FACTOR32 * check.measured / check.bound for check in checks]
         assert all(result.passed for result in results), backend

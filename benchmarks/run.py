@@ -224,7 +224,7 @@ def sides(folder: Path, runs: int, _backends: Sequence[str]) -> dict[str, Any]:
     alone += "from densenet_port.prove import images, recording; port, source = map(read, map(Path, sys.argv[1:])); "
     alone += "seen = images.make_probes(source, images.SIZES, 2, None, 0); "
     ends = {"reference": "recording.run_reference(source, seen)"}
-    ends["port"] = "recording.run_port(port, 'tensorflow', seen, seen[0].name)"
+    ends["port"] = "recording.run_port(port, seen)"
     tasks: dict[str, Callable[[], Cost]] = {
         name: lambda end=end: measure([sys.executable, "-c", alone + end, port, source]) for name, end in ends.items()
     }

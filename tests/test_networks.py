@@ -17,8 +17,9 @@ from densenet_port.conversion.convert import convert, verify
 from densenet_port.conversion.load import read
 from densenet_port.network.architecture import NAMED
 from densenet_port.network.numpy import forward
-from densenet_port.prove.parity import BOUND64, FACTOR32
-from densenet_port.prove.worker import Job, run_all
+from densenet_port.prove.checks import BOUND64, FACTOR32
+from densenet_port.prove.job import Job
+from densenet_port.prove.worker import run_all
 from tests.support.networks import FORMS, checkpoint_file, images
 
 ARCHS = ("121", "161", "169", "201")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from densenet_port.about import __version__
 from densenet_port.cli.base import AsJson, app, rows, show
+from densenet_port.extras import EXTRAS
 
 if TYPE_CHECKING:
     from densenet_port.layouts.cards import Card, Support
@@ -19,15 +20,6 @@ LEGEND = (
     "stand-in (the card in --json says which, and how far they agree); ◐ the names of its tensors are recorded from\n"
     "that software; ○ by the table alone; – not possible."
 )
-EXTRAS = {
-    "keras": ("keras", "tensorflow"),
-    "jax": ("keras", "jax"),
-    "torch": ("torch", "torchvision"),
-    "caffe": ("opencv-python-headless",),
-    "onnx": ("onnx", "onnxruntime"),
-    "publish": ("pygithub",),
-    "sign": ("model-signing",),
-}
 CORE = ("numpy", "typer", "rich", "jinja2", "platformdirs", "urllib3", "filelock")
 
 

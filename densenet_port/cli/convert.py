@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from densenet_port.conversion.load import Network
     from densenet_port.conversion.write import Conversion
     from densenet_port.network.architecture import Architecture
-    from densenet_port.prove.parity import Check
+    from densenet_port.prove.checks import Check
 
 FEW = 4  # numbers with gaps that are listed one by one
 

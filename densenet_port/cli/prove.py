@@ -45,7 +45,7 @@ def check(
     report: Annotated[Path | None, typer.Option(help="Write JSON, JUnit, Markdown and HTML into this folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Prove that a converted file is the same network; exit 1 when it is not."""
+    """Prove that a converted file is the same network; exit 1 when it is not, or not proven."""
     from densenet_port.prove import images as probes
     from densenet_port.prove import parity
     from densenet_port.prove import report as reports
@@ -68,7 +68,7 @@ def check(
     if report is not None:
         reports.write(result, report)
     show("check", as_json, lambda: reports.to_json(result), lambda: reports.terminal(result))
-    raise typer.Exit(0 if result.passed else 1)
+    raise typer.Exit(0 if result.proven else 1)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from string import Formatter
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from densenet_port.errors import UsageError
+from densenet_port.extras import SOFTWARE
 from densenet_port.layouts.transform import FOLDS, compile_move
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract, Input
@@ -37,11 +38,6 @@ DEFAULTS: dict[str, Any] = {
     "order": {},
 }
 KEYS = ("layout", "about", "containers", "contract", "units", "tensors", *DEFAULTS)
-REFERENCES = (
-    *("torchvision", "timm", "monai", "torchxrayvision"),
-    *("keras", "keras.applications", "keras-hub", "kimm"),
-    *("opencv", "onnxruntime", "numpy"),
-)
 
 
 @lru_cache  # every table asks for the same two
@@ -100,7 +96,7 @@ def compiled(path: Path, content: dict[str, Any], shared: tuple[str, ...] = ()) 
         "name": table.text("layout"),
         "about": table.text("about"),
         "containers": table.texts("containers"),
-        "reference": table.one_of("reference", REFERENCES),
+        "reference": table.one_of("reference", SOFTWARE),
         "first_numbers": _first(table.fields("first")),
         "ignore": (*shared, *table.texts("ignore")),
         "only": only,

@@ -1,4 +1,4 @@
-"""Probes: the prepared images that both sides of a comparison see.
+"""Images: the probes, prepared images that both sides of a comparison see.
 
 Seeded noise of several sizes, and scikit-learn's two photographs where it is installed or the user's own pictures,
 prepared as the contract says.
@@ -17,7 +17,7 @@ from densenet_port.network.contract import Input
 from densenet_port.network.graph import graph
 
 SIZES = (224, 225, 256)  # even, odd, and a multiple of 32
-TAPPED = 64  # pixels of the probe that is followed through the network: small, so that every activation can be kept
+FOLLOWED = 64  # pixels of the probe that is followed through the network: small, so that every activation can be kept
 BATCH = 2
 
 
@@ -40,7 +40,9 @@ def make_probes(
 ) -> tuple[Probe, ...]:
     """The images both sides see: first the small noise that is followed through the network, then noise, then pictures.
 
-    Noise is smooth over four pixels, of mean 0 and deviation 1 a value, which is what prepared photographs are like.
+    Noise is smooth over four pixels, of mean 0 and deviation 1 a value, which is what prepared photographs are like:
+    `batch` images of each of `sizes`, in pixels. The pictures are those in `folder`, without it scikit-learn's two.
+    Raises UsageError for images that show nothing, and what reading pictures raises.
     """
     least = graph(source.architecture, source.contract).smallest_side
     if small := [size for size in sizes if size < least]:
@@ -48,12 +50,12 @@ def make_probes(
     if batch < BATCH:
         raise UsageError(f"--batch must be at least {BATCH}: one image cannot show that logits depend on it")
     channels = source.architecture.channels
-    noises = [
+    followed = max(FOLLOWED, least)
+    noise = [
         Probe(name=f"noise {size}", images=_noise(batch, size, channels, seed + number))
-        for number, size in enumerate(dict.fromkeys((max(TAPPED, least), *sizes)))
+        for number, size in enumerate(dict.fromkeys((followed, *sizes)))
     ]
-    size = sizes[0] if sizes else max(TAPPED, least)
-    return (*noises, *_photographs(source.contract.input, channels, size, folder))
+    return (*noise, *_photographs(source.contract.input, channels, sizes[0] if sizes else followed, folder))
 
 
 def _noise(count: int, size: int, channels: int, seed: int) -> Array:
@@ -102,16 +104,16 @@ def _own_pictures(folder: Path, size: int) -> dict[str, Array]:
         paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     except OSError as error:
         raise DiskError(f"{folder}: cannot be read: {error.strerror}") from error
-    found: dict[str, Array] = {}
+    pictures: dict[str, Array] = {}
     for path in paths:
         try:
             with Image.open(path) as picture:
-                found[path.name] = _cropped(picture, size)
+                pictures[path.name] = _cropped(picture, size)
         except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
             raise CorruptError(f"{path}: cannot be read as a picture: {error}") from error
-    if not found:
+    if not pictures:
         raise UsageError(f"{folder}: holds no pictures")
-    return found
+    return pictures
 
 
 def _sample_pictures(size: int) -> dict[str, Array]:

@@ -7,6 +7,7 @@ escapes the rest in its own way. The same result gives the same bytes. The page 
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from itertools import chain
@@ -22,15 +23,18 @@ from densenet_port.checkpoint import Array, array_digest
 from densenet_port.errors import DiskError
 from densenet_port.files import whole
 from densenet_port.prove import charts
+from densenet_port.prove.checks import BOUND64, Check
+from densenet_port.prove.figures import Figures
 from densenet_port.prove.images import Probe
-from densenet_port.prove.parity import BOUND64, Check, Figures, Parity, UnitError
+from densenet_port.prove.parity import Parity, UnitError
 
 SCHEMA = "densenet-port/check/1"
 UNPRINTABLE = re.compile("[^\t\n -~\u00a0-\u2029\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 MARKUP = re.compile(r"([\\`*_\[\]<>|~&$#@]|(?<=http):|(?<=https):|(?<=www)\.)")
 FEW = 4  # units named before "and n more"
-LARGE = ("probes", "logits")  # of Parity: arrays, told in another way
-OFF = {
+LARGE = ("probes", "logits")  # of Parity: arrays, which have a form of their own
+COLOURS = {"PASSED": "green", "AGREES, NOT INDEPENDENT": "yellow", "FAILED": "red"}  # of the verdicts
+SUSPECTS = {
     "port": "the third opinion, numpy, agrees with the reference: the port is off",
     "reference": "the third opinion, numpy, agrees with the port: the reference is off",
     "both": "the third opinion, numpy, contradicts both sides",
@@ -45,6 +49,30 @@ class Table(NamedTuple):
     rows: list[tuple[Any, ...]]
 
 
+class Verdict(NamedTuple):
+    """The verdict as a word (a key of `COLOURS`) and a sentence."""
+
+    word: str
+    sentence: str
+
+
+class KeyFigure(NamedTuple):
+    """One of the numbers that a reader looks for first."""
+
+    label: str
+    value: str
+    detail: str
+    passed: bool
+
+
+class Card(NamedTuple):
+    """A photograph, its thumbnail (a `data:` URI), and both sides' best classes: {"class", "logit"}, best first."""
+
+    label: str
+    thumbnail: str
+    ranks: list[tuple[dict[str, Any], dict[str, Any]]]
+
+
 # -- the forms ---------------------------------------------------------------------------------------------------------
 
 
@@ -53,12 +81,15 @@ def terminal(parity: Parity) -> list[Any]:
     from rich.text import Text  # noqa: PLC0415 (rich is slow to import, and only the terminal needs it)
 
     word, sentence = _verdict(parity)
-    verdict = Text.assemble((word, "bold green" if parity.passed else "bold red"), f": {sentence}")
     checks = _checks(parity)
-    brief = Table(checks.title, checks.headings[:4], [row[:4] for row in checks.rows])
-    tables = [brief, _figures(parity), *([_diagnosis(parity)] if parity.diagnosis else [])]
+    tables = [Table(checks.title, checks.headings[:4], [row[:4] for row in checks.rows]), _figures(parity)]
+    if parity.diagnosis:
+        tables.append(_diagnosis(parity))
+    parts: list[Any] = [Text.assemble((word, f"bold {COLOURS[word]}"), f": {sentence}")]
+    for table in tables:
+        parts += ["", _drawn(table)]
     lines = [*_where_and_why(parity), *(f"note: {_shown(note)}" for note in parity.notes)]
-    return [verdict, *chain.from_iterable(("", _drawn(table)) for table in tables), *(["", *lines] if lines else [])]
+    return [*parts, "", *lines] if lines else parts
 
 
 def to_json(parity: Parity) -> dict[str, Any]:
@@ -70,8 +101,8 @@ def to_json(parity: Parity) -> dict[str, Any]:
     with `top5`, a list per image of {"class", "logit"}, best first (None for a network without a head). The schema is
     `densenet-port/check/1`: keys may be added to it, and what they say stays.
     """
-    told = {entry.name: _plain(getattr(parity, entry.name)) for entry in fields(parity) if entry.name not in LARGE}
-    return {**told, "probes": [_probe(parity, probe) for probe in parity.probes]}
+    plain = {entry.name: _plain(getattr(parity, entry.name)) for entry in fields(parity) if entry.name not in LARGE}
+    return {**plain, "probes": [_probe(parity, probe) for probe in parity.probes]}
 
 
 def junit(parity: Parity) -> bytes:
@@ -82,9 +113,11 @@ def junit(parity: Parity) -> bytes:
         for check in parity.checks
     ]
     units = [
-        ("densenet-port.unit", unit.unit, _unit_says(unit) if unit.unit in faulty else None) for unit in parity.units
+        ("densenet-port.unit", unit.unit, _unit_line(unit) if unit.unit in faulty else None) for unit in parity.units
     ]
     root = ET.Element("testsuites", name="densenet-port check", time=f"{parity.seconds:.3f}")
+    if not parity.independent:
+        checks.append(("densenet-port.evidence", "independent reference", parity.dependence))
     for name, cases in (("checks", checks), ("units", units)):
         root.append(_suite(name, cases))
     for count in ("tests", "failures", "errors"):
@@ -97,11 +130,10 @@ def junit(parity: Parity) -> bytes:
 def markdown(parity: Parity) -> str:
     """GitHub's Markdown, for a CI job's summary."""
     word, sentence = _verdict(parity)
-    parts = [f"## densenet-port: {word}", _md(sentence)]
-    parts += ["\n".join(f"- {_md(line)}" for line in lines) for lines in [_where_and_why(parity)] if lines]
-    parts += [_md_table(table) for table in _tables(parity) if table.rows]
-    parts += ["\n".join(f"- {_md(note)}" for note in parity.notes)] if parity.notes else []
-    return "\n\n".join(parts) + "\n"
+    tables = [_md_table(table) for table in _tables(parity) if table.rows]
+    lists = ["\n".join(f"- {_md(line)}" for line in lines) for lines in (_where_and_why(parity), parity.notes)]
+    parts = [f"## densenet-port: {word}", _md(sentence), lists[0], *tables, lists[1]]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def html(parity: Parity) -> str:
@@ -120,6 +152,7 @@ def html(parity: Parity) -> str:
     return environment.get_template("report.html").render(
         parity=parity,
         word=word,
+        kind=word.partition(",")[0].lower(),
         sentence=sentence,
         lines=_where_and_why(parity),
         key_figures=_key_figures(parity),
@@ -161,25 +194,31 @@ def write(parity: Parity, folder: Path) -> dict[str, Path]:
 # -- what every form says ----------------------------------------------------------------------------------------------
 
 
-def _verdict(parity: Parity) -> tuple[str, str]:
-    """The verdict as a word and a sentence."""
+def _verdict(parity: Parity) -> Verdict:
     port, source = _shown(parity.port.get("path", "the port")), _shown(parity.source.get("path", "the original"))
-    failed, took = sum(not check.passed for check in parity.checks), f", {parity.seconds:.1f} s" * bool(parity.seconds)
+    count, took = f"{len(parity.checks)} checks", f", {parity.seconds:.1f} s" if parity.seconds else ""
+    if parity.proven:
+        return Verdict("PASSED", f"{port} is the same network as {source} ({count}{took})")
     if parity.passed:
-        return "PASSED", f"{port} is the same network as {source} ({len(parity.checks)} checks{took})"
-    return "FAILED", (
-        f"{port} is not the same network as {source} ({failed} of {len(parity.checks)} checks failed{took})"
-    )
+        sentence = f"{port} and {source} give the same logits, which is no proof ({count}{took})"
+        return Verdict("AGREES, NOT INDEPENDENT", sentence)
+    failed = sum(not check.passed for check in parity.checks)
+    return Verdict("FAILED", f"{port} is not the same network as {source} ({failed} of {count} failed{took})")
 
 
 def _where_and_why(parity: Parity) -> list[str]:
-    """The first place that is wrong, which side it is, what explains it, and what failed; nothing for a pass."""
-    if parity.passed:
+    """The first place that is wrong, which side it is, what explains it, and what failed; nothing for a proof."""
+    if parity.proven:
         return []
-    lines = [f"first divergence: {parity.where}"] if parity.where is not None else []
-    lines += [_unit_says(unit) for unit in parity.units if unit.unit == parity.where]
-    lines += [OFF[parity.off]] if parity.off else []
-    lines += [f"why: {_shown(found['says'])}" for found in parity.diagnosis if "says" in found]
+    if parity.passed:
+        return [f"not independent: {_shown(parity.dependence)}"]
+    lines = []
+    if parity.where is not None:
+        lines.append(f"first divergence: {parity.where}")
+    lines += [_unit_line(unit) for unit in parity.units if unit.unit == parity.where]
+    if parity.off:
+        lines.append(SUSPECTS[parity.off])
+    lines += [f"why: {_shown(finding['says'])}" for finding in parity.diagnosis if "says" in finding]
     lines += [f"failed: {check.name}: {check.says}; {_measured(check)}" for check in parity.checks if not check.passed]
     return [_shown(line) for line in lines]
 
@@ -195,12 +234,12 @@ def _faulty(parity: Parity) -> set[str]:
     return {parity.where, *(unit for unit, error in errors.items() if not error <= BOUND64)}
 
 
-def _unit_says(unit: UnitError) -> str:
-    alone = f"given the reference's own input: {_shown(_judged(unit.local))} (bound {_shown(BOUND64)})"
+def _unit_line(unit: UnitError) -> str:
+    alone = f"given the reference's own input: {_shown(_known(unit.local))} (bound {_shown(BOUND64)})"
     return f"{unit.unit} {alone}; from the images: {_shown(unit.free)}"
 
 
-def _judged(error: float) -> float | None:
+def _known(error: float) -> float | None:
     """A local error or a noise: NaN says that there is none, infinity that a network gave no number."""
     return None if isnan(error) else error
 
@@ -209,18 +248,20 @@ def _measured(check: Check) -> str:
     return f"measured {_shown(check.measured)}, bound {_shown(check.bound)}"
 
 
-def _key_figures(parity: Parity) -> list[tuple[str, str, str, bool]]:
-    """Label, value, detail and passed of what one looks for first: the worst check of each kind, and the best class."""
-    found = []
+def _key_figures(parity: Parity) -> list[KeyFigure]:
+    """The worst check of each kind, and how often the best class is the same."""
+    figures = []
     for kind in ("float64", "float32", "weights"):
         checks = [check for check in parity.checks if check.kind == kind and check.measured is not None]
         if checks:
             worst = max(checks, key=lambda check: (not check.passed, check.measured))
-            found.append((kind, _shown(worst.measured), f"bound {_shown(worst.bound)}; {worst.says}", worst.passed))
-    if agreeing := [figure.top1 for figure in parity.figures]:
-        same = min(agreeing)
-        found.append(("same best class", f"{same:.0%}", "of the images, in the worst probe and precision", same == 1))
-    return found
+            detail = f"bound {_shown(worst.bound)}; {worst.says}"
+            figures.append(KeyFigure(kind, _shown(worst.measured), detail, worst.passed))
+    if parity.figures:
+        same = min(figure.top1 for figure in parity.figures)
+        detail = "of the images, in the worst probe and precision"
+        figures.append(KeyFigure("same best class", f"{same:.0%}", detail, same == 1))
+    return figures
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -228,9 +269,9 @@ def _key_figures(parity: Parity) -> list[tuple[str, str, str, bool]]:
 
 def _tables(parity: Parity) -> list[Table]:
     """The tables of a document, in order."""
-    told = set(chain.from_iterable(parity.sides.values()))  # what a side's column says is not said again of its file
+    known = set(chain.from_iterable(parity.sides.values()))  # what a side's column says is not said again of its file
     files = {
-        name: {key: fact for key, fact in facts.items() if key not in told}
+        name: {key: fact for key, fact in facts.items() if key not in known}
         for name, facts in (("original", parity.source), ("port", parity.port))
     }
     return [
@@ -244,28 +285,30 @@ def _tables(parity: Parity) -> list[Table]:
 
 def _checks(parity: Parity) -> Table:
     headings = ("check", "measured", "bound", "result", "what it says")
-    rows = [(c.name, c.measured, c.bound, "ok" if c.passed else "FAILED", c.says) for c in parity.checks]
+    rows = [
+        (check.name, check.measured, check.bound, "ok" if check.passed else "FAILED", check.says)
+        for check in parity.checks
+    ]
     return Table("Checks", headings, rows)
 
 
 def _figures(parity: Parity) -> Table:
     headings = "probe, precision, largest, distance, noise, 1 − cosine, top-1, top-5, first disagreement, tolerance"
-    rows = [
-        (*_distances(f), f"{f.top1:.1%}", f"{f.top5:.1%}", f.first_disagreement, f.tolerance) for f in parity.figures
-    ]
-    return Table("Figures", tuple(headings.split(", ")), rows)
+    return Table("Figures", tuple(headings.split(", ")), [_figure_row(figures) for figures in parity.figures])
 
 
-def _distances(figures: Figures) -> tuple[Any, ...]:
-    return (figures.probe, figures.precision, figures.largest, figures.distance, figures.noise, 1 - figures.cosine)
+def _figure_row(figures: Figures) -> tuple[Any, ...]:
+    distances = (figures.largest, figures.distance, figures.noise, 1 - figures.cosine)
+    agreement = (f"{figures.top1:.1%}", f"{figures.top5:.1%}", figures.first_disagreement)
+    return (figures.probe, figures.precision, *distances, *agreement, figures.tolerance)
 
 
 def _units(parity: Parity) -> Table:
     faulty = _faulty(parity)
     headings = ("unit", "free", "local", "noise", "result")
     rows = [
-        (u.unit, u.free, _judged(u.local), _judged(u.noise), "FAILED" if u.unit in faulty else "ok")
-        for u in parity.units
+        (unit.unit, unit.free, _known(unit.local), _known(unit.noise), "FAILED" if unit.unit in faulty else "ok")
+        for unit in parity.units
     ]
     return Table("Units", headings, rows)
 
@@ -413,8 +456,11 @@ def _depth(parity: Parity, width: int) -> charts.Depth:
 
 def _pairs(parity: Parity) -> list[tuple[Array, Array]]:
     """Both sides' float32 logits, probe by probe."""
-    found = parity.logits.values()
-    return [(sides["reference32"], sides["port32"]) for sides in found if {"reference32", "port32"} <= set(sides)]
+    return [
+        (logits["reference32"], logits["port32"])
+        for logits in parity.logits.values()
+        if {"reference32", "port32"} <= set(logits)
+    ]
 
 
 def _scatter(parity: Parity) -> charts.Scatter | None:
@@ -427,24 +473,22 @@ def _scatter(parity: Parity) -> charts.Scatter | None:
 
 def _histograms(parity: Parity) -> list[tuple[str, charts.Histogram]]:
     """Precision and histogram, all probes together."""
-    found = []
+    histograms = []
     for precision in ("float32", "float64"):
-        counts: dict[int, int] = {}
-        for exponent, count in chain.from_iterable(f.ulps.items() for f in parity.figures if f.precision == precision):
-            counts[exponent] = counts.get(exponent, 0) + count
+        counts: Counter[int] = Counter()
+        for figures in parity.figures:
+            if figures.precision == precision:
+                counts.update(figures.ulps)
         if counts:
-            found.append((precision, charts.histogram(counts, width=380, height=190)))
-    return found
+            histograms.append((precision, charts.histogram(counts, width=380, height=190)))
+    return histograms
 
 
-def _cards(parity: Parity, probe: Probe) -> Iterator[dict[str, Any]]:
-    """For each photograph its label, its thumbnail, and the five best classes of both sides, side by side."""
-    sides = parity.logits.get(probe.name, {})
-    lists = [_top5(sides[name]) if name in sides else None for name in ("reference32", "port32")]
+def _cards(parity: Parity, probe: Probe) -> Iterator[Card]:
+    """A card for each photograph."""
+    logits = parity.logits.get(probe.name, {})
+    reference, port = (_top5(logits[side]) or [] if side in logits else [] for side in ("reference32", "port32"))
     for n, picture in enumerate(probe.pictures if probe.pictures is not None else ()):
-        reference, port = ((found[n] if found else []) for found in lists)
-        yield {
-            "label": probe.labels[n] if n < len(probe.labels) else f"image {n + 1}",
-            "thumbnail": charts.thumbnail(picture),
-            "ranks": list(zip(reference, port, strict=False)),
-        }
+        label = probe.labels[n] if n < len(probe.labels) else f"image {n + 1}"
+        ranks = list(zip(reference[n], port[n], strict=False)) if reference and port else []
+        yield Card(label, charts.thumbnail(picture), ranks)

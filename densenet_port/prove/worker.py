@@ -1,9 +1,9 @@
-"""The references: networks run by the frameworks themselves, in a process of their own.
+"""Networks run by the software that owns them, in a process of its own.
 
 Frameworks do not share a process well (TensorFlow before torch crashes, Keras has one backend for good), so `run`
 writes a job into a temporary folder, starts `python -m densenet_port.prove.worker FOLDER`, and reads what it left:
 
-    job.json    what to run          job.npz    the images, and weights that are no file's
+    job.json    what to run          job.npy    the images
     run.json    versions, digests    run.npz    logits, and the taps      error.json    or else a PortError
 
 Starting a framework takes longer than running it: `run_all` gives one process several jobs. Runs use the CPU alone
@@ -16,23 +16,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 
-from densenet_port.checkpoint import Array
 from densenet_port.errors import DiskError, PortError, UsageError
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
-from densenet_port.network.keras_input import DataFormat
-from densenet_port.network.units import Role, Slot
-from densenet_port.prove.runners import RUNNERS, runner
+from densenet_port.prove.job import Job, Reading, Run
+from densenet_port.prove.runners import runner
 
-BACKENDS = ("tensorflow", "torch", "jax")
 PORT_ERRORS: list[type[PortError]] = [PortError, *PortError.__subclasses__()]
 KINDS = {kind.kind: kind for kind in PORT_ERRORS}
 THREADS = (
@@ -42,137 +39,40 @@ THREADS = (
     "TF_NUM_INTRAOP_THREADS",
     "TF_NUM_INTEROP_THREADS",
 )
-STEMS = {  # the stems that the networks of torch's family can have
-    "torchvision": ("imagenet",),
-    "timm": ("imagenet", "deep"),
-    "monai": ("imagenet",),
-    "torchxrayvision": ("imagenet",),
-}
+LIMIT = 600.0  # seconds that a run may take
 LAST_LINES = 8  # of a dead process's stderr, shown to the user
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One run of one network on images `n h w c`.
+def run(job: Job, *, limit: float = LIMIT) -> Run:
+    """Run a job in a process of its own; `limit` is in seconds.
 
-    - "torchvision", "timm", "monai", "torchxrayvision": their own DenseNet with the architecture's numbers, in
-      evaluation mode, filled strictly with the state dict in `path` (what torch itself loads, or safetensors; whole
-      modules by our own reader). `prefix` is what stands before the names in the file, wrapping dictionaries included
-      (`state_dict.module.`), `head` the head's name in the file where that is not the software's own (`classifier.0`),
-      and `ignored` are the names in the file that are no part of the network.
-    - "keras": what `models.load` makes of the converted file `path`; or, with `weights` in our axes, what
-      `network.keras.build` makes of `architecture` and `contract`.
-    - "keras.applications": Keras's own network of the architecture's name, with its weights from `path`.
-    - "opencv": what OpenCV's importer makes of the `.caffemodel` in `path` and the `.prototxt` beside it, in float32.
-    - "numpy": this project's forward pass on the file `path`, of the layout that `table` describes (found out without
-      it), with kernels stored as `kernels` says, below the name `within` where the file holds several networks.
-
-    Keras runs on `backend`; its network takes images in `data_format` order (they are turned here). Without classes in
-    the architecture, or without a head in the file, the last map after its ReLU stands for the logits. `taps` asks for
-    more outputs: our unit → the framework's own name of that module or layer. `threads` bounds the frameworks' threads
-    (not JAX's); None leaves their defaults. `limit` is in seconds.
+    Raises UsageError for a job that says too little and for software that is not installed, the PortErrors of reading
+    the file, MisfitError for weights that do not fit the network, and PortError with the process's last lines when it
+    dies or exceeds its limit.
     """
-
-    network: str
-    images: Array
-    path: Path | None = None
-    table: Path | None = None
-    kernels: str | None = None
-    within: str | None = None
-    architecture: Architecture | None = None
-    contract: Contract | None = None
-    weights: Mapping[Slot, Array] | None = None
-    prefix: str = ""
-    head: str | None = None
-    ignored: tuple[str, ...] = ()
-    backend: Literal["tensorflow", "torch", "jax"] = "tensorflow"
-    dtype: Literal["float32", "float64"] = "float32"
-    data_format: DataFormat = "channels_last"
-    taps: Mapping[str, str] = field(default_factory=dict)
-    threads: int | None = None
-    limit: float = 600.0
-
-    @property
-    def title(self) -> str:
-        """What runs, for messages: `keras on jax in float32`."""
-        on = f" on {self.backend}" if self.network.startswith("keras") else ""
-        return f"{self.network}{on} in {self.dtype}"
+    return run_all([job], limit=limit)[0]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """What a network put out.
-
-    `logits` are `n classes` (a map `n h w c` without a head) and `taps` unit → output, `n h w c`, as the framework gave
-    them. `computed_in` is the dtype that the run was really in, whatever its arrays say. `variables` are the digests
-    (`checkpoint.array_digest`) of every floating-point variable in the run's dtype, by the framework's name and in its
-    axes; for "keras" by our slot, in our axes. `versions` are those of the packages that took part.
-    """
-
-    logits: Array
-    taps: Mapping[str, Array]
-    computed_in: str
-    variables: Mapping[str, str]
-    versions: Mapping[str, str]
-
-
-def run(job: Job) -> Run:
-    """Run a job in a process of its own.
-
-    Raises UsageError for a job that says too little and for a framework that is not installed, the PortErrors of
-    reading the file, MisfitError for weights that do not fit the network, and PortError with the process's last lines
-    when it dies or exceeds its limit.
-    """
-    return run_all([job])[0]
-
-
-def run_all(jobs: Sequence[Job]) -> list[Run]:
+def run_all(jobs: Sequence[Job], *, limit: float = LIMIT) -> list[Run]:
     """Run jobs one after the other in one process, which ends at the first that fails. Errors as in `run`.
 
-    All must run in the same framework, on the same backend and with the same threads; their limits add up.
+    All must run in the same framework, on the same backend and with the same threads; `limit` is in seconds for each.
     """
     if not jobs:
         return []
     for job in jobs:
-        _check(job)
+        job.require_runnable()
     if len({(job.network.partition(".")[0], job.backend, job.threads) for job in jobs}) > 1:
         raise UsageError("jobs that share a process must share framework, backend and threads")
     try:
         with TemporaryDirectory(prefix="densenet-port-") as name:
-            return _run_in(Path(name), jobs)
+            folders = [Path(name, str(number)) for number in range(len(jobs))]
+            for job, folder in zip(jobs, folders, strict=True):
+                _write_job(job, folder)
+            _start(jobs[0], folders, limit * len(jobs))
+            return [_read_run(folder) for folder in folders]
     except OSError as error:
         raise DiskError(f"no reference can run in the temporary folder: {error}") from error
-
-
-def _run_in(place: Path, jobs: Sequence[Job]) -> list[Run]:
-    """Write the jobs into a folder, have them run, and read the results."""
-    folders = [place / str(number) for number in range(len(jobs))]
-    for job, folder in zip(jobs, folders, strict=True):
-        _write_job(job, folder)
-    _start(jobs, folders)
-    return [_read_run(folder) for folder in folders]
-
-
-def _check(job: Job) -> None:
-    """Refuse a job that cannot be run as given."""
-    if job.network not in RUNNERS or job.backend not in BACKENDS or job.dtype not in ("float32", "float64"):
-        raise UsageError(f"no reference is {job.title}", hint=f"known: {', '.join(RUNNERS)}; {', '.join(BACKENDS)}")
-    if (job.path is None) == (job.weights is None) or (job.weights is not None and job.network != "keras"):
-        raise UsageError(f"{job.title} takes a file" + (" or weights, and not both" if job.network == "keras" else ""))
-    if job.architecture is None and (job.network not in ("keras", "numpy") or job.weights is not None):
-        raise UsageError(f"{job.title} must be told the architecture")
-    if job.network in STEMS and job.architecture is not None:
-        _check_torch(job.network, job.architecture)
-
-
-def _check_torch(network: str, numbers: Architecture) -> None:
-    """Refuse what a class of torch's family cannot be."""
-    halves = numbers.bottleneck and numbers.reduction == 0.5  # noqa: PLR2004 (their half)
-    if numbers.stem not in STEMS[network] or not halves:
-        hint = f"its networks have a stem of {' or '.join(STEMS[network])}, bottlenecks and a reduction of 0.5"
-        raise UsageError(f"{network} has no DenseNet {numbers.name}", hint=hint)
-    if network == "timm" and numbers.init_channels != 2 * numbers.growth_rate:
-        raise UsageError(f"timm has no DenseNet {numbers.name}", hint="its init_channels are twice the growth_rate")
 
 
 # -- between the two processes -----------------------------------------------------------------------------------------
@@ -181,35 +81,30 @@ def _check_torch(network: str, numbers: Architecture) -> None:
 def _write_job(job: Job, folder: Path) -> None:
     """Leave a job in the folder, which is made."""
     folder.mkdir()
-    plain = {name: getattr(job, name) for name in Job.__slots__ if name not in ("images", "weights")}
-    plain["path"] = str(job.path.absolute()) if job.path else None
-    plain["table"] = str(job.table.absolute()) if job.table else None
-    plain["taps"] = dict(job.taps)
-    plain["architecture"] = job.architecture.to_json() if job.architecture else None
-    plain["contract"] = job.contract.to_json() if job.contract else None
-    arrays: dict[str, Any] = {str(slot): array for slot, array in (job.weights or {}).items()}
+    reading = {**asdict(job.reading), "table": str(job.reading.table.absolute()) if job.reading.table else None}
+    plain = {
+        **{name: getattr(job, name) for name in Job.__slots__ if name != "images"},
+        "path": str(job.path.absolute()),
+        "reading": reading,
+        "taps": dict(job.taps),
+        "architecture": job.architecture.to_json() if job.architecture else None,
+        "contract": job.contract.to_json() if job.contract else None,
+    }
     (folder / "job.json").write_text(json.dumps(plain), encoding="utf-8")
-    np.savez(folder / "job.npz", images=job.images, **arrays)
+    np.save(folder / "job.npy", job.images)
 
 
 def _read_job(folder: Path) -> Job:
     """The job in the folder."""
     plain = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    with np.load(folder / "job.npz", allow_pickle=False) as arrays:
-        images = arrays["images"]
-        weights = {_slot(name): arrays[name] for name in arrays.files if name != "images"}
-    plain["path"] = Path(plain["path"]) if plain["path"] else None
-    plain["table"] = Path(plain["table"]) if plain["table"] else None
-    plain["ignored"] = tuple(plain["ignored"])
+    reading = plain["reading"]
+    reading["table"] = Path(reading["table"]) if reading["table"] else None
+    reading["ignored"] = tuple(reading["ignored"])
+    plain["reading"] = Reading(**reading)
+    plain["path"] = Path(plain["path"])
     plain["architecture"] = Architecture.from_json(plain["architecture"]) if plain["architecture"] else None
     plain["contract"] = Contract.from_json(plain["contract"]) if plain["contract"] else None
-    return Job(**plain, images=images, weights=weights or None)
-
-
-def _slot(text: str) -> Slot:
-    """The slot that `str` spelled."""
-    unit, _, role = text.rpartition(".")
-    return Slot(unit, cast("Role", role))
+    return Job(**plain, images=np.load(folder / "job.npy", allow_pickle=False))
 
 
 def _write_run(result: Run, folder: Path) -> None:
@@ -231,20 +126,19 @@ def _read_run(folder: Path) -> Run:
     return Run(**json.loads((folder / "run.json").read_text(encoding="utf-8")), logits=logits, taps=taps)
 
 
-def _start(jobs: Sequence[Job], folders: Sequence[Path]) -> None:
-    """Run the worker to its end."""
+def _start(job: Job, folders: Sequence[Path], limit: float) -> None:
+    """Run the worker on the folders to its end; `job` is the first of them."""
     command = [sys.executable, "-P", "-m", "densenet_port.prove.worker", *map(str, folders)]
-    limit, title = sum(job.limit for job in jobs), jobs[0].title
     try:
         done = subprocess.run(  # noqa: S603 (this very package, on folders of our own)
-            command, env=_environment(jobs[0]), capture_output=True, timeout=limit, check=False
+            command, env=_environment(job), capture_output=True, timeout=limit, check=False
         )
     except subprocess.TimeoutExpired as error:
-        hint = "give it longer, or fewer or smaller images"
-        raise PortError(_told(f"{title} took longer than {limit:g} s", error.stderr), hint=hint) from error
+        message = _with_last_lines(f"{job.title} took longer than {limit:g} s", error.stderr)
+        raise PortError(message, hint="give it longer, or fewer or smaller images") from error
     if done.returncode:
-        how = f"exit code {done.returncode}" if done.returncode > 0 else signal.strsignal(-done.returncode)
-        raise PortError(_told(f"{title} ended with {how}", done.stderr))
+        end = f"exit code {done.returncode}" if done.returncode > 0 else signal.strsignal(-done.returncode)
+        raise PortError(_with_last_lines(f"{job.title} ended with {end}", done.stderr))
 
 
 def _environment(job: Job) -> dict[str, str]:
@@ -261,10 +155,10 @@ def _environment(job: Job) -> dict[str, str]:
     }
 
 
-def _told(what: str, stderr: bytes | None) -> str:
+def _with_last_lines(message: str, stderr: bytes | None) -> str:
     """What happened, and the last lines that the process wrote."""
     lines = (stderr or b"").decode(errors="replace").strip().splitlines()[-LAST_LINES:]
-    return "\n  ".join([what, *lines])
+    return "\n  ".join([message, *lines])
 
 
 # -- the worker --------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from densenet_port.network.architecture import Architecture
 from densenet_port.prove import parity, report
 from densenet_port.prove.images import BATCH, SIZES
 from densenet_port.prove.parity import Parity
-from densenet_port.prove.recording import load_side, save_side
+from densenet_port.prove.recording import Recording, is_independent
 
 TOOL = f"densenet-port {__version__}"
 LAYOUT = "keras"  # what is published
@@ -101,8 +101,9 @@ def convert_and_check(source: Source, work: Path, options: Options, limit: float
     first = next(iter(conversions))
     verdict, golden = _check(source, first, options, limit)
     reports = _write_reports(verdict, source.network, work)
-    if not verdict.passed:
+    if not verdict.proven:
         failed = tuple(check.name for check in verdict.checks if not check.passed)
+        failed += () if verdict.independent else ("independent reference",)
         return BuiltNetwork(name=source.network, arch=source.architecture.name, failed=failed, report=work)
     figures = {"report": reports[0].name, **_figures(verdict, first.name, options)}
     files = tuple(_file(path, done, source, figures, golden.name) for path, done in conversions.items())
@@ -155,15 +156,15 @@ def _check(source: Source, port: Path, options: Options, limit: float) -> tuple[
 
 def _save_golden(reference: Path, golden: Path, title: str) -> None:
     """What `verify` replays of a saved reference: logits, and the activations of few units; the rest is large."""
-    side = load_side(reference)
-    followed = {unit: tap for unit, tap in side.taps["float64"].items() if FOLLOWED.fullmatch(unit)}
+    recording = Recording.load(reference)
+    followed = {unit: tap for unit, tap in recording.taps["float64"].items() if FOLLOWED.fullmatch(unit)}
     bare = replace(
-        side,
-        probes=tuple(replace(probe, pictures=None) for probe in side.probes),
+        recording,
+        probes=tuple(replace(probe, pictures=None) for probe in recording.probes),
         taps={"float64": followed, "float32": {}},
-        told=_timeless(side.told, title),
+        metadata=_timeless(recording.metadata, title),
     )
-    save_side(bare, golden)
+    bare.save(golden)
     remove(reference)
 
 
@@ -192,6 +193,13 @@ def _figures(verdict: Parity, checked: str, options: Options) -> dict[str, Any]:
     for name, side in verdict.sides.items():
         figures[name] = {key: side[key] for key in ("name", "versions")}
     return {**figures, **options.to_json()}
+
+
+def is_proof(figures: Mapping[str, Any]) -> bool:
+    """Whether a manifest's parity passed, against a reference that read the original with its own code."""
+    reference = figures.get("reference")
+    name = reference.get("name") if isinstance(reference, Mapping) else None
+    return figures.get("passed") is True and is_independent(str(name))
 
 
 def _file(path: Path, done: Conversion, source: Source, figures: Mapping[str, Any], golden: str) -> File:

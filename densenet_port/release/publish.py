@@ -17,6 +17,7 @@ from densenet_port.fetch.http import RetryableError
 from densenet_port.fetch.manifest import NAME, SIGNATURE, SUMS, Document, Manifest
 from densenet_port.release.build import NOTES
 from densenet_port.release.github import GitHub
+from densenet_port.release.network import is_proof
 from densenet_port.release.sign import sign, signed_by
 from densenet_port.release.verify import check_bytes
 
@@ -115,7 +116,7 @@ def _checked(folder: Path, tag: str | None) -> Manifest:
         raise UsageError(f"{folder}: is release {manifest.tag}, not {tag}", hint=hint)
     problems = [f"{check.name}: {check.detail}" for check in check_bytes(manifest, folder) if not check.passed]
     problems += [
-        f"{file.name}: no parity was found" for file in manifest.files if file.parity.get("passed") is not True
+        f"{file.name}: no independent parity was found" for file in manifest.files if not is_proof(file.parity)
     ]
     if not manifest.files:
         problems.append("it lists no weight file")

@@ -312,6 +312,18 @@ def test_check_fails_with_exit_code_one(proven):
     assert (done.returncode, data["passed"], data["where"]) == (1, False, "transition1.conv")
 
 
+def test_a_check_that_is_not_independent_exits_with_one(proven, tmp_path):
+    """The numbers agree; this project's own tables read both files."""
+    _, port, *_ = proven
+    copied = tmp_path / "copied.safetensors"
+    run("convert", port, "--out", copied)
+
+    done = run("check", copied, "--against", port, "--backend", "numpy", "--size", 65, "--json")
+
+    data = json.loads(done.stdout)
+    assert (done.returncode, data["passed"], data["independent"]) == (1, True, False)
+
+
 def test_diagnose_names_the_unit(proven):
     """Exit 1 with a finding, exit 0 without."""
     _, port, golden, wrong, _ = proven

@@ -23,7 +23,7 @@ from densenet_port.conversion.load import read
 from densenet_port.errors import MisfitError
 from densenet_port.network.numpy import forward
 from densenet_port.prove.images import Probe
-from densenet_port.prove.recording import plan_side
+from densenet_port.prove.recording import Settings, plan
 from densenet_port.prove.worker import run_all
 
 ROOT = Path(__file__).parents[2]
@@ -195,8 +195,8 @@ def test_a_transfer_is_run_by_keras_itself(tmp_path):
     seen = (Probe(name="noise 64", images=pictures(64)),)
     files = [read(tmp_path / f"transfer{ending}") for ending in (".h5", ".keras", ".weights.h5")]
 
-    plans = [plan_side(told, "keras.applications", "tensorflow", seen, "noise 64", threads=1) for told in files]
-    runs = run_all([plan["float64"][0] for plan in plans])
+    plans = [plan(told, "keras.applications", seen, Settings(threads=1)) for told in files]
+    runs = run_all([planned.jobs["float64"][0] for planned in plans])
 
     assert [told.contract.output for told in files] == ["sigmoid", "sigmoid", "softmax"]  # weights alone do not tell
     for told, run in zip(files, runs, strict=True):

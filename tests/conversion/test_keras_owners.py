@@ -15,8 +15,10 @@ import pytest
 from densenet_port.conversion.convert import convert
 from densenet_port.conversion.load import read
 from densenet_port.network.numpy import forward
-from densenet_port.prove.parity import BOUND64, check
-from densenet_port.prove.worker import Job, run
+from densenet_port.prove.checks import BOUND64
+from densenet_port.prove.job import Job
+from densenet_port.prove.parity import check
+from densenet_port.prove.worker import run
 from tests.support.networks import images
 
 pytestmark = pytest.mark.owners

@@ -21,9 +21,10 @@ from densenet_port.errors import MisfitError, UsageError
 from densenet_port.layouts.layout import Layout
 from densenet_port.network.architecture import NAMED, Architecture
 from densenet_port.network.numpy import forward
+from densenet_port.prove import recording
+from densenet_port.prove.checks import BOUND64
 from densenet_port.prove.images import Probe
-from densenet_port.prove.parity import BOUND64, check
-from densenet_port.prove.recording import plan_side
+from densenet_port.prove.parity import check
 from densenet_port.prove.worker import run_all
 from tests.support.networks import checkpoint_file, dotted, images, torchvision_network
 from tests.support.torch_networks import logits, monai_network, saved, timm_network, torchxrayvision_network
@@ -171,10 +172,9 @@ def answers(wild):
 
 def runs(files, network):
     """What a network's own software puts out for files, in float64, in one process."""
-    plans = [
-        plan_side(told, network, "tensorflow", (probe(told.architecture),), "noise 64", threads=1) for told in files
-    ]
-    return run_all([job for plan in plans for job in plan["float64"]])
+    settings = recording.Settings(threads=1)
+    plans = [recording.plan(told, network, (probe(told.architecture),), settings) for told in files]
+    return run_all([job for planned in plans for job in planned.jobs["float64"]])
 
 
 def forwarded(told):

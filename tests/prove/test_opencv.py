@@ -1,7 +1,7 @@
 """OpenCV runs Caffe's networks, and every conversion from and to Caffe is the network that OpenCV runs.
 
 Where float32 outputs are compared with float64 ones, the bound is eight times the float32 distance of our own forward
-pass in numpy, the factor that `parity.FACTOR32` allows between right implementations of one network.
+pass in numpy, the factor that `checks.FACTOR32` allows between right implementations of one network.
 """
 
 import re
@@ -23,11 +23,12 @@ from densenet_port.network.blueprint import Blueprint
 from densenet_port.network.graph import STEMS
 from densenet_port.network.numpy import forward
 from densenet_port.network.units import Slot
+from densenet_port.prove.checks import FACTOR32
 from densenet_port.prove.images import make_probes
-from densenet_port.prove.parity import FACTOR32, check, judged
-from densenet_port.prove.recording import load_side, run_port, run_reference
+from densenet_port.prove.job import Job, Reading
+from densenet_port.prove.parity import check, judge
+from densenet_port.prove.recording import Recording, Settings, run_port, run_reference
 from densenet_port.prove.runners.opencv import run_opencv
-from densenet_port.prove.worker import Job
 from tests.support.caffe_files import FORMS, blobs_of, net, prototxt
 from tests.support.containers import telling, tensor
 from tests.support.networks import images
@@ -49,7 +50,9 @@ def pair(place, proto, name="net", *, words="ceil_mode"):
 
 
 def run(path, pictures, taps=(), table=None):
-    return run_opencv(Job(network="opencv", images=pictures, path=path, table=table, taps=dict.fromkeys(taps, "")))
+    return run_opencv(
+        Job(network="opencv", images=pictures, path=path, reading=Reading(table=table), taps=dict.fromkeys(taps, ""))
+    )
 
 
 def far(measured, weights, contract, pictures, arch=SMALL):
@@ -290,7 +293,7 @@ def test_a_port_that_forgot_what_caffe_needs_is_named(fault, ported, tmp_path):
     weights |= {Slot(unit, role): array for role, array in PLANTED[fault](own).items()}
     damaged = written(port, weights, port.contract, tmp_path / "d.weights.h5")
 
-    result = judged(damaged, source, reference, run_port(damaged, "numpy", reference.probes, reference.tapped))
+    result = judge(damaged, source, reference, run_port(damaged, reference.probes, Settings(backend="numpy")))
 
     named = [(one["mistake"], one["units"]) for one in result.diagnosis]
     assert (result.passed, result.where, named) == (False, unit, [(fault, [unit])])
@@ -305,7 +308,7 @@ def test_a_graph_that_is_not_ours_is_noticed(tmp_path):
 
     side = run_reference(source, make_probes(source, (), 2, None, 0))
 
-    result = judged(source, source, side, side)
+    result = judge(source, source, side, side)
     assert failed(result)[0] == "opencv in float32 is numpy in float64, noise 64"
 
 
@@ -317,7 +320,10 @@ def test_a_saved_reference_keeps_its_measure(tmp_path):
 
     result = check(tmp_path / "k.weights.h5", reference=saved, backend="numpy", sizes=())
 
-    assert (failed(result), list(load_side(saved).told["rounding"])) == ([], [probe.name for probe in result.probes])
+    assert (failed(result), list(Recording.load(saved).metadata["rounding"])) == (
+        [],
+        [probe.name for probe in result.probes],
+    )
 
 
 # -- the published sizes -----------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """The checker passes what is right, catches what is wrong, and refuses what shows nothing."""
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,11 +19,12 @@ from densenet_port.network.contract import Input
 from densenet_port.network.numpy import forward
 from densenet_port.network.units import Slot
 from densenet_port.prove.images import make_probes, prepared
-from densenet_port.prove.parity import check, judged, replay
-from densenet_port.prove.recording import PRECISIONS, load_side, run_port, run_reference, save_side
+from densenet_port.prove.job import PRECISIONS
+from densenet_port.prove.parity import check, judge, replay
+from densenet_port.prove.recording import Recording, Settings, run_port, run_reference
 from tests.conftest import SMALL
 from tests.support.networks import checkpoint_file, torchvision_network
-from tests.support.ports import sides, weights_of, written
+from tests.support.ports import recordings, weights_of, written
 
 SAMPLE = resource("weights") / "sample" / "digits.pth"
 SEEDS = 50
@@ -47,9 +50,9 @@ def reference(small):
     return run_reference(source, make_probes(source, (65,), 2, None, 0))
 
 
-def numpy_side(told, reference):
+def by_numpy(port, reference):
     """The port's run in numpy on the reference's images."""
-    return run_port(told, "numpy", reference.probes, reference.tapped)
+    return run_port(port, reference.probes, Settings(backend="numpy"))
 
 
 def failed(result):
@@ -63,6 +66,7 @@ def test_a_right_port_passes(port, small, backend):
 
     exact = [figure.largest for figure in result.figures if figure.precision == "float64"]
     assert (result.passed, failed(result), result.where, result.off) == (True, [], None, None)
+    assert (result.proven, result.independent, result.dependence) == (True, True, None)
     assert (len(exact), max(exact) < 1e-12, {figure.top1 for figure in result.figures}) == (3, True, {1.0})
     assert [row.unit for row in result.units] == list(port.architecture.units)
     assert max(max(row.free, row.local) for row in result.units) < 1e-12
@@ -86,7 +90,7 @@ def many(tmp_path_factory):
         sources.append(read(source))
         ports.append(read(place / f"{seed}.weights.h5"))
         probes.append(make_probes(sources[-1], (), 2, None, 10 * seed)[:1])
-    return ports, sources, sides(sources, probes, "torchvision"), probes
+    return ports, sources, recordings(sources, probes, "torchvision"), probes
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "torch", "numpy"])
@@ -95,9 +99,9 @@ def test_a_right_port_never_fails(many, backend):
     ports, sources, theirs, probes = many
 
     network = ("numpy", "tensorflow") if backend == "numpy" else ("keras", backend)
-    mine = sides(ports, probes, *network)
+    mine = recordings(ports, probes, *network)
 
-    verdicts = [failed(judged(*four)) for four in zip(ports, sources, theirs, mine, strict=True)]
+    verdicts = [failed(judge(*four)) for four in zip(ports, sources, theirs, mine, strict=True)]
     assert verdicts == [[]] * SEEDS
 
 
@@ -105,7 +109,7 @@ def test_an_epsilon_that_float32_cannot_see_is_caught_in_float64(port, reference
     """1.001e-5 for 1e-5: every float32 check passes, the float64 ones do not."""
     wrong = written(port, weights_of(port), replace(port.contract, epsilon=1.001e-5), tmp_path / "w.weights.h5")
 
-    result = judged(wrong, None, reference, numpy_side(wrong, reference))
+    result = judge(wrong, None, reference, by_numpy(wrong, reference))
 
     assert {check.kind for check in result.checks if not check.passed} == {"float64"}
     assert [finding["mistake"] for finding in result.diagnosis] == ["epsilon"]
@@ -119,7 +123,7 @@ def test_a_fault_is_placed_and_its_side_named(port, reference, small, tmp_path):
     weights[slot] = weights[slot][::-1, ::-1]
     wrong = written(port, weights, port.contract, tmp_path / "w.weights.h5")
 
-    result = judged(wrong, read(small), reference, numpy_side(wrong, reference))
+    result = judge(wrong, read(small), reference, by_numpy(wrong, reference))
 
     assert (result.passed, result.where, result.off) == (False, "block2.layer2.conv2", "port")
     assert [(f["mistake"], f["units"]) for f in result.diagnosis] == [("kernel-flipped", ["block2.layer2.conv2"])]
@@ -148,7 +152,7 @@ def test_a_rounded_port_passes_in_two_steps(absorbed):
     told = read(apps)
     side = run_reference(read(source), make_probes(read(source), (), 2, None, 0))
 
-    result = judged(told, read(source), side, numpy_side(told, side))
+    result = judge(told, read(source), side, by_numpy(told, side))
 
     weights = next(check for check in result.checks if check.kind == "weights")
     assert (failed(result), 0 < weights.measured <= 0.5) == ([], True)
@@ -164,7 +168,7 @@ def test_a_tensor_one_ulp_off_is_caught(absorbed, tmp_path):
     moved = replace(told, weights=weights)
     side = run_reference(read(source), make_probes(read(source), (), 2, None, 0))
 
-    result = judged(moved, read(source), side, numpy_side(told, side))
+    result = judge(moved, read(source), side, by_numpy(told, side))
 
     assert "written tensors, in ULP of the exact ones" in failed(result)
 
@@ -177,14 +181,14 @@ def test_pools_that_round_odd_sizes_otherwise_are_noted(port, reference):
         for precision in PRECISIONS
         for probe in reference.probes
     }
-    other = replace(numpy_side(port, reference), contract=contract, logits=logits)
+    other = replace(by_numpy(port, reference), contract=contract, logits=logits)
 
-    result = judged(port, None, reference, other)
+    result = judge(port, None, reference, other)
 
     assert "float64, noise 65" in failed(result)
     assert {name[-2:] for name in failed(result)} == {"65"}
     assert "average pools round odd sizes floor in the reference and ceil in the port, by contract" in result.notes
-    assert not any("round odd" in note for note in judged(port, None, reference, numpy_side(port, reference)).notes)
+    assert not any("round odd" in note for note in judge(port, None, reference, by_numpy(port, reference)).notes)
 
 
 # -- evidence --------------------------------------------------------------------------------------------------------
@@ -207,7 +211,7 @@ def changed(side, change):
 )
 def test_answers_that_show_nothing_are_refused(port, reference, change, name):
     """Even when both sides give the very same: agreement on nothing is no evidence."""
-    result = judged(port, None, changed(reference, change), changed(numpy_side(port, reference), change))
+    result = judge(port, None, changed(reference, change), changed(by_numpy(port, reference), change))
 
     assert not result.passed
     assert any(name in check for check in failed(result))
@@ -215,16 +219,16 @@ def test_answers_that_show_nothing_are_refused(port, reference, change, name):
 
 def test_a_float64_run_that_was_not_one_is_refused(port, reference):
     """Arrays that say float64 do not make it so."""
-    side = replace(numpy_side(port, reference), computed={"float64": "float32", "float32": "float32"})
+    side = replace(by_numpy(port, reference), computed={"float64": "float32", "float32": "float32"})
 
-    assert failed(judged(port, None, reference, side)) == ["port computed in float64"]
+    assert failed(judge(port, None, reference, side)) == ["port computed in float64"]
 
 
 def test_a_nan_in_the_port_alone_fails_every_comparison(port, reference):
     """NaN passes `d > tolerance`; it does not pass here."""
-    side = changed(numpy_side(port, reference), lambda x: np.full_like(x, np.nan))
+    side = changed(by_numpy(port, reference), lambda x: np.full_like(x, np.nan))
 
-    kinds = {check.kind for check in judged(port, None, reference, side).checks if not check.passed}
+    kinds = {check.kind for check in judge(port, None, reference, side).checks if not check.passed}
     assert kinds == {"evidence", "float64", "float32"}
 
 
@@ -278,13 +282,28 @@ def test_pictures_that_cannot_be_read_are_said(port, small, tmp_path, make, erro
 
 def test_a_saved_reference_stands_in_for_the_framework(port, small, reference, tmp_path):
     """The same verdict, and the same figures, without torch."""
-    save_side(reference, tmp_path / "reference.npz")
+    reference.save(tmp_path / "reference.npz")
 
     result = check(port.checkpoint.path, reference=tmp_path / "reference.npz", backend="numpy")
 
-    direct = judged(port, read(small), reference, numpy_side(port, reference))
+    direct = judge(port, read(small), reference, by_numpy(port, reference))
     assert (result.passed, [f.probe for f in result.figures]) == (True, [f.probe for f in direct.figures])
     assert result.source["sha256"] == direct.source["sha256"]
+
+
+def test_a_reference_that_is_saved_again_is_the_same_bytes(reference, tmp_path):
+    """Its form is fixed: releases compare golden files byte by byte."""
+    first, second = tmp_path / "first.npz", tmp_path / "second.npz"
+    reference.save(first)
+
+    Recording.load(first).save(second)
+
+    with np.load(first) as file:
+        names = [name.partition("|")[0] for name in file.files]
+        keys = list(json.loads(str(file["told"])))
+    assert first.read_bytes() == second.read_bytes()
+    assert list(dict.fromkeys(names)) == ["told", "images", "pictures", "logits", "tap"]
+    assert keys == ["schema", "architecture", "contract", "tapped", "computed", "told", "probes"]
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 nothing", b"hello"])
@@ -293,22 +312,22 @@ def test_a_broken_reference_is_said(port, tmp_path, content):
     (tmp_path / "r.npz").write_bytes(content)
 
     with pytest.raises(CorruptError, match=r"r\.npz: not a saved reference"):
-        load_side(tmp_path / "r.npz")
+        Recording.load(tmp_path / "r.npz")
 
 
 def test_a_truncated_reference_is_corrupt(reference, tmp_path):
     """At every cut."""
-    save_side(reference, tmp_path / "r.npz")
+    reference.save(tmp_path / "r.npz")
     data = (tmp_path / "r.npz").read_bytes()
     for share in (0.1, 0.5, 0.9, 0.999):
         (tmp_path / "cut.npz").write_bytes(data[: int(len(data) * share)])
         with pytest.raises(CorruptError):
-            load_side(tmp_path / "cut.npz")
+            Recording.load(tmp_path / "cut.npz")
 
 
 def test_golden_logits_prove_a_file_without_a_framework(port, reference, tmp_path):
     """What torch computed once is met by numpy; a changed weight is not."""
-    save_side(reference, tmp_path / "golden.npz")
+    reference.save(tmp_path / "golden.npz")
     weights = weights_of(port)
     weights[Slot("block1.layer1.conv1", "kernel")][0, 0, 0, 0] += np.float32(1e-4)
     wrong = written(port, weights, port.contract, tmp_path / "wrong.weights.h5")
@@ -317,6 +336,46 @@ def test_golden_logits_prove_a_file_without_a_framework(port, reference, tmp_pat
 
     assert [check.passed for check in right] == [True] * 4
     assert [check.name for check in bad if not check.passed] == [check.name for check in right]
+
+
+@pytest.fixture(scope="module")
+def untold(small, tmp_path_factory):
+    """The small network under a table of the user's own that names no reference: its port, its file, the table."""
+    place = tmp_path_factory.mktemp("untold")
+    source = resource("mappings").joinpath("torchvision.toml").read_text(encoding="utf-8")
+    table = place / "own.toml"
+    table.write_text(re.sub(r"reference .*\n", "", source.replace('"torchvision"', '"own"', 1)), encoding="utf-8")
+    convert(small, out=place / "port.weights.h5", src=table)
+    return place / "port.weights.h5", small, table
+
+
+def test_a_reference_that_our_own_table_read_proves_nothing(untold, tmp_path):
+    """Whatever the numbers; a saved run of it neither."""
+    port, source, table = untold
+    saved = tmp_path / "reference.npz"
+
+    result = check(port, against=source, src=table, backend="numpy", sizes=(), save_reference=saved)
+    again = check(port, reference=saved, backend="numpy")
+
+    assert (result.passed, result.independent, result.proven) == (True, False, False)
+    assert (
+        result.dependence
+        == again.dependence
+        == (
+            "the reference (numpy) read the original by own, the table that the port was made by; what would prove the "
+            "port: logits that the original's own software gives for the same images"
+        )
+    )
+    assert {check.name.partition("(")[2] for check in replay(port, saved)} == {"recorded by numpy, not independent)"}
+
+
+def test_our_own_network_as_the_reference_proves_nothing(port, tmp_path):
+    """Keras runs what our own table read of a file in our own layout."""
+    convert(port.checkpoint.path, dst="torchvision", out=tmp_path / "again.pth")
+
+    result = check(tmp_path / "again.pth", against=port.checkpoint.path, sizes=())
+
+    assert (result.passed, result.independent, result.proven) == (True, False, False)
 
 
 def test_a_port_without_metadata_is_judged_by_its_layout_s_contract(port, small, tmp_path):

@@ -25,8 +25,10 @@ from densenet_port.errors import DiskError
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.prove import charts, report
+from densenet_port.prove.checks import Check
+from densenet_port.prove.figures import Figures
 from densenet_port.prove.images import Probe
-from densenet_port.prove.parity import Check, Figures, Parity, UnitError
+from densenet_port.prove.parity import Parity, UnitError
 
 HOSTILE = "<script>alert(1)</script> & \"x\" ']]>' | `a` \x1b[2J\x00\u202e\ud800 [b](http://x.org) $c$\n# d"
 TAGS = {"h2", "h3", "p", "ul", "li", "table", "thead", "tbody", "tr", "th", "td"}  # of a summary
@@ -154,6 +156,8 @@ def passing(seed=7):
     source, port, implementations = sides()
     return Parity(
         passed=True,
+        independent=True,
+        dependence=None,
         checks=checks(probes),
         figures=figures(probes, rng),
         units=curve(rng),
@@ -167,6 +171,11 @@ def passing(seed=7):
         notes=("no photographs of your own were compared",),
         seconds=14.236,
     )
+
+
+def agreeing():
+    """The same numbers, of an original that the port's own table read."""
+    return replace(passing(), independent=False, dependence="the reference (numpy) read the original by our table")
 
 
 def failing(seed=7):
@@ -230,6 +239,8 @@ def empty():
     """A result that stopped before it measured anything."""
     return Parity(
         passed=False,
+        independent=False,
+        dependence="nothing was compared",
         checks=(),
         figures=(),
         units=(),
@@ -253,7 +264,7 @@ def headless():
     return replace(good, logits=maps)
 
 
-RESULTS = {made.__name__: made for made in (passing, failing, broken, hostile, empty, headless)}
+RESULTS = {made.__name__: made for made in (passing, agreeing, failing, broken, hostile, empty, headless)}
 
 
 @pytest.fixture(params=RESULTS)
@@ -286,6 +297,24 @@ def test_a_pass_fits_a_screen():
     ]
     assert lines[-1] == "note: no photographs of your own were compared"
     assert len(lines) <= 30
+
+
+def test_an_agreement_that_proves_nothing_says_so():
+    """First and last before the notes, in every form; a CI server sees a failure."""
+    parity = agreeing()
+
+    lines, suite = printed(parity, width=200).splitlines(), read_junit(report.junit(parity))["checks"]
+    page = Page(report.html(parity))
+
+    names = ("densenet121-a639ec97.weights.h5", "densenet121-a639ec97.pth")
+    sentence = "give the same logits, which is no proof (9 checks, 14.2 s)"
+    reason = "the reference (numpy) read the original by our table"
+    assert lines[0] == f"AGREES, NOT INDEPENDENT: {' and '.join(names)} {sentence}"
+    assert lines[-2] == f"not independent: {reason}"
+    assert [(c.name, c.result[0].text) for c in suite if not c.is_passed] == [("independent reference", reason)]
+    assert report.markdown(parity).startswith("## densenet-port: AGREES, NOT INDEPENDENT\n\n")
+    assert (page.texts("h1"), page.texts("h2")[0]) == (["AGREES, NOT INDEPENDENT"], "Where and why")
+    assert report.to_json(parity)["dependence"] == reason
 
 
 def test_a_failure_says_where_and_why():
@@ -409,7 +438,8 @@ def test_junit_is_read_whatever_the_names(result):
     """What XML forbids is replaced, and the case keeps the rest of its name."""
     suites = read_junit(report.junit(result))
 
-    assert [len(list(suite)) for suite in suites.values()] == [len(result.checks), len(result.units)]
+    cases = len(result.checks) + (not result.independent)
+    assert [len(list(suite)) for suite in suites.values()] == [cases, len(result.units)]
 
 
 def test_a_unit_that_is_no_number_fails():

@@ -17,10 +17,12 @@ from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.network.numpy import forward
-from densenet_port.prove import worker as frameworks
+from densenet_port.prove import worker
+from densenet_port.prove.job import Job, Reading
 from densenet_port.prove.runners import runner
-from densenet_port.prove.worker import Job, run, run_all
+from densenet_port.prove.worker import run, run_all
 from tests.support.networks import checkpoint_file, images
+from tests.support.ports import write_ours
 from tests.support.random_weights import random_weights
 
 SMALL = Architecture.named("layers=2-3-2,growth_rate=8,init_channels=16,classes=7")
@@ -34,29 +36,26 @@ LAYER = {"block2.layer3.norm2": "features.denseblock2.denselayer3.norm2", "head.
 # -- helpers ---------------------------------------------------------------------------------------------------------
 
 
-def given(architecture, contract=None, **how):
-    """A Keras job on weights that are no file's."""
-    weights, pictures = random_weights(architecture), images(2, 40, architecture.channels)[:, :34]
-    return Job(
-        network="keras",
-        images=pictures,
-        weights=weights,
-        architecture=architecture,
-        contract=contract or Contract(),
-        **how,
-    )
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """What makes a Keras job on random weights, in a file of our own."""
+    folder = tmp_path_factory.mktemp("given")
+
+    def job(architecture, contract=None, **how):
+        path = folder / f"{len(list(folder.iterdir()))}.safetensors"
+        write_ours(path, architecture, contract or Contract(), random_weights(architecture))
+        pictures = images(2, 40, architecture.channels)[:, :34]
+        return Job(network="keras", images=pictures, path=path, architecture=architecture, **how)
+
+    return job
 
 
 def by_numpy(job):
     """What numpy makes of a job, with its taps: float64, whatever the job computes in."""
-    taps = {}
-    if job.weights is not None:
-        truth = forward(job.architecture, job.contract, job.weights, job.images, tap=taps.__setitem__)
-    else:
-        source = read(job.path)
-        architecture = replace(source.architecture, classes=(job.architecture or source.architecture).classes)
-        weights = {slot: source.weights[slot] for slot in architecture.slots}
-        truth = forward(architecture, source.contract, weights, job.images, tap=taps.__setitem__)
+    taps, source = {}, read(job.path)
+    architecture = replace(source.architecture, classes=(job.architecture or source.architecture).classes)
+    weights = {slot: source.weights[slot] for slot in architecture.slots}
+    truth = forward(architecture, source.contract, weights, job.images, tap=taps.__setitem__)
     return truth, {unit: taps[unit] for unit in job.taps}
 
 
@@ -109,9 +108,9 @@ def torch_jobs(files, tmp_path_factory):
         "dotted": checkpoint(files, "dotted"),
         "half": checkpoint(files, "half"),
         "safetensors": checkpoint(files, "safetensors"),
-        "parallel": checkpoint(files, "parallel", prefix="module."),
-        "wrapped": checkpoint(files, "wrapped", prefix="state_dict."),
-        "other head": checkpoint({"zip": other_head(files["zip"], folder)}, head="classifier.0"),
+        "parallel": checkpoint(files, "parallel", reading=Reading(prefix="module.")),
+        "wrapped": checkpoint(files, "wrapped", reading=Reading(prefix="state_dict.")),
+        "other head": checkpoint({"zip": other_head(files["zip"], folder)}, reading=Reading(head="classifier.0")),
         "no head": checkpoint(files, architecture=SMALL.without_head()),
         "grey": replace(
             checkpoint({"zip": checkpoint_file(folder, grey, "zip")}, architecture=grey), images=images(1, 30, 1)
@@ -173,7 +172,7 @@ def test_a_checkpoint_of_another_network_is_a_misfit(files):
 
 def test_a_wrong_prefix_is_a_misfit(files):
     with pytest.raises(MisfitError, match=r"Missing key\(s\) in state_dict"):
-        here(checkpoint(files, "parallel", prefix="model."))
+        here(checkpoint(files, "parallel", reading=Reading(prefix="model.")))
 
 
 def test_a_file_that_torch_does_not_read_is_corrupt(tmp_path):
@@ -210,7 +209,7 @@ def test_a_file_is_known_by_its_content(files, torch_runs, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def tensorflow_jobs(files, tmp_path_factory):
+def tensorflow_jobs(given, files, tmp_path_factory):
     """Title → job for Keras on TensorFlow."""
     applications = tmp_path_factory.mktemp("applications") / "121.h5"
     convert(checkpoint_file(applications.parent, "121", "zip", classes=7), out=applications, dst="keras-applications")
@@ -261,7 +260,7 @@ def test_keras_on_tensorflow_is_numpys_network_in_float64(tensorflow_jobs, tenso
     assert farthest(tensorflow_jobs[title], result) <= FULL
 
 
-def test_keras_on_jax_is_numpys_network_with_a_deep_stem_a_blur_pool_and_rounding_up():
+def test_keras_on_jax_is_numpys_network_with_a_deep_stem_a_blur_pool_and_rounding_up(given):
     """The torch backend is tested with the models."""
     job = given(DEEP, Contract(stem_pool="blur", pool_rounding="ceil"), backend="jax", threads=1)
 
@@ -278,13 +277,13 @@ def test_keras_on_tensorflow_in_float32_says_so(tensorflow_jobs, tensorflow_runs
 
 
 def test_keras_holds_the_very_bits(tensorflow_jobs, tensorflow_runs):
-    weights = tensorflow_jobs["float32"].weights
+    weights = random_weights(tensorflow_jobs["float32"].architecture)
 
     assert tensorflow_runs["float32"].variables == {str(slot): array_digest(array) for slot, array in weights.items()}
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])
-def test_a_float64_run_that_was_none_is_noticed(backend):
+def test_a_float64_run_that_was_none_is_noticed(given, backend):
     """Keras says float64 on torch, and computes in float32; JAX at least says float32."""
     job = given(TINY, backend=backend, dtype="float64", data_format="channels_first", threads=1)
 
@@ -303,14 +302,13 @@ def test_a_float64_run_that_was_none_is_noticed(backend):
         ({"network": "caffe"}, "no reference is caffe in float32"),
         ({"backend": "theano"}, "no reference is keras on theano in float32"),
         ({"dtype": "float16"}, "no reference is keras on tensorflow in float16"),
-        ({"weights": None}, "keras on tensorflow in float32 takes a file or weights, and not both"),
-        ({"network": "torchvision"}, "torchvision in float32 takes a file"),
-        ({"architecture": None}, "keras on tensorflow in float32 must be told the architecture"),
+        ({"network": "torchvision", "architecture": None}, "torchvision in float32 must be told the architecture"),
+        ({"network": "timm"}, "timm has no DenseNet layers=1-1,growth_rate=3,init_channels=8,classes=7"),
     ],
 )
-def test_a_job_that_cannot_be_run_is_refused_before_any_process(change, message):
+def test_a_job_that_cannot_be_run_is_refused_before_any_process(given, change, message):
     with pytest.raises(UsageError) as error:
-        run(replace(given(TINY), **change))
+        run(replace(given(replace(TINY, growth_rate=3)), **change))
 
     assert error.value.message == message
 
@@ -319,7 +317,7 @@ def test_no_jobs_give_no_runs():
     assert run_all([]) == []
 
 
-def test_jobs_of_two_frameworks_share_no_process(files):
+def test_jobs_of_two_frameworks_share_no_process(given, files):
     with pytest.raises(UsageError, match="must share framework, backend and threads"):
         run_all([given(TINY), checkpoint(files)])
 
@@ -354,7 +352,7 @@ def stand_in(monkeypatch, folder, script):
     monkeypatch.setattr(sys, "executable", str(program))
 
 
-def test_a_process_that_dies_shows_its_last_words(tmp_path, monkeypatch):
+def test_a_process_that_dies_shows_its_last_words(given, tmp_path, monkeypatch):
     stand_in(monkeypatch, tmp_path, "seq 20 >&2; kill -SEGV $$")
 
     with pytest.raises(PortError) as error:
@@ -365,7 +363,7 @@ def test_a_process_that_dies_shows_its_last_words(tmp_path, monkeypatch):
     assert error.value.message == f"keras on tensorflow in float32 ended with {how}\n  {lines}"
 
 
-def test_a_process_that_fails_shows_its_exit_code(tmp_path, monkeypatch):
+def test_a_process_that_fails_shows_its_exit_code(given, tmp_path, monkeypatch):
     stand_in(monkeypatch, tmp_path, "echo out of memory >&2; exit 3")
 
     with pytest.raises(PortError) as error:
@@ -374,17 +372,17 @@ def test_a_process_that_fails_shows_its_exit_code(tmp_path, monkeypatch):
     assert error.value.message == "keras on jax in float32 ended with exit code 3\n  out of memory"
 
 
-def test_a_process_that_takes_too_long_is_stopped(tmp_path, monkeypatch):
+def test_a_process_that_takes_too_long_is_stopped(given, tmp_path, monkeypatch):
     stand_in(monkeypatch, tmp_path, "echo still here >&2; exec sleep 60")
 
     with pytest.raises(PortError) as error:
-        run(given(TINY, limit=0.5))
+        run(given(TINY), limit=0.5)
 
     assert error.value.message == "keras on tensorflow in float32 took longer than 0.5 s\n  still here"
 
 
-def test_the_worker_sees_one_backend_the_cpu_and_its_threads():
-    environment = frameworks._environment(given(TINY, backend="jax", threads=2))
+def test_the_worker_sees_one_backend_the_cpu_and_its_threads(given):
+    environment = worker._environment(given(TINY, backend="jax", threads=2))
 
     names = ("KERAS_BACKEND", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
     assert [environment[name] for name in names] == ["jax", "", "2", "2"]

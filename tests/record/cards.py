@@ -33,8 +33,9 @@ from densenet_port.layouts.layout import Layout, layouts
 from densenet_port.layouts.match import fitted, match, scan
 from densenet_port.network.architecture import NAMED
 from densenet_port.network.numpy import forward
-from densenet_port.prove import parity
-from densenet_port.prove.worker import Job, run
+from densenet_port.prove import checks
+from densenet_port.prove.job import job_of
+from densenet_port.prove.worker import run
 from tests.layouts.test_layout import KEYS, LAYOUT_OF, recorded
 from tests.support import stand_ins
 from tests.support.networks import images
@@ -64,22 +65,9 @@ def apart(found, truth):
 
 def owned(told, pictures, dtype="float64"):
     """Logits of the layout's own software, what it computed in (float64 if it can), and what took part."""
-    table = told.ledger.layout
-    job = Job(
-        network=table.reference,
-        images=pictures,
-        path=told.checkpoint.path,
-        table=table.path,
-        kernels=told.ledger.kernels,
-        architecture=told.architecture,
-        contract=told.contract,
-        prefix=told.ledger.prefix,
-        head=told.ledger.unit_name("head.dense"),
-        dtype=dtype,
-        limit=900.0,
-    )
+    job = job_of(told, told.ledger.layout.reference, pictures, dtype=dtype)
     try:
-        answer = run(job)
+        answer = run(job, limit=900.0)
     except UsageError:
         if dtype == "float32":
             raise
@@ -116,10 +104,10 @@ def logits_rows(table, name, folder):
     told = read(out, src=table.name)
     logits, dtype, versions = (stood_in if table.name in STAND_INS else owned)(told, PROBE)
     ours = forward(told.architecture, told.contract, told.weights, PROBE)
-    bound = parity.BOUND64
+    bound = checks.BOUND64
     if dtype == "float32":
         single = forward(told.architecture, told.contract, told.weights, PROBE, dtype=np.float32)
-        bound = parity.FACTOR32 * apart(single, ours)
+        bound = checks.FACTOR32 * apart(single, ours)
     figures = {"written": apart(logits, truth), "read": apart(ours, logits)}
     return [row(name, what, dtype, figure, bound) for what, figure in figures.items()], versions
 

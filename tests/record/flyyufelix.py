@@ -29,7 +29,7 @@ from densenet_port.conversion.load import read
 from densenet_port.layouts.layout import Layout
 from densenet_port.network.architecture import NAMED
 from densenet_port.network.numpy import forward
-from densenet_port.prove import parity
+from densenet_port.prove import checks
 from tests.record import cards as record_cards
 from tests.record.cards import KEYS, apart, keras_file, misplaced, row, say
 from tests.record.old_keras import NETWORKS, ROWS, pictures
@@ -67,7 +67,7 @@ def read_row(python, folder, name):
     told = read(folder / "theirs.h5", src=LAYOUT, kernels="theano")
     found = forward(told.architecture, told.contract, told.weights, pictures())
     versions = {key: said[key] for key in ("keras", "theano", "h5py")} | {"python of keras": said["python"]}
-    return row(name, "read", "float64", apart(found, np.array(said["logits"])), parity.BOUND64), versions
+    return row(name, "read", "float64", apart(found, np.array(said["logits"])), checks.BOUND64), versions
 
 
 def written_row(python, folder, name):
@@ -79,7 +79,7 @@ def written_row(python, folder, name):
     said = old(python, folder, "load", FULL, name, folder / "ours.h5")
     assert said["same by name"]
     truth = forward(architecture, contract, weights, pictures())
-    return row(name, "written", "float64", apart(np.array(said["logits"]), truth), parity.BOUND64)
+    return row(name, "written", "float64", apart(np.array(said["logits"]), truth), checks.BOUND64)
 
 
 def record(keras1, keras2):

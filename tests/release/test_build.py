@@ -18,7 +18,7 @@ from densenet_port.network.architecture import NAMED
 from densenet_port.network.units import Slot
 from densenet_port.prove import images as probes
 from densenet_port.prove import parity
-from densenet_port.prove import recording as sides
+from densenet_port.prove.recording import Settings, plan
 from densenet_port.release import build as building
 from densenet_port.release import network as networks
 from tests.support.networks import checkpoint_file
@@ -105,9 +105,9 @@ def test_the_frameworks_of_a_check_run_on_one_thread(release):
     port = read(release / f"{FIRST}.weights.h5")
     images = probes.make_probes(port, (), 2, None, 0)
 
-    plan = sides.plan_side(port, "keras", "tensorflow", images, images[0].name, threads=networks.Options().threads)
+    planned = plan(port, "keras", images, Settings(threads=networks.Options().threads))
 
-    assert {job.threads for jobs in plan.values() for job in jobs} == {1}
+    assert {job.threads for jobs in planned.jobs.values() for job in jobs} == {1}
 
 
 def test_nothing_tells_a_path(place, release):
@@ -201,6 +201,16 @@ def test_a_network_that_fails_its_check_is_not_in_the_release(place, release, tm
     assert (done.passed, passed.passed, failed.failed[0]) == (False, True, "written tensors, in ULP of the exact ones")
     assert json.loads((failed.report / f"{FIRST}.parity.json").read_text())["where"] == "transition1.conv"
     assert {file.network for file in manifest.read(copy / "manifest.json").files} == {SECOND}
+
+
+def test_a_network_that_nothing_independent_proves_is_not_in_the_release(place, tmp_path, monkeypatch):
+    """Its numbers agree, and that is not enough."""
+    plain = parity.check
+    monkeypatch.setattr(parity, "check", lambda *a, **k: replace(plain(*a, **k), independent=False))
+
+    done = built(tmp_path, sources(place, SPECS[0]), SPECS[0])
+
+    assert (done.passed, done.manifest, done.networks[0].failed) == (False, None, ("independent reference",))
 
 
 def test_a_network_that_fails_later_leaves_the_release(place, release, tmp_path, monkeypatch):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from densenet_port.network.architecture import Architecture
-from densenet_port.prove import parity
-from densenet_port.prove import recording as sides
+from densenet_port.prove import checks
+from densenet_port.prove.recording import Recording
 from densenet_port.release.build import build
 from densenet_port.release.github import GitHub as Client
 from densenet_port.release.network import Options
@@ -60,7 +60,7 @@ def test_a_release_of_the_four_networks_is_published_verified_and_used(release, 
     publish(release, Client(REPO, api=server.url("api"), token=WRITER))
     monkeypatch.setenv("GITHUB_API_URL", server.url("api"))
     verdict = verify(f"{REPO}@{TAG}")
-    golden = sides.load_side(release / "densenet121-torchvision.golden.npz")
+    golden = Recording.load(release / "densenet121-torchvision.golden.npz")
     probe = golden.probes[0]
     np.save(tmp_path / "images.npy", probe.images)
     environment = {
@@ -77,4 +77,4 @@ def test_a_release_of_the_four_networks_is_published_verified_and_used(release, 
     apart = np.abs(np.load(tmp_path / "logits.npy") - truth).max() / truth.std()
     assert [check for check in verdict.checks if not check.passed] == []
     assert sorted(verdict.manifest.defaults) == list(ARCHS)
-    assert apart <= parity.BOUND64
+    assert apart <= checks.BOUND64

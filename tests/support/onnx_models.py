@@ -23,8 +23,8 @@ from densenet_port.layouts.transform import move
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.numpy import forward
 from densenet_port.network.units import Slot
+from densenet_port.prove.job import Job
 from densenet_port.prove.runners import runner
-from densenet_port.prove.worker import Job
 from tests.support.containers import tensor
 from tests.support.networks import images, torchvision_network
 from tests.support.random_weights import random_weights

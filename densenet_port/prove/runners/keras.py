@@ -2,46 +2,37 @@
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from densenet_port import models
 from densenet_port.checkpoint import array_digest
 from densenet_port.errors import MisfitError, UsageError
-from densenet_port.extras import framework
+from densenet_port.extras import SOFTWARE, framework
 from densenet_port.network import keras as keras_network
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
-from densenet_port.network.keras_input import DataFormat
 from densenet_port.network.numpy import forward
-from densenet_port.prove.runners import last, versions
-from densenet_port.prove.worker import Job, Run
+from densenet_port.prove.job import Job, Run
+from densenet_port.prove.runners import last, read_by_table, versions
 
-PACKAGES = {"keras-hub": ("keras-hub",), "kimm": ("kimm",)}  # network → what takes part beside Keras
 Shape = tuple[int | None, ...]
-Builder = Callable[[Path, Architecture, Shape], Any]
+Build = Callable[[Job, Architecture, Shape], Any]  # a network of the job's file, for images of a shape `h w c`
 
 FLOAT64 = 1e-10  # of the logits' deviation: what float64 keeps and float32 (1e-7 and more) cannot
 
 
 def run_keras(job: Job) -> Run:
-    """Our own Keras model, from a file or from weights."""
+    """Our own Keras model of a file of any layout."""
     _set_keras(job)
-    if job.path is not None:
-        return _keras_outputs(*_keras_loaded(job.path, job.dtype, job.data_format), job)
-    contract = job.contract or Contract()
-    assert job.architecture is not None  # noqa: S101 (`_check` saw to it)
-    network = keras_network.build(job.architecture, contract, data_format=job.data_format, blank=True)
-    keras_network.assign(network, job.weights or {})
-    return _keras_outputs(network, _slot_digests(network), job)
+    network, digests = _own_network(job.bare())
+    return _outputs(network, digests, job)
 
 
 @lru_cache(maxsize=1)
-def _keras_loaded(path: Path, _dtype: str, data_format: DataFormat) -> tuple[Any, dict[str, str]]:
+def _own_network(job: Job) -> tuple[Any, dict[str, str]]:
     """The file's network in the dtype that Keras is set to, and its digests; kept for the next job on it."""
-    network = models.load(path, activation=None, data_format=data_format)
+    network = read_by_table(job).keras(activation=None, data_format=job.data_format)
     return network, _slot_digests(network)
 
 
@@ -58,7 +49,8 @@ def _digests(variables: Mapping[str, Any]) -> dict[str, str]:
 
 def run_applications(job: Job) -> Run:
     """Keras's own DenseNet, which it builds for one size of image."""
-    return _run_owned(job, _applications_within if job.prefix else _applications, job.images.shape[1:])
+    build = _applications_within if job.reading.prefix else _applications
+    return _run_owned(job, build, job.images.shape[1:])
 
 
 def run_keras_hub(job: Job) -> Run:
@@ -71,63 +63,66 @@ def run_kimm(job: Job) -> Run:
     return _run_owned(job, _kimm, (None, None, job.images.shape[-1]))
 
 
-def _run_owned(job: Job, build: Builder, shape: Shape) -> Run:
+def _run_owned(job: Job, build: Build, shape: Shape) -> Run:
     """The network of the software that owns the file's layout, which loads the file itself."""
     _set_keras(job)
-    assert job.architecture is not None  # noqa: S101 (`_check` saw to it)
-    assert job.path is not None  # noqa: S101 (`_check` saw to it)
-    if job.within is not None:
-        what = f"{job.path}: {job.network} loads a file as a whole, not what is within {job.within}"
-        raise UsageError(what, hint="save that network to a file of its own to have it run")
+    if job.reading.within is not None:
+        message = f"{job.path}: {job.network} loads a file as a whole, not what is within {job.reading.within}"
+        raise UsageError(message, hint="save that network to a file of its own to have it run")
     if job.data_format != "channels_last":
         raise UsageError(f"{job.network} runs channels_last, not {job.data_format}")
     try:
-        network, digests = _owned(build, job.dtype, job.path, job.architecture, shape)
+        network, digests = _owned_network(job.bare(), build, shape)
     except (ValueError, OSError, KeyError) as error:
         raise MisfitError(f"{job.path}: {job.network} does not take it: {error}") from error
-    return _keras_outputs(network, digests, job)
+    return _outputs(network, digests, job)
 
 
 @lru_cache(maxsize=1)
-def _owned(build: Builder, _dtype: str, path: Path, numbers: Architecture, shape: Shape) -> tuple[Any, dict[str, str]]:
+def _owned_network(job: Job, build: Build, shape: Shape) -> tuple[Any, dict[str, str]]:
     """A network in the dtype that Keras is set to, and its digests by path; kept for the next job on it.
 
     Keras numbers models of a class through the session; a new one gives the first its plain name.
     """
     framework("keras").backend.clear_session()
-    network = build(path, numbers, shape)
+    assert job.architecture is not None  # noqa: S101 (`Job.require_runnable` saw to it)
+    network = build(job, job.architecture, shape)
     return network, _digests({variable.path: variable for variable in network.variables})
 
 
-def _applications(path: Path | None, numbers: Architecture, shape: Shape) -> Any:
+def _applications(job: Job, numbers: Architecture, shape: Shape) -> Any:
+    return _blank_applications(numbers, shape, weights=str(job.path))
+
+
+def _blank_applications(numbers: Architecture, shape: Shape, weights: str | None = None) -> Any:
     return _constructor("keras.applications", numbers)(
         include_top=numbers.classes is not None,
-        weights=path and str(path),
+        weights=weights,
         input_shape=shape,
         classes=numbers.classes or 1,
         classifier_activation=None,
     )
 
 
-def _applications_within(path: Path, numbers: Architecture, shape: Shape) -> Any:
+def _applications_within(job: Job, numbers: Architecture, shape: Shape) -> Any:
     """The same, where the file is of a model that a user built around it: a body and, behind it, a head.
 
     Keras loads such a file by how layers lie in one another; the model that is made for it here shares its layers with
     the network.
     """
-    keras, network = framework("keras"), _applications(None, numbers, shape)
+    keras, network = framework("keras"), _blank_applications(numbers, shape)
     head = network.layers[-1] if numbers.classes is not None else None
     body = keras.Model(network.input, head.input) if head else network
     output = body(network.input)
-    keras.Model(network.input, head(output) if head else output).load_weights(path)
+    keras.Model(network.input, head(output) if head else output).load_weights(job.path)
     return network
 
 
-def _kimm(path: Path, numbers: Architecture, shape: Shape) -> Any:
+def _kimm(job: Job, numbers: Architecture, shape: Shape) -> Any:
     return _constructor("kimm.models", numbers)(
         include_preprocessing=False,
         include_top=numbers.classes is not None,
-        weights=path,
+        weights=job.path,
         input_shape=shape,
         classes=numbers.classes or 1,
         classifier_activation=None,
@@ -137,13 +132,13 @@ def _kimm(path: Path, numbers: Architecture, shape: Shape) -> Any:
 def _constructor(module: str, numbers: Architecture) -> Callable[..., Any]:
     """A module's own DenseNet of the architecture's name. Raises UsageError where it has none."""
     name = f"DenseNet{numbers.name}"
-    found: Callable[..., Any] | None = getattr(framework(module), name, None)
-    if found is None:
+    constructor: Callable[..., Any] | None = getattr(framework(module), name, None)
+    if constructor is None:
         raise UsageError(f"{module} has no {name}")
-    return found
+    return constructor
 
 
-def _keras_hub(path: Path, numbers: Architecture, shape: Shape) -> Any:
+def _keras_hub(job: Job, numbers: Architecture, shape: Shape) -> Any:
     """A network of any numbers; KerasHub fixes the stem's channels and the bottleneck, and refuses the file if not."""
     models = framework("keras_hub.models")
     network = models.DenseNetBackbone(
@@ -154,7 +149,7 @@ def _keras_hub(path: Path, numbers: Architecture, shape: Shape) -> Any:
     )
     if numbers.classes is not None:
         network = models.DenseNetImageClassifier(network, num_classes=numbers.classes)
-    network.load_weights(path)
+    network.load_weights(job.path)
     return network
 
 
@@ -167,7 +162,7 @@ def _set_keras(job: Job) -> Any:
     return keras
 
 
-def _keras_outputs(network: Any, digests: Mapping[str, str], job: Job) -> Run:
+def _outputs(network: Any, digests: Mapping[str, str], job: Job) -> Run:
     """One call of a network, not in training, with every tap as one more output."""
     keras = framework("keras")
     tapped = {unit: _layer(network, name).output for unit, name in job.taps.items()}
@@ -176,25 +171,26 @@ def _keras_outputs(network: Any, digests: Mapping[str, str], job: Job) -> Run:
     outputs = keras.Model(network.input, {"logits": network.output, **tapped})(
         images.transpose(0, 3, 1, 2) if first else images, training=False
     )
-    found = {name: np.asarray(keras.ops.convert_to_numpy(output)) for name, output in outputs.items()}
-    logits = found["logits"]
+    arrays = {name: np.asarray(keras.ops.convert_to_numpy(output)) for name, output in outputs.items()}
+    logits = arrays["logits"]
+    package, *more = SOFTWARE[job.network].packages
     return Run(
         logits=last(logits) if first else logits,
-        taps={unit: found[unit] for unit in job.taps},
+        taps={unit: arrays[unit] for unit in job.taps},
         computed_in=_precision() if logits.dtype == np.float64 else logits.dtype.name,
         variables=digests,
-        versions=versions("keras", job.backend, *PACKAGES.get(job.network, ())),
+        versions=versions(package, job.backend, *more),
     )
 
 
 def _layer(network: Any, name: str) -> Any:
     """A layer by its name; `body/conv` is one of a model within the model."""
-    found = network
+    layer = network
     for part in name.split("/"):
-        found = next((layer for layer in getattr(found, "layers", ()) if layer.name == part), None)
-    if found is None:
+        layer = next((inner for inner in getattr(layer, "layers", ()) if inner.name == part), None)
+    if layer is None:
         raise UsageError(f"the reference has no layer {name!r} to look at")
-    return found
+    return layer
 
 
 @lru_cache(maxsize=1)
@@ -213,6 +209,6 @@ def _precision() -> str:
     images = random.standard_normal((1, 32, 32, 3))
     network = keras_network.build(architecture, Contract(), blank=True)
     keras_network.assign(network, weights)
-    theirs = keras.ops.convert_to_numpy(network(images, training=False))
+    logits = keras.ops.convert_to_numpy(network(images, training=False))
     truth = forward(architecture, Contract(), weights, images)
-    return "float64" if np.abs(theirs - truth).max() <= FLOAT64 * truth.std() else "float32"
+    return "float64" if np.abs(logits - truth).max() <= FLOAT64 * truth.std() else "float32"

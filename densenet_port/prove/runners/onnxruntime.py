@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,8 @@ from densenet_port.extras import framework
 from densenet_port.formats.onnx.densenet import Reading, densenet
 from densenet_port.formats.onnx.model import read_model
 from densenet_port.network.units import HEAD
+from densenet_port.prove.job import Job, Run
 from densenet_port.prove.runners import last, versions
-from densenet_port.prove.worker import Job, Run
 
 _PLAIN_NORMS, _OPSET = 14, 17  # the first opset in which a norm says whether it is training's; the one converted to
 _QUIET = 3  # ONNX Runtime's severity of errors
@@ -43,7 +43,7 @@ class _Ready(NamedTuple):
 
 def run_onnxruntime(job: Job) -> Run:
     """The file's own graph on the images: the head's logits, or without a head the last map after its ReLU."""
-    path = cast("Path", job.path)
+    path = job.path
     reading = _reading(path)
     values = {unit.unit: unit.output for unit in reading.units if unit.output}
     if unknown := [unit for unit in job.taps if unit not in {unit.unit for unit in reading.units}]:

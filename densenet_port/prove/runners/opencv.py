@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -23,13 +23,13 @@ from densenet_port.layouts.layout import TensorKey
 from densenet_port.network.blueprint import Blueprint
 from densenet_port.network.graph import Graph
 from densenet_port.network.units import HEAD
+from densenet_port.prove.job import Job, Run
 from densenet_port.prove.runners import last, versions
-from densenet_port.prove.worker import Job, Run
 
 
 def run_opencv(job: Job) -> Run:
     """OpenCV's network of a `.caffemodel`, by the `.prototxt` of the same stem, or by ours where none is there."""
-    network, net, digests = _loaded(cast("Path", job.path), job.table)
+    network, net, digests = _loaded(job.path, job.reading.table)
     tapped = _tapped(_blueprint(network), net, job)
     last_layer = net.getUnconnectedOutLayersNames()[0]
     names = [last_layer, *tapped.values()]

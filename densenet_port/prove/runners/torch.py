@@ -9,7 +9,6 @@ reference independent of the tables, the conversion and the network, but not of 
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -22,10 +21,10 @@ import numpy as np
 from densenet_port import formats
 from densenet_port.checkpoint import Array, array_digest
 from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError, UsageError
-from densenet_port.extras import framework
+from densenet_port.extras import SOFTWARE, framework
 from densenet_port.network.architecture import Architecture
+from densenet_port.prove.job import Job, Run
 from densenet_port.prove.runners import last, versions
-from densenet_port.prove.worker import Job, Run
 
 Build = Callable[[Job], Any]  # a network with the job's numbers, as initialised
 TAR = "legacy .tar"  # what torch says of files that it reads only by unpickling them
@@ -111,7 +110,7 @@ def _libraries(name: str) -> tuple[Any, Any]:
 
 
 def _numbers(job: Job) -> Architecture:
-    assert job.architecture is not None  # noqa: S101 (`frameworks._check` saw to it)
+    assert job.architecture is not None  # noqa: S101 (`Job.require_runnable` saw to it)
     return job.architecture
 
 
@@ -121,9 +120,9 @@ def _numbers(job: Job) -> Architecture:
 def _run(job: Job, build: Build) -> Run:
     """A network on the images, with a hook at every tap."""
     torch = framework("torch")
-    network, digests = _filled(replace(job, images=cast("Any", None), taps=cast("Any", ()), limit=0.0), build)
-    found: dict[str, Array] = {}
-    hooks = [_tapped(network, name).register_forward_hook(_keeper(found, unit)) for unit, name in job.taps.items()]
+    network, digests = _filled(job.bare(), build)
+    taps: dict[str, Array] = {}
+    hooks = [_tapped(network, name).register_forward_hook(_keeper(taps, unit)) for unit, name in job.taps.items()]
     images = torch.from_numpy(job.images.astype(job.dtype, copy=False)).permute(0, 3, 1, 2).contiguous()
     with torch.inference_mode():
         headless = _numbers(job).classes is None
@@ -132,10 +131,10 @@ def _run(job: Job, build: Build) -> Run:
         hook.remove()
     return Run(
         logits=last(output.numpy()),
-        taps=found,
+        taps=taps,
         computed_in=str(output.dtype).removeprefix("torch."),
         variables=digests,
-        versions=versions("torch", job.network),
+        versions=versions(*SOFTWARE[job.network].packages),
     )
 
 
@@ -153,9 +152,9 @@ def _module(network: Any, name: str) -> Any:
         raise UsageError(f"the reference has no module {name!r} to look at") from error
 
 
-def _keeper(found: dict[str, Array], unit: str) -> Callable[..., None]:
+def _keeper(taps: dict[str, Array], unit: str) -> Callable[..., None]:
     """A forward hook that copies a module's output, because the ReLU after it works in place."""
-    return lambda _module, _inputs, output: found.update({unit: last(output.numpy()).copy()})
+    return lambda _module, _inputs, output: taps.update({unit: last(output.numpy()).copy()})
 
 
 # -- filling -----------------------------------------------------------------------------------------------------------
@@ -191,11 +190,11 @@ def _load_state(network: Any, head: str, job: Job) -> None:
     Only floating-point tensors count: what else stands beside them counts training steps. What the table ignores by
     name is left out, and a head where the architecture has none.
     """
-    ignored = set(job.ignored)
+    reading, ignored = job.reading, set(job.reading.ignored)
     state = {
-        _renamed(name.removeprefix(job.prefix), job.head, head): value
-        for name, value in _floating(_file_tensors(job))
-        if name.startswith(job.prefix) and name not in ignored
+        _renamed(name.removeprefix(reading.prefix), reading.head, head): value
+        for name, value in _floating(_file_tensors(job.path))
+        if name.startswith(reading.prefix) and name not in ignored
     }
     if _numbers(job).classes is None:
         state = {name: value for name, value in state.items() if not name.startswith(f"{head}.")}
@@ -210,23 +209,22 @@ def _load_state(network: Any, head: str, job: Job) -> None:
         raise MisfitError(f"{job.path}: {job.network} does not take it\n{error}") from error
 
 
-def _file_tensors(job: Job) -> Mapping[str, Any]:
+def _file_tensors(path: Path) -> Mapping[str, Any]:
     """Name → tensor, read by torch, by safetensors (whose header is JSON behind eight bytes of length), or by us."""
-    assert job.path is not None  # noqa: S101 (`frameworks._check` saw to it)
     torch = framework("torch")
     try:
-        with job.path.open("rb") as file:
+        with path.open("rb") as file:
             json_header = file.read(9)[8:] == b"{"
         if json_header:
-            return cast("Mapping[str, Any]", import_module("safetensors.torch").load_file(job.path))
-        return dict(_flat(torch.load(job.path, map_location="cpu", weights_only=True), ""))
+            return cast("Mapping[str, Any]", import_module("safetensors.torch").load_file(path))
+        return dict(_flat(torch.load(path, map_location="cpu", weights_only=True), ""))
     except OSError as error:
-        raise DiskError(f"{job.path}: cannot be read: {error.strerror}") from error
+        raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
     except Exception as error:
         if isinstance(error, UnpicklingError) or TAR in str(error):
             with suppress(PortError):  # what neither reads is said in torch's words
-                return _interpreted(job.path)
-        raise CorruptError(f"{job.path}: torch does not read it: {str(error).partition(chr(10))[0]}") from error
+                return _interpreted(path)
+        raise CorruptError(f"{path}: torch does not read it: {str(error).partition(chr(10))[0]}") from error
 
 
 def _interpreted(path: Path) -> dict[str, Any]:
