@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from densenet_port.network.graph import Graph, graph
     from densenet_port.network.numpy import forward
     from densenet_port.network.units import Slot
-    from densenet_port.prove.parity import Parity, check
+    from densenet_port.prove.parity import Parity, check, diagnose
 
 _HOMES = {
     "conversion.compare": ("Difference", "diff"),
@@ -62,7 +62,7 @@ _HOMES = {
     "network.graph": ("Graph", "graph"),
     "network.numpy": ("forward",),
     "network.units": ("Slot",),
-    "prove.parity": ("Parity", "check"),
+    "prove.parity": ("Parity", "check", "diagnose"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -91,6 +91,7 @@ __all__ = [
     "__version__",
     "check",
     "convert",
+    "diagnose",
     "diff",
     "forward",
     "graph",

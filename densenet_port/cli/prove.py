@@ -84,9 +84,9 @@ def diagnose(
     as_json: AsJson = False,
 ) -> None:
     """Say which known mistake explains a difference, and on which units; exit 1 when there is one."""
-    from densenet_port.prove.parity import check as compare
+    from densenet_port.prove.parity import diagnose as explain
 
-    result = compare(
+    result = explain(
         converted,
         against=against,
         src=mapping or src,
@@ -94,7 +94,6 @@ def diagnose(
         within=within,
         reference=reference,
         backend=backend,
-        sizes=(),
     )
     show("diagnose", as_json, lambda: _diagnosis_json(result), lambda: _diagnosis_text(result))
     raise typer.Exit(0 if result.passed else 1)

@@ -25,7 +25,8 @@ from densenet_port.layouts.layout import Kernels
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.numpy import forward
 from densenet_port.prove.checks import BOUND64, Check, all_checks, bounded, float32_bound, is_rounded
-from densenet_port.prove.diagnose import Diagnosis, diagnose
+from densenet_port.prove.diagnose import Diagnosis
+from densenet_port.prove.diagnose import diagnose as diagnose_units
 from densenet_port.prove.figures import Figures, figures_of, largest, rms
 from densenet_port.prove.images import BATCH, SIZES, Probe, make_probes
 from densenet_port.prove.job import PRECISIONS
@@ -135,6 +136,33 @@ def check(
     return replace(judge(port, source, original, answers), seconds=time.perf_counter() - started)
 
 
+def diagnose(
+    converted: str | PathLike[str],
+    *,
+    against: str | PathLike[str] | None = None,
+    src: str | PathLike[str] | None = None,
+    kernels: Kernels | None = None,
+    within: str | None = None,
+    reference: str | PathLike[str] | None = None,
+    backend: str = "numpy",
+) -> Parity:
+    """Which known fault tells a converted file from the checkpoint it came from, and on which units.
+
+    As `check`, on the one small probe that is followed through the network: `diagnosis` has the findings, `where` the
+    first unit that is off.
+    """
+    return check(
+        converted,
+        against=against,
+        src=src,
+        kernels=kernels,
+        within=within,
+        reference=reference,
+        backend=backend,
+        sizes=(),
+    )
+
+
 def _run_both(
     source: Network, port: Network, probes: tuple[Probe, ...], settings: Settings
 ) -> tuple[Recording, Recording]:
@@ -236,7 +264,7 @@ def _figures(reference: Recording, answers: Recording) -> Iterator[Figures]:
 def _diagnosis(port: Network, reference: Recording, answers: Recording) -> Diagnosis:
     """The known mistakes that tell the port from the reference on the probe that was followed."""
     followed = reference.followed
-    return diagnose(
+    return diagnose_units(
         port,
         followed.images,
         reference.taps["float64"],
