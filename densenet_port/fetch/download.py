@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from densenet_port.errors import DiskError, NetworkError
 from densenet_port.fetch import http
 from densenet_port.fetch.http import POLICY, Retries, RetryableError, RetryPolicy
-from densenet_port.fetch.partial import Digests, Expected, Partial, disk_errors, note_path, opened, partial_path
+from densenet_port.fetch.partial import Digests, Expected, HashedFile, disk_errors, note_path, opened, partial_path
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
@@ -65,7 +65,7 @@ def download(
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with opened(path) as file:
-            partial = Partial(file, with_md5=bool(expected.md5))
+            partial = HashedFile(file, with_md5=bool(expected.md5))
             digests = _Transfer(expected, partial, note_path(path), policy, progress).run()
             os.fsync(file.fileno())
         note_path(path).unlink(missing_ok=True)
@@ -92,7 +92,7 @@ class _Transfer:
     """The requests that complete a partial file."""
 
     def __init__(
-        self, expected: Expected, partial: Partial, note: Path, policy: RetryPolicy, progress: Progress
+        self, expected: Expected, partial: HashedFile, note: Path, policy: RetryPolicy, progress: Progress
     ) -> None:
         self.expected, self.partial, self.note = expected, partial, note
         self.policy, self.progress = policy, progress
@@ -127,7 +127,7 @@ class _Transfer:
         """Size and digests of the file, once it is there and right; a whole file that is wrong is dropped, once."""
         if self.partial.size != self.total:
             return None
-        digests = self.partial.hasher.digests()
+        digests = self.partial.digests()
         mismatch = self.expected.mismatch(digests)
         if mismatch is None:
             return digests

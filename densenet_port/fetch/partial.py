@@ -52,64 +52,50 @@ class Expected:
         return len(self.sha256) == sha256().digest_size * 2
 
 
-class Hasher:
-    """Bytes counted and hashed as they come."""
-
-    def __init__(self, *, with_md5: bool) -> None:
-        """Begin with nothing."""
-        self.size, self.sha256 = 0, sha256()
-        self.md5 = md5(usedforsecurity=False) if with_md5 else None
-
-    def add(self, piece: bytes) -> None:
-        """Count bytes that follow the others."""
-        self.size += len(piece)
-        self.sha256.update(piece)
-        if self.md5:
-            self.md5.update(piece)
-
-    def add_file(self, file: FileIO) -> None:
-        """Count the rest of an open file."""
-        while piece := file.read(PIECE):
-            self.add(piece)
-
-    def digests(self) -> Digests:
-        """Size and digests of the bytes so far."""
-        return Digests(size=self.size, sha256=self.sha256.hexdigest(), md5=self.md5.hexdigest() if self.md5 else "")
-
-
-def digests_of(path: Path, *, with_md5: bool = False) -> Digests:
-    """Size and digests of a file on disk. Raises OSError."""
-    hasher = Hasher(with_md5=with_md5)
-    with path.open("rb", buffering=0) as file:
-        hasher.add_file(file)
-    return hasher.digests()
-
-
-class Partial:
-    """An unfinished file: its bytes so far, and their digests."""
+class HashedFile:
+    """An open file whose bytes are counted and hashed: those that it holds, and those that are appended."""
 
     def __init__(self, file: FileIO, *, with_md5: bool) -> None:
-        """Hash what the open file already holds."""
-        self.file, self.hasher = file, Hasher(with_md5=with_md5)
-        self.hasher.add_file(file)
-
-    @property
-    def size(self) -> int:
-        """Bytes so far."""
-        return self.hasher.size
+        """Hash what the file holds from where it stands."""
+        self.file, self.with_md5 = file, with_md5
+        self._begin()
+        while piece := file.read(PIECE):
+            self._count(piece)
 
     def append(self, piece: bytes) -> None:
         """Write and hash bytes that follow the others."""
         rest = memoryview(piece)
         while rest:
             rest = rest[self.file.write(rest) :]
-        self.hasher.add(piece)
+        self._count(piece)
 
     def restart(self) -> None:
         """Drop every byte."""
         self.file.truncate(0)
         self.file.seek(0)
-        self.hasher = Hasher(with_md5=self.hasher.md5 is not None)
+        self._begin()
+
+    def digests(self) -> Digests:
+        """Size and digests of the bytes so far."""
+        return Digests(size=self.size, sha256=self.sha256.hexdigest(), md5=self.md5.hexdigest() if self.md5 else "")
+
+    def _begin(self) -> None:
+        """Nothing is counted yet."""
+        self.size, self.sha256 = 0, sha256()
+        self.md5 = md5(usedforsecurity=False) if self.with_md5 else None
+
+    def _count(self, piece: bytes) -> None:
+        """Count and hash bytes that follow the others."""
+        self.size += len(piece)
+        self.sha256.update(piece)
+        if self.md5:
+            self.md5.update(piece)
+
+
+def digests_of(path: Path, *, with_md5: bool = False) -> Digests:
+    """Size and digests of a file on disk. Raises OSError."""
+    with path.open("rb", buffering=0) as file:
+        return HashedFile(file, with_md5=with_md5).digests()
 
 
 # -- on disk -----------------------------------------------------------------------------------------------------------
