@@ -33,7 +33,7 @@ _DEFAULTS = {  # ONNX's own, for attributes that are not given
 class Chain:
     """The steps of a model; `x` is the map that the next one must read, `where` the operation that it is, for messages.
 
-    `facts` gathers what steps have of the contract, every value.
+    `facts` gathers what steps have of the contract, every value; `training` says that a norm is one of training.
     """
 
     def __init__(self, model: Model) -> None:
@@ -43,6 +43,7 @@ class Chain:
         self.at = 0
         self.where = ""
         self.facts: dict[str, set[Any]] = {}
+        self.training = False
 
     def fail(self, expected: str, actual: object) -> NoReturn:
         """Raise MisfitError for a step of another network."""

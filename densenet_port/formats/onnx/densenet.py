@@ -31,13 +31,13 @@ from densenet_port.formats.onnx.constants import axes_of, moved
 from densenet_port.formats.onnx.evidence import ACTIVATIONS, HEADS, MEANS, architecture_of, beginning_of, contract_of
 from densenet_port.formats.onnx.model import Constant, Model
 from densenet_port.formats.onnx.steps import Map, Step, summary
+from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.network.graph import IMAGES, Graph, Operation, OperationKind, graph
 from densenet_port.network.units import HEAD
 
 _FLAT = ("Flatten", "Reshape", "Squeeze")
 _BINOMIAL = np.outer([1, 2, 1], [1, 2, 1]) / 16
-_TRAINING = "training_mode"
 
 
 class UnitReading(NamedTuple):
@@ -77,15 +77,15 @@ def densenet(model: Model) -> Reading:
         architecture = architecture_of(chain.steps)
     except MisfitError as error:
         raise _difference(chain, contract, error) from error
-    reader = _Reader(chain, graph(architecture, contract))
+    reader = _Reader(chain, architecture, contract)
     reader.follow()
-    return reader.reading(contract)
+    return reader.reading()
 
 
 def _difference(chain: Chain, contract: Contract, error: MisfitError) -> MisfitError:
     """The error for a graph whose kernels no DenseNet has: where its steps leave one that begins with the same."""
     try:
-        _Reader(chain, graph(beginning_of(chain.steps), contract)).follow()
+        _Reader(chain, beginning_of(chain.steps), contract).follow()
     except MisfitError as difference:
         return MisfitError(f"{difference.message}; of its kernels: {error.message}", hint=difference.hint)
     return MisfitError(f"{chain.model.path}: no DenseNet: {error.message}", hint=summary(chain.model))
@@ -94,11 +94,11 @@ def _difference(chain: Chain, contract: Contract, error: MisfitError) -> MisfitE
 class _Reader:
     """Takes a chain's steps, operation by operation. `maps` gives for each operation what it puts out."""
 
-    def __init__(self, chain: Chain, network: Graph) -> None:
+    def __init__(self, chain: Chain, architecture: Architecture, contract: Contract) -> None:
         """Begin in front of the first step."""
-        self.chain = chain
-        self.network = network
-        self.features = _features(network)
+        self.chain, self.contract = chain, contract
+        self.network = graph(architecture, contract)
+        self.features = _features(self.network)
         self.maps = {IMAGES: chain.x}
         self.biases: dict[str, Constant] = {}  # of convolutions in front of a norm
         self.units: list[UnitReading | norms.Norm] = []
@@ -118,11 +118,11 @@ class _Reader:
         if chain.next() or chain.x != chain.last:
             chain.fail(f"the end at {chain.last}", chain.here())
 
-    def reading(self, contract: Contract) -> Reading:
+    def reading(self) -> Reading:
         """What was taken. Raises MisfitError where operations differ in what a contract has one of."""
         own = [unit for unit in self.units if isinstance(unit, norms.Norm)]
-        facts = self.facts(contract, double=any(norm.double for norm in own))
-        if 1 in self.chain.facts.get(_TRAINING, ()):
+        facts = self.facts(double=any(norm.double for norm in own))
+        if self.chain.training:
             self.notes.append("the graph was exported for training: as it stands it normalises each batch by itself")
         return Reading(
             units=tuple(_settled(unit, facts) for unit in self.units),
@@ -132,20 +132,19 @@ class _Reader:
             features=self.maps[self.features].pieces[0],
         )
 
-    def facts(self, contract: Contract, *, double: bool) -> dict[str, Any]:
+    def facts(self, *, double: bool) -> dict[str, Any]:
         """One value for each fact. Raises MisfitError where the graph has several."""
-        facts: dict[str, Any] = {"epsilon": contract.epsilon}  # where every norm was folded
+        facts: dict[str, Any] = {"epsilon": self.contract.epsilon}  # where every norm was folded
         for key, values in self.chain.facts.items():
-            if key != _TRAINING:
-                if len(values) > 1:
-                    shown = " and ".join(map(str, sorted(values)))
-                    message = f"{self.chain.model.path}: its layers differ in {key}: {shown}"
-                    raise MisfitError(message, hint="ours can only have one")
-                facts[key] = next(iter(values))
+            if len(values) > 1:
+                shown = " and ".join(map(str, sorted(values)))
+                message = f"{self.chain.model.path}: its layers differ in {key}: {shown}"
+                raise MisfitError(message, hint="ours can only have one")
+            (facts[key],) = values
         if any(operation.kind == "max_pool" for operation in self.network.operations.values()):
-            facts["stem_pool"] = contract.stem_pool
+            facts["stem_pool"] = self.contract.stem_pool
         if self.network.logits == HEAD:
-            facts["output"] = contract.output
+            facts["output"] = self.contract.output
         return {**facts, "norms": "batchnorm+scale" if double else "batchnorm"}
 
     # -- operations --------------------------------------------------------------------------------------------------
@@ -168,7 +167,6 @@ class _Reader:
         self.units.append(UnitReading(operation.name, {"weight": weight}, "" if biased else chain.x.pieces[0]))
 
     def norm(self, operation: Operation) -> None:
-        """A norm, or what stands for it."""
         self.units.append(norms.take(self.chain, operation, self.biases.get(operation.inputs[0])))
 
     def relu(self, operation: Operation) -> None:
@@ -179,14 +177,12 @@ class _Reader:
             self.chain.take("Relu")
 
     def max_pool(self, operation: Operation) -> None:
-        """A max pool."""
         chain, zeros = self.chain, self.chain.zeros()
         step = chain.take("MaxPool")
         chain.must(step, **_window(operation), dilations=[1, 1], ceil_mode=0)
         chain.padding(step, operation, zeros)
 
     def average_pool(self, operation: Operation) -> None:
-        """An average pool, which rounds down or up."""
         chain = self.chain
         step = chain.take("AveragePool")
         chain.must(step, **_window(operation), pads=[0] * 4, dilations=[1, 1])
@@ -195,13 +191,11 @@ class _Reader:
         chain.record("pool_rounding", "ceil" if up else "floor")
 
     def pad(self, _operation: Operation) -> None:
-        """A reflection at the border."""
         step = self.chain.take("Pad")
         if self.chain.around(step, "reflect") != [1] * 4:
             self.chain.fail("a Pad of 1 on every side", step.node)
 
     def blur(self, operation: Operation) -> None:
-        """A binomial filter for each channel."""
         chain, channels = self.chain, operation.channels
         step = chain.take("Conv")
         kernel = chain.constant(step, 0, (channels, 1, 3, 3)).tensor
@@ -215,11 +209,9 @@ class _Reader:
         self.chain.x = Map(tuple(piece for name in operation.inputs for piece in self.maps[name].pieces))
 
     def mean(self, _operation: Operation) -> None:
-        """The mean over height and width."""
         _take_mean(self.chain)
 
     def dense(self, operation: Operation) -> None:
-        """The head."""
         chain, sizes = self.chain, self.network.units[operation.name].sizes
         step, shape = chain.take(*HEADS), (sizes["o"],)
         weight, bias = _matrix(chain, step, sizes), chain.optional(step, 1, shape)
@@ -230,7 +222,6 @@ class _Reader:
         _take_flat(chain)
 
     def activation(self, operation: Operation) -> None:
-        """What the contract puts behind the head."""
         self.chain.take(*(op for op, function in ACTIVATIONS.items() if function == operation.function))
         _take_flat(self.chain)
 

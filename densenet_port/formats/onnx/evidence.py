@@ -39,11 +39,13 @@ def architecture_of(steps: list[Step]) -> Architecture:
 
 
 def beginning_of(steps: list[Step]) -> Architecture:
-    """A DenseNet that has the first kernels of another network, as many as one can have, and a 3×3 for the next."""
+    """A DenseNet that has the first kernels of another network, as many as one can have, and a 3×3 for the next.
+
+    The 121 where not even the first is a DenseNet's.
+    """
     sizes = _kernels(steps)
-    counts = range(len(sizes) + 1)  # a DenseNet's as far as the first of which it is none
-    length = bisect_left(counts, True, key=lambda count: not _begins(sizes, count)) - 1
-    return _inferred(_cut(sizes, length), None)
+    count = bisect_left(range(1, len(sizes) + 1), True, key=lambda count: not _begins(sizes, count))
+    return _inferred(_cut(sizes, count), None) if count else Architecture.named("121")
 
 
 def _kernels(steps: list[Step]) -> list[Sizes]:
@@ -104,7 +106,6 @@ def _begins(sizes: list[Sizes], count: int) -> bool:
 
 
 def _cut(sizes: list[Sizes], count: int) -> list[Sizes]:
-    """The first kernels, or else the original stem's, and one of 3×3 that ends a dense layer, in place of the next."""
-    first = sizes[:count] or [{"h": 7, "w": 7, "i": 3, "o": 64}]
+    """The first kernels, and one of 3×3, which ends a dense layer, in place of the next."""
     outputs = sizes[count]["o"] if count < len(sizes) else 0
-    return [*first, {"h": 3, "w": 3, "i": 1, "o": outputs or 1}]
+    return [*sizes[:count], {"h": 3, "w": 3, "i": 1, "o": outputs or 1}]

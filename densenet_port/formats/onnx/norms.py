@@ -56,7 +56,7 @@ def take(chain: Chain, operation: Operation, bias: Constant | None) -> Norm:
         step, shape = chain.take("BatchNormalization"), (operation.channels,)
         norm.batch = {role: chain.constant(step, place, shape) for place, role in enumerate(ROLES["norm"])}
         chain.record("epsilon", float(str(np.float32(attribute(step, "epsilon")))))
-        chain.record("training_mode", attribute(step, "training_mode"))
+        chain.training |= attribute(step, "training_mode") == 1
     if chain.next() == "Mul":
         norm.mul = chain.channels(chain.take("Mul"), operation.channels)
     if chain.next() == "Add":
