@@ -6,7 +6,8 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
+from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple, cast
 
@@ -278,16 +279,21 @@ def _left_over(
 
 def _ignoring_rule(layout: Layout, name: str, prefix: str, units: set[str]) -> str | None:
     """The rule that lets a tensor be left out, or None; `units` are the names that the file's units have."""
+    bare = name.removeprefix(prefix)
     for rule in layout.ignore:
-        if "{unit}" in rule:
-            before, _, after = rule.partition("{unit}")
-            bare = name.removeprefix(prefix)
-            unit = bare[len(before) : len(bare) - len(after)]
-            if bare == before + unit + after and unit in units:
-                return rule
-        elif fnmatchcase(name, rule):
+        before, of_unit, after = rule.partition("{unit}")
+        unit = bare[len(before) : len(bare) - len(after)]
+        if of_unit and bare == before + unit + after and unit in units:
             return rule
-    return None
+    globs, expression = _globs(layout.ignore)
+    return next(rule for rule in globs if fnmatchcase(name, rule)) if expression.match(name) else None
+
+
+@lru_cache(maxsize=1 << 6)
+def _globs(rules: tuple[str, ...]) -> tuple[list[str], re.Pattern[str]]:
+    """The rules that name no unit, and one expression for all of them, since most names match none."""
+    globs = [rule for rule in rules if "{unit}" not in rule]
+    return globs, re.compile("|".join(map(translate, globs)) or "(?!)")
 
 
 # -- axes and sizes ----------------------------------------------------------------------------------------------------
@@ -452,8 +458,9 @@ def _ambiguous(choices: Mapping[TensorKey, list[Match]]) -> dict[TensorKey, tupl
 
 def _wrong_shapes(claims: Iterable[Claim], architecture: Architecture) -> Iterator[WrongShape]:
     """The claims whose sizes are not those of their units."""
+    units = architecture.units
     for claim in claims:
-        unit = architecture.units[claim.key.unit]
+        unit = units[claim.key.unit]
         axes = [axis.removeprefix("-") for axis in claim.axes.split()]
         expected = tuple(1 if axis == "1" else unit.sizes[axis] for axis in axes)
         if claim.tensor.shape != expected:

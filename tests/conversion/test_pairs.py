@@ -23,7 +23,7 @@ from densenet_port.layouts.transform import FOLDS
 from densenet_port.network.architecture import NAMED, Architecture
 from densenet_port.network.numpy import forward
 from densenet_port.network.units import Slot
-from densenet_port.prove import parity
+from densenet_port.prove import checks
 from tests.record.cards import held, keras_file
 from tests.support.networks import images
 from tests.support.random_weights import random_weights
@@ -149,10 +149,10 @@ def test_a_pair_is_the_same_network_there_and_back(file_of, source, target, out)
 
 def assert_same(before, there):
     """Every tensor accounted for; the same function; each tensor rounded at most once."""
-    exact = parity._unrounded(there, before)
+    exact = checks._unrounded(there, before)
     assert (there.architecture, accounted(before), accounted(there)) == (before.architecture, True, True)
     assert apart(logits(there, exact), logits(before)) <= FULL
-    assert farthest(there, exact) <= parity.HALF_ULP
+    assert farthest(there, exact) <= checks.HALF_ULP
 
 
 def assert_returned(before, there, back):
@@ -197,7 +197,8 @@ def trained(told, path):
         if place.unit.endswith(("norm", "norm1", "norm2")) and place.part in constant:
             array = (array + random.uniform(0.3, 0.6, array.shape)).astype(array.dtype)
         tensors[claim.name] = held(array)
-    formats.write(path, tensors, lambda: json.dumps(told.checkpoint.record).encode())
+    blueprint = told.ledger.layout.blueprint(told.architecture, told.contract)
+    formats.write(path, tensors, lambda: json.dumps(told.checkpoint.record).encode(), blueprint)
     return path
 
 

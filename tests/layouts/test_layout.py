@@ -549,6 +549,26 @@ def test_a_table_without_units_writes_running_numbers(tmp_path):
     assert match(scan(table, file_of(table)), SMALL).problems == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("net.features.norm0.num_batches_tracked", "{unit}.num_batches_tracked"),
+        ("net.features.norm7.num_batches_tracked", None),
+        ("{unit}.num_batches_tracked", None),
+        ("optimizer.state.0.step", "*optim*.state.*"),
+        ("state.0.step", None),
+    ],
+)
+def test_a_tensor_is_ignored_by_a_rule_or_not_at_all(name, rule):
+    """A unit's rule holds for units that the file has, and every other for whole names."""
+    tensors = {**spelled("torchvision", SMALL, "net."), name: ((), "float32")}
+
+    scanned = scan(Layout.load("torchvision"), sketch(tensors))
+
+    assert scanned.ignored == ({name: rule} if rule else {})
+    assert [*scanned.unclaimed] == ([] if rule else [name])
+
+
 def test_of_tables_that_fit_the_file_s_record_prefers_one(monkeypatch):
     """Where several tables fit, the one whose record the file has is taken; without it the user must say."""
     plain = Layout.load("torchvision")
