@@ -119,15 +119,18 @@ def _directory(archive: Source) -> bytes:
 
 def _entries(archive: Source, directory: bytes) -> Iterator[Member]:
     """The member of each entry. Raises CorruptError for one that cannot be read, or cannot be."""
+    broken = CorruptError(f"{archive.path}: the directory of the zip is broken", hint=AGAIN)
     at = 0
     while at < len(directory):
-        signature, _, _, flags, method, _, _, _, *numbers = _ENTRY.unpack_from(directory, at)
-        packed, size, names, extras, comments, _, _, _, header = numbers
         place = at + _ENTRY.size
+        if directory[at : at + 4] != b"PK\x01\x02" or place > len(directory):
+            raise broken
+        _, _, _, flags, method, _, _, _, *numbers = _ENTRY.unpack_from(directory, at)
+        packed, size, names, extras, comments, _, _, _, header = numbers
         at = place + names + extras + comments
-        if signature != b"PK\x01\x02" or at > len(directory):
-            raise CorruptError(f"{archive.path}: the directory of the zip is broken", hint=AGAIN)
-        name = directory[place : place + names].decode("utf-8" if flags & _UTF8 else "cp437")
+        if at > len(directory):
+            raise broken
+        name = directory[place : place + names].decode("utf-8" if flags & _UTF8 else "cp437", "replace")
         size, packed, header = _wide(directory[place + names : at - comments], size, packed, header)
         shown = f"{archive.path}: member {name!r} of the zip"
         if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
@@ -147,4 +150,4 @@ def _wide(extra: bytes, *values: int) -> list[int]:
         body, extra = extra[_FIELD.size : _FIELD.size + length], extra[_FIELD.size + length :]
         if number == _WIDE:
             wide = [value for (value,) in struct.iter_unpack("<Q", body[: len(body) // 8 * 8])]
-    return [wide.pop(0) if value == _ELSEWHERE else value for value in values]
+    return [wide.pop(0) if value == _ELSEWHERE and wide else value for value in values]

@@ -138,6 +138,9 @@ def infer(sizes: Mapping[str, Mapping[str, int]]) -> Architecture:
     Units may be missing (what is missing is for the caller's match to say); the stem's convolution and the first dense
     layer may not. Raises MisfitError when no DenseNet has them.
     """
+    for unit, axes in sizes.items():
+        if 0 in axes.values():
+            raise MisfitError(f"no DenseNet has {unit} with an axis of length 0: {dict(axes)}")
     try:
         layers = _count_layers(sizes)
         first = sizes["block1.layer1.conv1"]
@@ -146,7 +149,7 @@ def infer(sizes: Mapping[str, Mapping[str, int]]) -> Architecture:
         stem, channels, init_channels = _seen_stem(sizes)
     except KeyError as error:
         raise MisfitError(f"no DenseNet without {error.args[0]}") from error
-    if second and (not growth or first["o"] % growth):
+    if second and first["o"] % growth:
         raise MisfitError(f"a bottleneck of {first['o']} channels is no multiple of the growth rate {growth}")
     head = sizes.get("head.dense")
     transitions = [sizes[unit] for b in range(1, len(layers)) if (unit := f"transition{b}.conv") in sizes]

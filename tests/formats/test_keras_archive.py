@@ -2,21 +2,18 @@
 
 import io
 import json
-import time
 import zipfile
 from dataclasses import replace
 
 import h5py
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from densenet_port.errors import CorruptError, DiskError, UsageError
+from densenet_port.errors import CorruptError, UsageError
 from densenet_port.formats.keras import archive as keras_archive
 from densenet_port.formats.keras import h5 as keras_h5
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
-from tests.support.containers import SMALL, blueprint, content, damaged, outcome, peak, telling, true, watched, weights
+from tests.support.containers import SMALL, blueprint, content, peak, telling, true, weights
 from tests.support.keras_process import loaded_by_keras, real_files, truth
 
 CIFAR = Architecture(
@@ -167,25 +164,6 @@ def test_the_checksums_are_right(tmp_path):
 
     with zipfile.ZipFile(tmp_path / "x") as file:
         assert file.testzip() is None
-
-
-def test_the_same_input_gives_the_same_bytes(tmp_path):
-    """No clock is looked at: a zip counts in two seconds."""
-    keras_archive.write(tmp_path / "x", weights(), telling(), blueprint())
-    time.sleep(2.1)
-    keras_archive.write(tmp_path / "y", weights(), telling(), blueprint())
-
-    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
-
-
-def test_every_tensor_is_loaded_once_in_order_and_the_record_last(tmp_path):
-    """The record that stands in the file was asked for after the last tensor."""
-    seen, told = [], telling()
-    keras_archive.write(tmp_path / "x", watched(weights(), seen), lambda: seen.append("record") or told(), blueprint())
-
-    last = keras_archive.read(tmp_path / "x").record["calls"]
-    announced = seen.index("stem_conv/kernel")
-    assert (seen[announced:], last) == ([*weights(), "record"], 1000 + announced)
 
 
 def test_memory_is_that_of_a_tensor(tmp_path):
@@ -373,20 +351,6 @@ def test_a_hostile_archive_is_refused_by_name(make, tmp_path):
     assert HOSTILE[make] in caught.value.message
 
 
-@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_an_archive_cut_off_is_refused(part, tmp_path):
-    """A zip's directory stands at its end."""
-    data = (real_files() / "automatic.keras").read_bytes()
-
-    assert outcome(keras_archive.read, tmp_path / "x", data[: int(part * len(data))]) == "corrupt"
-
-
-def test_a_missing_file_is_the_disk_s_fault(tmp_path):
-    """With a hint."""
-    with pytest.raises(DiskError, match="cannot be read"):
-        keras_archive.read(tmp_path / "missing.keras")
-
-
 @pytest.mark.parametrize(
     ("first", "expected"),
     [
@@ -403,12 +367,3 @@ def test_an_archive_is_known_by_its_first_member(first, expected, tmp_path):
     path = archive(tmp_path / "x", {first: "", "model.weights.h5 ": ""})
 
     assert keras_archive.sniff(path, path.read_bytes()[:4096]) is expected
-
-
-@settings(max_examples=150, deadline=20_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(draw=st.data())
-def test_damage_ends_in_an_error_of_ours_or_in_a_checkpoint(draw, tmp_path):
-    """In the zip's headers, the configuration or the weights."""
-    data = draw.draw(damaged((real_files() / "automatic.keras").read_bytes()))
-
-    assert outcome(keras_archive.read, tmp_path / "x", data) in ("read", "corrupt")

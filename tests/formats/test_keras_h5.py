@@ -1,9 +1,7 @@
 """Keras's HDF5 files are read as Keras means them; ours are Keras's too; hostile ones end in an error of ours."""
 
 import json
-import os
 import shutil
-import time
 from io import FileIO
 from pathlib import Path
 
@@ -13,21 +11,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from densenet_port.checkpoint import Tensor
-from densenet_port.errors import CorruptError, DiskError, MisfitError, UsageError
+from densenet_port.errors import CorruptError, MisfitError, UsageError
 from densenet_port.formats.keras import h5 as keras_h5
 from densenet_port.network.contract import Contract
 from tests.support.containers import (
     SMALL,
     content,
     damaged,
-    large,
     outcome,
-    peak,
     telling,
     tensor,
     true,
-    watched,
     weights,
 )
 from tests.support.keras_process import LOGITS, loaded_by_keras, real_files, truth
@@ -521,53 +515,6 @@ def test_a_long_list_of_layers_is_split_as_keras_splits_it(tmp_path):
     )
 
 
-@pytest.mark.parametrize("write", [keras_h5.write_legacy, keras_h5.write_weights_h5])
-def test_every_tensor_is_loaded_once_in_order_and_the_record_last(write, tmp_path):
-    """The record that stands in the file was asked for after the last tensor."""
-    seen, told = [], telling()
-    write(tmp_path / "x", watched(weights(), seen), lambda: seen.append("record") or told())
-
-    last = keras_h5.read(tmp_path / "x").record["calls"]
-    announced = seen.index("stem_conv/kernel")
-    assert (seen[announced:], last) == ([*weights(), "record"], 1000 + announced)
-
-
-@pytest.mark.parametrize("write", [keras_h5.write_legacy, keras_h5.write_weights_h5])
-def test_the_same_input_gives_the_same_bytes(write, tmp_path):
-    """No clock is looked at: HDF5 counts seconds."""
-    write(tmp_path / "x", weights(), telling())
-    time.sleep(1.1)
-    write(tmp_path / "y", weights(), telling())
-
-    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
-
-
-@pytest.mark.parametrize("write", [keras_h5.write_legacy, keras_h5.write_weights_h5])
-def test_memory_is_that_of_a_tensor(write, tmp_path):
-    """Forty megabytes pass through two or three, out and in."""
-
-    def there_and_back():
-        write(tmp_path / "x", large(), telling())
-        for item in keras_h5.read(tmp_path / "x").tensors.values():
-            item.load()
-
-    assert peak(there_and_back) < 4 * 2**20
-
-
-def test_a_closed_file_leaves_no_descriptor(written):
-    """A file stays open as long as a tensor can be read, and no longer."""
-
-    def descriptors():
-        return len(list(Path("/proc/self/fd").iterdir()))
-
-    before = descriptors()
-    found = keras_h5.read(written / "our.weights.h5").tensors["stem_conv/kernel"]
-    during = descriptors()
-    del found
-
-    assert (during, descriptors()) == (before + 1, before)
-
-
 @pytest.mark.parametrize(
     ("layer", "shapes"),
     [
@@ -605,21 +552,6 @@ def test_a_type_that_hdf5_has_not_is_refused(tmp_path):
     """Truth values are an enumeration there."""
     with pytest.raises(UsageError, match="a/b: bool cannot be written as HDF5"):
         keras_h5.write_legacy(tmp_path / "x", {"a/b": tensor(np.array([True]))}, telling())
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        Tensor((4,), "float32", lambda: VECTOR[:3]),
-        Tensor((4,), "float32", lambda: VECTOR.astype("f8")),
-        Tensor((4,), "bfloat16", lambda: VECTOR),
-    ],
-    ids=["shape", "type", "bits that bfloat16 has not"],
-)
-def test_a_tensor_that_breaks_its_word_stops_the_writing(broken, tmp_path):
-    """The head of the file says otherwise."""
-    with pytest.raises(MisfitError, match="a/gamma"):
-        keras_h5.write_legacy(tmp_path / "x", {"a/gamma": broken}, telling())
 
 
 def test_a_record_that_grows_stops_the_writing(tmp_path):
@@ -812,7 +744,7 @@ HOSTILE = {
     repeated_layer: "two tensors are called a/gamma",
     dataset_for_a_layer: "layer 'a' has no list of its weights",
     deep_json: "broken HDF5: RecursionError",
-    record_of_another_kind: "its record is no JSON object",
+    record_of_another_kind: "its record: expected an object, found [1, 2]",
 }
 
 
@@ -854,31 +786,6 @@ def test_the_newest_form_of_hdf5_is_refused_with_a_way_out(tmp_path):
         CorruptError, match=r"superblock 3, expected 0 or 1\n.*load the file in Keras and save it again"
     ):
         keras_h5.read(tmp_path / "x.h5")
-
-
-@pytest.mark.parametrize("keep", [0, 7, 8, 50, 96, 5000, -1])
-def test_a_file_cut_off_is_refused(keep, tmp_path, written):
-    """Wherever the download stopped."""
-    whole = (written / "our.weights.h5").read_bytes()
-
-    assert outcome(keras_h5.read, tmp_path / "x", whole[:keep]) == "corrupt"
-
-
-def test_a_file_that_shrinks_after_it_was_opened_is_an_error_too(written, tmp_path):
-    """And no crash of the process, as with a mapping."""
-    path = shutil.copy(written / "our.weights.h5", tmp_path / "x")
-    found = keras_h5.read(path)
-    os.truncate(path, 1000)
-
-    with pytest.raises(CorruptError, match="reach beyond the file's"):
-        found.tensors["head_dense/kernel"].load()
-
-
-@pytest.mark.parametrize("name", ["missing.h5", "."])
-def test_a_file_that_cannot_be_opened_is_the_disk_s_fault(name, tmp_path):
-    """A missing file, a folder."""
-    with pytest.raises(DiskError, match="cannot be read"):
-        keras_h5.read(tmp_path / name)
 
 
 def test_only_hdf5_is_taken_for_it(written, tmp_path):

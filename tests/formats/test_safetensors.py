@@ -1,7 +1,6 @@
 """safetensors files are read as the `safetensors` library reads them, ours are read by it, broken ones are refused."""
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -13,10 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from densenet_port.checkpoint import Tensor
-from densenet_port.errors import CorruptError, DiskError, MisfitError, UsageError
+from densenet_port.errors import CorruptError, MisfitError, UsageError
 from densenet_port.formats import safetensors as ours
-from tests.support.containers import content, damaged, large, outcome, peak, telling, tensor, true, watched, weights
+from tests.support.containers import content, telling, tensor, true, weights
 
 X = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(1))
 KINDS = {
@@ -111,40 +109,11 @@ def test_the_record_stands_in_the_header_for_the_library_too(tmp_path):
     )
 
 
-def test_every_tensor_is_loaded_once_in_order_and_the_record_last(tmp_path):
-    """The header is written again when all digests are known."""
-    seen, told = [], telling()
-    ours.write(tmp_path / "x", watched(weights(), seen), lambda: seen.append("record") or told())
-
-    last = ours.read(tmp_path / "x").record["calls"]
-    assert (seen, last) == (["record", *weights(), "record"], 1001)
-
-
 def test_data_begin_at_a_multiple_of_eight(tmp_path):
     """As the library writes it, so that they can be mapped."""
     ours.write(tmp_path / "x", {"x": tensor(X.numpy())}, telling())
 
     assert int.from_bytes((tmp_path / "x").read_bytes()[:8], "little") % 8 == 0
-
-
-def test_the_same_input_gives_the_same_bytes(tmp_path):
-    """No clock is looked at."""
-    ours.write(tmp_path / "x", weights(), telling())
-    time.sleep(1.1)
-    ours.write(tmp_path / "y", weights(), telling())
-
-    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
-
-
-def test_memory_is_that_of_a_tensor(tmp_path):
-    """Forty megabytes pass through two or three, out and in."""
-
-    def there_and_back():
-        ours.write(tmp_path / "x", large(), telling())
-        for item in ours.read(tmp_path / "x").tensors.values():
-            item.load()
-
-    assert peak(there_and_back) < 4 * 2**20
 
 
 @pytest.mark.parametrize(
@@ -154,21 +123,6 @@ def test_what_the_format_has_not_is_refused(name, array, tmp_path):
     """Complex numbers; a tensor in the place of the metadata."""
     with pytest.raises(UsageError, match="cannot be written as safetensors"):
         ours.write(tmp_path / "x", {name: tensor(array)}, telling())
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        Tensor((2,), "float32", lambda: np.zeros(3, "f4")),
-        Tensor((2,), "float32", lambda: np.zeros(2, "f8")),
-        Tensor((2,), "bfloat16", lambda: np.array([1, np.pi], "f4")),
-    ],
-    ids=["shape", "type", "bits that bfloat16 has not"],
-)
-def test_a_tensor_that_breaks_its_word_stops_the_writing(broken, tmp_path):
-    """The header says otherwise."""
-    with pytest.raises(MisfitError, match=r"^x: "):
-        ours.write(tmp_path / "x", {"x": broken}, telling())
 
 
 def test_a_record_that_grows_stops_the_writing(tmp_path):
@@ -206,7 +160,7 @@ HOSTILE = {
     "metadata of another kind": (file_of({"__metadata__": []}), "broken safetensors"),
     "a record of another kind": (
         file_of({"__metadata__": {"densenet_port": "[]"}}),
-        "its record is no JSON object",
+        "its record: expected an object, found []",
     ),
     "a record that is no JSON": (
         file_of({"__metadata__": {"densenet_port": "{"}}),
@@ -226,12 +180,6 @@ def test_a_hostile_file_is_refused_by_name(case, tmp_path):
     assert message in caught.value.message
 
 
-def test_a_missing_file_is_the_disk_s_fault(tmp_path):
-    """With a hint."""
-    with pytest.raises(DiskError, match="cannot be read"):
-        ours.read(tmp_path / "missing.safetensors")
-
-
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
@@ -247,13 +195,3 @@ def test_a_file_is_known_by_its_length_and_brace(data, expected, tmp_path):
     (tmp_path / "x").write_bytes(data)
 
     assert ours.sniff(tmp_path / "x", data) is expected
-
-
-@settings(max_examples=200, deadline=20_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(draw=st.data())
-def test_damage_ends_in_an_error_of_ours_or_in_a_checkpoint(draw, tmp_path):
-    """In the header or behind it."""
-    ours.write(tmp_path / "whole", weights(), telling())
-    data = draw.draw(damaged((tmp_path / "whole").read_bytes()))
-
-    assert outcome(ours.read, tmp_path / "x", data) in ("read", "corrupt")
