@@ -45,26 +45,21 @@ if TYPE_CHECKING:
     from densenet_port.prove.parity import Parity, check, diagnose
 
 _HOMES = {
-    "conversion.compare": ("Difference", "diff"),
-    "conversion.convert": ("convert", "verify"),
-    "conversion.load": ("Network", "read"),
-    "conversion.write": ("Conversion",),
-    "errors": (
-        *("ComparisonError", "CorruptError", "DiskError", "MisfitError"),
-        *("NetworkError", "PortError", "UsageError"),
-    ),
-    "models": (
-        *("DenseNet", "DenseNetImageNet121", "DenseNetImageNet161", "DenseNetImageNet169"),
-        *("DenseNetImageNet201", "DenseNetImageNet264", "load"),
-    ),
-    "network.architecture": ("Architecture",),
-    "network.contract": ("Contract",),
-    "network.graph": ("Graph", "graph"),
-    "network.numpy": ("forward",),
-    "network.units": ("Slot",),
-    "prove.parity": ("Parity", "check", "diagnose"),
+    "conversion.compare": "Difference diff",
+    "conversion.convert": "convert verify",
+    "conversion.load": "Network read",
+    "conversion.write": "Conversion",
+    "errors": "ComparisonError CorruptError DiskError MisfitError NetworkError PortError UsageError",
+    "models": "DenseNet DenseNetImageNet121 DenseNetImageNet161 DenseNetImageNet169 DenseNetImageNet201 "
+    "DenseNetImageNet264 load",
+    "network.architecture": "Architecture",
+    "network.contract": "Contract",
+    "network.graph": "Graph graph",
+    "network.numpy": "forward",
+    "network.units": "Slot",
+    "prove.parity": "Parity check diagnose",
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "Architecture",

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import count
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from densenet_port.network.contract import Contract, Rounding
 from densenet_port.network.units import HEAD, Unit, conv_unit, dense_unit, norm_unit
@@ -331,33 +331,8 @@ class _Builder:
         yield self.add(name, "norm", unit=norm_unit(name, self.channels), epsilon=self.contract.epsilon)
         yield self.add(name.replace("norm", "relu"), "relu")
 
-    def add(
-        self,
-        name: str,
-        kind: OperationKind,
-        *,
-        inputs: tuple[str, ...] | None = None,
-        unit: Unit | None = None,
-        kernel: int = 1,
-        stride: int = 1,
-        padding: Padding = 0,
-        rounding: Rounding = "floor",
-        epsilon: float = 0.0,
-        function: Literal["softmax", "sigmoid"] | None = None,
-    ) -> Operation:
+    def add(self, name: str, kind: OperationKind, *, inputs: tuple[str, ...] = (), **attributes: Any) -> Operation:
         """An operation that reads the last one, or others."""
-        step = Operation(
-            name=name,
-            kind=kind,
-            inputs=inputs or (self.last,),
-            channels=self.channels,
-            unit=unit,
-            kernel=kernel,
-            stride=stride,
-            padding=padding,
-            rounding=rounding,
-            epsilon=epsilon,
-            function=function,
-        )
+        inputs = inputs or (self.last,)
         self.last = name
-        return step
+        return Operation(name=name, kind=kind, inputs=inputs, channels=self.channels, **attributes)
