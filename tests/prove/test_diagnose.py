@@ -582,7 +582,7 @@ def test_a_convolution_that_is_none_is_unexplained_where_the_evidence_suffices(t
     pair = torchvision_pair(SMALL, tmp_path, images(count, 64, seed=1))
     place, unit = "block2.layer2.norm2", "block2.layer2.conv2"
     x = torch.from_numpy(pair.reference.taps[place]).relu().permute(0, 3, 1, 2)
-    kernel = torch.from_numpy(pair.weights[Slot(unit, "kernel")]).double().permute(3, 2, 0, 1)
+    kernel = torch.tensor(pair.weights[Slot(unit, "kernel")]).double().permute(3, 2, 0, 1)
     dilated = nn.functional.conv2d(x, kernel, padding=2, dilation=2).permute(0, 2, 3, 1).numpy()
     alone = pair.reference._replace(taps={place: pair.reference.taps[place], unit: dilated})
 
