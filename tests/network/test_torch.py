@@ -18,8 +18,10 @@ from densenet_port.network.graph import graph
 from densenet_port.network.numpy import run
 from densenet_port.network.torch import assign, build, slots
 from densenet_port.network.units import Slot
-from densenet_port.prove.worker import Job, run_all
+from densenet_port.prove.job import Job
+from densenet_port.prove.worker import run_all
 from tests.support.networks import images, torchvision_network
+from tests.support.ports import write_ours
 from tests.support.random_weights import random_weights
 from tests.support.torch_networks import timm_filled, weights_of
 
@@ -81,30 +83,24 @@ def test_the_whole_deep_networks_are_timms(own, pool):
     assert apart(logits, truth) <= FULL
 
 
-def test_other_networks_are_keras_on_tensorflow():
+def test_other_networks_are_keras_on_tensorflow(tmp_path):
     """CIFAR's networks with and without a bottleneck, and the stems as TensorFlow pads them."""
-    cifar, narrow, same = Architecture.named("cifar-40-12"), replace(SMALL, stem="cifar"), replace(SMALL, channels=1)
+    cifar, narrow, grey = Architecture.named("cifar-40-12"), replace(SMALL, stem="cifar"), replace(SMALL, channels=1)
     cases = [
         (cifar, Contract(), 32),
         (narrow, Contract(epsilon=1e-3, pool_rounding="ceil"), 35),
-        (same, Contract(stem_padding="same", pool_rounding="ceil"), 66),
+        (grey, Contract(stem_padding="same", pool_rounding="ceil"), 66),
         (replace(SMALL, stem="deep"), Contract(stem_padding="same", stem_pool="blur"), 47),
     ]
-    jobs = [
-        Job(
-            network="keras",
-            architecture=arch,
-            contract=contract,
-            weights=random_weights(arch),
-            images=images(2, size, arch.channels, seed=3),
-            dtype="float64",
-        )
-        for arch, contract, size in cases
-    ]
+    jobs = []
+    for number, (arch, contract, size) in enumerate(cases):
+        path = tmp_path / f"{number}.safetensors"
+        write_ours(path, arch, contract, random_weights(arch))
+        jobs.append(Job(network="keras", path=path, images=images(2, size, arch.channels, seed=3), dtype="float64"))
 
     distances = [
-        apart(put_out(filled(graph(job.architecture, job.contract), job.weights), job.images), keras.logits)
-        for job, keras in zip(jobs, run_all(jobs), strict=True)
+        apart(put_out(filled(graph(arch, contract), random_weights(arch)), job.images), keras.logits)
+        for (arch, contract, _), job, keras in zip(cases, jobs, run_all(jobs), strict=True)
     ]
 
     assert max(distances) <= FULL
