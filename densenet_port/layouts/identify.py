@@ -109,7 +109,7 @@ def _architecture(scanned: Scan, arch: Architecture | None) -> Architecture:
             f"it holds a head without a network: {', '.join(match.name for match in scanned.matches)}",
             hint="take the file of the whole network; KerasHub's presets keep the body in another one beside it",
         )
-    return fitted(arch or infer(scanned.kernel_sizes), scanned)
+    return fitted(arch or infer(scanned.kernel_sizes, scanned.norm_count), scanned)
 
 
 # -- deciding ----------------------------------------------------------------------------------------------------------

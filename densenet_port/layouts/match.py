@@ -70,6 +70,11 @@ class Scan:
     kernels_assumed: bool
 
     @property
+    def norm_count(self) -> int:
+        """How many norms are there, whole or in part."""
+        return len({match.key.unit for match in self.matches if kind_of(match.key.unit) == "norm"})
+
+    @property
     def has_head(self) -> bool:
         """Whether a tensor of the head is there."""
         return any(match.key.unit == HEAD for match in self.matches)
@@ -246,7 +251,7 @@ def _units_in_order(
     axes, _ = _choose(layout.tensors["conv"]["kernel"].axes, shapes, kernels)
     sizes = [named for shape in shapes if (named := _named_sizes(axes, shape))]
     convs = name_in_order([*sizes])
-    body = infer(dict(zip(convs, sizes, strict=True)))
+    body = infer(dict(zip(convs, sizes, strict=True)), norm_count)
     norms = [unit.name for unit in body.units.values() if unit.kind == "norm"]
     if norm_count != len(norms):
         raise MisfitError(

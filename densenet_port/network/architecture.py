@@ -118,6 +118,11 @@ class Architecture:
         return {Slot(u.name, role): u.shape(role) for u in self.units.values() for role in ROLES[u.kind]}
 
     @property
+    def norm_count(self) -> int:
+        """Number of norms."""
+        return sum(unit.kind == "norm" for unit in self.units.values())
+
+    @property
     def trainable(self) -> int:
         """Number of trained values: kernels, biases, scales and shifts."""
         return sum(prod(shape) for slot, shape in self.slots.items() if slot.role not in ("mean", "variance"))
@@ -132,11 +137,12 @@ class Architecture:
         return replace(self, classes=None)
 
 
-def infer(sizes: Mapping[str, Mapping[str, int]]) -> Architecture:
+def infer(sizes: Mapping[str, Mapping[str, int]], norms: int | None = None) -> Architecture:
     """The architecture whose kernels have these sizes: unit name → axis name → length.
 
     Units may be missing (what is missing is for the caller's match to say); the stem's convolution and the first dense
-    layer may not. Raises MisfitError when no DenseNet has them.
+    layer may not. Where stems differ in their norms alone, the number of norms, if it is known, decides between them.
+    Raises MisfitError when no DenseNet has them.
     """
     for unit, axes in sizes.items():
         if 0 in axes.values():
@@ -146,7 +152,9 @@ def infer(sizes: Mapping[str, Mapping[str, int]]) -> Architecture:
         first = sizes["block1.layer1.conv1"]
         second = sizes.get("block1.layer1.conv2")
         growth = second["o"] if second else first["o"]
-        stem, channels, init_channels = _seen_stem(sizes)
+        stems = _stems_of(sizes)
+        names = STEMS[stems[0]].names("conv")
+        channels, init_channels = sizes[names[0]]["i"], sizes[names[-1]]["o"]
     except KeyError as error:
         raise MisfitError(f"no DenseNet without {error.args[0]}") from error
     if second and first["o"] % growth:
@@ -154,18 +162,20 @@ def infer(sizes: Mapping[str, Mapping[str, int]]) -> Architecture:
     head = sizes.get("head.dense")
     transitions = [sizes[unit] for b in range(1, len(layers)) if (unit := f"transition{b}.conv") in sizes]
     try:
-        return Architecture(
+        architecture = Architecture(
             layers=layers,
             growth_rate=growth,
             init_channels=init_channels,
             bottleneck=first["o"] // growth if second else 0,
             reduction=_reduction(transitions),
-            stem=stem,
+            stem=stems[0],
             channels=channels,
             classes=head["o"] if head else None,
         )
     except UsageError as error:
         raise MisfitError(error.message, hint=error.hint) from error
+    candidates = [replace(architecture, stem=stem) for stem in stems] if len(stems) > 1 else []
+    return next((one for one in candidates if one.norm_count == norms), architecture)
 
 
 def name_in_order(kernels: list[Mapping[str, int]]) -> list[str]:
@@ -206,16 +216,17 @@ def _begins_with(stem: Stem, kernels: list[Mapping[str, int]]) -> bool:
     return [kernel["h"] for kernel in first] == [conv.kernel for conv in stem.convs] and chained
 
 
-def _seen_stem(sizes: Mapping[str, Mapping[str, int]]) -> tuple[StemKind, int, int]:
-    """The stem's kind and the channels that enter and leave it. Raises KeyError that names what is missing."""
+def _stems_of(sizes: Mapping[str, Mapping[str, int]]) -> list[StemKind]:
+    """The kinds of stem that kernels of these names and sizes can be of; where none is, the last of these names.
+
+    Raises KeyError that names a kernel that is missing.
+    """
     several = "stem.conv1" in sizes
     kinds = [kind for kind, stem in STEMS.items() if (len(stem.convs) > 1) == several]
     seen = sorted(unit for unit in sizes if unit.startswith("stem.conv"))
     kinds = [kind for kind in kinds if STEMS[kind].names("conv") == seen] or kinds
     side = sizes[STEMS[kinds[0]].names("conv")[0]]["h"]
-    kind = next((kind for kind in kinds if STEMS[kind].convs[0].kernel == side), kinds[-1])
-    names = STEMS[kind].names("conv")
-    return kind, sizes[names[0]]["i"], sizes[names[-1]]["o"]
+    return [kind for kind in kinds if STEMS[kind].convs[0].kernel == side] or kinds[-1:]
 
 
 def _count_layers(sizes: Mapping[str, Mapping[str, int]]) -> tuple[int, ...]:

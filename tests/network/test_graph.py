@@ -4,13 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from densenet_port.conversion.load import read
 from densenet_port.network.architecture import NAMED, Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.network.graph import IMAGES, STEMS, Stem, StemConv, graph
 from densenet_port.network.numpy import forward, run
+from tests.record.cards import keras_file
 from tests.support.networks import images
 from tests.support.random_weights import random_weights
 
@@ -146,12 +149,20 @@ def test_an_operation_can_be_left_out():
     assert list(network.units) == list(SMALL.units)
 
 
-def test_a_stem_is_a_row_of_a_table(monkeypatch):
-    """Another stem, with a norm and no pool, runs in numpy and is found from kernels by that row alone."""
-    monkeypatch.setitem(STEMS, "wide", Stem(convs=(StemConv(5, 1),), norms=True, pool=False))
-    architecture = replace(SMALL, stem="wide")
+@pytest.mark.parametrize("stem", [Stem(((5, 1, 1),), True, False), Stem(((3, 1, 1),), True, False)], ids=["5×5", "3×3"])
+@pytest.mark.parametrize(("layout", "ending"), [("keras", ".weights.h5"), ("keras", ".keras"), ("onnx", ".onnx")])
+def test_a_stem_is_a_row_of_a_table(stem, layout, ending, tmp_path, monkeypatch):
+    """Another stem, with a norm and no pool: by that row alone it runs, is written, found out, and runs in torch."""
+    monkeypatch.setitem(STEMS, "other", stem._replace(convs=tuple(StemConv(*conv) for conv in stem.convs)))
+    architecture = replace(SMALL, stem="other")
+    weights, pictures = random_weights(architecture), images(1, 32)
+    path = keras_file(tmp_path / "start.safetensors", architecture, Contract(), weights)
 
-    logits = forward(architecture, Contract(), random_weights(architecture), images(1, 32))
+    network = read(read(path).write(tmp_path / f"out{ending}", layout=layout).out)
+    inferred = read(replace(network.checkpoint, record=None), src=layout)
 
-    assert list(architecture.units)[:2] == ["stem.conv", "stem.norm"]
-    assert (logits.shape, Architecture.named(architecture.spec)) == ((1, 5), architecture)
+    assert (list(architecture.units)[:2], inferred.architecture) == (["stem.conv", "stem.norm"], architecture)
+    truth = forward(architecture, Contract(), weights, pictures)
+    assert np.array_equal(network(pictures), truth)
+    double = network.torch().double()(torch.from_numpy(pictures).double().permute(0, 3, 1, 2)).detach().numpy()
+    assert np.abs(double - truth).max() <= 1e-10 * truth.std()

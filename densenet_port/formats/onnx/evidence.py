@@ -35,7 +35,8 @@ def contract_of(steps: list[Step]) -> Contract:
 
 def architecture_of(steps: list[Step]) -> Architecture:
     """The architecture that the kernels have. Raises MisfitError where no DenseNet has them."""
-    return _inferred(_kernels(steps), _classes(steps))
+    relus = sum(step.op == "Relu" for step in steps)  # one behind each norm, folded or not
+    return _inferred(_kernels(steps), _classes(steps), relus)
 
 
 def beginning_of(steps: list[Step]) -> Architecture:
@@ -87,11 +88,11 @@ def _shape(step: Step) -> tuple[int, ...]:
     return weight.tensor.shape if isinstance(weight, Constant) else ()
 
 
-def _inferred(sizes: list[Sizes], classes: int | None) -> Architecture:
+def _inferred(sizes: list[Sizes], classes: int | None, norms: int | None = None) -> Architecture:
     """The architecture of kernels in order. Raises MisfitError where no DenseNet has them."""
     head = {} if classes is None else {HEAD: {"o": classes}}
     try:
-        return infer({**dict(zip(name_in_order(sizes), sizes, strict=True)), **head})
+        return infer({**dict(zip(name_in_order(sizes), sizes, strict=True)), **head}, norms)
     except UsageError as error:  # numbers that no architecture may have
         raise MisfitError(error.message) from error
 
