@@ -1,12 +1,9 @@
 """Files: where those of the package are, their digests, and the one way to write one."""
 
-import glob
 import hashlib
 import os
 import re
-import secrets
 import shutil
-import socket
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -132,12 +129,16 @@ STALE = 24 * 3600  # seconds after which nobody writes an unfinished file any mo
 
 def _sibling(path: Path) -> Path:
     """A name beside a path that nobody else has: `.<name>.<machine>-<process>-<random>`."""
-    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}")
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{os.urandom(4).hex()}")
 
 
 def _machine() -> str:
-    """Eight digits for this machine or container; others may write to the same folder."""
-    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+    """Eight digits for this machine or container; others may write to the same folder.
+
+    Where a system does not tell its name, nobody asks for its processes either (`_is_alive`).
+    """
+    host = os.uname().nodename if hasattr(os, "uname") else ""
+    return f"{zlib.crc32(host.encode()):08x}"
 
 
 def _remove_strays(path: Path) -> None:
@@ -147,7 +148,7 @@ def _remove_strays(path: Path) -> None:
     touched it for a day. A file that somebody is writing stays.
     """
     spelled = re.compile(rf"\.{re.escape(path.name)}\.([0-9a-f]{{8}})-([0-9]{{1,9}})-[0-9a-f]{{8}}")
-    for stray in path.parent.glob(f".{glob.escape(path.name)}.*"):
+    for stray in path.parent.iterdir() if path.parent.is_dir() else ():
         if match := spelled.fullmatch(stray.name):
             gone = match[1] == _machine() and not _is_alive(int(match[2]))
             with suppress(OSError):  # somebody else removed it, or must

@@ -7,17 +7,23 @@ line, too, with exit code 70 (EX_SOFTWARE of BSD's sysexits.h); `--traceback` sh
 import os
 import sys
 import traceback
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from densenet_port.about import __version__
-from densenet_port.cli import catalogue, convert, prove, release, weights
 from densenet_port.cli.base import app, print_json
 from densenet_port.errors import PortError, UsageError
 
-__all__ = ["app", "catalogue", "convert", "main", "prove", "release", "weights"]
-
+COMMANDS = {  # module → its commands; only the module of the command that runs is imported
+    "convert": ("convert", "inspect", "diff"),
+    "prove": ("check", "diagnose"),
+    "verify": ("verify", "demo"),
+    "catalogue": ("layouts", "archs", "doctor"),
+    "release": ("release",),
+    "weights": ("fetch", "cache"),
+}
 UNFORESEEN = 70
 TRACEBACK = "--traceback"
 REPORT = "this is a fault of densenet-port's: please report it, with the command and what --traceback shows"
@@ -40,6 +46,7 @@ def _version(
 def main() -> None:
     """Run the command line and exit with the code that its result has."""
     words = [word for word in sys.argv[1:] if word != TRACEBACK]
+    register(next((word for word in words if not word.startswith("-")), None))
     try:
         code = app(words, standalone_mode=False)
     except PortError as error:
@@ -52,6 +59,13 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 (no traceback reaches a user unasked)
         code = _usage(error, words) if isinstance(error, ClickError) else _unforeseen(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def register(command: str | None) -> None:
+    """Make a command known to the application; all of them where there is none of that name."""
+    modules = [module for module, commands in COMMANDS.items() if command in commands]
+    for module in modules or COMMANDS:
+        import_module(f"densenet_port.cli.{module}")
 
 
 def _usage(error: Exception, words: list[str]) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from densenet_port.cli.app import app
+from densenet_port.cli.app import COMMANDS, app, register
 from densenet_port.cli.base import contract_line
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
@@ -200,6 +200,7 @@ def commands(group, name=""):
 
 def test_every_command_and_option_has_help():
     """A command line explains itself."""
+    register(None)
     known = dict(commands(typer.main.get_command(app)))
 
     unexplained = [
@@ -210,6 +211,20 @@ def test_every_command_and_option_has_help():
     ]
     assert ([name for name, sub in known.items() if not sub.help], unexplained) == ([], [])
     assert "cache list" in known
+
+
+def test_every_command_is_found_in_its_module():
+    """What is imported for one word of the command line is what has that command."""
+    register(None)
+    listed = [name for names in COMMANDS.values() for name in names]
+    homes = {
+        name: command.callback.__module__ for name, command in commands(typer.main.get_command(app)) if command.callback
+    }
+
+    assert set(listed) == set(typer.main.get_command(app).commands)
+    for module, names in COMMANDS.items():
+        own = {home for name, home in homes.items() if name.split()[0] in names}
+        assert own == {f"densenet_port.cli.{module}"}
 
 
 def test_output_into_a_closed_pipe_is_quiet(small):
