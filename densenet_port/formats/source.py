@@ -55,14 +55,14 @@ class Source:
         self._file = file
 
     @classmethod
-    def of_file(cls, path: Path) -> "Source":
-        """Read from a file, which is open as long as anything uses it. Raises DiskError."""
+    def of_file(cls, path: Path, *, called: Path | None = None) -> "Source":
+        """Read from a file, which is open as long as anything uses it; messages say `called`. Raises DiskError."""
         try:
             file = path.open("rb", buffering=0)
             size = os.fstat(file.fileno()).st_size
         except OSError as error:
             raise DiskError(f"{path}: cannot be read: {error.strerror}", hint="is the path right?") from error
-        source = cls(path, size, partial(_read_at, file, Lock()), file)
+        source = cls(called or path, size, partial(_read_at, file, Lock()), file)
         weakref.finalize(source, file.close)
         return source
 

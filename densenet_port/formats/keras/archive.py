@@ -14,6 +14,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile, ZipInfo
@@ -21,6 +22,7 @@ from zipfile import ZipFile, ZipInfo
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import CorruptError, UsageError
 from densenet_port.formats import zip as zip_archive
+from densenet_port.formats.hdf5 import open_root
 from densenet_port.formats.hdf5 import read as _hdf5
 from densenet_port.formats.hdf5 import write as _hdf5_write
 from densenet_port.formats.keras import graph as _keras_graph
@@ -54,18 +56,23 @@ def read(path: Path) -> Checkpoint:
         members = zip_archive.members(source)
         config = _json(_member(source, members, CONFIG))
         saved = _json(members[METADATA]) if METADATA in members else {}
-        root = _hdf5.root(_weights(_member(source, members, WEIGHTS)))
-        named = dict(_named(config, ()))
-        found = sorted(keras_h5.weighted(root), key=_Order(named))
-        return Checkpoint(
-            path=path,
-            container="keras",
-            tensors=keras_h5.spell(path, found, named or keras_h5.stored_names(found)),
-            metadata=({"keras_version": saved["keras_version"]} if "keras_version" in saved else {})
-            | {"kernels": "tensorflow"}
-            | _keras_graph.told(config),
-            record=keras_h5.record_of(root),
-        )
+        weights = _weights(_member(source, members, WEIGHTS))
+        return open_root(weights, partial(_checkpoint, path, config, saved))
+
+
+def _checkpoint(path: Path, config: Any, saved: Any, root: _hdf5.Node) -> Checkpoint:
+    """The checkpoint of a configuration, what was saved of its making, and the root group of the weights."""
+    named = dict(_named(config, ()))
+    found = sorted(keras_h5.weighted(root), key=_Order(named))
+    return Checkpoint(
+        path=path,
+        container="keras",
+        tensors=keras_h5.spell(path, found, named or keras_h5.stored_names(found)),
+        metadata=({"keras_version": saved["keras_version"]} if "keras_version" in saved else {})
+        | {"kernels": "tensorflow"}
+        | _keras_graph.told(config),
+        record=keras_h5.record_of(root),
+    )
 
 
 def _member(source: Source, members: Mapping[str, Member], name: str) -> Member:

@@ -39,11 +39,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, UsageError
+from densenet_port.formats.hdf5 import open_root
 from densenet_port.formats.hdf5 import read as _hdf5
 from densenet_port.formats.hdf5 import write as _hdf5_write
 from densenet_port.formats.hdf5.write import RECORD, Group
@@ -87,20 +89,23 @@ def read(path: Path) -> Checkpoint:
     """
     source = Source.of_file(path)
     with guarded(path, "HDF5"):
-        root = _hdf5.root(source)
-        group = root.member("model_weights") if "model_weights" in root.members else root
-        if (layers := names(group, "layer_names")) is not None:
-            return _legacy(path, root, group, layers)
-        found = weighted(root)
-        stored = stored_names(found)
-        tensors = spell(path, found, stored)
-        return Checkpoint(
-            path=path,
-            container="weights-h5",
-            tensors=tensors,
-            metadata={"named": bool(stored), "kernels": "tensorflow"},
-            record=record_of(root),
-        )
+        return open_root(source, partial(_checkpoint, path))
+
+
+def _checkpoint(path: Path, root: _hdf5.Node) -> Checkpoint:
+    """The checkpoint below the root group."""
+    group = root.member("model_weights") if "model_weights" in root.members else root
+    if (layers := names(group, "layer_names")) is not None:
+        return _legacy(path, root, group, layers)
+    found = weighted(root)
+    stored = stored_names(found)
+    return Checkpoint(
+        path=path,
+        container="weights-h5",
+        tensors=spell(path, found, stored),
+        metadata={"named": bool(stored), "kernels": "tensorflow"},
+        record=record_of(root),
+    )
 
 
 def _legacy(path: Path, root: _hdf5.Node, group: _hdf5.Node, layers: list[str]) -> Checkpoint:
