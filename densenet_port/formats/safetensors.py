@@ -72,10 +72,10 @@ def read(path: Path) -> Checkpoint:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object. Raises ValueError for a key that it gives twice."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    content = dict(pairs)
+    if len(content) != len(pairs):
         raise ValueError("a name is given twice")
-    return found
+    return content
 
 
 def _tensors(source: Source, header: Mapping[str, Any], start: int) -> Iterator[tuple[str, Tensor]]:
@@ -135,16 +135,16 @@ def write(
 
 def _entries(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """What the header says of each tensor."""
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     at = 0
     for name, tensor in tensors.items():
         if tensor.dtype not in _WORDS or name == _METADATA:
             hint = f"known: {', '.join(_WORDS)}"
             raise UsageError(f"{name}: {tensor.dtype} cannot be written as safetensors", hint=hint)
         end = at + prod(tensor.shape) * stored(tensor.dtype).itemsize
-        found[name] = {"dtype": _WORDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, end]}
+        entries[name] = {"dtype": _WORDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, end]}
         at = end
-    return found
+    return entries
 
 
 def _header(entries: Mapping[str, Any], record: bytes) -> bytes:

@@ -143,8 +143,8 @@ def write_tensor(file: Writable, name: str, tensor: Tensor) -> None:
     array = tensor.load()
     dtype = np.dtype("float32" if tensor.dtype == "bfloat16" else tensor.dtype)
     if array.shape != tensor.shape or array.dtype != dtype:
-        found = f"{array.dtype} {array.shape}"
-        raise MisfitError(f"{name}: expected {tensor.dtype} {tensor.shape}, found {found} when it was loaded")
+        loaded = f"{array.dtype} {array.shape}"
+        raise MisfitError(f"{name}: expected {tensor.dtype} {tensor.shape}, found {loaded} when it was loaded")
     if tensor.dtype == "bfloat16":
         array = _halved(name, array)
     array = np.ascontiguousarray(array.astype(stored(tensor.dtype), copy=False))

@@ -47,10 +47,10 @@ def plain_copy(source: Source) -> Source:
     """
     try:
         with TemporaryDirectory(prefix="densenet-port-", ignore_cleanup_errors=True) as folder:
-            given, made = Path(folder) / "given.h5", Path(folder) / "plain.h5"
-            _spool(source, given)
-            _run(source.path, given, made)
-            return Source.of_file(made, called=source.path)  # an open file stays, though its name goes
+            original, plain = Path(folder) / "original.h5", Path(folder) / "plain.h5"
+            _spool(source, original)
+            _run(source.path, original, plain)
+            return Source.of_file(plain, called=source.path)  # an open file stays, though its name goes
     except OSError as error:
         message = f"{source.path}: its copy cannot be written to the folder for temporary files: {error.strerror}"
         raise DiskError(message, hint="make room there, or set TMPDIR to another folder") from error
@@ -63,9 +63,9 @@ def _spool(source: Source, target: Path) -> None:
             file.write(source.data(start, min(_PIECE, source.size - start)))
 
 
-def _run(path: Path, given: Path, made: Path) -> None:
+def _run(path: Path, original: Path, plain: Path) -> None:
     """Copy in a process of its own; `path` is for messages."""
-    command = [sys.executable, "-s", "-P", "-m", __name__, *map(str, (given, made, MEMORY, ceil(SECONDS)))]
+    command = [sys.executable, "-s", "-P", "-m", __name__, *map(str, (original, plain, MEMORY, ceil(SECONDS)))]
     try:
         done = subprocess.run(  # noqa: S603 (this very module)
             command, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False
@@ -103,11 +103,11 @@ def _environment() -> dict[str, str]:
 
 def main() -> int:
     """Copy as the command line says; the exit code."""
-    given, made, memory, seconds = sys.argv[1:]
+    original, plain, memory, seconds = sys.argv[1:]
     _limit(int(memory), int(seconds))
     try:
         with _explained():
-            copy(Path(given), Path(made))
+            copy(Path(original), Path(plain))
     except PortError as error:
         sys.stdout.write(json.dumps({"kind": error.kind, "message": error.message, "hint": error.hint}))
         return 1
@@ -143,12 +143,12 @@ def _explained() -> Iterator[None]:
         raise CorruptError(f"h5py cannot read it: {error}", hint=_OTHERWISE) from error
 
 
-def copy(given: Path, made: Path) -> None:
+def copy(original: Path, plain: Path) -> None:
     """Copy a file. Raises CorruptError for what is refused, and whatever h5py does."""
     import h5py  # noqa: PLC0415 (this process alone needs it)
 
-    with h5py.File(given, "r") as source, h5py.File(made, "w", libver="earliest") as target:
-        _Copy(h5py, given.stat().st_size).group(source, target, ())
+    with h5py.File(original, "r") as source, h5py.File(plain, "w", libver="earliest") as target:
+        _Copy(h5py, original.stat().st_size).group(source, target, ())
 
 
 class _Copy:

@@ -108,10 +108,10 @@ class Node:
     def members(self) -> dict[str, int]:
         """Name → address of a group's members, in the file's order (mostly alphabetical); none in a dataset."""
         links = list(_links(self))
-        found = dict(links)
-        if len(found) != len(links):
+        members = dict(links)
+        if len(members) != len(links):
             raise CorruptError(f"{self.file.path}: two members of {self.name} have the same name")
-        return found
+        return members
 
     def member(self, *path: str) -> "Node":
         """What stands in a group under a name, or under a name within a group within it. Raises CorruptError."""
@@ -125,8 +125,8 @@ class Node:
     def texts(self, name: str) -> list[str] | None:
         """An attribute that is a list of strings; one string is a list of one. None without it."""
         for kind, body in self.messages:
-            if kind == ATTRIBUTE and (found := _attribute(self.file, name.encode(), body)) is not None:
-                return found
+            if kind == ATTRIBUTE and (texts := _attribute(self.file, name.encode(), body)) is not None:
+                return texts
         return None
 
     def tensor(self) -> Tensor:
@@ -144,12 +144,12 @@ class Node:
 
         return Tensor(shape, name, load)
 
-    def message(self, wanted: int) -> bytes:
+    def message(self, number: int) -> bytes:
         """The body of the first message of a type. Raises CorruptError without one."""
         for kind, body in self.messages:
-            if kind == wanted:
+            if kind == number:
                 return body
-        raise CorruptError(f"{self.file.path}: {self.name} lacks the message {wanted:#x} of a dataset")
+        raise CorruptError(f"{self.file.path}: {self.name} lacks the message {number:#x} of a dataset")
 
 
 def root(source: Source) -> Node:
@@ -261,8 +261,8 @@ def _refused_link(file: File, name: str, kind: str) -> CorruptError:
 
 def _leaves(file: File, address: int, kind: int, key: int, level: int | None = None) -> Iterator[tuple[bytes, int]]:
     """Key and address of each leaf under a node of a B-tree 1, whose keys have `key` bytes."""
-    signature, found, depth, used = struct.unpack("<4sBBH", file.structure(address, 8))
-    if signature != b"TREE" or found != kind or (level is not None and depth != level):
+    signature, sort, depth, used = struct.unpack("<4sBBH", file.structure(address, 8))
+    if signature != b"TREE" or sort != kind or (level is not None and depth != level):
         raise ValueError(f"no node of a B-tree at {address}")
     body = file.structure(address + 24, used * (key + 8))
     for place in range(0, len(body), key + 8):
@@ -300,7 +300,7 @@ def _datatype(body: bytes) -> tuple[np.dtype, int]:
     raise ValueError(f"datatype of class {kind} and {size} bytes, which no weights have")
 
 
-def _attribute(file: File, wanted: bytes, body: bytes) -> list[str] | None:
+def _attribute(file: File, name: bytes, body: bytes) -> list[str] | None:
     """The strings of an attribute message, None if it has another name."""
     version, sizes = body[0], struct.unpack_from("<HHH", body, 2)
     if version not in (1, 2, 3):
@@ -310,24 +310,24 @@ def _attribute(file: File, wanted: bytes, body: bytes) -> list[str] | None:
     for size in sizes:
         parts.append(body[place : place + size])
         place += -(-size // 8) * 8 if version == 1 else size
-    if parts[0].rstrip(b"\0") != wanted:
+    if parts[0].rstrip(b"\0") != name:
         return None
     (dtype, size), shape = _datatype(parts[1]), _dataspace(parts[2])
     values = body[place : place + prod(shape) * size]
     if len(values) != prod(shape) * size or len(shape) > 1:
-        raise ValueError(f"attribute {wanted.decode()} is cut off or has several axes")
+        raise ValueError(f"attribute {name.decode()} is cut off or has several axes")
     return _strings(file, dtype, size, values)
 
 
 def _strings(file: File, dtype: np.dtype, size: int, values: bytes) -> list[str]:
     """The strings among an attribute's bytes; Keras writes an empty list as no floats."""
     if dtype == _TEXT:
-        found = [_heap(file, *entry)[:length] for length, *entry in struct.iter_unpack("<IQI", values)]
+        texts = [_heap(file, *entry)[:length] for length, *entry in struct.iter_unpack("<IQI", values)]
     elif dtype.kind == "S" or not values:
-        found = [values[place : place + size] for place in range(0, len(values), size)]
+        texts = [values[place : place + size] for place in range(0, len(values), size)]
     else:
         raise ValueError(f"an attribute holds {dtype}, expected strings")
-    return [text.split(b"\0", 1)[0].decode() for text in found]
+    return [text.split(b"\0", 1)[0].decode() for text in texts]
 
 
 def _heap(file: File, address: int, index: int) -> bytes:
@@ -420,15 +420,15 @@ def _chunk(address: int, key: bytes, rank: int) -> _Chunk:
 def _filters(body: bytes) -> list[int]:
     """Numbers of the filters that were applied to each chunk, in order."""
     version, count = body[:2]
-    place, found = 8 if version == 1 else 2, []
+    place, numbers = 8 if version == 1 else 2, []
     for _ in range(count):
         (number,) = struct.unpack_from("<H", body, place)
         named = version == 1 or number >= 256  # noqa: PLR2004 (where the specification's own filters end)
         name = struct.unpack_from("<H", body, place + 2)[0] if named else 0
         values = struct.unpack_from("<H", body, place + (6 if named else 4))[0]
         place += (8 if named else 6) + name + 4 * values + (4 * (values % 2) if version == 1 else 0)
-        found.append(number)
-    return found
+        numbers.append(number)
+    return numbers
 
 
 def _unpack(data: bytes, filters: list[int], skipped: int, size: int, count: int) -> bytes:

@@ -5,7 +5,7 @@ children before their parents. All addresses follow from the shapes, so nothing 
 Groups list their members as link messages, which HDF5 reads since 1.8 (2008). The same tree and data give the same
 bytes, whatever the clock says. libhdf5 takes three times as long for a DenseNet's many small datasets.
 
-The parts of the format are told in `_hdf5`, after the HDF5 File Format Specification 3.0.
+The parts of the format are described in `read`, after the HDF5 File Format Specification 3.0.
 """
 
 import struct
@@ -38,15 +38,15 @@ class Group:
 
     def group(self, *path: str) -> "Group":
         """The group at a path below, made if need be. Raises UsageError where a tensor has that name."""
-        found = self
+        group = self
         for name in path:
-            below = found.members.setdefault(name, Group())
+            below = group.members.setdefault(name, Group())
             if isinstance(below, str):
                 raise UsageError(
                     f"{'/'.join(path)} would be a group and {below} a dataset of the same name in the file"
                 )
-            found = below
-        return found
+            group = below
+        return group
 
 
 def write(file: Writable, root: Group, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> None:
@@ -55,8 +55,8 @@ def write(file: Writable, root: Group, tensors: Mapping[str, Tensor], record: Ca
     Every tensor is loaded once, in order, and then the record. Raises UsageError for a type that has no place in
     HDF5, MisfitError for a tensor or a record that is not what was announced.
     """
-    told = Tensor((len(record()),), "uint8", lambda: np.frombuffer(record(), np.uint8))
-    tensors = {**tensors, RECORD[0]: told}
+    content = Tensor((len(record()),), "uint8", lambda: np.frombuffer(record(), np.uint8))
+    tensors = {**tensors, RECORD[0]: content}
     root.group(*RECORD[:-1]).members[RECORD[-1]] = RECORD[0]
     places, end = _places(tensors)
     headers = _Headers(end)

@@ -1,7 +1,7 @@
 """Keras 3's `.keras`: a zip of `metadata.json`, `config.json` and `model.weights.h5`, perhaps of `assets/`.
 
 `metadata.json` names the version of Keras; `config.json` describes the model and lists its layers in the order by which
-`model.weights.h5` (see `keras_h5`) numbers those of a class: the second BatchNormalization is `batch_normalization_1`.
+`model.weights.h5` (see `h5`) numbers those of a class: the second BatchNormalization is `batch_normalization_1`.
 So layers have their names even where `model.weights.h5` does not give them, and tensors come in the config's order.
 Keras stores the members without compression; deflated ones are read as well, within bounds.
 
@@ -63,11 +63,11 @@ def read(path: Path) -> Checkpoint:
 def _checkpoint(path: Path, config: Any, saved: Any, root: _hdf5.Node) -> Checkpoint:
     """The checkpoint of a configuration, what was saved of its making, and the root group of the weights."""
     named = dict(_named(config, ()))
-    found = sorted(keras_h5.weighted(root), key=_Order(named))
+    objects = sorted(keras_h5.weighted(root), key=_Order(named))
     return Checkpoint(
         path=path,
         container="keras",
-        tensors=keras_h5.spell(path, found, named or keras_h5.stored_names(found)),
+        tensors=keras_h5.spell(path, objects, named or keras_h5.stored_names(objects)),
         metadata=({"keras_version": saved["keras_version"]} if "keras_version" in saved else {})
         | {"kernels": "tensorflow"}
         | _keras_graph.told(config),
