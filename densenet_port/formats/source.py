@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from io import FileIO
+from math import prod
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Lock
@@ -33,11 +34,17 @@ _BROKEN = (
 
 @contextmanager
 def guarded(path: Path, container: str) -> Iterator[None]:
-    """Turn what a broken file or disk raises into CorruptError and DiskError; `container` is for the message."""
+    """Turn what a broken file or disk raises into errors of ours; `container` is for the message.
+
+    CorruptError for a file that is broken, DiskError for a disk, MisfitError for a tensor that memory cannot hold.
+    """
     try:
         yield
     except PortError:
         raise
+    except MemoryError as error:
+        hint = "its tensors are read one by one; the largest must fit"
+        raise MisfitError(f"{path}: a tensor of the {container} needs more memory than there is", hint=hint) from error
     except OSError as error:
         raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
     except _BROKEN as error:
@@ -123,6 +130,11 @@ class Writable(Protocol):
 def stored(dtype: str) -> np.dtype[np.generic]:
     """How elements of `Tensor.dtype` stand in a file: little-endian, bfloat16 as the upper half of a float32."""
     return np.dtype("uint16" if dtype == "bfloat16" else dtype).newbyteorder("<")
+
+
+def stored_size(shape: tuple[int, ...], dtype: str) -> int:
+    """How many bytes an array of a shape and a `Tensor.dtype` takes in a file."""
+    return prod(shape) * stored(dtype).itemsize
 
 
 def native(array: Array, dtype: str) -> Array:

@@ -11,14 +11,13 @@ The parts of the format are described in `read`, after the HDF5 File Format Spec
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import prod
 
 import numpy as np
 
 from densenet_port.checkpoint import Tensor
 from densenet_port.errors import UsageError
 from densenet_port.formats.hdf5 import read as _hdf5
-from densenet_port.formats.source import Writable, stored, write_tensor
+from densenet_port.formats.source import Writable, stored, stored_size, write_tensor
 
 RECORD = ("densenet_port", "vars", "0")  # a place that Keras's own editor of weight files keeps
 
@@ -64,12 +63,8 @@ def write(file: Writable, root: Group, tensors: Mapping[str, Tensor], record: Ca
     file.write(_superblock(address, headers.end))
     for name, tensor in tensors.items():
         write_tensor(file, name, tensor)
-        file.write(bytes(-_length(tensor) % 8))
+        file.write(bytes(-stored_size(tensor.shape, tensor.dtype) % 8))
     file.write(headers.data)
-
-
-def _length(tensor: Tensor) -> int:
-    return prod(tensor.shape) * stored(tensor.dtype).itemsize
 
 
 def _places(tensors: Mapping[str, Tensor]) -> tuple[dict[str, int], int]:
@@ -79,7 +74,7 @@ def _places(tensors: Mapping[str, Tensor]) -> tuple[dict[str, int], int]:
         if tensor.dtype not in _KEPT:
             raise UsageError(f"{name}: {tensor.dtype} cannot be written as HDF5", hint=f"known: {', '.join(_KEPT)}")
         places[name] = at
-        at += _even(_length(tensor))
+        at += _even(stored_size(tensor.shape, tensor.dtype))
     return places, at
 
 
@@ -116,7 +111,7 @@ class _Headers:
 
     def dataset(self, tensor: Tensor, place: int) -> int:
         """Write the header of a dataset whose bytes stand at `place`; its address."""
-        length = _length(tensor)
+        length = stored_size(tensor.shape, tensor.dtype)
         fill = struct.pack("<BBBBI", 2, 2, 2, 1, 0)  # version 2, allocated late, written if set, the default
         layout = struct.pack("<BBQQ", 3, 1, place if length else _hdf5.UNDEFINED, length)
         messages = [

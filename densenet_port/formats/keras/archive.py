@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile, ZipInfo
+from zipfile import ZipFile
 
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import CorruptError, UsageError
@@ -37,7 +37,6 @@ METADATA, CONFIG, WEIGHTS = "metadata.json", "config.json", "model.weights.h5"
 
 _TEXT_LIMIT = 64 * 2**20  # bytes of a JSON member; the config of DenseNet-264 has 1 MB
 _SAVED = {"keras_version": "3.15.1", "date_saved": "1980-01-01@00:00:00"}  # whose form the config has; no clock
-_UNIX = 3  # the system that a zip names as its maker, on every system
 
 
 def sniff(_path: Path, head: bytes) -> bool:
@@ -142,17 +141,10 @@ def write(
     _check(blueprint, tensors)
     config, tree = functional(blueprint), keras_h5.weights_tree(tensors, blueprint)
     with ZipFile(path, "w") as archive:
-        archive.writestr(_entry(METADATA), json.dumps(_SAVED))
-        archive.writestr(_entry(CONFIG), json.dumps(config))
-        with archive.open(_entry(WEIGHTS), "w", force_zip64=True) as member:
+        archive.writestr(zip_archive.undated(METADATA), json.dumps(_SAVED))
+        archive.writestr(zip_archive.undated(CONFIG), json.dumps(config))
+        with archive.open(zip_archive.undated(WEIGHTS), "w", force_zip64=True) as member:
             _hdf5_write.write(member, tree, tensors, record)
-
-
-def _entry(name: str) -> ZipInfo:
-    """A stored member without a date: the first that a zip can hold."""
-    entry = ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-    entry.create_system, entry.external_attr = _UNIX, 0o600 << 16
-    return entry
 
 
 def _check(blueprint: Blueprint, tensors: Mapping[str, Tensor]) -> None:

@@ -47,11 +47,12 @@ import numpy as np
 
 from densenet_port.checkpoint import Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, PortError
-from densenet_port.formats.source import AGAIN, Source, guarded, native, stored, write_tensor
+from densenet_port.formats.source import AGAIN, Source, guarded, native, stored, stored_size, write_tensor
 from densenet_port.formats.torch.containers import RECORD_MEMBER, Container, Order, open_container, sniff
 from densenet_port.formats.torch.modules import Module, kind_of, leaves
 from densenet_port.formats.torch.pickle import Call, Global, Persistent
 from densenet_port.formats.torch.tensors import STORAGES, View, view_of
+from densenet_port.formats.zip import undated
 from densenet_port.network.blueprint import Blueprint
 
 __all__ = ["read", "sniff", "write"]
@@ -63,8 +64,6 @@ _MAX_TENSORS = 100_000
 _WRAPPING = "torch."  # modules of torch's own, such as DataParallel, which say nothing about the network inside
 _ALIGNMENT = 64  # bytes, to which PyTorch aligns storages in a zip
 _ROOT = "archive/"
-_TIME = (1980, 1, 1, 0, 0, 0)  # the same for every file, so that its bytes are
-_UNIX = 3  # the system that a zip names as its maker, on every system
 # Type of elements → storage class that holds it, on writing.
 _CLASSES = {dtype: kind for kind, dtype in STORAGES.items() if kind != "UntypedStorage"}
 
@@ -107,7 +106,7 @@ def write(
         add("data.pkl", program)
         add("byteorder", b"little")
         for key, (name, tensor) in enumerate(written.items()):
-            size = prod(tensor.shape) * stored(tensor.dtype).itemsize
+            size = stored_size(tensor.shape, tensor.dtype)
             with archive.open(_entry(f"data/{key}", file.tell(), size), "w") as member:
                 write_tensor(member, name, tensor)
         add("version", b"3\n")
@@ -215,8 +214,8 @@ def _load(path: Path, name: str, view: View, source: Source, order: Order) -> Ar
 
 def _entry(name: str, place: int, size: int) -> ZipInfo:
     """An uncompressed member whose header stands at a byte of the file; its data are aligned as PyTorch does it."""
-    info = ZipInfo(_ROOT + name, _TIME)
-    info.create_system, info.file_size = _UNIX, size
+    info = undated(_ROOT + name)
+    info.file_size = size
     padding = -(place + 30 + len(info.filename) + 4) % _ALIGNMENT  # the header, the name, the padding's own header
     info.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
     return info
