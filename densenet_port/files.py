@@ -59,7 +59,7 @@ def together(path: Path, *companions: Path) -> Iterator[tuple[Path, ...]]:
     the old or the new one, without companions: the old ones go first, `path` is replaced in one step, the new ones come
     last. So no new file ever stands beside an old one, and a file alone is read as what it is, where one beside
     another's companion would be read as something else. What else a killed process leaves, the next writer of the
-    same file removes. Raises DiskError.
+    same file removes. Two writers of one file do not mix its bytes; the last one has it. Raises DiskError.
     """
     places = (path, *companions)
     new: dict[Path, Path] = {}

@@ -20,7 +20,7 @@ LEGEND = (
     "stand-in (the card in --json says which, and how far they agree); ◐ the names of its tensors are recorded from\n"
     "that software; ○ by the table alone; – not possible."
 )
-CORE = ("numpy", "typer", "rich", "jinja2", "platformdirs", "urllib3", "filelock")
+CORE = ("numpy", "h5py", "typer", "rich", "jinja2", "platformdirs", "urllib3", "filelock")
 
 
 # -- layouts -----------------------------------------------------------------------------------------------------------

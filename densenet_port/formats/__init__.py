@@ -22,7 +22,7 @@ ENDINGS = {  # the longest ending wins
     ".onnx": ("onnx.checkpoint", "write"),
     ".caffemodel": ("caffe.caffemodel", "write"),
 }
-COMPANIONS = {".caffemodel": ".prototxt"}  # what goes with a file: made by its module's `companion`
+COMPANIONS = {".caffemodel": ".prototxt"}  # what goes with a file, by its module's `companion`
 HEAD = 4096
 STRANGERS = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself: run `git lfs pull`",
@@ -82,10 +82,10 @@ def companion(path: Path) -> Path | None:
 
 def ending(path: Path) -> str:
     """The ending that decides the container. Raises UsageError for one that no container has."""
-    found = [known for known in ENDINGS if path.name.lower().endswith(known)]
-    if not found:
+    endings = [known for known in ENDINGS if path.name.lower().endswith(known)]
+    if not endings:
         raise UsageError(f"{path}: unknown ending", hint=f"known: {', '.join(ENDINGS)}")
-    return max(found, key=len)
+    return max(endings, key=len)
 
 
 def _module(name: str) -> Any:

@@ -35,13 +35,13 @@ import numpy as np
 
 from densenet_port.checkpoint import Array
 from densenet_port.errors import CorruptError
-from densenet_port.formats.source import Source, Writable
+from densenet_port.formats.source import AGAIN, Source, Writable
 
 VARINT, I64, LEN, SGROUP, EGROUP, I32 = range(6)
 WIDTHS = {I64: 8, I32: 4}  # bytes of the fixed-size types
 DEPTH = 64  # messages within messages; Caffe and ONNX have fewer than ten
 MOST = 1 << 20  # fields in one file, runs of fixed-size numbers counted once
-SHORT = 1 << 20  # bytes that `Field.data` gives unless told otherwise: names and small things
+SHORT = 1 << 20  # bytes that `Field.data` gives without another limit: names and small things
 _LONGEST = 10  # bytes of a varint
 _WINDOW = 512  # bytes read at a time while looking for tags
 _RUN = 1 << 20  # bytes looked at together for a run of fixed-size numbers
@@ -85,8 +85,8 @@ class Field:
         """A LEN's bytes. Raises CorruptError for another wire type, or more bytes than `limit`."""
         self._must_be(LEN)
         if self.payload.size > limit:
-            found = f"field {self.number} has {self.payload.size} bytes"
-            raise CorruptError(f"{self.payload.path}: {found}, at most {limit} are expected")
+            length = f"field {self.number} has {self.payload.size} bytes"
+            raise CorruptError(f"{self.payload.path}: {length}, at most {limit} are expected")
         return self.payload.data(0, self.payload.size)
 
     def text(self) -> str:
@@ -116,8 +116,8 @@ class Field:
             return (self.payload.size - width) // (width + self._tag_size) + 1
         self._must_be(LEN)
         if self.payload.size % width:
-            found = f"field {self.number} has {self.payload.size} bytes"
-            raise CorruptError(f"{self.payload.path}: {found}, expected a multiple of {width}")
+            length = f"field {self.number} has {self.payload.size} bytes"
+            raise CorruptError(f"{self.payload.path}: {length}, expected a multiple of {width}")
         return self.payload.size // width
 
     def numbers(self, dtype: str) -> Array:
@@ -134,8 +134,8 @@ class Field:
 
     def _must_be(self, wire: int) -> None:
         if self.wire != wire:
-            found = f"field {self.number} has the wire type {self.wire}"
-            raise CorruptError(f"{self.payload.path}: {found}, expected {wire}")
+            actual = f"field {self.number} has the wire type {self.wire}"
+            raise CorruptError(f"{self.payload.path}: {actual}, expected {wire}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +176,10 @@ class Message:
 
     def by_number(self) -> dict[int, list[Field]]:
         """Number → fields, each in their order."""
-        found: dict[int, list[Field]] = {}
+        fields: dict[int, list[Field]] = {}
         for field in self:
-            found.setdefault(field.number, []).append(field)
-        return found
+            fields.setdefault(field.number, []).append(field)
+        return fields
 
     def _nest(self, groups: list[int], number: int, wire: int) -> None:
         """Enter a group, or leave the one that was entered last."""
@@ -228,8 +228,8 @@ class _Window:
             return end
         while self.see(end, len(tag)) == tag and end + step <= self.source.size:
             rows = min(_RUN, self.source.size - end) // step
-            found = np.frombuffer(self.source.data(end, rows * step), np.uint8).reshape(rows, step)
-            same = (found[:, : len(tag)] == np.frombuffer(tag, np.uint8)).all(axis=1)
+            block = np.frombuffer(self.source.data(end, rows * step), np.uint8).reshape(rows, step)
+            same = (block[:, : len(tag)] == np.frombuffer(tag, np.uint8)).all(axis=1)
             end += step * (rows if same.all() else int(np.argmin(same)))
         return end
 
@@ -241,7 +241,7 @@ def _varint(data: bytes, at: int, source: Source) -> tuple[int, int]:
         value |= (byte & 127) << 7 * place
         if byte < 128:  # noqa: PLR2004 (the top bit says that more follows)
             return value & (1 << 64) - 1, at + place + 1
-    raise CorruptError(f"{source.path}: a number has no end", hint="fetch or copy the file again")
+    raise CorruptError(f"{source.path}: a number has no end", hint=AGAIN)
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -260,11 +260,11 @@ Part = bytes | Later
 def varint(value: int) -> bytes:
     """A number of 64 bits, signed or unsigned, as a varint."""
     value &= (1 << 64) - 1
-    found = bytearray()
+    encoded = bytearray()
     while value > 127:  # noqa: PLR2004 (seven bits a byte)
-        found.append(value & 127 | 128)
+        encoded.append(value & 127 | 128)
         value >>= 7
-    return bytes((*found, value))
+    return bytes((*encoded, value))
 
 
 def integer(number: int, value: int) -> bytes:
@@ -295,11 +295,6 @@ def text(number: int, value: str) -> bytes:
 def integers(number: int, values: Iterable[int]) -> bytes:
     """A field that is integers, packed."""
     return data(number, b"".join(map(varint, values)))
-
-
-def floats(number: int, values: Array) -> bytes:
-    """A field that is floats, packed."""
-    return data(number, np.ascontiguousarray(values, "<f4").tobytes())
 
 
 def size(parts: Iterable[Part]) -> int:

@@ -12,7 +12,6 @@ densenet-port's record is the entry `densenet_port` of `__metadata__`.
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import numpy as np
 from densenet_port.checkpoint import MEANING, Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, UsageError
 from densenet_port.formats.record import RECORD, parse_record
-from densenet_port.formats.source import AGAIN, Source, guarded, native, stored, write_tensor
+from densenet_port.formats.source import AGAIN, Source, guarded, native, stored, stored_size, write_tensor
 from densenet_port.network.blueprint import Blueprint
 
 DTYPES = {  # the header's words → numpy's
@@ -72,10 +71,10 @@ def read(path: Path) -> Checkpoint:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object. Raises ValueError for a key that it gives twice."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    content = dict(pairs)
+    if len(content) != len(pairs):
         raise ValueError("a name is given twice")
-    return found
+    return content
 
 
 def _tensors(source: Source, header: Mapping[str, Any], start: int) -> Iterator[tuple[str, Tensor]]:
@@ -90,8 +89,8 @@ def _tensors(source: Source, header: Mapping[str, Any], start: int) -> Iterator[
             )
         if not all(type(size) is int and size >= 0 for size in (begin, end, *shape)):
             raise CorruptError(f"{source.path}: {name} has the shape {entry['shape']} at {begin} to {end}")
-        if begin != at or end - begin != prod(shape) * stored(dtype).itemsize:
-            expected = f"{prod(shape) * stored(dtype).itemsize} bytes from {at}"
+        if begin != at or end - begin != stored_size(shape, dtype):
+            expected = f"{stored_size(shape, dtype)} bytes from {at}"
             raise CorruptError(f"{source.path}: {name} stands at {begin} to {end}, expected {expected}")
         yield name, Tensor(shape, dtype, _load(source, start + begin, shape, dtype))
         at = end
@@ -101,12 +100,11 @@ def _tensors(source: Source, header: Mapping[str, Any], start: int) -> Iterator[
 
 def _load(source: Source, offset: int, shape: tuple[int, ...], dtype: str) -> Callable[[], Array]:
     """How to read one tensor."""
-    kind = stored(dtype)
 
     def load() -> Array:
         with guarded(source.path, "safetensors"):
-            data = source.data(offset, prod(shape) * kind.itemsize)
-            return native(np.frombuffer(data, kind).reshape(shape), dtype)
+            data = source.data(offset, stored_size(shape, dtype))
+            return native(np.frombuffer(data, stored(dtype)).reshape(shape), dtype)
 
     return load
 
@@ -135,16 +133,16 @@ def write(
 
 def _entries(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """What the header says of each tensor."""
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     at = 0
     for name, tensor in tensors.items():
         if tensor.dtype not in _WORDS or name == _METADATA:
             hint = f"known: {', '.join(_WORDS)}"
             raise UsageError(f"{name}: {tensor.dtype} cannot be written as safetensors", hint=hint)
-        end = at + prod(tensor.shape) * stored(tensor.dtype).itemsize
-        found[name] = {"dtype": _WORDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, end]}
+        end = at + stored_size(tensor.shape, tensor.dtype)
+        entries[name] = {"dtype": _WORDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, end]}
         at = end
-    return found
+    return entries
 
 
 def _header(entries: Mapping[str, Any], record: bytes) -> bytes:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from io import FileIO
+from math import prod
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from threading import Lock
@@ -33,11 +34,17 @@ _BROKEN = (
 
 @contextmanager
 def guarded(path: Path, container: str) -> Iterator[None]:
-    """Turn what a broken file or disk raises into CorruptError and DiskError; `container` is for the message."""
+    """Turn what a broken file or disk raises into errors of ours; `container` is for the message.
+
+    CorruptError for a file that is broken, DiskError for a disk, MisfitError for a tensor that memory cannot hold.
+    """
     try:
         yield
     except PortError:
         raise
+    except MemoryError as error:
+        hint = "its tensors are read one by one; the largest must fit"
+        raise MisfitError(f"{path}: a tensor of the {container} needs more memory than there is", hint=hint) from error
     except OSError as error:
         raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
     except _BROKEN as error:
@@ -55,14 +62,14 @@ class Source:
         self._file = file
 
     @classmethod
-    def of_file(cls, path: Path) -> "Source":
-        """Read from a file, which is open as long as anything uses it. Raises DiskError."""
+    def of_file(cls, path: Path, *, called: Path | None = None) -> "Source":
+        """Read from a file, which is open as long as anything uses it; messages say `called`. Raises DiskError."""
         try:
             file = path.open("rb", buffering=0)
             size = os.fstat(file.fileno()).st_size
         except OSError as error:
             raise DiskError(f"{path}: cannot be read: {error.strerror}", hint="is the path right?") from error
-        source = cls(path, size, partial(_read_at, file, Lock()), file)
+        source = cls(called or path, size, partial(_read_at, file, Lock()), file)
         weakref.finalize(source, file.close)
         return source
 
@@ -125,6 +132,11 @@ def stored(dtype: str) -> np.dtype[np.generic]:
     return np.dtype("uint16" if dtype == "bfloat16" else dtype).newbyteorder("<")
 
 
+def stored_size(shape: tuple[int, ...], dtype: str) -> int:
+    """How many bytes an array of a shape and a `Tensor.dtype` takes in a file."""
+    return prod(shape) * stored(dtype).itemsize
+
+
 def native(array: Array, dtype: str) -> Array:
     """Elements as stored → an array of this machine's `dtype`; bfloat16 becomes float32."""
     if dtype == "bfloat16":
@@ -143,8 +155,8 @@ def write_tensor(file: Writable, name: str, tensor: Tensor) -> None:
     array = tensor.load()
     dtype = np.dtype("float32" if tensor.dtype == "bfloat16" else tensor.dtype)
     if array.shape != tensor.shape or array.dtype != dtype:
-        found = f"{array.dtype} {array.shape}"
-        raise MisfitError(f"{name}: expected {tensor.dtype} {tensor.shape}, found {found} when it was loaded")
+        loaded = f"{array.dtype} {array.shape}"
+        raise MisfitError(f"{name}: expected {tensor.dtype} {tensor.shape}, found {loaded} when it was loaded")
     if tensor.dtype == "bfloat16":
         array = _halved(name, array)
     array = np.ascontiguousarray(array.astype(stored(tensor.dtype), copy=False))

@@ -16,6 +16,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from zipfile import ZipInfo
 
 from densenet_port.errors import CorruptError
 from densenet_port.formats.source import AGAIN, Source
@@ -76,6 +77,13 @@ class Member:
 
     def _error(self, detail: str) -> CorruptError:
         return CorruptError(f"{self.archive.path}: member {self.name!r} of the zip {detail}", hint=AGAIN)
+
+
+def undated(name: str) -> ZipInfo:
+    """A member to be written, stored, and without a date: the first that a zip can hold, on every system."""
+    entry = ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    entry.create_system = 3  # Unix
+    return entry
 
 
 def first_name(head: bytes) -> str:

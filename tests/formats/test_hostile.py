@@ -3,6 +3,7 @@
 A container's own hostile files stand in its own tests; here is what holds for all of them.
 """
 
+import gc
 import json
 import re
 import time
@@ -21,6 +22,7 @@ from densenet_port.checkpoint import Tensor
 from densenet_port.conversion.convert import convert, verify
 from densenet_port.conversion.load import read
 from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError
+from densenet_port.formats.source import Source
 from densenet_port.formats.torch import pth
 from densenet_port.layouts.layout import Layout
 from densenet_port.network.architecture import Architecture
@@ -198,6 +200,7 @@ def test_a_file_is_open_as_long_as_a_tensor_can_be_read(container, every):
     """And no longer."""
 
     def descriptors():
+        gc.collect()  # what other tests left
         return len(list(Path("/proc/self/fd").iterdir()))
 
     before = descriptors()
@@ -222,6 +225,24 @@ def test_a_file_that_shrinks_after_it_was_read_is_an_error_too(container, every,
         return
     with pytest.raises(CorruptError, match=re.escape(str(path))):
         [item.load() for item in tensors.values()]
+
+
+@pytest.mark.parametrize(("container", "name"), [(".pth", "PyTorch file"), (".safetensors", "safetensors")])
+def test_a_tensor_that_memory_cannot_hold_is_a_misfit(container, name, every, monkeypatch):
+    """A file with a hole in it may claim terabytes, and have them."""
+    item = next(iter(formats.read(every[container]).tensors.values()))
+
+    def too_much(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(Source, "data", too_much)
+    with pytest.raises(MisfitError) as caught:
+        item.load()
+
+    message, hint = str(caught.value).split("\n")
+    assert message.startswith(f"{every[container]}: a tensor of the {name}")
+    assert message.endswith(" needs more memory than there is")
+    assert hint == "  its tensors are read one by one; the largest must fit"
 
 
 @EVERY_READ

@@ -623,10 +623,6 @@ def same_bytes_again(file):
         file[f"layers/conv2d/vars/{n}"] = file["layers/conv2d/vars/0"]
 
 
-def unknown_filter(file):
-    file.create_dataset("layers/conv2d/vars/0", data=KERNEL, compression="lzf")
-
-
 def words(file):
     file["layers/conv2d/vars/0"] = "words"
 
@@ -643,11 +639,6 @@ def opaque(file):
     file["layers/conv2d/vars/0"] = np.zeros(3, "V2")
 
 
-def own_type(file):
-    file["type"] = np.dtype("f4")
-    file.create_dataset("layers/conv2d/vars/0", (4,), file["type"])
-
-
 def nothing(file):
     file.attrs["note"] = "no weights here"
 
@@ -655,12 +646,6 @@ def nothing(file):
 def two_of_a_name(file):
     for path in ("layers/scale", "_layer_checkpoint_dependencies/scale"):
         file[f"{path}/vars/0"] = VECTOR
-
-
-def ordered_group(file):
-    for n in range(20):
-        file.create_group("layers", track_order=True) if not n else None
-        file[f"layers/conv2d_{n}/vars/0"] = KERNEL
 
 
 def members_in_a_heap(file):
@@ -718,7 +703,7 @@ HOSTILE = {
     soft_link: "is a link of kind 'soft', which is refused",
     soft_link_in_a_new_group: "is a link of kind 'soft', which is refused",
     external_storage: "stand in another file, which is refused",
-    virtual_dataset: "has layout 4.3",
+    virtual_dataset: "stand in other files, which is refused",
     ring: "more than 64 deep",
     bush: "form a loop or exceed",
     never_written: "its datasets claim 4398046511104 bytes",
@@ -726,16 +711,13 @@ HOSTILE = {
     giant_chunk: "its datasets claim 2147483648 bytes",
     missing_chunks: "lacks some of its chunks",
     same_bytes_again: "its datasets claim",
-    unknown_filter: "filters .32000., known are deflate",
     words: "holds values of type object",
     fixed_words: "holds values of type |S5",
     pairs: "datatype of class 6",
     opaque: "holds values of type |V2",
-    own_type: "cut off or shared",
     nothing: "holds no Keras weights",
     two_of_a_name: "two tensors are called scale/0",
-    ordered_group: "/layers has no object header of version 1",
-    members_in_a_heap: "members of /layers stand in a heap",
+    members_in_a_heap: "'x' is a link of kind 'external', which is refused",
     group_for_a_weight: "/a/gamma lacks the message 0x3 of a dataset",
     names_in_a_square: "attribute layer_names is cut off or has several axes",
     no_list_of_weights: "layer 'a' has no list of its weights",
@@ -756,7 +738,7 @@ def test_a_hostile_file_is_refused_by_name(make, tmp_path):
 
     with pytest.raises(CorruptError) as caught:
         keras_h5.read(tmp_path / "x.h5")
-    assert HOSTILE[make].replace(".32000.", "[32000]") in caught.value.message
+    assert HOSTILE[make] in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -774,17 +756,6 @@ def test_a_broken_structure_is_named(old, new, message, tmp_path):
     (tmp_path / "x.h5").write_bytes((real_files() / "automatic.h5").read_bytes().replace(old, new))
 
     with pytest.raises(CorruptError, match=message):
-        keras_h5.read(tmp_path / "x.h5")
-
-
-def test_the_newest_form_of_hdf5_is_refused_with_a_way_out(tmp_path):
-    """Keras does not write it."""
-    with h5py.File(tmp_path / "x.h5", "w", libver="latest") as file:
-        file["layers/conv2d/vars/0"] = KERNEL
-
-    with pytest.raises(
-        CorruptError, match=r"superblock 3, expected 0 or 1\n.*load the file in Keras and save it again"
-    ):
         keras_h5.read(tmp_path / "x.h5")
 
 

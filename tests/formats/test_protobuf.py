@@ -115,7 +115,7 @@ def _written(values):
         wire.integer(2, values["signed"]),
         wire.integers(3, values["packed_ints"]),
         wire.integers(4, values["loose_ints"]),
-        wire.floats(5, np.array(values["packed_floats"])),
+        wire.data(5, np.array(values["packed_floats"], "<f4").tobytes()),
         *(wire.single(6, value) for value in values["loose_floats"]),
         *(part for parts in inner for part in parts),
         wire.data(8, values["raw"]),
@@ -190,7 +190,7 @@ def test_a_row_ends_where_another_field_begins():
     """Rows that are interrupted come as several fields, each with its own numbers."""
     one, two = (Thing(loose_floats=values).SerializeToString() for values in ([1.0, 2.0], [3.0]))
 
-    fields = message(one + wire.text(1, "between") + two + wire.floats(6, np.array([4.0])))
+    fields = message(one + wire.text(1, "between") + two + wire.data(6, np.float32(4.0).tobytes()))
 
     assert [field.numbers("<f4").tolist() for field in fields if field.number == 6] == [[1.0, 2.0], [3.0], [4.0]]
 

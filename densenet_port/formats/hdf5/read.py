@@ -14,8 +14,9 @@ As far as we read the HDF5 File Format Specification 3.0; integers are little-en
     datatypes           integers, IEEE floats, strings of fixed length, strings of variable length (in a global heap),
                         and two opaque bytes, which are Keras's bfloat16 if an attribute `dtype` says so
 
-Refused: soft and external links, data in other files or of virtual datasets, and what only `libver="latest"` or
-`track_order=True` write (superblock 2 and 3, object header 2, links in fractal heaps).
+Refused: soft and external links, data in other files or of virtual datasets. What only `libver="latest"` or
+`track_order=True` write (superblock 2 and 3, object header 2, links in fractal heaps), and other filters, are another
+form, which `copy` has copied into this one.
 """
 
 import struct
@@ -36,16 +37,26 @@ from densenet_port.formats.source import AGAIN, Source, guarded, native, stored
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 UNDEFINED = 2**64 - 1
 DATASPACE, LINK_INFO, DATATYPE, LINK, EXTERNAL, LAYOUT = 0x01, 0x02, 0x03, 0x06, 0x07, 0x08
-FILTERS, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE = 0x0B, 0x0C, 0x10, 0x11
+FILTERS, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE, ATTRIBUTE_INFO = 0x0B, 0x0C, 0x10, 0x11, 0x15
 
-_METADATA = 32 * 2**20  # bytes of structures read from one file: 264 with its optimizer has 6 MB; a loop has no end
-_PACKED = 4 * 2**30  # bytes that compressed datasets may unpack to
-_RATIO = 1000  # and how many times the file; deflate reaches 1032
-_DEPTH = 64  # groups within groups
-_NEWER = "this is a newer form of HDF5 than Keras writes; load the file in Keras and save it again"
+METADATA = 32 * 2**20  # bytes of structures read from one file: 264 with its optimizer has 6 MB; a loop has no end
+PACKED = 4 * 2**30  # bytes that compressed datasets may unpack to
+RATIO = 1000  # and how many times the file; deflate reaches 1032
+DEPTH = 64  # groups within groups
+_NEWER = "load the file with the software that wrote it, and save it again"
 # size → offset, precision, exponent's place and size, mantissa's place and size, bias
 FLOATS = {2: (0, 16, 10, 5, 0, 10, 15), 4: (0, 32, 23, 8, 0, 23, 127), 8: (0, 64, 52, 11, 0, 52, 1023)}
 _TEXT = np.dtype(object)  # strings of variable length
+_CHUNKED, _VIRTUAL = 2, 3  # layouts; 0 is compact, 1 contiguous
+_LAYOUTS = {(3, 0), (3, 1), (3, 2), (4, 0), (4, 1)}  # versions and layouts that are read
+
+
+class OtherFormError(CorruptError):
+    """A form of HDF5 that this reader does not know, and libhdf5 may: nothing is known to be broken."""
+
+    def __init__(self, message: str, *, hint: str | None = _NEWER) -> None:
+        """Keep what was met, and the way around it."""
+        super().__init__(message, hint=hint)
 
 
 class File:
@@ -63,14 +74,14 @@ class File:
     def structure(self, offset: int, length: int) -> bytes:
         """Bytes that describe the file. Raises CorruptError when there is no end to them."""
         self._read += length + 64
-        if self._read > _METADATA:
-            raise CorruptError(f"{self.path}: its structures form a loop or exceed {_METADATA} bytes")
+        if self._read > METADATA:
+            raise CorruptError(f"{self.path}: its structures form a loop or exceed {METADATA} bytes")
         return self.data(offset, length)
 
     def claim(self, length: int, *, packed: bool) -> None:
         """Count the bytes of a dataset. Raises CorruptError when all of them could not stand in this file."""
         self._claimed[packed] += length
-        limit = min(_PACKED, _RATIO * self.size) if packed else self.size
+        limit = min(PACKED, RATIO * self.size) if packed else self.size
         if self._claimed[packed] > limit:
             raise CorruptError(f"{self.path}: its datasets claim {self._claimed[packed]} bytes, at most {limit} fit")
 
@@ -97,10 +108,10 @@ class Node:
     def members(self) -> dict[str, int]:
         """Name → address of a group's members, in the file's order (mostly alphabetical); none in a dataset."""
         links = list(_links(self))
-        found = dict(links)
-        if len(found) != len(links):
+        members = dict(links)
+        if len(members) != len(links):
             raise CorruptError(f"{self.file.path}: two members of {self.name} have the same name")
-        return found
+        return members
 
     def member(self, *path: str) -> "Node":
         """What stands in a group under a name, or under a name within a group within it. Raises CorruptError."""
@@ -114,8 +125,8 @@ class Node:
     def texts(self, name: str) -> list[str] | None:
         """An attribute that is a list of strings; one string is a list of one. None without it."""
         for kind, body in self.messages:
-            if kind == ATTRIBUTE and (found := _attribute(self.file, name.encode(), body)) is not None:
-                return found
+            if kind == ATTRIBUTE and (texts := _attribute(self.file, name.encode(), body)) is not None:
+                return texts
         return None
 
     def tensor(self) -> Tensor:
@@ -133,25 +144,25 @@ class Node:
 
         return Tensor(shape, name, load)
 
-    def message(self, wanted: int) -> bytes:
+    def message(self, number: int) -> bytes:
         """The body of the first message of a type. Raises CorruptError without one."""
         for kind, body in self.messages:
-            if kind == wanted:
+            if kind == number:
                 return body
-        raise CorruptError(f"{self.file.path}: {self.name} lacks the message {wanted:#x} of a dataset")
+        raise CorruptError(f"{self.file.path}: {self.name} lacks the message {number:#x} of a dataset")
 
 
 def root(source: Source) -> Node:
-    """The root group. Raises CorruptError for what is no HDF5 file or one of a newer form."""
+    """The root group. Raises CorruptError for what is no HDF5 file, OtherFormError for one of another form."""
     file = File(source)
     block = file.structure(0, 9)
     if block[:8] != SIGNATURE:
         raise CorruptError(f"{file.path}: no HDF5, which begins otherwise")
     if block[8] > 1:
-        raise CorruptError(f"{file.path}: HDF5 superblock {block[8]}, expected 0 or 1", hint=_NEWER)
+        raise OtherFormError(f"{file.path}: HDF5 superblock {block[8]}, expected 0 or 1")
     base, _, end, _, _, address = struct.unpack("<6Q", file.structure(24 + 4 * block[8], 48))
     if file.structure(13, 2) != b"\x08\x08" or base:
-        raise CorruptError(f"{file.path}: HDF5 addresses of other than 8 bytes, or not from the file's start")
+        raise OtherFormError(f"{file.path}: HDF5 addresses of other than 8 bytes, or not from the file's start")
     if end > file.size:
         raise CorruptError(f"{file.path}: {file.size} bytes, expected {end}", hint=AGAIN)
     return _node(file, (), address)
@@ -159,31 +170,44 @@ def root(source: Source) -> Node:
 
 def _node(file: File, path: tuple[str, ...], address: int) -> Node:
     """The object whose header stands at an address."""
-    if len(path) > _DEPTH:
-        raise CorruptError(f"{file.path}: groups stand in groups more than {_DEPTH} deep")
-    version, length = struct.unpack("<B7xI4x", file.structure(address, 16))
+    if len(path) > DEPTH:
+        raise CorruptError(f"{file.path}: groups stand in groups more than {DEPTH} deep")
+    node = Node(file, path, tuple(_messages(file, "/" + "/".join(path), address)))
+    for kind, body in node.messages:
+        if kind == EXTERNAL:
+            raise CorruptError(f"{file.path}: the data of {node.name} stand in another file, which is refused")
+        if kind == ATTRIBUTE_INFO and struct.unpack_from("<Q", body, 2 + 2 * (body[1] & 1))[0] != UNDEFINED:
+            raise OtherFormError(f"{file.path}: attributes of {node.name} stand in a heap")
+    return node
+
+
+def _messages(file: File, name: str, address: int) -> Iterator[tuple[int, bytes]]:
+    """Type and body of each message of the object header at an address, wherever it goes on."""
+    start = file.structure(address, 16)
+    version, length = struct.unpack("<B7xI4x", start)
+    if start.startswith(b"OHDR"):
+        raise OtherFormError(f"{file.path}: {name} has an object header of version 2, expected 1")
     if version != 1:
-        raise CorruptError(f"{file.path}: /{'/'.join(path)} has no object header of version 1", hint=_NEWER)
-    blocks, messages = [(address + 16, length)], []
+        raise CorruptError(f"{file.path}: {name} has no object header of version 1", hint=AGAIN)
+    blocks = [(address + 16, length)]
     for offset, count in blocks:
-        for kind, body in _split(file.structure(offset, count)):
+        for kind, body in _split(file, file.structure(offset, count)):
             if kind == CONTINUATION:
                 blocks.append(struct.unpack_from("<QQ", body))
             elif kind:
-                messages.append((kind, body))
-    if any(kind == EXTERNAL for kind, _ in messages):
-        raise CorruptError(f"{file.path}: the data of /{'/'.join(path)} stand in another file, which is refused")
-    return Node(file, path, tuple(messages))
+                yield kind, body
 
 
-def _split(block: bytes) -> Iterator[tuple[int, bytes]]:
+def _split(file: File, block: bytes) -> Iterator[tuple[int, bytes]]:
     """Type and body of each message in a block of an object header."""
     place = 0
     while place + 8 <= len(block):
         kind, size, flags = struct.unpack_from("<HHB", block, place)
         body = block[place + 8 : place + 8 + size]
-        if len(body) != size or (flags & 2 and kind):
-            raise ValueError(f"message {kind:#x} of an object header is cut off or shared")
+        if len(body) != size:
+            raise ValueError(f"message {kind:#x} of an object header is cut off")
+        if flags & 2 and kind:
+            raise OtherFormError(f"{file.path}: message {kind:#x} of an object header stands elsewhere")
         yield kind, body
         place += 8 + size
 
@@ -196,7 +220,7 @@ def _links(node: Node) -> Iterator[tuple[str, int]]:
         elif kind == LINK:
             yield _link(node.file, body)
         elif kind == LINK_INFO and struct.unpack_from("<Q", body, 2 + 8 * (body[1] & 1))[0] != UNDEFINED:
-            raise CorruptError(f"{node.file.path}: members of {node.name} stand in a heap", hint=_NEWER)
+            raise OtherFormError(f"{node.file.path}: members of {node.name} stand in a heap")
 
 
 def _symbols(file: File, tree: int, heap: int) -> Iterator[tuple[str, int]]:
@@ -237,8 +261,8 @@ def _refused_link(file: File, name: str, kind: str) -> CorruptError:
 
 def _leaves(file: File, address: int, kind: int, key: int, level: int | None = None) -> Iterator[tuple[bytes, int]]:
     """Key and address of each leaf under a node of a B-tree 1, whose keys have `key` bytes."""
-    signature, found, depth, used = struct.unpack("<4sBBH", file.structure(address, 8))
-    if signature != b"TREE" or found != kind or (level is not None and depth != level):
+    signature, sort, depth, used = struct.unpack("<4sBBH", file.structure(address, 8))
+    if signature != b"TREE" or sort != kind or (level is not None and depth != level):
         raise ValueError(f"no node of a B-tree at {address}")
     body = file.structure(address + 24, used * (key + 8))
     for place in range(0, len(body), key + 8):
@@ -276,7 +300,7 @@ def _datatype(body: bytes) -> tuple[np.dtype, int]:
     raise ValueError(f"datatype of class {kind} and {size} bytes, which no weights have")
 
 
-def _attribute(file: File, wanted: bytes, body: bytes) -> list[str] | None:
+def _attribute(file: File, name: bytes, body: bytes) -> list[str] | None:
     """The strings of an attribute message, None if it has another name."""
     version, sizes = body[0], struct.unpack_from("<HHH", body, 2)
     if version not in (1, 2, 3):
@@ -286,24 +310,24 @@ def _attribute(file: File, wanted: bytes, body: bytes) -> list[str] | None:
     for size in sizes:
         parts.append(body[place : place + size])
         place += -(-size // 8) * 8 if version == 1 else size
-    if parts[0].rstrip(b"\0") != wanted:
+    if parts[0].rstrip(b"\0") != name:
         return None
     (dtype, size), shape = _datatype(parts[1]), _dataspace(parts[2])
     values = body[place : place + prod(shape) * size]
     if len(values) != prod(shape) * size or len(shape) > 1:
-        raise ValueError(f"attribute {wanted.decode()} is cut off or has several axes")
+        raise ValueError(f"attribute {name.decode()} is cut off or has several axes")
     return _strings(file, dtype, size, values)
 
 
 def _strings(file: File, dtype: np.dtype, size: int, values: bytes) -> list[str]:
     """The strings among an attribute's bytes; Keras writes an empty list as no floats."""
     if dtype == _TEXT:
-        found = [_heap(file, *entry)[:length] for length, *entry in struct.iter_unpack("<IQI", values)]
+        texts = [_heap(file, *entry)[:length] for length, *entry in struct.iter_unpack("<IQI", values)]
     elif dtype.kind == "S" or not values:
-        found = [values[place : place + size] for place in range(0, len(values), size)]
+        texts = [values[place : place + size] for place in range(0, len(values), size)]
     else:
         raise ValueError(f"an attribute holds {dtype}, expected strings")
-    return [text.split(b"\0", 1)[0].decode() for text in found]
+    return [text.split(b"\0", 1)[0].decode() for text in texts]
 
 
 def _heap(file: File, address: int, index: int) -> bytes:
@@ -331,9 +355,11 @@ def _reader(node: Node, dtype: np.dtype, shape: tuple[int, ...]) -> Callable[[],
     """How to read a dataset's array, after all the checks that need no data."""
     file, layout, length = node.file, node.message(LAYOUT), prod(shape) * dtype.itemsize
     version, kind = layout[:2]
-    if dtype == _TEXT or version not in (3, 4) or (kind > 1 and version == 4) or kind > 2:  # noqa: PLR2004 (see below)
-        raise CorruptError(f"{file.path}: {node.name} has layout {version}.{kind}", hint=_NEWER)
-    if kind == 2:  # noqa: PLR2004 (the specification numbers layouts: compact, contiguous, chunked, virtual)
+    if kind == _VIRTUAL:
+        raise CorruptError(f"{file.path}: the data of {node.name} stand in other files, which is refused")
+    if (version, kind) not in _LAYOUTS:
+        raise OtherFormError(f"{file.path}: {node.name} has layout {version}.{kind}")
+    if kind == _CHUNKED:
         return _chunked(node, dtype, shape)
     file.claim(length, packed=False)
     if not length:
@@ -370,6 +396,9 @@ def _chunked(node: Node, dtype: np.dtype, shape: tuple[int, ...]) -> Callable[[]
     if len(chunks) != prod(map(len, starts)) or sorted(part.start for part in chunks) != list(product(*starts)):
         raise CorruptError(f"{file.path}: {node.name} lacks some of its chunks")
     filters = _filters(next((body for kind, body in node.messages if kind == FILTERS), b"\2\0"))
+    if not set(filters) <= set(_UNDO):
+        known = "known are deflate (1), shuffle (2) and Fletcher's checksum (3)"
+        raise OtherFormError(f"{file.path}: {node.name} has the filters {filters}, {known}")
 
     def read() -> Array:
         array = np.empty(shape, dtype)
@@ -391,17 +420,15 @@ def _chunk(address: int, key: bytes, rank: int) -> _Chunk:
 def _filters(body: bytes) -> list[int]:
     """Numbers of the filters that were applied to each chunk, in order."""
     version, count = body[:2]
-    place, found = 8 if version == 1 else 2, []
+    place, numbers = 8 if version == 1 else 2, []
     for _ in range(count):
         (number,) = struct.unpack_from("<H", body, place)
         named = version == 1 or number >= 256  # noqa: PLR2004 (where the specification's own filters end)
         name = struct.unpack_from("<H", body, place + 2)[0] if named else 0
         values = struct.unpack_from("<H", body, place + (6 if named else 4))[0]
         place += (8 if named else 6) + name + 4 * values + (4 * (values % 2) if version == 1 else 0)
-        found.append(number)
-    if not set(found) <= set(_UNDO):
-        raise ValueError(f"filters {found}, known are deflate (1), shuffle (2) and Fletcher's checksum (3)")
-    return found
+        numbers.append(number)
+    return numbers
 
 
 def _unpack(data: bytes, filters: list[int], skipped: int, size: int, count: int) -> bytes:

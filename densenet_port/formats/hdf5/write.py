@@ -5,20 +5,19 @@ children before their parents. All addresses follow from the shapes, so nothing 
 Groups list their members as link messages, which HDF5 reads since 1.8 (2008). The same tree and data give the same
 bytes, whatever the clock says. libhdf5 takes three times as long for a DenseNet's many small datasets.
 
-The parts of the format are told in `_hdf5`, after the HDF5 File Format Specification 3.0.
+The parts of the format are described in `read`, after the HDF5 File Format Specification 3.0.
 """
 
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import prod
 
 import numpy as np
 
 from densenet_port.checkpoint import Tensor
 from densenet_port.errors import UsageError
 from densenet_port.formats.hdf5 import read as _hdf5
-from densenet_port.formats.source import Writable, stored, write_tensor
+from densenet_port.formats.source import Writable, stored, stored_size, write_tensor
 
 RECORD = ("densenet_port", "vars", "0")  # a place that Keras's own editor of weight files keeps
 
@@ -38,15 +37,15 @@ class Group:
 
     def group(self, *path: str) -> "Group":
         """The group at a path below, made if need be. Raises UsageError where a tensor has that name."""
-        found = self
+        group = self
         for name in path:
-            below = found.members.setdefault(name, Group())
+            below = group.members.setdefault(name, Group())
             if isinstance(below, str):
                 raise UsageError(
                     f"{'/'.join(path)} would be a group and {below} a dataset of the same name in the file"
                 )
-            found = below
-        return found
+            group = below
+        return group
 
 
 def write(file: Writable, root: Group, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> None:
@@ -55,8 +54,8 @@ def write(file: Writable, root: Group, tensors: Mapping[str, Tensor], record: Ca
     Every tensor is loaded once, in order, and then the record. Raises UsageError for a type that has no place in
     HDF5, MisfitError for a tensor or a record that is not what was announced.
     """
-    told = Tensor((len(record()),), "uint8", lambda: np.frombuffer(record(), np.uint8))
-    tensors = {**tensors, RECORD[0]: told}
+    content = Tensor((len(record()),), "uint8", lambda: np.frombuffer(record(), np.uint8))
+    tensors = {**tensors, RECORD[0]: content}
     root.group(*RECORD[:-1]).members[RECORD[-1]] = RECORD[0]
     places, end = _places(tensors)
     headers = _Headers(end)
@@ -64,12 +63,8 @@ def write(file: Writable, root: Group, tensors: Mapping[str, Tensor], record: Ca
     file.write(_superblock(address, headers.end))
     for name, tensor in tensors.items():
         write_tensor(file, name, tensor)
-        file.write(bytes(-_length(tensor) % 8))
+        file.write(bytes(-stored_size(tensor.shape, tensor.dtype) % 8))
     file.write(headers.data)
-
-
-def _length(tensor: Tensor) -> int:
-    return prod(tensor.shape) * stored(tensor.dtype).itemsize
 
 
 def _places(tensors: Mapping[str, Tensor]) -> tuple[dict[str, int], int]:
@@ -79,7 +74,7 @@ def _places(tensors: Mapping[str, Tensor]) -> tuple[dict[str, int], int]:
         if tensor.dtype not in _KEPT:
             raise UsageError(f"{name}: {tensor.dtype} cannot be written as HDF5", hint=f"known: {', '.join(_KEPT)}")
         places[name] = at
-        at += _even(_length(tensor))
+        at += _even(stored_size(tensor.shape, tensor.dtype))
     return places, at
 
 
@@ -116,7 +111,7 @@ class _Headers:
 
     def dataset(self, tensor: Tensor, place: int) -> int:
         """Write the header of a dataset whose bytes stand at `place`; its address."""
-        length = _length(tensor)
+        length = stored_size(tensor.shape, tensor.dtype)
         fill = struct.pack("<BBBBI", 2, 2, 2, 1, 0)  # version 2, allocated late, written if set, the default
         layout = struct.pack("<BBQQ", 3, 1, place if length else _hdf5.UNDEFINED, length)
         messages = [

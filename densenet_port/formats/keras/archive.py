@@ -1,7 +1,7 @@
 """Keras 3's `.keras`: a zip of `metadata.json`, `config.json` and `model.weights.h5`, perhaps of `assets/`.
 
 `metadata.json` names the version of Keras; `config.json` describes the model and lists its layers in the order by which
-`model.weights.h5` (see `keras_h5`) numbers those of a class: the second BatchNormalization is `batch_normalization_1`.
+`model.weights.h5` (see `h5`) numbers those of a class: the second BatchNormalization is `batch_normalization_1`.
 So layers have their names even where `model.weights.h5` does not give them, and tensors come in the config's order.
 Keras stores the members without compression; deflated ones are read as well, within bounds.
 
@@ -14,13 +14,15 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile, ZipInfo
+from zipfile import ZipFile
 
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import CorruptError, UsageError
 from densenet_port.formats import zip as zip_archive
+from densenet_port.formats.hdf5 import open_root
 from densenet_port.formats.hdf5 import read as _hdf5
 from densenet_port.formats.hdf5 import write as _hdf5_write
 from densenet_port.formats.keras import graph as _keras_graph
@@ -35,7 +37,6 @@ METADATA, CONFIG, WEIGHTS = "metadata.json", "config.json", "model.weights.h5"
 
 _TEXT_LIMIT = 64 * 2**20  # bytes of a JSON member; the config of DenseNet-264 has 1 MB
 _SAVED = {"keras_version": "3.15.1", "date_saved": "1980-01-01@00:00:00"}  # whose form the config has; no clock
-_UNIX = 3  # the system that a zip names as its maker, on every system
 
 
 def sniff(_path: Path, head: bytes) -> bool:
@@ -54,18 +55,23 @@ def read(path: Path) -> Checkpoint:
         members = zip_archive.members(source)
         config = _json(_member(source, members, CONFIG))
         saved = _json(members[METADATA]) if METADATA in members else {}
-        root = _hdf5.root(_weights(_member(source, members, WEIGHTS)))
-        named = dict(_named(config, ()))
-        found = sorted(keras_h5.weighted(root), key=_Order(named))
-        return Checkpoint(
-            path=path,
-            container="keras",
-            tensors=keras_h5.spell(path, found, named or keras_h5.stored_names(found)),
-            metadata=({"keras_version": saved["keras_version"]} if "keras_version" in saved else {})
-            | {"kernels": "tensorflow"}
-            | _keras_graph.told(config),
-            record=keras_h5.record_of(root),
-        )
+        weights = _weights(_member(source, members, WEIGHTS))
+        return open_root(weights, partial(_checkpoint, path, config, saved))
+
+
+def _checkpoint(path: Path, config: Any, saved: Any, root: _hdf5.Node) -> Checkpoint:
+    """The checkpoint of a configuration, what was saved of its making, and the root group of the weights."""
+    named = dict(_named(config, ()))
+    objects = sorted(keras_h5.weighted(root), key=_Order(named))
+    return Checkpoint(
+        path=path,
+        container="keras",
+        tensors=keras_h5.spell(path, objects, named or keras_h5.stored_names(objects)),
+        metadata=({"keras_version": saved["keras_version"]} if "keras_version" in saved else {})
+        | {"kernels": "tensorflow"}
+        | _keras_graph.told(config),
+        record=keras_h5.record_of(root),
+    )
 
 
 def _member(source: Source, members: Mapping[str, Member], name: str) -> Member:
@@ -135,17 +141,10 @@ def write(
     _check(blueprint, tensors)
     config, tree = functional(blueprint), keras_h5.weights_tree(tensors, blueprint)
     with ZipFile(path, "w") as archive:
-        archive.writestr(_entry(METADATA), json.dumps(_SAVED))
-        archive.writestr(_entry(CONFIG), json.dumps(config))
-        with archive.open(_entry(WEIGHTS), "w", force_zip64=True) as member:
+        archive.writestr(zip_archive.undated(METADATA), json.dumps(_SAVED))
+        archive.writestr(zip_archive.undated(CONFIG), json.dumps(config))
+        with archive.open(zip_archive.undated(WEIGHTS), "w", force_zip64=True) as member:
             _hdf5_write.write(member, tree, tensors, record)
-
-
-def _entry(name: str) -> ZipInfo:
-    """A stored member without a date: the first that a zip can hold."""
-    entry = ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-    entry.create_system, entry.external_attr = _UNIX, 0o600 << 16
-    return entry
 
 
 def _check(blueprint: Blueprint, tensors: Mapping[str, Tensor]) -> None:

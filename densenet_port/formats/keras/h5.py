@@ -39,11 +39,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, UsageError
+from densenet_port.formats.hdf5 import open_root
 from densenet_port.formats.hdf5 import read as _hdf5
 from densenet_port.formats.hdf5 import write as _hdf5_write
 from densenet_port.formats.hdf5.write import RECORD, Group
@@ -87,20 +89,23 @@ def read(path: Path) -> Checkpoint:
     """
     source = Source.of_file(path)
     with guarded(path, "HDF5"):
-        root = _hdf5.root(source)
-        group = root.member("model_weights") if "model_weights" in root.members else root
-        if (layers := names(group, "layer_names")) is not None:
-            return _legacy(path, root, group, layers)
-        found = weighted(root)
-        stored = stored_names(found)
-        tensors = spell(path, found, stored)
-        return Checkpoint(
-            path=path,
-            container="weights-h5",
-            tensors=tensors,
-            metadata={"named": bool(stored), "kernels": "tensorflow"},
-            record=record_of(root),
-        )
+        return open_root(source, partial(_checkpoint, path))
+
+
+def _checkpoint(path: Path, root: _hdf5.Node) -> Checkpoint:
+    """The checkpoint below the root group."""
+    group = root.member("model_weights") if "model_weights" in root.members else root
+    if (layers := names(group, "layer_names")) is not None:
+        return _legacy(path, root, group, layers)
+    objects = weighted(root)
+    given = stored_names(objects)
+    return Checkpoint(
+        path=path,
+        container="weights-h5",
+        tensors=spell(path, objects, given),
+        metadata={"named": bool(given), "kernels": "tensorflow"},
+        record=record_of(root),
+    )
 
 
 def _legacy(path: Path, root: _hdf5.Node, group: _hdf5.Node, layers: list[str]) -> Checkpoint:
@@ -108,11 +113,11 @@ def _legacy(path: Path, root: _hdf5.Node, group: _hdf5.Node, layers: list[str]) 
     tensors: dict[str, Tensor] = {}
     weightless = False
     for layer in layers:
-        found = dict(_layer(group.member(*layer.split("/")), layer))
-        weightless |= not found
-        if twice := found.keys() & tensors.keys():
+        weights = dict(_layer(group.member(*layer.split("/")), layer))
+        weightless |= not weights
+        if twice := weights.keys() & tensors.keys():
             raise CorruptError(f"{path}: two tensors are called {min(twice)}")
-        tensors |= found
+        tensors |= weights
     metadata = ({"layers": layers} if weightless else {}) | _metadata(root, group)
     record = record_of(root)
     if any(name.endswith("/running_std") for name in tensors) and record is None:
@@ -141,9 +146,9 @@ def _variable(path: str, layer: str) -> str:
 def _of_keras_1(path: Path, version: str | None) -> list[str]:
     """What must be said of a file with norms of Keras 1. Raises MisfitError for a version that computes otherwise."""
     if version is None:
-        told = "running_std is taken as the variance, which it is since 1.0.8 (2016)"
-        return [f"a file of Keras 1 that records no version: {told}"]
-    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+        taken = "running_std is taken as the variance, which it is since 1.0.8 (2016)"
+        return [f"a file of Keras 1 that records no version: {taken}"]
+    numbers = tuple(int(number) for number in re.findall(r"[0-9]{1,9}", version)[:3])
     if numbers < _VARIANCES_SINCE:
         since = ".".join(map(str, _VARIANCES_SINCE))
         raise MisfitError(
@@ -166,15 +171,15 @@ def names(group: _hdf5.Node, attribute: str) -> list[str] | None:
 
 def _metadata(root: _hdf5.Node, group: _hdf5.Node) -> dict[str, Any]:
     """What a legacy file says of itself."""
-    found: dict[str, Any] = {"form": "legacy weights" if group is root else "whole model"}
+    metadata: dict[str, Any] = {"form": "legacy weights" if group is root else "whole model"}
     for key in ("keras_version", "backend"):
         if values := group.texts(key) or root.texts(key):
-            found[key] = values[0]
+            metadata[key] = values[0]
     if texts := root.texts("model_config"):
-        found |= _keras_graph.told(json.loads(texts[0]))
-    if "backend" in found:
-        found |= _THEANO if found["backend"] == "theano" else {"kernels": "tensorflow"}
-    return found
+        metadata |= _keras_graph.told(json.loads(texts[0]))
+    if "backend" in metadata:
+        metadata |= _THEANO if metadata["backend"] == "theano" else {"kernels": "tensorflow"}
+    return metadata
 
 
 def record_of(root: _hdf5.Node) -> dict[str, Any] | None:
@@ -205,11 +210,11 @@ class Weighted:
 
 def weighted(root: _hdf5.Node) -> list[Weighted]:
     """The objects with variables in a `.weights.h5`, those of a class by number. Raises CorruptError without any."""
-    found = list(_walk(root))
-    if not found:
+    objects = list(_walk(root))
+    if not objects:
         hint = "weights are saved by model.save_weights() or model.save()"
         raise CorruptError(f"{root.file.path}: HDF5, but holds no Keras weights", hint=hint)
-    return found
+    return objects
 
 
 def _walk(group: _hdf5.Node) -> Iterator[Weighted]:
@@ -229,24 +234,24 @@ def _walk(group: _hdf5.Node) -> Iterator[Weighted]:
 
 def _by_number(name: str) -> tuple[str, int]:
     """Sort `conv2d`, `conv2d_1`, `conv2d_2`, `conv2d_10` in that order, and so `0`, `1`, `10`."""
-    found = re.fullmatch(r"(.*?)_?(\d{1,9})", name)
-    return (found[1], int(found[2])) if found else (name, -1)
+    match = re.fullmatch(r"(.*?)_?(\d{1,9})", name)
+    return (match[1], int(match[2])) if match else (name, -1)
 
 
-def stored_names(found: list[Weighted]) -> dict[tuple[str, ...], str]:
+def stored_names(objects: list[Weighted]) -> dict[tuple[str, ...], str]:
     """Path → the layer's name, if every layer of the model has one and they differ; else nothing."""
-    given = {item.path: "/".join((*item.parents, item.name)) for item in found if item.in_model and item.name}
-    layers = [item for item in found if item.in_model]
+    given = {item.path: "/".join((*item.parents, item.name)) for item in objects if item.in_model and item.name}
+    layers = [item for item in objects if item.in_model]
     return given if len(set(given.values())) == len(layers) else {}
 
 
-def spell(path: Path, found: list[Weighted], given: Mapping[tuple[str, ...], str]) -> dict[str, Tensor]:
+def spell(path: Path, objects: list[Weighted], given: Mapping[tuple[str, ...], str]) -> dict[str, Tensor]:
     """Name → tensor; layers are called as `given` says, by path, or else as their group.
 
     Raises CorruptError if two tensors would have the same name.
     """
     tensors: dict[str, Tensor] = {}
-    for item in found:
+    for item in objects:
         layer = given.get(item.path, "/".join((*item.parents, *item.path[-1:])))
         for variable, node in zip(_variables(item), item.variables.values(), strict=True):
             name = f"{layer}/{variable}".lstrip("/")

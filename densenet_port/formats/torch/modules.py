@@ -120,9 +120,9 @@ def _attributes(value: Any) -> Mapping[str, Any] | None:
     """The attributes of a module; None for anything else."""
     if not isinstance(value, Call) or not isinstance(value.state, Call):
         return None
-    found = {key: held for key, held in value.state.pairs if isinstance(key, str)}
-    parts = (found.get(name) for name in (_PARAMETERS, _BUFFERS, _MODULES))
-    return found if all(isinstance(part, Call) and part.maker in _DICTS for part in parts) else None
+    attributes = {key: held for key, held in value.state.pairs if isinstance(key, str)}
+    parts = (attributes.get(name) for name in (_PARAMETERS, _BUFFERS, _MODULES))
+    return attributes if all(isinstance(part, Call) and part.maker in _DICTS for part in parts) else None
 
 
 def _state(name: str, attributes: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:

@@ -6,8 +6,8 @@ one only writes down what it says, as a tree of inert values:
     None, bool, int, float, str, bytes    themselves; Python 2's byte strings become text (latin-1, so nothing is lost)
     tuple, list                           themselves
     Global(module, name)                  a name, never looked up
-    Call(maker, args)                     what a call would have made, with what it was given afterwards: the state, the
-                                          pairs, the elements. Dicts and sets are Call, too.
+    Call(maker, args)                     a call, with what its result was given afterwards: the state, the pairs, the
+                                          elements. Dicts and sets are calls of their classes.
     Persistent(id)                        what lies outside of the pickle, by its id
 
 Nothing is imported, called or hashed at the file's wish: dicts stay lists of pairs, because a file that chooses its
@@ -212,7 +212,7 @@ class _Machine:
     def last(self, count: int) -> tuple[Any, ...]:
         """The topmost `count` values, taken off."""
         if len(self.stack) < count:
-            raise ValueError(f"{count} values wanted, {len(self.stack)} there")
+            raise ValueError(f"{count} values expected, {len(self.stack)} there")
         values = tuple(self.stack[-count:])
         del self.stack[-count:]
         return values
@@ -231,9 +231,9 @@ def _call(maker: Any, args: Any) -> Call:
 
 def _call_with_names(maker: Any, args: Any, named: Any) -> Call:
     """A call with named arguments, which stand last."""
-    made = _call(maker, args)
-    made.args += (named,)
-    return made
+    call = _call(maker, args)
+    call.args += (named,)
+    return call
 
 
 def _call_of_items(items: list[Any]) -> Call:

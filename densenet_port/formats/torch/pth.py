@@ -1,6 +1,6 @@
 """PyTorch's checkpoints (`.pth`, `.pt`, `.pth.tar`, `.ckpt` …), read and written without PyTorch.
 
-Three containers hold a pickle and, beside it, the storages that its tensors are views of (`_torch` says how). The
+Three containers hold a pickle and, beside it, the storages that its tensors are views of (`tensors` says how). The
 ending of a file's name tells nothing.
 
 **Zip** (since 1.6). Members of one folder: `data.pkl`; a storage under `data/<key>` for each key; perhaps `byteorder`
@@ -19,7 +19,7 @@ the number of elements (int64) and the elements, then a list of windows (key, ke
 axes (int32, then 4 bytes that mean nothing), shape, strides and offset (int64); `pickle`, the object, whose tensors are
 persistent ids.
 
-What is read: every tensor in the object, wherever it stands in dicts, lists, tuples and whole modules (`_torch_tree`),
+What is read: every tensor in the object, wherever it stands in dicts, lists, tuples and whole modules (`modules`),
 under its keys and indices joined by dots; in a module, under the names of its state dict. In the metadata, `form` is
 the container ("zip", "legacy" for a stream, "tar"), `values` has the plain numbers and texts beside the tensors,
 `opaque` the classes of everything else, which is neither imported nor made; both hold a few hundred names of up to
@@ -47,11 +47,12 @@ import numpy as np
 
 from densenet_port.checkpoint import Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, PortError
-from densenet_port.formats.source import AGAIN, Source, guarded, native, stored, write_tensor
+from densenet_port.formats.source import AGAIN, Source, guarded, native, stored, stored_size, write_tensor
 from densenet_port.formats.torch.containers import RECORD_MEMBER, Container, Order, open_container, sniff
 from densenet_port.formats.torch.modules import Module, kind_of, leaves
 from densenet_port.formats.torch.pickle import Call, Global, Persistent
 from densenet_port.formats.torch.tensors import STORAGES, View, view_of
+from densenet_port.formats.zip import undated
 from densenet_port.network.blueprint import Blueprint
 
 __all__ = ["read", "sniff", "write"]
@@ -63,8 +64,6 @@ _MAX_TENSORS = 100_000
 _WRAPPING = "torch."  # modules of torch's own, such as DataParallel, which say nothing about the network inside
 _ALIGNMENT = 64  # bytes, to which PyTorch aligns storages in a zip
 _ROOT = "archive/"
-_TIME = (1980, 1, 1, 0, 0, 0)  # the same for every file, so that its bytes are
-_UNIX = 3  # the system that a zip names as its maker, on every system
 # Type of elements → storage class that holds it, on writing.
 _CLASSES = {dtype: kind for kind, dtype in STORAGES.items() if kind != "UntypedStorage"}
 
@@ -107,7 +106,7 @@ def write(
         add("data.pkl", program)
         add("byteorder", b"little")
         for key, (name, tensor) in enumerate(written.items()):
-            size = prod(tensor.shape) * stored(tensor.dtype).itemsize
+            size = stored_size(tensor.shape, tensor.dtype)
             with archive.open(_entry(f"data/{key}", file.tell(), size), "w") as member:
                 write_tensor(member, name, tensor)
         add("version", b"3\n")
@@ -134,7 +133,7 @@ def _checkpoint(path: Path, contents: Container) -> Checkpoint:
     if not tensors:
         raise CorruptError(_explain_no_tensors(notes["opaque"]), hint="in PyTorch, save `model.state_dict()`")
     metadata: dict[str, Any] = {"form": contents.form, **notes}
-    if len(kinds := owners["network"].found or owners["wrapper"].found) == 1:
+    if len(kinds := owners["network"].kinds or owners["wrapper"].kinds) == 1:
         metadata["module"] = next(iter(kinds))
     return Checkpoint(path=path, container="pth", tensors=tensors, metadata=metadata, record=contents.record)
 
@@ -152,7 +151,7 @@ class _Owners:
     def __init__(self) -> None:
         self._before: str | None = None  # what the names inside of the latest outermost module begin with
         self._kind = ""
-        self.found: dict[str, None] = {}
+        self.kinds: dict[str, None] = {}
 
     def enter(self, name: str, module: Module) -> None:
         """A module begins, which may be a part of another."""
@@ -162,7 +161,7 @@ class _Owners:
     def hold(self, name: str) -> None:
         """A tensor stands here."""
         if self._within(name):
-            self.found[self._kind] = None
+            self.kinds[self._kind] = None
 
     def _within(self, name: str) -> bool:
         return self._before is not None and name.startswith(self._before)
@@ -181,8 +180,8 @@ def _note(notes: Mapping[str, dict[str, Any]], name: str, leaf: Any) -> None:
 
 
 def _explain_no_tensors(opaque: Mapping[str, str]) -> str:
-    found = ", ".join(sorted(set(opaque.values()))[:3])
-    return f"holds no tensors, only objects of {found}" if found else "holds no tensors"
+    classes = ", ".join(sorted(set(opaque.values()))[:3])
+    return f"holds no tensors, only objects of {classes}" if classes else "holds no tensors"
 
 
 def _tensor(path: Path, name: str, view: View, contents: Container) -> Tensor:
@@ -215,8 +214,8 @@ def _load(path: Path, name: str, view: View, source: Source, order: Order) -> Ar
 
 def _entry(name: str, place: int, size: int) -> ZipInfo:
     """An uncompressed member whose header stands at a byte of the file; its data are aligned as PyTorch does it."""
-    info = ZipInfo(_ROOT + name, _TIME)
-    info.create_system, info.file_size = _UNIX, size
+    info = undated(_ROOT + name)
+    info.file_size = size
     padding = -(place + 30 + len(info.filename) + 4) % _ALIGNMENT  # the header, the name, the padding's own header
     info.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
     return info

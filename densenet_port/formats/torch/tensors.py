@@ -159,8 +159,8 @@ def _check(name: str, view: View) -> None:
         raise CorruptError(f"{name}: {len(shape)} axes with {len(strides)} strides from element {offset}")
     reach = view.reach
     if reach and offset + reach > length:
-        found = f"shape {shape}, strides {strides} from element {offset}"
-        raise CorruptError(f"{name}: {found} reaches beyond storage {storage.key!r} of {length} elements")
+        extent = f"shape {shape}, strides {strides} from element {offset}"
+        raise CorruptError(f"{name}: {extent} reaches beyond storage {storage.key!r} of {length} elements")
     if prod(n or 1 for n in shape) > max(length, _MAX_REPEATED):
         raise CorruptError(f"{name}: shape {shape} is more than storage {storage.key!r} of {length} elements can fill")
 
