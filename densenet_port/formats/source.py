@@ -6,7 +6,7 @@ import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from io import FileIO
 from math import prod
 from mmap import ACCESS_READ, mmap
@@ -127,6 +127,7 @@ class Writable(Protocol):
         """Write all of the bytes."""
 
 
+@lru_cache(maxsize=32)
 def stored(dtype: str) -> np.dtype[np.generic]:
     """How elements of `Tensor.dtype` stand in a file: little-endian, bfloat16 as the upper half of a float32."""
     return np.dtype("uint16" if dtype == "bfloat16" else dtype).newbyteorder("<")
