@@ -262,7 +262,7 @@ def _figures(reference: Recording, answers: Recording) -> Iterator[Figures]:
 
 
 def _diagnosis(port: Network, reference: Recording, answers: Recording) -> Diagnosis:
-    """The known mistakes that tell the port from the reference on the probe that was followed."""
+    """The known faults that tell the port from the reference on the probe that was followed."""
     followed = reference.followed
     return diagnose_units(
         port,

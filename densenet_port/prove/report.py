@@ -314,7 +314,7 @@ def _units(parity: Parity) -> Table:
 
 
 def _diagnosis(parity: Parity) -> Table:
-    """A row for each mistake that was found; its nested details are for programs."""
+    """A row for each finding; its nested details are for programs."""
     nested = {key for entry in parity.diagnosis for key, fact in entry.items() if isinstance(fact, Mapping)}
     keys = [key for key in dict.fromkeys(chain.from_iterable(parity.diagnosis)) if key not in nested]
     rows = [tuple(_few(entry.get(key)) for key in keys) for entry in parity.diagnosis]
