@@ -140,7 +140,8 @@ def _explained() -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise DiskError(f"its copy cannot be written: {error.strerror}", hint="make room there") from error
-        raise CorruptError(f"h5py cannot read it: {error}", hint=_OTHERWISE) from error
+        detail = error.args[0] if error.args else type(error).__name__  # a KeyError's text would be quoted
+        raise CorruptError(f"h5py cannot read it: {detail}", hint=_OTHERWISE) from error
 
 
 def copy(original: Path, plain: Path) -> None:
