@@ -71,7 +71,7 @@ def DenseNet(  # noqa: N802 (a constructor, with the arguments that users know)
     reading and fetching a file.
     """
     _check_output(activation, classes)
-    if weights == "imagenet" and include_top and classes != 1000:  # noqa: PLR2004 (ImageNet's classes)
+    if weights == "imagenet" and include_top and classes != 1000:  # ImageNet's classes
         raise ValueError(f"weights='imagenet' with its head means classes=1000, found classes={classes}")
     default = (32, 32, 3) if include_top else (None, None, 3)
     images = model_input(input_shape, input_tensor, data_format, default)

@@ -25,7 +25,7 @@ def notes(source: Source, target: Layout, contract: Contract, dtype: np.dtype[An
         yield f"its layers have no names of their own: taken by their order for {source.layout}'s ({_brief(source)})"
     stored = {claim.tensor.dtype for claim in source.ledger.claims.values()}
     worked = "fold" in source.checkpoint.metadata  # by the reader, in float64
-    if "float64" in stored and dtype.itemsize < 8 and not worked:  # noqa: PLR2004 (bytes of a float64)
+    if "float64" in stored and dtype.itemsize < 8 and not worked:  # bytes of a float64
         yield f"the checkpoint holds float64; what is written is rounded to {dtype.name} (--dtype float64 keeps it)"
     if stored & {"float16", "bfloat16"}:
         kinds = " and ".join(sorted(stored & {"float16", "bfloat16"}))
@@ -66,7 +66,7 @@ def _contract_notes(source: Source, target: Layout, contract: Contract) -> Itera
         change = f"{source.contract.pool_rounding} to {contract.pool_rounding}"
         yield f"average pools round from {change}: the same for maps of even size, as 224 and 256 pixels give"
     channels, order = source.architecture.channels, source.contract.input.order
-    if channels != 3 and order != "grey" and not source.checkpoint.record:  # noqa: PLR2004 (red, green, blue)
+    if channels != 3 and order != "grey" and not source.checkpoint.record:  # red, green, blue
         counts = f"{source.layout}'s pictures have 3 channels, this network's {channels}"
         yield f"{counts}: how to prepare them is not recorded"
     if contract.input != target.contract.input and "output" not in target.carried:

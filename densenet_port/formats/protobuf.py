@@ -239,7 +239,7 @@ def _varint(data: bytes, at: int, source: Source) -> tuple[int, int]:
     value = 0
     for place, byte in enumerate(data[at : at + _LONGEST]):
         value |= (byte & 127) << 7 * place
-        if byte < 128:  # noqa: PLR2004 (the top bit says that more follows)
+        if byte < 128:  # the top bit says that more follows
             return value & (1 << 64) - 1, at + place + 1
     raise CorruptError(f"{source.path}: a number has no end", hint=AGAIN)
 
@@ -261,7 +261,7 @@ def varint(value: int) -> bytes:
     """A number of 64 bits, signed or unsigned, as a varint."""
     value &= (1 << 64) - 1
     encoded = bytearray()
-    while value > 127:  # noqa: PLR2004 (seven bits a byte)
+    while value > 127:  # seven bits a byte
         encoded.append(value & 127 | 128)
         value >>= 7
     return bytes((*encoded, value))

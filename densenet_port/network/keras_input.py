@@ -60,7 +60,7 @@ def model_input(
         order = data_format or _setting()
         return ModelInput(default if order == "channels_last" else (default[-1], *default[:-1]), order)
     shape = tuple(shape)
-    if len(shape) != 3:  # noqa: PLR2004 (h w c)
+    if len(shape) != 3:  # h w c
         raise ValueError(f"input_shape must be (h, w, c) or (c, h, w), found {shape}")
     return ModelInput(shape, data_format or _order(shape, likely))
 

@@ -335,7 +335,7 @@ def _checked(network: Graph, images: Array, title: str) -> Array:
     """Images that the network can take, as an array."""
     images = np.asarray(images)
     least = network.smallest_side
-    if images.ndim != 4 or images.shape[-1] != network.channels:  # noqa: PLR2004 (n h w c)
+    if images.ndim != 4 or images.shape[-1] != network.channels:  # n h w c
         expected = f"the axes n h w c with c={network.channels}"
         raise UsageError(f"images must have {expected}, found shape {images.shape}")
     if min(images.shape[1:3]) < least:

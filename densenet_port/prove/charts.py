@@ -264,7 +264,7 @@ def _power(exponent: int) -> str:
     """The largest distance of a bar: `0`, `1`, `2` … `512`, `2¹⁰`."""
     if exponent < 0:
         return "0"
-    return str(2**exponent) if exponent < 10 else "2" + str(exponent).translate(SUPERSCRIPT)  # noqa: PLR2004 (digits)
+    return str(2**exponent) if exponent < 10 else "2" + str(exponent).translate(SUPERSCRIPT)  # digits
 
 
 def _ulps(exponent: int) -> str:

@@ -180,7 +180,7 @@ def _compared(port: Network, images: Array, taps: Mapping[str, Array], logits: A
     contract, channels = replace(port.contract, output="logits"), port.architecture.channels
     network = graph(port.architecture, contract)
     images = np.asarray(images, np.float64)
-    if images.ndim != 4 or images.shape[-1] != channels or not len(images):  # noqa: PLR2004 (n h w c)
+    if images.ndim != 4 or images.shape[-1] != channels or not len(images):  # n h w c
         raise UsageError(f"images must have the axes n h w c with c={channels}, found shape {images.shape}")
     shapes = network.shapes(images.shape)
     outputs = {unit: np.asarray(taps[unit]) for unit in network.units if unit in taps}

@@ -356,7 +356,7 @@ def _fit_of_statistics(suspect: Suspect) -> tuple[float, float]:
     x = suspect.evidence.x.reshape(-1, suspect.operation.channels)
     tells = (x.std(axis=0) > 0) & (suspect.weights["variance"] > 0)
     x, mean, variance = x[:, tells], suspect.weights["mean"][tells], suspect.weights["variance"][tells]
-    if len(mean) <= 3:  # noqa: PLR2004 (Fisher's)
+    if len(mean) <= 3:  # Fisher's
         return 0.0, float("inf")
     means = x.mean(axis=0) / np.sqrt(variance), mean / np.sqrt(variance)
     pairs = means, (np.log(x.var(axis=0)), np.log(variance))

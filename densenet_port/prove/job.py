@@ -153,7 +153,7 @@ def job_of(
 
 def _require_buildable(software: Software, numbers: Architecture) -> None:
     """Refuse what a class of torch's family cannot be."""
-    halves = numbers.bottleneck and numbers.reduction == 0.5  # noqa: PLR2004 (their half)
+    halves = numbers.bottleneck and numbers.reduction == 0.5  # their half
     if software.stems and not (numbers.stem in software.stems and halves):
         hint = f"its networks have a stem of {' or '.join(software.stems)}, bottlenecks and a reduction of 0.5"
         raise UsageError(f"{software.name} has no DenseNet {numbers.name}", hint=hint)

@@ -390,7 +390,7 @@ def _number(value: float) -> str:
     """Three or four figures: what a distance is worth."""
     if isnan(value):
         return "NaN"
-    return f"{value:.4g}" if 1e-3 <= abs(value) < 1e6 else f"{value:.3g}"  # noqa: PLR2004 (where digits get long)
+    return f"{value:.4g}" if 1e-3 <= abs(value) < 1e6 else f"{value:.3g}"  # where digits get long
 
 
 def _md(value: Any) -> str:
@@ -439,7 +439,7 @@ def _probe(parity: Parity, probe: Probe) -> dict[str, Any]:
 
 def _top5(logits: Array) -> list[list[dict[str, Any]]] | None:
     """For each image the five best classes and their logits (`n classes`); NaN is never among the best."""
-    if logits.ndim != 2:  # noqa: PLR2004 (n classes)
+    if logits.ndim != 2:  # n classes
         return None
     return [[{"class": n, "logit": _plain(row[n])} for n in _best(row)] for row in logits]
 

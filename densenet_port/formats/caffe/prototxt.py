@@ -220,7 +220,9 @@ def described(path: Path, norms: Iterable[float], pools: Iterable[Pool]) -> dict
     A 2×2 average pool of stride 1 leaves nothing to round: the convolution behind it does, downwards. Raises
     MisfitError where they do not agree.
     """
-    averages = [pool for pool in pools if pool.method == "AVE" and not pool.whole and pool.kernel == 2]  # noqa: PLR2004 (a transition's)
+    averages = [
+        pool for pool in pools if pool.method == "AVE" and not pool.whole and pool.kernel == 2
+    ]  # a transition's
     epsilons = sorted(set(norms))
     roundings = sorted({str("floor" if pool.stride == 1 else pool.rounding) for pool in averages})
     for what, values in (("norms have the epsilons", epsilons), ("average pools round", roundings)):
@@ -233,7 +235,9 @@ def described(path: Path, norms: Iterable[float], pools: Iterable[Pool]) -> dict
 
 def _notes(pools: Iterable[Pool]) -> Iterator[str]:
     """What a network's text says that no network of ours can be."""
-    if any(pool.method == "MAX" and pool.kernel > 2 and pool.rounding == "ceil" for pool in pools):  # noqa: PLR2004 (our stem's are 2×2)
+    if any(
+        pool.method == "MAX" and pool.kernel > 2 and pool.rounding == "ceil" for pool in pools
+    ):  # our stem's are 2×2
         yield (
             "the .prototxt lets the stem's pool round up (57 rows of 112), as BVLC's Caffe does by itself; the "
             "published networks and ours round it down, and give other logits unless the map is odd (225 pixels)"

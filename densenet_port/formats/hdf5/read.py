@@ -235,7 +235,7 @@ def _symbols(file: File, tree: int, heap: int) -> Iterator[tuple[str, int]]:
             raise ValueError(f"no symbol node at {leaf}")
         for name, address, cache in struct.iter_unpack("<QQI20x", file.structure(leaf + 8, 40 * count)):
             spelled = names[name : names.index(b"\0", name)].decode()
-            if cache == 2:  # noqa: PLR2004 (the specification's mark of a symbolic link)
+            if cache == 2:  # the specification's mark of a symbolic link
                 raise _refused_link(file, spelled, "soft")
             yield spelled, address
 
@@ -278,7 +278,7 @@ def _dataspace(body: bytes) -> tuple[int, ...]:
     version, rank, _, kind = body[:4]
     if version not in (1, 2):
         raise ValueError(f"dataspace {version}, expected 1 or 2")
-    if version == 2 and kind == 2:  # noqa: PLR2004 (the specification's mark of no value)
+    if version == 2 and kind == 2:  # the specification's mark of no value
         return (0,)
     return struct.unpack_from(f"<{rank}Q", body, 8 if version == 1 else 4)
 
@@ -291,7 +291,7 @@ def _datatype(body: bytes) -> tuple[np.dtype, int]:
         return np.dtype(f"{order}{'i' if flags & 8 else 'u'}{size}"), size
     if kind == 1 and not flags & 64 and struct.unpack_from("<HHBBBBI", body, 8) == FLOATS.get(size):
         return np.dtype(f"{order}f{size}"), size
-    if kind == 3 and size:  # noqa: PLR2004 (the specification's number of strings)
+    if kind == 3 and size:  # the specification's number of strings
         return np.dtype(f"S{size}"), size
     if (kind, size) == (5, 2):
         return np.dtype("V2"), size
@@ -305,7 +305,7 @@ def _attribute(file: File, name: bytes, body: bytes) -> list[str] | None:
     version, sizes = body[0], struct.unpack_from("<HHH", body, 2)
     if version not in (1, 2, 3):
         raise ValueError(f"attribute {version}, expected 1, 2 or 3")
-    place = 8 + (version == 3)  # noqa: PLR2004 (version 3 says how the name is encoded)
+    place = 8 + (version == 3)  # version 3 says how the name is encoded
     parts = []
     for size in sizes:
         parts.append(body[place : place + size])
@@ -423,7 +423,7 @@ def _filters(body: bytes) -> list[int]:
     place, numbers = 8 if version == 1 else 2, []
     for _ in range(count):
         (number,) = struct.unpack_from("<H", body, place)
-        named = version == 1 or number >= 256  # noqa: PLR2004 (where the specification's own filters end)
+        named = version == 1 or number >= 256  # where the specification's own filters end
         name = struct.unpack_from("<H", body, place + 2)[0] if named else 0
         values = struct.unpack_from("<H", body, place + (6 if named else 4))[0]
         place += (8 if named else 6) + name + 4 * values + (4 * (values % 2) if version == 1 else 0)

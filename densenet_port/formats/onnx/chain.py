@@ -124,7 +124,7 @@ class Chain:
         """How far a Pad reaches: above, left, below, right."""
         self.must(step, mode=mode)
         pads = list(step.node.attributes.get("pads") or numbers(self.constant(step, 0, (8,)), step.node))
-        if len(pads) != 8 or any(pads[:2] + pads[4:6]):  # noqa: PLR2004 (four axes, both ends)
+        if len(pads) != 8 or any(pads[:2] + pads[4:6]):  # four axes, both ends
             self.fail("a Pad of height and width", pads)
         return pads[2:4] + pads[6:]
 

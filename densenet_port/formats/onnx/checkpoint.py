@@ -40,7 +40,7 @@ _NEXT = {2, 3, 4, 5, 6, 7, 8, 14}  # fields of a model that may come second
 
 def sniff(_path: Path, head: bytes) -> bool:
     """Whether a file begins with ir_version, a small number, and another field of a ModelProto."""
-    return len(head) > 2 and head[0] == 1 << 3 and head[1] in _VERSIONS and head[2] >> 3 in _NEXT  # noqa: PLR2004
+    return len(head) > 2 and head[0] == 1 << 3 and head[1] in _VERSIONS and head[2] >> 3 in _NEXT
 
 
 def read(path: Path) -> Checkpoint:

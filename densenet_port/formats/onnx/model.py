@@ -103,9 +103,9 @@ def read_model(path: Path) -> Model:
     """
     source = Source.of_file(path)
     fields = Message.of(source).by_number()
-    if 7 not in fields:  # noqa: PLR2004 (graph)
+    if 7 not in fields:  # graph
         raise CorruptError(f"{path}: an ONNX model without a graph", hint=AGAIN)
-    if 25 in fields:  # noqa: PLR2004 (functions)
+    if 25 in fields:  # functions
         hint = "inline them (onnx.inliner.inline_local_functions), or export with optimize=True"
         raise MisfitError(f"{path}: the model has functions of its own, which are not looked into", hint=hint)
     graph = fields[7][-1].message().by_number()
@@ -143,7 +143,7 @@ def _integers(fields: Iterable[Field]) -> tuple[int, ...]:
 def _pair(field: Field) -> tuple[str, str]:
     """Key and value."""
     fields = field.message().by_number()
-    value = fields[2][-1].data(limit=1 << 26).decode() if 2 in fields else ""  # noqa: PLR2004 (value)
+    value = fields[2][-1].data(limit=1 << 26).decode() if 2 in fields else ""  # value
     return _text(fields, 1), value
 
 
@@ -178,7 +178,7 @@ def _node(home: _Home, message: Message) -> Node:
 
 def _attribute(home: _Home, fields: Mapping[int, list[Field]]) -> Any:
     """The value of an attribute, whichever of its fields is there; None for what no DenseNet needs."""
-    if 5 in fields:  # noqa: PLR2004 (t)
+    if 5 in fields:  # t
         return Constant(_tensor(home, fields[5][-1])[1])
     empty: list[int] | None = [] if _integer(fields, 20, 0) in _LISTS else None
     return next((read(fields[number]) for number, read in _VALUES.items() if number in fields), empty)
@@ -212,7 +212,7 @@ def _tensor(home: _Home, field: Field) -> tuple[str, Tensor]:
     fields = field.message().by_number()
     name, kind = _text(fields, 8), _integer(fields, 2, 0)
     shape = _integers(fields.get(1, ()))
-    if kind not in DTYPES or 3 in fields:  # noqa: PLR2004 (segment)
+    if kind not in DTYPES or 3 in fields:  # segment
         hint = "a quantised network has other types; convert the one it was made from"
         raise MisfitError(f"{home.path}: {name or 'a tensor'} has the data type {kind}", hint=hint)
     if any(size < 0 for size in shape):
@@ -228,7 +228,7 @@ def _loader(
     size = prod(shape) * stored(dtype).itemsize
     if _integer(fields, 14, 0) == _EXTERNAL:
         data = _outside(home, name, dict(map(_pair, fields.get(13, ()))), size)
-    elif 9 in fields:  # noqa: PLR2004 (raw_data)
+    elif 9 in fields:  # raw_data
         payload = fields[9][-1].payload
         _counted(home.path, name, payload.size, size, "bytes")
         data = partial(payload.data, 0, size)
@@ -269,10 +269,10 @@ def _varints(run: Field) -> Array:
     if run.wire == 0:
         return np.array([run.value], np.uint64)
     data = np.frombuffer(run.data(limit=run.payload.size), np.uint8)
-    ends = np.flatnonzero(data < 128)  # noqa: PLR2004 (the top bit says that more follows)
+    ends = np.flatnonzero(data < 128)  # the top bit says that more follows
     starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
     lengths = ends - starts + 1 if len(ends) else ends
-    if len(data) and (not len(ends) or ends[-1] != len(data) - 1 or lengths.max() > 10):  # noqa: PLR2004 (64 bits)
+    if len(data) and (not len(ends) or ends[-1] != len(data) - 1 or lengths.max() > 10):  # 64 bits
         raise ValueError("a number has no end")
     values = np.zeros(len(ends), np.uint64)
     for place in range(int(lengths.max(initial=0))):
@@ -304,7 +304,7 @@ def _outside(home: _Home, name: str, entries: Mapping[str, str], size: int) -> C
 def _number(path: Path, name: str, entries: Mapping[str, str], key: str, usual: int) -> int:
     """A number of bytes that stands as text."""
     text = entries.get(key, str(usual))
-    if not (text.isascii() and text.isdigit() and len(text) < 20):  # noqa: PLR2004 (digits of 64 bits)
+    if not (text.isascii() and text.isdigit() and len(text) < 20):  # digits of 64 bits
         raise CorruptError(f"{path}: {name} has the {key} {text!r} in its external data")
     return int(text)
 

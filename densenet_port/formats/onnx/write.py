@@ -72,7 +72,7 @@ class _Lowering:
         """Begin without nodes. Raises UsageError unless the tensors are the blueprint's, of one type."""
         self.network, self.units = blueprint.graph, blueprint.tensors
         kernel = tensors.get(self.units.get(HEAD, {}).get("kernel", ""))
-        self.wide = kernel is not None and len(kernel.shape) == 4  # noqa: PLR2004 (o i 1 1)
+        self.wide = kernel is not None and len(kernel.shape) == 4  # o i 1 1
         blueprint.check("an ONNX model", tensors, self.shapes)
         dtypes = {tensor.dtype for tensor in tensors.values()}
         if len(dtypes) != 1 or not dtypes <= _KINDS.keys():

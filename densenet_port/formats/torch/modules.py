@@ -87,7 +87,7 @@ def _branches(value: Any) -> Iterable[tuple[Any, Any]] | None:
 
 def _pair(item: Any) -> tuple[Any, Any]:
     """Key and value; what is no pair has no key that could be spelled."""
-    return tuple(item) if isinstance(item, list | tuple) and len(item) == 2 else ((), item)  # noqa: PLR2004 (a pair)
+    return tuple(item) if isinstance(item, list | tuple) and len(item) == 2 else ((), item)  # a pair
 
 
 def _spell(key: Any, index: int) -> str:

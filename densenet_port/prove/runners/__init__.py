@@ -32,7 +32,7 @@ def read_by_table(job: Job) -> Network:
 
 def last(output: Array) -> Array:
     """Maps `n c h w` as `n h w c`; vectors as they are."""
-    return output.transpose(0, 2, 3, 1) if output.ndim == 4 else output  # noqa: PLR2004 (n c h w)
+    return output.transpose(0, 2, 3, 1) if output.ndim == 4 else output  # n c h w
 
 
 def versions(*packages: str) -> dict[str, str]:

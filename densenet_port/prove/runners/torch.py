@@ -59,7 +59,7 @@ def _torchvision(job: Job) -> Any:
         bn_size=numbers.bottleneck,
         num_classes=numbers.classes or 1,
     )
-    if numbers.channels != 3:  # noqa: PLR2004 (the only count that the class can build)
+    if numbers.channels != 3:  # the only count that the class can build
         body = next(network.children())
         body[0] = torch.nn.Conv2d(numbers.channels, numbers.init_channels, 7, stride=2, padding=3, bias=False)
     return network
