@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from densenet_port.checkpoint import Array
-from densenet_port.conversion.load import Network
 from densenet_port.errors import UsageError
 from densenet_port.extras import BACKENDS, SOFTWARE, Software
 from densenet_port.layouts.layout import Kernels
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.network.keras_input import DataFormat
-from densenet_port.network.units import HEAD
 
 Precision = Literal["float64", "float32"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)  # the one that is evidence by itself first
@@ -113,42 +111,6 @@ def title(software: str, backend: str) -> str:
     """A software's name in results: `keras on jax`, or `torchvision`, which has no backend."""
     on_keras = software in SOFTWARE and SOFTWARE[software].on_keras
     return f"{software} on {backend}" if on_keras else software
-
-
-def job_of(
-    network: Network,
-    software: str,
-    images: Array,
-    *,
-    dtype: Precision,
-    backend: str = "tensorflow",
-    follow: bool = False,
-    threads: int | None = None,
-) -> Job:
-    """A run of a checkpoint by a software, with an output for every unit where the network is to be followed."""
-    ledger, taps = network.ledger, {}
-    if follow:
-        units = ledger.layout.spell_units(network.architecture)
-        taps = dict(zip(units, units, strict=True)) if software == "numpy" else units
-    return Job(
-        network=software,
-        images=images,
-        path=network.checkpoint.path,
-        reading=Reading(
-            table=ledger.layout.path,
-            kernels=ledger.kernels,
-            within=network.within,
-            prefix=ledger.prefix,
-            head=ledger.unit_name(HEAD),
-            ignored=tuple(ledger.ignored),
-        ),
-        architecture=network.architecture,
-        contract=network.contract,
-        backend=backend,
-        dtype=dtype,
-        taps=taps,
-        threads=threads,
-    )
 
 
 def _require_buildable(software: Software, numbers: Architecture) -> None:

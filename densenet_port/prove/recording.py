@@ -5,6 +5,7 @@ import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,9 +19,10 @@ from densenet_port.files import file_digest, whole
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.network.numpy import forward
+from densenet_port.network.units import HEAD
 from densenet_port.prove.figures import rms
 from densenet_port.prove.images import Probe
-from densenet_port.prove.job import PRECISIONS, Job, Precision, Run, job_of, title
+from densenet_port.prove.job import PRECISIONS, Job, Precision, Reading, Run, title
 from densenet_port.prove.worker import LIMIT, run_all
 
 SCHEMA = "densenet-port/reference/1"
@@ -177,22 +179,47 @@ def plan(network: Network, software: str, probes: tuple[Probe, ...], settings: S
     exact = software if SOFTWARE[software].computes_float64(settings.backend) else "numpy"
     backend = settings.backend if settings.backend in BACKENDS else "tensorflow"
     softwares: dict[Precision, str] = {"float64": exact, "float32": software}
-    jobs = {
-        precision: [
-            job_of(
-                network,
-                softwares[precision],
-                probe.images,
-                dtype=precision,
-                backend=backend,
-                follow=probe is probes[0],
-                threads=settings.threads,
-            )
-            for probe in probes
-        ]
-        for precision in PRECISIONS
-    }
+    jobs: dict[Precision, list[Job]] = {}
+    for precision, name in softwares.items():
+        run_by = partial(job_of, network, name, dtype=precision, backend=backend, threads=settings.threads)
+        jobs[precision] = [run_by(probe.images, follow=probe is probes[0]) for probe in probes]
     return Plan(network=network, probes=probes, jobs=jobs)
+
+
+def job_of(
+    network: Network,
+    software: str,
+    images: Array,
+    *,
+    dtype: Precision,
+    backend: str = "tensorflow",
+    follow: bool = False,
+    threads: int | None = None,
+) -> Job:
+    """A run of a checkpoint by a software, with an output for every unit where the network is to be followed."""
+    ledger, taps = network.ledger, {}
+    if follow:
+        units = ledger.layout.spell_units(network.architecture)
+        taps = dict(zip(units, units, strict=True)) if software == "numpy" else units
+    return Job(
+        network=software,
+        images=images,
+        path=network.checkpoint.path,
+        reading=Reading(
+            table=ledger.layout.path,
+            kernels=ledger.kernels,
+            within=network.within,
+            prefix=ledger.prefix,
+            head=ledger.unit_name(HEAD),
+            ignored=tuple(ledger.ignored),
+        ),
+        architecture=network.architecture,
+        contract=network.contract,
+        backend=backend,
+        dtype=dtype,
+        taps=taps,
+        threads=threads,
+    )
 
 
 def run_reference(source: Network, probes: tuple[Probe, ...], settings: Settings = Settings()) -> Recording:

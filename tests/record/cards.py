@@ -34,7 +34,7 @@ from densenet_port.layouts.match import fitted, match, scan
 from densenet_port.network.architecture import NAMED
 from densenet_port.network.numpy import forward
 from densenet_port.prove import checks
-from densenet_port.prove.job import job_of
+from densenet_port.prove.recording import job_of
 from densenet_port.prove.worker import run
 from tests.layouts.test_layout import KEYS, LAYOUT_OF, recorded
 from tests.support import stand_ins

@@ -12,7 +12,6 @@ from importlib.metadata import version
 import numpy as np
 
 from densenet_port.checkpoint import Array
-from densenet_port.conversion.load import Network, read
 from densenet_port.extras import SOFTWARE
 from densenet_port.prove.job import Job, Run
 
@@ -22,12 +21,6 @@ def runner(software: str) -> Callable[[Job], Run]:
     module, name = SOFTWARE[software].runner
     function: Callable[[Job], Run] = getattr(import_module(f"densenet_port.prove.runners.{module}"), name)
     return function
-
-
-def read_by_table(job: Job) -> Network:
-    """The network in the job's file, by this project's own reader. Raises as `conversion.load.read` does."""
-    reading = job.reading
-    return read(job.path, src=reading.table, kernels=reading.kernels, within=reading.within)
 
 
 def last(output: Array) -> Array:

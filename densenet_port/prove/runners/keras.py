@@ -14,7 +14,8 @@ from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.network.numpy import forward
 from densenet_port.prove.job import Job, Run
-from densenet_port.prove.runners import last, read_by_table, versions
+from densenet_port.prove.runners import last, versions
+from densenet_port.prove.runners.numpy import read_by_table
 
 Shape = tuple[int | None, ...]
 Build = Callable[[Job, Architecture, Shape], Any]  # a network of the job's file, for images of a shape `h w c`

@@ -5,10 +5,10 @@ from functools import lru_cache
 import numpy as np
 
 from densenet_port.checkpoint import Array, array_digest
-from densenet_port.conversion.load import Network
+from densenet_port.conversion.load import Network, read
 from densenet_port.network.numpy import forward
 from densenet_port.prove.job import Job, Run
-from densenet_port.prove.runners import read_by_table, versions
+from densenet_port.prove.runners import versions
 
 
 def run_numpy(job: Job) -> Run:
@@ -36,3 +36,9 @@ def _loaded(job: Job) -> tuple[Network, dict[str, str]]:
     """The job's network, and the digests of its tensors in the run's dtype; kept for the next job on it."""
     network = read_by_table(job)
     return network, {str(slot): array_digest(array.astype(job.dtype)) for slot, array in network.weights.items()}
+
+
+def read_by_table(job: Job) -> Network:
+    """The network in the job's file, by this project's own reader. Raises as `conversion.load.read` does."""
+    reading = job.reading
+    return read(job.path, src=reading.table, kernels=reading.kernels, within=reading.within)
