@@ -85,9 +85,9 @@ class GitHub:
         if token and not TOKEN.fullmatch(token):
             raise UsageError("the token in GITHUB_TOKEN or GH_TOKEN holds blanks or other characters that no token has")
         self.repo, self.api, self.token, self.policy = check_repo(repo), check_url(api, "the API"), token, policy
-        self.library, self.transport = framework("github"), framework("requests")
-        self.client: Github = self.library.Github(
-            auth=self.library.Auth.Token(token) if token else None,
+        self.pygithub, self.transport = framework("github"), framework("requests")
+        self.client: Github = self.pygithub.Github(
+            auth=self.pygithub.Auth.Token(token) if token else None,
             base_url=api,
             user_agent=AGENT,
             timeout=int(policy.read),
@@ -218,7 +218,7 @@ class GitHub:
         None where the name is taken.
         """
         url = check_url(release.upload_url.partition("{")[0], "upload_url")
-        parts, kinds = urlsplit(url), self.library.Requester
+        parts, kinds = urlsplit(url), self.pygithub.Requester
         kind = kinds.HTTPSRequestsConnectionClass if parts.scheme == "https" else kinds.HTTPRequestsConnectionClass
         connection = kind(parts.hostname, parts.port, timeout=UPLOAD)
         query, headers = {"name": path.name}, {"Content-Type": "application/octet-stream"}
@@ -226,11 +226,11 @@ class GitHub:
         try:
             with closing(connection), path.open("rb") as file:
                 answer = requester.requestMemoryBlobAndCheck("POST", url, query, headers, file, connection)
-        except self.library.GithubException as error:
+        except self.pygithub.GithubException as error:
             if error.status == TAKEN and "already_exists" in [entry.get("code") for entry in _errors(error.data)]:
                 return None
             raise
-        asset: GitReleaseAsset = self.library.GitReleaseAsset.GitReleaseAsset(requester, *answer, completed=True)
+        asset: GitReleaseAsset = self.pygithub.GitReleaseAsset.GitReleaseAsset(requester, *answer, completed=True)
         return self._checked(asset, ASSET)
 
     def _ask(self, failure: str, work: Callable[[], T]) -> T:
@@ -238,13 +238,13 @@ class GitHub:
         problem: Exception
         try:
             return work()
-        except self.library.GithubException as error:
+        except self.pygithub.GithubException as error:
             problem = self._refusal(failure, error)
         except self.transport.RequestException as error:
             problem = RetryableError(self._clean(str(error)))
         except OSError as error:
             problem = DiskError(f"{error.filename}: cannot be read: {error.strerror}")
-        except (self.library.BadAttributeException, *ODD) as error:
+        except (self.pygithub.BadAttributeException, *ODD) as error:
             message = f"{failure}: it does not answer as GitHub's API does ({self._clean(str(error))})"
             problem = NetworkError(message, hint="is GITHUB_API_URL right?")
         raise problem  # here, because what is chained to an error is shown with it, and may hold the token
