@@ -12,17 +12,15 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from densenet_port.conversion.convert import convert, verify
-from densenet_port.conversion.load import Network, read
+from densenet_port.conversion.load import read
 from densenet_port.errors import CorruptError, DiskError
 from densenet_port.files import resource
 from densenet_port.network.contract import Input
-from densenet_port.network.numpy import forward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +77,8 @@ def demo() -> DemoResult:
         convert(sample / "digits.pth", out=converted)
         verify(converted)
         network = read(converted)
-        logits32, logits64 = (_asked(network, held_out.images, dtype) for dtype in (np.float32, np.float64))
+        prepared = prepare(held_out.images)
+        logits32, logits64 = network(prepared, dtype="float32"), network(prepared, dtype="float64")
     before, after = held_out.logits32.argmax(1), logits32.argmax(1)
     difference32 = float(np.abs(logits32 - held_out.logits32).max())
     difference64 = float(np.abs(logits64 - held_out.logits64).max())
@@ -98,11 +97,6 @@ def demo() -> DemoResult:
         relative64=difference64 / deviation,
         seconds=time.perf_counter() - start,
     )
-
-
-def _asked(network: Network, digits: NDArray[np.uint8], dtype: DTypeLike) -> NDArray[np.floating[Any]]:
-    """Logits (N, 10) of a converted network for digits (N, 8, 8), in numpy and the given precision."""
-    return forward(network.architecture, network.contract, network.weights, prepare(digits), dtype=dtype)
 
 
 def prepare(digits: NDArray[np.uint8]) -> NDArray[np.float32]:

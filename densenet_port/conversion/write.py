@@ -116,7 +116,7 @@ def plan(
 ) -> Conversion:
     """The conversion with nothing read but the norms whose epsilon must change. Raises as `write` does."""
     if dtype not in DTYPES:
-        raise UsageError(f"unknown --dtype {dtype!r}", hint="known: float16, float32, float64")
+        raise UsageError(f"unknown --dtype {dtype!r}", hint=f"known: {', '.join(DTYPES)}")
     stored = np.dtype(dtype)
     specs = target.spell(source.architecture, dim_ordering, kernels)
     contract = _target_contract(source, target)

@@ -251,8 +251,6 @@ def _write(path: Path, record: Record) -> None:
             return
         with whole(_record_path(path)) as temporary:
             temporary.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
-        for entry in _temporaries(_record_path(path)):
-            entry.unlink(missing_ok=True)
 
 
 def _record(path: Path, url: str, digests: Digests) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from densenet_port.formats.keras.graph import told
+from densenet_port.formats.keras.graph import metadata_of
 
 CONV3 = {"kernel_size": [7, 7], "padding": "same"}
 
@@ -17,19 +17,19 @@ def model(*layers, **more):
 
 def said(*layers):
     """What is told beside the configuration and the names."""
-    return {key: value for key, value in told(model(*layers)).items() if key not in ("config", "layers")}
+    return {key: value for key, value in metadata_of(model(*layers)).items() if key not in ("config", "layers")}
 
 
 def test_layers_of_models_within_the_model_are_listed_too():
     inner = model(layer("Conv2D", "conv"), layer("ReLU", "relu"))
 
-    found = told(model(layer("InputLayer", "input"), inner, layer("Dense", "head", activation="sigmoid")))
+    found = metadata_of(model(layer("InputLayer", "input"), inner, layer("Dense", "head", activation="sigmoid")))
 
     assert (found["layers"], found["output"]) == (["input", "conv", "relu", "head"], "sigmoid")
 
 
 def test_a_sequential_of_keras_1_is_a_list():
-    found = told(
+    found = metadata_of(
         {"class_name": "Sequential", "config": [layer("Dense", "a"), layer("Activation", "b", activation="softmax")]}
     )
 
@@ -91,7 +91,7 @@ def test_a_class_of_a_package_is_not_looked_into():
     """It says its package, and of its layers nothing."""
     config = {"class_name": "DenseNet121", "config": {"name": "m"}, "registered_name": "keras_hub>DenseNet121"}
 
-    assert told(config) == {"config": config, "package": "keras-hub"}
+    assert metadata_of(config) == {"config": config, "package": "keras-hub"}
 
 
 STRANGE = [
@@ -104,7 +104,7 @@ STRANGE = [
 @pytest.mark.parametrize("config", STRANGE, ids=str)
 def test_what_is_no_configuration_says_nothing(config):
     """Weights can be read all the same."""
-    assert told(config) == {"config": config}
+    assert metadata_of(config) == {"config": config}
 
 
 def test_settings_of_strange_kinds_say_nothing():
@@ -114,4 +114,4 @@ def test_settings_of_strange_kinds_say_nothing():
         layer("Dense", "head", activation={"class_name": "mine"}),
     ]
 
-    assert told(model(*layers)) == {"config": model(*layers), "layers": ["n", "3", "head"]}
+    assert metadata_of(model(*layers)) == {"config": model(*layers), "layers": ["n", "3", "head"]}

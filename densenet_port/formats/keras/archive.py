@@ -69,7 +69,7 @@ def _checkpoint(path: Path, config: Any, saved: Any, root: _hdf5.Node) -> Checkp
         tensors=keras_h5.spell(path, objects, named or keras_h5.stored_names(objects)),
         metadata=({"keras_version": saved["keras_version"]} if "keras_version" in saved else {})
         | {"kernels": "tensorflow"}
-        | _keras_graph.told(config),
+        | _keras_graph.metadata_of(config),
         record=keras_h5.record_of(root),
     )
 

@@ -19,7 +19,7 @@ OUTPUTS = {"linear": "logits", "softmax": "softmax", "sigmoid": "sigmoid"}
 STEM = 7  # rows and columns of its kernel
 
 
-def told(model: Any) -> dict[str, Any]:
+def metadata_of(model: Any) -> dict[str, Any]:
     """A model's configuration as metadata; what is not as Keras writes it says nothing."""
     layers = list(_layers(model))
     found = {"config": model} | _package(model)

@@ -176,7 +176,7 @@ def _metadata(root: _hdf5.Node, group: _hdf5.Node) -> dict[str, Any]:
         if values := group.texts(key) or root.texts(key):
             metadata[key] = values[0]
     if texts := root.texts("model_config"):
-        metadata |= _keras_graph.told(json.loads(texts[0]))
+        metadata |= _keras_graph.metadata_of(json.loads(texts[0]))
     if "backend" in metadata:
         metadata |= _THEANO if metadata["backend"] == "theano" else {"kernels": "tensorflow"}
     return metadata
