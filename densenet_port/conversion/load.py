@@ -21,7 +21,7 @@ from densenet_port.network.graph import Graph, graph
 from densenet_port.network.units import HEAD, Slot
 
 if TYPE_CHECKING:
-    from densenet_port.network.keras import Activation
+    from densenet_port.network.contract import Activation
     from densenet_port.network.keras_input import DataFormat, Shape
 
 
