@@ -6,7 +6,7 @@ from typing import Protocol
 from densenet_port.checkpoint import Array, Checkpoint
 from densenet_port.layouts.match import Ledger
 from densenet_port.network.architecture import Architecture
-from densenet_port.network.contract import Contract
+from densenet_port.network.contract import Contract, Origin
 from densenet_port.network.units import Slot
 
 
@@ -28,6 +28,10 @@ class Source(Protocol):
     @property
     def contract(self) -> Contract:
         """What must hold beside its weights."""
+
+    @property
+    def origins(self) -> Mapping[str, Origin]:
+        """Entry of the contract → where it is known from."""
 
     @property
     def weights(self) -> Mapping[Slot, Array]:
