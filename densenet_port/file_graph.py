@@ -60,15 +60,17 @@ class FileGraph:
 
     `size` are the height and width of the images where the file fixes them. `unknown` says whose code stands around
     the steps and is not in the file ("__main__.Net"): the graph then begins or ends somewhere within the network.
+    `assumed` says in words what such code may do beside steps that are all there.
     """
 
     steps: Mapping[str, Step]
     outputs: tuple[str, ...]
     size: Pair | None = None
     unknown: str = ""
+    assumed: tuple[str, ...] = ()
 
     def below(self, name: str) -> "FileGraph":
-        """The steps within a model or module; what they read from outside is the input."""
+        """The steps within a model or module; what they read from outside is the input, of a size that is not known."""
         starts = tuple(name.rstrip("./") + sign for sign in "./")
         inside = {key: step for key, step in self.steps.items() if key.startswith(starts)}
         steps = {
@@ -76,4 +78,4 @@ class FileGraph:
             for key, step in inside.items()
         }
         read = {name for step in steps.values() for name in step.inputs}
-        return replace(self, steps=steps, outputs=tuple(name for name in steps if name not in read))
+        return replace(self, steps=steps, outputs=tuple(name for name in steps if name not in read), size=None)

@@ -231,7 +231,8 @@ def _holders(ledger: Ledger) -> dict[str, str]:
     for key, claim in ledger.claims.items():
         unit = f"{key.unit}:scale" if key.part == "second_scale" else key.unit
         end = claim.name.rfind(claim.unit_name) + len(claim.unit_name)
-        holders.setdefault(unit, claim.name[:end])
+        rest = re.match(f"(.*)[{SPLIT}]", claim.name[end:])  # `conv1_bn/gamma` may be of the unit conv1
+        holders.setdefault(unit, claim.name[:end] + (rest[1] if rest else ""))
     return holders
 
 

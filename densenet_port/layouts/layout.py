@@ -85,7 +85,6 @@ class Layout:
     when: Mapping[str, Any]
     prefer: Mapping[str, Any]
     classes: int
-    last_relu: str
     body_prefix: str
     contract: Contract
     carried: frozenset[str]

@@ -34,7 +34,6 @@ DEFAULTS: dict[str, Any] = {
     "include": "",
     "ignore": [],
     "classes": 1000,
-    "last_relu": "",
     "body": "",
     "order": {},
 }
@@ -104,7 +103,6 @@ def compiled(path: Path, content: dict[str, Any], shared: tuple[str, ...] = ()) 
         "when": table.fields("when").content,
         "prefer": table.fields("prefer").content,
         "classes": table.value("classes", int),
-        "last_relu": table.text("last_relu"),
         "body_prefix": table.text("body"),
         "contract": contract,
         "carried": carried,

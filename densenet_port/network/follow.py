@@ -66,7 +66,8 @@ class _Follower:
         self.values: dict[str, Pieces] = {}
         self.facts: dict[str, set[Any]] = {}
         self.notes: list[str] = []
-        self.assumed: list[str] = []
+        self.assumed: list[str] = list(source.assumed)
+        self.is_cut = False  # whether the graph ended within the network
 
     def run(self) -> None:
         """Take all steps."""
@@ -80,6 +81,7 @@ class _Follower:
             before = self.values[operation.inputs[0]]
             if self.source.unknown and not self.readers.get(before):
                 self.assumed.append(f"what {self.source.unknown} does behind {self.place(operation)}")
+                self.is_cut = True
                 self.units_behind(operation)
                 return
             if operation.name == "final.relu" and self.ends_early(before):
@@ -106,7 +108,7 @@ class _Follower:
     def evidence(self) -> Evidence:
         """What was seen. Raises MisfitError where steps differ in what a contract has one of."""
         facts: dict[str, Any] = {}
-        if self.has_pool and self.contract.stem_pool == "none" and not self.assumed:
+        if self.has_pool and self.contract.stem_pool == "none" and not self.is_cut:
             self.note("stem_pool", "none")
         for key, values in self.facts.items():
             if len(values) > 1:
