@@ -25,8 +25,8 @@ from densenet_port.conversion.load import Network, read
 from densenet_port.errors import UsageError
 from densenet_port.extras import framework
 from densenet_port.network.architecture import NAMED, Architecture
-from densenet_port.network.contract import Contract, StemPadding
-from densenet_port.network.keras import Activation, Model, assign, build
+from densenet_port.network.contract import Activation, Contract, StemPadding
+from densenet_port.network.keras import Model, assign, build
 from densenet_port.network.keras_input import DataFormat, KerasTensor, ModelInput, Shape, model_input
 
 SMALLEST = 8  # sides below it were always refused by the constructors, even where the network could take them

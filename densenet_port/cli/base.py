@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from densenet_port.errors import UsageError
+from densenet_port.errors import MisfitError, UsageError
 
 if TYPE_CHECKING:
     from densenet_port.network.architecture import Architecture
-    from densenet_port.network.contract import Contract
+    from densenet_port.network.contract import Contract, Input
 
 WIDE = 240  # columns where there is no terminal to ask
 KERNELS = ("theano", "tensorflow")
@@ -44,11 +44,65 @@ KernelsOption = Annotated[
 Within = Annotated[
     str | None, typer.Option(help="The name that the network to take stands below, where a file holds several.")
 ]
+Epsilon = Annotated[float | None, typer.Option(help="What norms add to their variance, where the file does not say.")]
+StemPadding = Annotated[
+    str | None, typer.Option(help="symmetric or same: how the stem pads, where the file does not say.")
+]
+StemPool = Annotated[str | None, typer.Option(help="max, blur or none: the stem's pool, likewise.")]
+PoolRounding = Annotated[str | None, typer.Option(help="floor or ceil: how average pools round, likewise.")]
+Output = Annotated[
+    str | None, typer.Option(help="logits, softmax, sigmoid, relu, tanh or log_softmax: what stands behind the head.")
+]
+InputOption = Annotated[
+    str | None,
+    typer.Option("--input", help="How pictures are prepared: order=bgr,scale=1,mean=104/117/124,std=1/1/1."),
+]
 Against = Annotated[Path | None, typer.Option(help="The checkpoint it was made from.")]
 Reference = Annotated[Path | None, typer.Option(help="A saved run of the reference, in place of the framework.")]
 Backend = Annotated[str, typer.Option(help="What runs the port: tensorflow, torch, jax or numpy.")]
 Sizes = Annotated[list[int] | None, typer.Option(help="Pixels of the noise; may be given several times.")]
 Limit = Annotated[float, typer.Option(help="Seconds that each run may take.")]
+
+
+def contract_words(
+    epsilon: float | None,
+    stem_padding: str | None,
+    stem_pool: str | None,
+    pool_rounding: str | None,
+    output: str | None,
+    picture: str | None,
+) -> dict[str, Any]:
+    """The entries of the contract that the options give. Raises UsageError for an input that is none."""
+    words = {
+        "epsilon": epsilon,
+        "stem_padding": stem_padding,
+        "stem_pool": stem_pool,
+        "pool_rounding": pool_rounding,
+        "output": output,
+        "input": None if picture is None else _picture(picture),
+    }
+    return {key: value for key, value in words.items() if value is not None}
+
+
+def _picture(text: str) -> "Input":
+    """The input of `order=bgr,scale=1,mean=104/117/124,std=1/1/1`; what is left out is torchvision's."""
+    from densenet_port.network.contract import Input
+
+    entries: dict[str, Any] = {}
+    for part in text.split(","):
+        key, _, value = part.partition("=")
+        if key not in ("order", "scale", "mean", "std"):
+            raise UsageError(f"--input {text}: unknown {key!r}", hint="known: order, scale, mean, std")
+        try:
+            entries[key] = value if key == "order" else tuple(map(float, value.split("/")))
+        except ValueError as error:
+            raise UsageError(f"--input {text}: {key} cannot be {value!r}") from error
+    if "scale" in entries:
+        entries["scale"] = entries["scale"][0]
+    try:
+        return Input(**entries)
+    except MisfitError as error:
+        raise UsageError(f"--input {text}: {error.message}") from error
 
 
 def choice(option: str, value: str | None, allowed: tuple[str, ...]) -> Any:
@@ -102,8 +156,8 @@ def rows(headings: Sequence[str], cells: Iterable[Sequence[Any]]) -> Any:
 def contract_line(architecture: "Architecture", contract: "Contract") -> str:
     """Classes and contract; pools only where they are not the original network's."""
     words = [f"epsilon {contract.epsilon:g}", f"{contract.stem_padding} stem padding"]
-    if contract.stem_pool == "blur":
-        words.append("blur pool")
+    if contract.stem_pool != "max":
+        words.append("blur pool" if contract.stem_pool == "blur" else "no pool in the stem")
     if contract.pool_rounding == "ceil":
         words.append("pools round up")
     words.append(f"{contract.input.order} input")

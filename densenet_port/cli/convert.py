@@ -14,14 +14,21 @@ from densenet_port.cli.base import (
     ORDERINGS,
     Arch,
     AsJson,
+    Epsilon,
+    InputOption,
     KernelsOption,
+    Output,
+    PoolRounding,
     Src,
+    StemPadding,
+    StemPool,
     Table,
     Within,
     app,
     bar,
     choice,
     contract_line,
+    contract_words,
     numbers,
     rows,
     show,
@@ -59,6 +66,12 @@ def convert(
         str | None, typer.Option(help="th or tf: out channels first or last, where the layout has both.")
     ] = None,
     mapping: Table = None,
+    epsilon: Epsilon = None,
+    stem_padding: StemPadding = None,
+    stem_pool: StemPool = None,
+    pool_rounding: PoolRounding = None,
+    output: Output = None,
+    picture: InputOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: AsJson = False,
@@ -83,6 +96,7 @@ def convert(
             dst_kernels=choice("--dst-kernels", dst_kernels, KERNELS),
             dim_ordering=choice("--dim-ordering", dim_ordering, ORDERINGS),
             no_top=no_top,
+            contract=contract_words(epsilon, stem_padding, stem_pool, pool_rounding, output, picture),
             dtype=dtype,
             force=force,
             progress=progress,
@@ -139,6 +153,8 @@ def _conversion_json(done: "Conversion", target: Path | None) -> dict[str, Any]:
         },
         "architecture": numbers(source.architecture),
         "contract": done.contract.to_json(),
+        "origins": dict(source.origins),
+        "assumed": done.assumption,
         "ledger": {
             "used": len(ledger.claims),
             "ignored": _counted_rules(ledger.ignored),
@@ -172,6 +188,8 @@ def _conversion_text(done: "Conversion", seconds: float) -> str:
             f"  epsilon {done.absorbed['from']:g} became {done.absorbed['to']:g}: taken up by the variance, "
             f"in {len(done.absorbed['scale'])} norms by the scale"
         )
+    if done.assumption:
+        lines.append(f"  {done.assumption}")
     lines += [f"  note: {note}" for note in done.notes]
     if done.out:
         size = done.out.stat().st_size
@@ -202,6 +220,12 @@ def inspect(
     kernels: KernelsOption = None,
     within: Within = None,
     mapping: Table = None,
+    epsilon: Epsilon = None,
+    stem_padding: StemPadding = None,
+    stem_pool: StemPool = None,
+    pool_rounding: PoolRounding = None,
+    output: Output = None,
+    picture: InputOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a checkpoint's container, layout, architecture, contract and tensors."""
@@ -212,7 +236,8 @@ def inspect(
     word = choice("--kernels", kernels, KERNELS)
     network, misfit = None, None
     try:
-        network = read(checkpoint, src=mapping or src, kernels=word, within=within)
+        words = contract_words(epsilon, stem_padding, stem_pool, pool_rounding, output, picture)
+        network = read(checkpoint, src=mapping or src, kernels=word, within=within, contract=words)
     except MisfitError as error:
         misfit = error
     entries = _entries(checkpoint, network)
@@ -247,6 +272,7 @@ def _inspection_json(
         "prefix": network.ledger.prefix if network else None,
         "architecture": numbers(network.architecture) if network else None,
         "contract": network.contract.to_json() if network else None,
+        "origins": dict(network.origins) if network else None,
         "misfit": {"message": misfit.message, "hint": misfit.hint} if misfit else None,
         "metadata": {key: value for key, value in checkpoint.metadata.items() if key != "config"},
         "written_by": (checkpoint.record or {}).get("tool"),
@@ -264,6 +290,7 @@ def _inspection_text(
         under = f", under {network.ledger.prefix!r}" if network.ledger.prefix else ""
         lines.append(f"{network.layout} {network.architecture.name}{under}")
         lines.append(contract_line(network.architecture, network.contract))
+        lines.append(", ".join(f"{entry} by {origin}" for entry, origin in network.origins.items()))
     elif misfit:
         lines += [misfit.message, *([misfit.hint] if misfit.hint else [])]
     if writer := (checkpoint.record or {}).get("tool"):

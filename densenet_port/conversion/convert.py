@@ -1,8 +1,10 @@
 """One file into another: read, converted, written, and verified."""
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from densenet_port import formats
 from densenet_port.checkpoint import Checkpoint, array_digest
@@ -27,20 +29,21 @@ def convert(
     dst_kernels: Kernels | None = None,
     dim_ordering: Ordering | None = None,
     no_top: bool = False,
+    contract: Mapping[str, Any] | None = None,
     dtype: str = "float32",
     force: bool = False,
     progress: Progress = silent,
 ) -> Conversion:
     """Convert a checkpoint to another layout and write it to `out`; without `out` only say what would be done.
 
-    `src`, `arch`, `kernels`, `within` and `no_top` are as in `read`; `dst` is a layout's name or a table of the user's
-    own (a path), `dst_kernels` and the rest are as in `write.write`. Raises the errors of both.
+    `src`, `arch`, `kernels`, `within`, `no_top` and `contract` are as in `read`; `dst` is a layout's name or a table of
+    the user's own (a path), `dst_kernels` and the rest are as in `write.write`. Raises the errors of both.
     """
     path, place, target = Path(source), None if out is None else Path(out), Layout.load(table(dst))
     check_place(path, place, target, force=force)
     with ThreadPoolExecutor(1) as pool:  # hashing lets the interpreter go on
         digest = pool.submit(file_digest, path)
-        network = read(path, src=src, arch=arch, kernels=kernels, within=within, no_top=no_top)
+        network = read(path, src=src, arch=arch, kernels=kernels, within=within, no_top=no_top, contract=contract)
         planned = plan(network, target, dtype, dst_kernels, dim_ordering)
         return write_plan(planned, place, digest, pool, progress) if place else planned
 

@@ -2,26 +2,29 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from densenet_port import formats
 from densenet_port.checkpoint import Array, Checkpoint
+from densenet_port.conversion.origins import known
 from densenet_port.conversion.write import Conversion, plan, write
 from densenet_port.errors import MisfitError, UsageError
+from densenet_port.file_graph import FileGraph
 from densenet_port.layouts.identify import first_few, identify
 from densenet_port.layouts.layout import Kernels, Layout, Ordering, TensorKey
 from densenet_port.layouts.match import SPLIT, Ledger
 from densenet_port.layouts.transform import folded, move
 from densenet_port.network.architecture import Architecture
-from densenet_port.network.contract import Contract
+from densenet_port.network.contract import Contract, Origin
+from densenet_port.network.follow import Evidence, follow
 from densenet_port.network.graph import Graph, graph
 from densenet_port.network.units import HEAD, Slot
 
 if TYPE_CHECKING:
-    from densenet_port.network.keras import Activation
+    from densenet_port.network.contract import Activation
     from densenet_port.network.keras_input import DataFormat, Shape
 
 
@@ -55,8 +58,9 @@ class Network:
 
     `weights` gives each slot's tensor in our axes (`h w i o`, `i o`, `c`) and the stored type (bfloat16 widened to
     float32), or in float64 where a fold computed it and the stored type cannot hold it; each look reads it anew.
-    `contract` is the file's own record where it has one, the layout's otherwise. `within` is what the names of this
-    network begin with, where somebody had to say.
+    `origins` says for each entry of the contract where it is known from (`contract.ENTRIES`), and `evidence` what the
+    file's own graph says, None without one. `within` is what the names of this network begin with, where somebody had
+    to say.
     """
 
     architecture: Architecture
@@ -65,6 +69,8 @@ class Network:
     checkpoint: Checkpoint
     ledger: Ledger
     within: str | None = None
+    origins: Mapping[str, Origin] = field(default_factory=dict)
+    evidence: Evidence | None = None
 
     @property
     def layout(self) -> str:
@@ -163,6 +169,7 @@ def read(
     kernels: Kernels | None = None,
     within: str | None = None,
     no_top: bool = False,
+    contract: Mapping[str, Any] | None = None,
 ) -> Network:
     """The network in a file, in a registered weight file, or in a checkpoint that is open already.
 
@@ -171,9 +178,10 @@ def read(
     asked which of them fits. Without `arch` (a name, or an Architecture) the shapes say. `kernels` says how convolution
     kernels are stored where the file does not record it: as a true convolution has them ("theano"), or as a correlation
     ("tensorflow"). `within` is what stands before the names of the network to take (`state_dict_ema`), where a file
-    holds several; all else is ignored then. `no_top` leaves the head out. Raises MisfitError when anything is left
-    over, missing or of another shape, DiskError and CorruptError for a file that cannot be read, UsageError for words
-    that mean nothing.
+    holds several; all else is ignored then. `no_top` leaves the head out. `contract` has entries of the contract
+    that the user knows (`{"epsilon": 1e-3, "stem_pool": "none"}`), in place of what the file does not say. Raises
+    MisfitError when anything is left over, missing or of another shape, DiskError and CorruptError for a file that
+    cannot be read, UsageError for words that mean nothing.
     """
     checkpoint = source if isinstance(source, Checkpoint) else formats.read(_located(source))
     if kernels not in (None, "theano", "tensorflow"):
@@ -188,14 +196,67 @@ def read(
     if within is not None:
         outside = {name: f"--within {within}" for name in checkpoint.tensors if name not in chosen.tensors}
         ledger = replace(ledger, ignored={**ledger.ignored, **outside})
+    evidence = _evidence(chosen, ledger, within, no_top=no_top)
+    function = known(checkpoint, ledger, evidence, contract)
     return Network(
         architecture=ledger.architecture,
-        contract=_contract_of(checkpoint, ledger.layout),
+        contract=function.contract,
+        origins=function.origins,
         weights=Weights({slot: _reader(ledger, slot) for slot in ledger.filled}),
         checkpoint=checkpoint,
         ledger=ledger,
         within=within,
+        evidence=evidence,
     )
+
+
+def _evidence(checkpoint: Checkpoint, ledger: Ledger, within: str | None, *, no_top: bool) -> Evidence | None:
+    """What the file's own graph says of the network; None without one.
+
+    Raises MisfitError where it is another network than the tensors are taken for, with a way that works, if any does.
+    """
+    if checkpoint.graph is None:
+        return None
+    source = checkpoint.graph() if within is None else checkpoint.graph().below(within)
+    try:
+        return follow(source, ledger.architecture, _holders(ledger), no_top=no_top)
+    except MisfitError as error:
+        hint = error.hint or _other_way(source, ledger, no_top=no_top)
+        raise MisfitError(f"{checkpoint.path}: {error.message}", hint=hint) from error
+
+
+def _holders(ledger: Ledger) -> dict[str, str]:
+    """Unit → what the names of its tensors begin with in the file; those of a Scale behind a norm apart."""
+    holders: dict[str, str] = {}
+    for key, claim in ledger.claims.items():
+        unit = f"{key.unit}:scale" if key.part == "second_scale" else key.unit
+        end = claim.name.rfind(claim.unit_name) + len(claim.unit_name)
+        holders.setdefault(unit, claim.name[:end])
+    return holders
+
+
+def _other_way(source: FileGraph, ledger: Ledger, *, no_top: bool) -> str:
+    """How to take the network out of a graph that has more; found by trying."""
+    holders = _holders(ledger)
+    stem = re.split(f"[{SPLIT}]", holders[next(iter(ledger.architecture.units))])
+    sign = "/" if any("/" in name for name in source.steps) else "."
+    for depth in range(len(stem)):
+        name = sign.join(stem[:depth])
+        part = source.below(name) if depth else source
+        for headless in (no_top, True):
+            if part.steps and _follows(part, ledger, holders, no_top=headless):
+                words = [*([f"--within {name}"] if depth else []), *(["--no-top"] if headless and not no_top else [])]
+                return f"{' '.join(words)} takes what is a DenseNet of it"
+    return "a DenseNet that was changed is another network: only its own software runs it"
+
+
+def _follows(source: FileGraph, ledger: Ledger, holders: Mapping[str, str], *, no_top: bool) -> bool:
+    """Whether a graph is the network."""
+    try:
+        follow(source, ledger.architecture, holders, no_top=no_top)
+    except MisfitError:
+        return False
+    return True
 
 
 def table(layout: str | PathLike[str]) -> str | Path:
@@ -252,24 +313,3 @@ def _part_reader(ledger: Ledger, key: TensorKey) -> Callable[[], Array]:
     """A function that reads one part in our axes."""
     claim, axes = ledger.claims[key], ledger.layout.canonical_axes(key)
     return lambda: move(claim.tensor.load(), claim.axes, axes)
-
-
-RECORDED = {  # what a file's own graph may say of the contract
-    "epsilon": float,
-    "stem_padding": str,
-    "stem_pool": str,
-    "pool_rounding": str,
-    "output": str,
-}
-
-
-def _contract_of(checkpoint: Checkpoint, mapping: Layout) -> Contract:
-    """What the file records of itself, else what its layout says."""
-    if checkpoint.record and "contract" in checkpoint.record:
-        return Contract.from_json(checkpoint.record["contract"])
-    known = {key: kind(checkpoint.metadata[key]) for key, kind in RECORDED.items() if key in checkpoint.metadata}
-    try:
-        return replace(mapping.contract, **cast("Any", known))
-    except MisfitError as error:
-        hint = "its graph says so; repair it there"
-        raise MisfitError(f"{checkpoint.path}: {error.message}", hint=hint) from error

@@ -15,6 +15,7 @@ from densenet_port.network.units import HEAD
 def notes(source: Source, target: Layout, contract: Contract, dtype: np.dtype[Any]) -> Iterator[str]:
     """What the owner of a file should know beside that it was converted."""
     yield from source.checkpoint.metadata.get("notes", ())
+    yield from source.evidence.notes if source.evidence else ()
     yield from _contract_notes(source, target, contract)
     if source.ledger.kernels_assumed:
         yield (
@@ -31,10 +32,35 @@ def notes(source: Source, target: Layout, contract: Contract, dtype: np.dtype[An
         kinds = " and ".join(sorted(stored & {"float16", "bfloat16"}))
         yield f"the checkpoint holds {kinds}: its rounding stays in the weights"
     yield from _underflow_notes(source)
-    if "epsilon" in source.ledger.layout.carried and not (
-        source.checkpoint.record or "epsilon" in source.checkpoint.metadata
-    ):
-        yield f"the file records no contract: {_brief(source)} are taken"
+
+
+def assumption(source: Source) -> str | None:
+    """What of the contract nothing in the file tells, in one line; None where everything is known."""
+    shown = _entries_of(source.contract, source.architecture.classes)
+    outside = source.evidence.assumed if source.evidence else ()
+    assumed = ", ".join([*(text for key, text in shown.items() if source.origins[key] == "assumed"), *outside])
+    rest = f"as {source.layout}'s software builds it, which weights alone do not tell"
+    if not any(source.origins[key] == "software" for key in shown):
+        return f"assumed: {assumed}" if assumed else None
+    return f"assumed: {assumed}; the rest {rest}" if assumed else f"assumed: {rest}"
+
+
+def _entries_of(contract: Contract, classes: int | None) -> dict[str, str]:
+    """The entries of a contract in words; a network without a head has no output of its own."""
+    picture = contract.input
+    mean, std = ("/".join(f"{number:.4g}" for number in numbers) for numbers in (picture.mean, picture.std))
+    entries = {
+        "epsilon": f"epsilon {contract.epsilon:g}",
+        "stem_padding": f"{contract.stem_padding} stem padding",
+        "stem_pool": {"max": "a max pool", "blur": "a blur pool", "none": "no pool"}[contract.stem_pool]
+        + " in the stem",
+        "pool_rounding": f"pools that round {'up' if contract.pool_rounding == 'ceil' else 'down'}",
+        "output": f"output {contract.output}",
+        "input": f"input {picture.order}, scale {picture.scale:g}, mean {mean}, std {std}",
+    }
+    if classes is None:
+        del entries["output"]
+    return entries
 
 
 def _underflow_notes(source: Source) -> Iterator[str]:
@@ -62,6 +88,8 @@ def _contract_notes(source: Source, target: Layout, contract: Contract) -> Itera
     listed = first in layers  # else the network is a layer of another model, and its own layers are not listed
     if last and listed and last not in layers and HEAD in source.architecture.units:
         yield f"the file's own graph lacks the last ReLU ({last}): its logits are not those of this network"
+    if source.contract.output not in ("logits", contract.output) and HEAD in source.architecture.units:
+        yield f"the network ends in {source.contract.output}, and a file of {target.name} in {contract.output}"
     if source.contract.pool_rounding != contract.pool_rounding:
         change = f"{source.contract.pool_rounding} to {contract.pool_rounding}"
         yield f"average pools round from {change}: the same for maps of even size, as 224 and 256 pixels give"

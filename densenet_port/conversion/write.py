@@ -16,7 +16,7 @@ import numpy as np
 from densenet_port import formats
 from densenet_port.about import __version__
 from densenet_port.checkpoint import Array, Tensor, array_digest
-from densenet_port.conversion.notes import notes
+from densenet_port.conversion.notes import assumption, notes
 from densenet_port.conversion.source import Source
 from densenet_port.errors import DiskError, MisfitError, UsageError
 from densenet_port.files import file_digest
@@ -41,8 +41,8 @@ class Conversion:
     """A network in another layout: what was written, or with `out` None would be.
 
     `tensors` are the target's, in order, read and turned when they are loaded; `specs` say how each is named and
-    stored. `record` is what the file says of itself, `absorbed` which norms took up another epsilon, and how; `notes`
-    are what the file's owner should know.
+    stored. `record` is what the file says of itself, `absorbed` which norms took up another epsilon, and how;
+    `assumption` what of the contract nothing in the source tells, and `notes` are what the file's owner should know.
     """
 
     source: Source
@@ -53,6 +53,7 @@ class Conversion:
     absorbed: Mapping[str, Any] | None
     out: Path | None
     record: Mapping[str, Any]
+    assumption: str | None
     notes: tuple[str, ...]
 
 
@@ -141,6 +142,7 @@ def plan(
         absorbed=absorbed,
         out=None,
         record={},
+        assumption=assumption(source),
         notes=tuple(notes(source, target, contract, stored)),
     )
     return replace(planned, record=_record(planned, {}, ""))
@@ -318,6 +320,7 @@ def _record(planned: Conversion, digests: Mapping[str, str], source_digest: str)
         "layout": target.name,
         "architecture": source.architecture.to_json(),
         "contract": planned.contract.to_json(),
+        "origins": dict(source.origins),
         "source": origin,
         "mappings": {source.layout: source.ledger.layout.digest, target.name: target.digest},
         "absorbed": planned.absorbed,

@@ -4,6 +4,7 @@
     layout                the layout of the tensors' names
     architecture          the numbers of the network (`Architecture.to_json`)
     contract              what must hold beside its weights (`Contract.to_json`)
+    origins               entry of the contract → where it is known from
     source                layout, container and digest of the file that it was made from
     mappings              layout → digest of the table by which it was read or written
     absorbed              {"from", "to", "scale"}: epsilons, and the norms whose scale took up the change; or null
@@ -38,7 +39,7 @@ def parse_record(path: Path, text: str | bytes) -> dict[str, Any]:
     fields = Fields(where, record, refused)
     for key in _TEXTS & record.keys():
         fields.text(key)
-    for key in {"mappings", "tensors"} & record.keys():
+    for key in {"mappings", "origins", "tensors"} & record.keys():
         fields.text_map(key)
     if record.get("absorbed") is not None:
         _check_absorbed(fields.fields("absorbed"))

@@ -67,9 +67,10 @@ class Layout:
     `first_numbers` are those of the first block, layer and running number. `units` gives the patterns of each generic
     unit, the usual one first, and `exceptions` the pattern that an architecture has instead. `running_names` are
     patterns by kind, for files that keep no names, and `running_containers` the containers that do not (none: all).
-    `body_prefix` stands before the names of the body of a network with a head. `carried` are the entries of the
-    contract that go with the weights from file to file. `tensors` gives name and axes by kind and part, and `fold` the
-    name of what makes a norm's roles of its parts. `digest` is the SHA-256 of the table, followed by what it includes.
+    `body_prefix` stands before the names of the body of a network with a head. `classes` are those of the networks
+    that the software publishes, `carried` the entries of the contract that go with the weights from file to file.
+    `tensors` gives name and axes by kind and part, and `fold` the name of what makes a norm's roles of its parts.
+    `digest` is the SHA-256 of the table, followed by what it includes.
     """
 
     path: Path
@@ -83,6 +84,7 @@ class Layout:
     only: Mapping[str, tuple[Any, ...]]
     when: Mapping[str, Any]
     prefer: Mapping[str, Any]
+    classes: int
     last_relu: str
     body_prefix: str
     contract: Contract
@@ -110,6 +112,11 @@ class Layout:
             shared_text, shared_content = _toml(shared)
             text, rules = text + shared_text, shared_rules(shared, shared_content)
         return cls(path=path, digest=hashlib.sha256(text).hexdigest(), **compiled(path, content, rules))
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the table is one of this project's, and no user's own."""
+        return self.path.parent == resource("mappings")
 
     # -- writing -------------------------------------------------------------------------------------------------------
 

@@ -8,10 +8,21 @@ from typing import Any, Literal, get_args
 from densenet_port.errors import MisfitError
 
 StemPadding = Literal["symmetric", "same"]
-StemPool = Literal["max", "blur"]
+StemPool = Literal["max", "blur", "none"]
 Rounding = Literal["floor", "ceil"]
-Output = Literal["logits", "softmax", "sigmoid"]
+Activation = Literal["softmax", "sigmoid", "relu", "tanh", "log_softmax"]
+Output = Literal["logits", Activation]
 Order = Literal["rgb", "bgr", "grey"]
+Origin = Literal["graph", "record", "software", "user", "assumed"]
+ENTRIES = ("epsilon", "stem_padding", "stem_pool", "pool_rounding", "output", "input")
+"""The entries of a contract. Each has an origin, by which it is known:
+
+    graph      the file's own graph has it
+    record     a file beside the weights, or one that densenet-port wrote, records it
+    software   the layout's own software builds its networks so
+    user       the user's word
+    assumed    nothing tells; it is what files like this one usually have
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +51,11 @@ class Contract:
 
     `epsilon` is what every norm adds to its variance. `stem_padding` is "symmetric" (3 and 1 zeros on every side, the
     original network) or "same" (TensorFlow's rule, which shifts even sizes by three pixels). `stem_pool` is the stem's
-    3×3 pool: "max" of stride 2, or "blur", a max of stride 1 and then a binomial 3×3 filter of stride 2 over the map
-    and its reflection at the border (timm's blur pool; `stem_padding` has no say in it). `pool_rounding` is how a
-    transition pools a map of odd size: "floor" drops the last row and column, "ceil" averages what is there of them
-    (Caffe's default). `output` says what the layout's own network puts out; weights are the same for all three.
+    3×3 pool: "max" of stride 2, "blur", a max of stride 1 and then a binomial 3×3 filter of stride 2 over the map
+    and its reflection at the border (timm's blur pool; `stem_padding` has no say in it), or "none". `pool_rounding` is
+    how a transition pools a map of odd size: "floor" drops the last row and column, "ceil" averages what is there of
+    them (Caffe's default). `output` says what the layout's own network puts out: the activation behind the head, or
+    logits; weights are the same for all.
     Raises MisfitError for values that no network has.
     """
 

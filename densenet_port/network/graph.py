@@ -15,13 +15,13 @@ The others are called after what they belong to: `stem.pool`, `block1.layer1.rel
 new ones.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import count
 from typing import Any, Literal, NamedTuple, Protocol
 
-from densenet_port.network.contract import Contract, Rounding
+from densenet_port.network.contract import Activation, Contract, Rounding
 from densenet_port.network.units import HEAD, Unit, conv_unit, dense_unit, norm_unit
 
 IMAGES = "images"  # the name of what goes in
@@ -29,7 +29,7 @@ IMAGES = "images"  # the name of what goes in
 OperationKind = Literal[
     "conv", "norm", "relu", "max_pool", "average_pool", "pad", "blur", "concat", "mean", "dense", "activation"
 ]
-StemKind = Literal["imagenet", "cifar", "deep"]
+StemKind = Literal["imagenet", "cifar", "cifar-norm", "deep"]
 Padding = int | Literal["same"]
 
 
@@ -66,6 +66,8 @@ class Stem(NamedTuple):
 STEMS: dict[StemKind, Stem] = {
     "imagenet": Stem(convs=(StemConv(7, 2),), norms=True, pool=True),  # the paper's table 1
     "cifar": Stem(convs=(StemConv(3, 1),), norms=False, pool=False),  # the paper's section 4.2
+    # torchvision's class with its first convolution replaced, as people train it on small pictures
+    "cifar-norm": Stem(convs=(StemConv(3, 1),), norms=True, pool=True),
     # timm 1.0.31, models/densenet.py: its growth rate is half of the stem's channels
     "deep": Stem(convs=(StemConv(3, 2, 2), StemConv(3, 1, 2), StemConv(3, 1)), norms=True, pool=True),
 }
@@ -84,7 +86,7 @@ class Operation:
     - blur: the binomial filter [1 2 1]/4 along both axes for each channel, with `stride` and no padding.
     - concat: the channels of the first input, then those of the second.
     - mean: over height and width; what it gives has no places any more.
-    - dense: `x · kernel + bias`. activation: `function` of all classes.
+    - dense: `x · kernel + bias`. activation: `function` of the classes; a softmax is over all of them.
 
     `padding` is a number of places on every side, or "same": as many as ⌈size / stride⌉ results need, the smaller half
     in front (TensorFlow's rule). `unit` is there for what holds weights. `channels` are those that come out.
@@ -100,7 +102,7 @@ class Operation:
     padding: Padding = 0
     rounding: Rounding = "floor"
     epsilon: float = 0.0
-    function: Literal["softmax", "sigmoid"] | None = None
+    function: Activation | None = None
 
     def side(self, side: int) -> int:
         """Places that come out along an axis on which `side` places go in; 0 or less where there is nothing to do."""
@@ -116,7 +118,7 @@ class Operation:
                 return side
 
 
-class Numbers(Protocol):
+class Numbers(Hashable, Protocol):
     """The numbers from which a graph follows: an Architecture has them and tells what they mean."""
 
     @property
@@ -270,7 +272,7 @@ class _Builder:
             yield self.conv(name, conv.kernel, self.numbers.init_channels // conv.divisor, conv.stride)
             if stem.norms:
                 yield from self.norm(norm)
-        if stem.pool:
+        if stem.pool and self.contract.stem_pool != "none":
             yield from self.stem_pool()
 
     def stem_pool(self) -> Iterator[Operation]:

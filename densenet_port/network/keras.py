@@ -11,19 +11,18 @@ channels-first input goes through one Permute in front, so weights and logits ar
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from densenet_port.checkpoint import Array
 from densenet_port.extras import framework
 from densenet_port.network.architecture import Architecture
-from densenet_port.network.contract import Contract
+from densenet_port.network.contract import Activation, Contract
 from densenet_port.network.graph import IMAGES, Graph, graph
 from densenet_port.network.keras_input import DataFormat, KerasTensor, ModelInput, Shape, model_input
 from densenet_port.network.keras_layers import PAD, LayerSpec, lower
 from densenet_port.network.units import ROLES, Kind, Role, Slot, check_fit
 
 Model = Any  # a keras.Model; Keras has no type stubs, and is imported only when called
-Activation = Literal["softmax", "sigmoid"]
 
 VARIABLES: dict[Role, str] = {
     "kernel": "kernel",

@@ -20,7 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 from densenet_port.checkpoint import Array
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.network.architecture import Architecture
-from densenet_port.network.contract import Contract, Rounding
+from densenet_port.network.contract import Activation, Contract, Rounding
 from densenet_port.network.graph import IMAGES, Graph, Operation, OperationKind, Padding, graph
 from densenet_port.network.units import ROLES, Slot
 
@@ -221,12 +221,30 @@ def _dense(step: Operation, weights: Mapping[Slot, Map], x: Map) -> Map:
 
 
 def _activation(step: Operation, _weights: Mapping[Slot, Map], x: Map) -> Map:
-    if step.function == "sigmoid":
-        sigmoid: Map = 1 / (1 + np.exp(-x))
-        return sigmoid
+    assert step.function is not None  # noqa: S101 (an activation has one)
+    activated: Map = _ACTIVATIONS[step.function](x)
+    return activated
+
+
+def _softmax(x: Map) -> Map:
     raised = np.exp(x - x.max(axis=1, keepdims=True))
     softmax: Map = raised / raised.sum(axis=1, keepdims=True)
     return softmax
+
+
+def _log_softmax(x: Map) -> Map:
+    below = x - x.max(axis=1, keepdims=True)
+    logarithms: Map = below - np.log(np.exp(below).sum(axis=1, keepdims=True))
+    return logarithms
+
+
+_ACTIVATIONS: dict[Activation, Callable[[Map], Map]] = {
+    "softmax": _softmax,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "relu": lambda x: np.maximum(x, 0),
+    "tanh": np.tanh,
+    "log_softmax": _log_softmax,
+}
 
 
 _OPERATIONS: dict[OperationKind, Callable[[Operation, Mapping[Slot, Map], Map], Map]] = {

@@ -11,6 +11,7 @@ from typing import Any
 
 from densenet_port.checkpoint import Array
 from densenet_port.extras import framework
+from densenet_port.network.contract import Activation
 from densenet_port.network.graph import IMAGES, Graph, Operation, OperationKind
 from densenet_port.network.units import ROLES, Kind, Role, Slot, check_fit
 
@@ -77,6 +78,13 @@ def _places(step: Operation) -> int:
     return 0 if step.padding == "same" else step.padding
 
 
+_ACTIVATIONS: dict[Activation, Callable[[Any], Module]] = {
+    "softmax": lambda nn: nn.Softmax(dim=1),
+    "sigmoid": lambda nn: nn.Sigmoid(),
+    "relu": lambda nn: nn.ReLU(),
+    "tanh": lambda nn: nn.Tanh(),
+    "log_softmax": lambda nn: nn.LogSoftmax(dim=1),
+}
 _MODULES: dict[OperationKind, Callable[[Any, Any], Module]] = {
     "conv": lambda nn, step: nn.Conv2d(
         step.unit.sizes["i"], step.channels, step.kernel, step.stride, _places(step), bias=False
@@ -88,7 +96,7 @@ _MODULES: dict[OperationKind, Callable[[Any, Any], Module]] = {
     "pad": lambda nn, _: nn.ReflectionPad2d(1),
     "blur": lambda nn, step: nn.Sequential(nn.AvgPool2d(2, 1), nn.AvgPool2d(2, step.stride)),
     "dense": lambda nn, step: nn.Linear(step.unit.sizes["i"], step.channels),
-    "activation": lambda nn, step: nn.Softmax(dim=1) if step.function == "softmax" else nn.Sigmoid(),
+    "activation": lambda nn, step: _ACTIVATIONS[step.function](nn),
 }
 
 

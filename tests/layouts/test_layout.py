@@ -242,7 +242,7 @@ FAULTS = [
     (("only       = { stem", "only       = { stemm"), f"unknown key 'only.stemm' (known: {NUMBERS})"),
     (
         ('only       = { stem = "imagenet"', 'only       = { stem = "image"'),
-        "only.stem: expected one of imagenet, cifar, deep, found 'image'",
+        "only.stem: expected one of imagenet, cifar, cifar-norm, deep, found 'image'",
     ),
     (("[units]", "[units"), "not TOML: Expected ']' at the end of a table declaration (at line 19, column 8)"),
     (
@@ -269,7 +269,7 @@ FAULTS = [
     ),
     (
         ('output       = "logits"', 'output = "logits"\nstem_pool = "mean"'),
-        "contract.stem_pool: expected one of max, blur, found 'mean'",
+        "contract.stem_pool: expected one of max, blur, none, found 'mean'",
     ),
     (('"final.norm" ', '"stem.conv1" = "x"\n"final.norm" '), f"unknown key 'units.stem.conv1' (known: {UNITS})"),
     (

@@ -159,7 +159,10 @@ def test_a_deep_stem_is_no_dense_block():
         ("layers=6,growth=32", "unknown number 'growth' in --arch layers=6,growth=32"),
         ("layers=6,growth_rate=0,init_channels=8", "no DenseNet has these numbers"),
         ("layers=6,growth_rate=4,init_channels=8,reduction=1.5", "reduction must be at least 0 and below 1, found 1.5"),
-        ("layers=6,growth_rate=4,init_channels=8,stem=wide", "unknown stem 'wide' (known: imagenet, cifar, deep)"),
+        (
+            "layers=6,growth_rate=4,init_channels=8,stem=wide",
+            "unknown stem 'wide' (known: imagenet, cifar, cifar-norm, deep)",
+        ),
         (
             "layers=6,growth_rate=4,init_channels=9,stem=deep",
             "a deep stem's init_channels must be a multiple of 2, found 9",

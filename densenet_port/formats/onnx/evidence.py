@@ -19,7 +19,13 @@ from densenet_port.network.units import HEAD
 
 MEANS = ("GlobalAveragePool", "ReduceMean")  # over height and width
 HEADS = ("Gemm", "MatMul", "Conv")
-ACTIVATIONS: dict[str, Output] = {"Softmax": "softmax", "Sigmoid": "sigmoid"}
+ACTIVATIONS: dict[str, Output] = {
+    "Softmax": "softmax",
+    "Sigmoid": "sigmoid",
+    "Relu": "relu",
+    "Tanh": "tanh",
+    "LogSoftmax": "log_softmax",
+}
 _KERNEL = "oihw"  # the axes of a Conv's weight
 
 Sizes = Mapping[str, int]  # axis → length of a kernel

@@ -27,6 +27,7 @@ from densenet_port.formats.protobuf import Later, Part, data, head, integer, int
 from densenet_port.formats.record import RECORD
 from densenet_port.formats.source import Writable, stored, write_tensor
 from densenet_port.network.blueprint import Blueprint
+from densenet_port.network.contract import Activation
 from densenet_port.network.graph import IMAGES, Operation, OperationKind
 from densenet_port.network.units import HEAD, ROLES, Unit
 
@@ -36,7 +37,13 @@ _MOST = 2**31 - 1  # bytes that a protobuf may have
 _FLOAT, _INT, _STRING, _TENSOR, _INTS = 1, 2, 3, 4, 7  # AttributeProto.AttributeType
 _BINOMIAL = np.outer([1, 2, 1], [1, 2, 1]) / 16
 _SCALE = ("second_scale", "second_shift")  # parts of a norm that has a Scale behind it
-_ACTIVATIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid"}
+_ACTIVATIONS: dict[Activation, str] = {
+    "softmax": "Softmax",
+    "sigmoid": "Sigmoid",
+    "relu": "Relu",
+    "tanh": "Tanh",
+    "log_softmax": "LogSoftmax",
+}
 
 
 def model(blueprint: Blueprint, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> list[Part]:
@@ -173,7 +180,8 @@ class _Lowering:
         return self.add("Gemm", "logits", self.add("Flatten", "final.flat", x, axis=1), kernel, bias, transB=1)
 
     def activation(self, step: Operation, x: str) -> str:
-        return self.add(_ACTIVATIONS[str(step.function)], "probabilities", x)
+        assert step.function is not None  # noqa: S101 (an activation has one)
+        return self.add(_ACTIVATIONS[step.function], "probabilities", x)
 
 
 _NODES: dict[OperationKind, Callable[..., str]] = {  # a method of `_Lowering`, the operation, its inputs → its output

@@ -1,0 +1,142 @@
+"""A network's contract, entry by entry, and where each entry is known from.
+
+The file's own graph comes first, then what is recorded beside the weights, then the user's word, then the layout's
+software; where none of them tells, an entry is what such files usually have: an assumption.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
+
+from densenet_port.checkpoint import Checkpoint
+from densenet_port.errors import MisfitError, UsageError
+from densenet_port.layouts.layout import Layout
+from densenet_port.layouts.match import Ledger
+from densenet_port.network.contract import ENTRIES, Contract, Origin
+from densenet_port.network.follow import Evidence
+
+TYPES = {  # what a file's own graph may say of the contract
+    "epsilon": float,
+    "stem_padding": str,
+    "stem_pool": str,
+    "pool_rounding": str,
+    "output": str,
+}
+
+
+class Known(NamedTuple):
+    """A contract, and entry → where it is known from."""
+
+    contract: Contract
+    origins: Mapping[str, Origin]
+
+
+def known(checkpoint: Checkpoint, ledger: Ledger, evidence: Evidence | None, words: Mapping[str, Any] | None) -> Known:
+    """The contract of a file's network.
+
+    `evidence` is what the file's own graph says, `words` are the entries that the user knows. Raises UsageError where a
+    word contradicts the graph or a record, or is no entry's; MisfitError where graph and record disagree, or the graph
+    has what no contract says.
+    """
+    by_graph = {key: kind(checkpoint.metadata[key]) for key, kind in TYPES.items() if key in checkpoint.metadata}
+    by_graph |= evidence.facts if evidence else {}
+    contract, origins = _recorded(checkpoint) or _usual(ledger)
+    contract = _agreeing(checkpoint, contract, by_graph)
+    origins = {**origins, **_outside(evidence), **dict.fromkeys(by_graph, "graph")}
+    contract, origins = _corrected(checkpoint, contract, origins, words or {})
+    return Known(contract, {key: origins[key] for key in ENTRIES})
+
+
+def _recorded(checkpoint: Checkpoint) -> Known | None:
+    """What a file of densenet-port's records of itself; None where it records none."""
+    record = checkpoint.record or {}
+    if "contract" not in record:
+        return None
+    origins: dict[str, Origin] = dict.fromkeys(ENTRIES, "record")
+    return Known(Contract.from_json(record["contract"]), origins | record.get("origins", {}))
+
+
+def _usual(ledger: Ledger) -> Known:
+    """What the layout's software has; an assumption where nothing in the file points to that software.
+
+    A network of another number of classes than the software's own was trained by somebody else, who had the choice
+    of its pictures and its output.
+    """
+    layout, classes = ledger.layout, ledger.architecture.classes
+    contract, origins = layout.contract, _origins_of(layout)
+    if classes not in (None, layout.classes):
+        origins["input"] = "assumed"
+        origins["output"] = origins["output"] if contract.output == "logits" else "assumed"
+    if classes == 1 and contract.output == "softmax":  # which would be 1 whatever the picture
+        contract, origins["output"] = replace(contract, output="logits"), "assumed"
+    if ledger.architecture.stem == "cifar-norm":
+        contract, origins["stem_pool"] = replace(contract, stem_pool="none"), "assumed"
+    return Known(contract, origins)
+
+
+def _origins_of(layout: Layout) -> dict[str, Origin]:
+    """Entry → where a table knows it from: its software, the user whose own table it is, or nowhere.
+
+    What a layout carries from file to file has no usual value, and layers without names are nobody's.
+    """
+    if not layout.is_own:
+        return dict.fromkeys(ENTRIES, "user")
+    named = bool(layout.units)
+    return {
+        key: "software" if named and (key == "input" or key not in layout.carried) else "assumed" for key in ENTRIES
+    }
+
+
+def _outside(evidence: Evidence | None) -> dict[str, Origin]:
+    """What somebody's code that is not in the file may do in front of the network and behind it."""
+    return {"input": "assumed", "output": "assumed"} if evidence and evidence.assumed else {}
+
+
+def _agreeing(checkpoint: Checkpoint, contract: Contract, by_graph: Mapping[str, Any]) -> Contract:
+    """The contract with what the graph says. Raises MisfitError where a record says another thing."""
+    if checkpoint.record and "contract" in checkpoint.record:
+        for key, value in by_graph.items():
+            if not _same(getattr(contract, key), value):
+                hint = "the graph was changed after it was written; take the record out of the file to have it read"
+                recorded = getattr(contract, key)
+                raise MisfitError(
+                    f"{checkpoint.path}: its graph has the {key} {value}, its record {recorded}", hint=hint
+                )
+        return contract
+    try:
+        return replace(contract, **cast("Any", dict(by_graph)))
+    except MisfitError as error:
+        raise MisfitError(f"{checkpoint.path}: {error.message}", hint="its graph says so; repair it there") from error
+
+
+def _same(recorded: object, value: object) -> bool:
+    """Whether two values of an entry are one; a graph may keep an epsilon in float32."""
+    if isinstance(recorded, float) and isinstance(value, float):
+        return abs(recorded - value) <= 1e-6 * abs(recorded)  # a float32 is within 6e-8 of what is meant
+    return recorded == value
+
+
+def _corrected(
+    checkpoint: Checkpoint, contract: Contract, origins: Mapping[str, Origin], words: Mapping[str, Any]
+) -> Known:
+    """The contract with the user's words in place of what nothing but a software or an assumption told."""
+    for key, value in words.items():
+        if key not in ENTRIES:
+            raise UsageError(f"a contract has no entry {key!r}", hint=f"known: {', '.join(ENTRIES)}")
+        if origins[key] in ("graph", "record") and not _same(getattr(contract, key), value):
+            raise UsageError(
+                f"{checkpoint.path}: the {key} is {_shown(getattr(contract, key))} by the file's own {origins[key]}, "
+                f"and {_shown(value)} by your word",
+                hint=f"leave --{key.replace('_', '-')} out: the file knows what it is",
+            )
+    try:
+        corrected = replace(contract, **cast("Any", dict(words)))
+    except MisfitError as error:
+        raise UsageError(error.message) from error
+    changed: dict[str, Origin] = {key: "user" for key in words if origins[key] not in ("graph", "record")}
+    return Known(corrected, {**origins, **changed})
+
+
+def _shown(value: object) -> str:
+    """A value of an entry, for a message."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
