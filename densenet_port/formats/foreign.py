@@ -29,7 +29,7 @@ from densenet_port.files import resource
 from densenet_port.formats import npz
 from densenet_port.formats import zip as zip_archive
 from densenet_port.formats.protobuf import LEN, VARINT, Field, Message
-from densenet_port.formats.source import Source
+from densenet_port.formats.source import Source, guarded
 from densenet_port.strict import Fields
 
 HEAD = 4096  # bytes that tell a file
@@ -75,24 +75,24 @@ class Kind:
 
 
 class Subject(NamedTuple):
-    """What the words of a kind speak of: a path, what it holds, and the paths of a checkpoint's parts."""
+    """What the words of a kind speak of: a path, what it holds, and whatever else a kind has words for."""
 
     path: Path
     inside: Sequence[str] = ()
-    shards: Sequence[str] = ()
+    more: Mapping[str, str] = {}
 
     def words(self) -> dict[str, str]:
         """Place in a text → what stands there."""
         whole = self.path if self.path.name else self.path.resolve()
         stem = str(whole.with_suffix("")) if whole.suffix else f"{whole}{'' if whole.is_dir() else '.out'}"
-        more = [f"and {len(self.inside) - SHOWN} more"] if len(self.inside) > SHOWN else []
+        rest = [f"and {len(self.inside) - SHOWN} more"] if len(self.inside) > SHOWN else []
         return {
             "file": quote(str(self.path)),
             "path": repr(str(self.path)),
             "stem": quote(stem),
             "new": stem,
-            "inside": ", ".join([*self.inside[:SHOWN], *more]),
-            "shards": ", ".join(map(repr, self.shards)),
+            "inside": ", ".join([*self.inside[:SHOWN], *rest]),
+            **self.more,
         }
 
 
@@ -128,7 +128,8 @@ def refusal(path: Path, head: bytes, known: str) -> PortError:
     """The error for a file that no reader takes; `head` is its first 4 KiB, `known` the hint for what is unknown."""
     table = kinds()
     try:
-        kind, subject = _structure(path, head)
+        with guarded(path, "file"):
+            kind, subject = _structure(path, head)
     except PortError as error:
         return error
     if kind:
@@ -165,7 +166,8 @@ def _structure(path: Path, head: bytes) -> tuple[str | None, Subject]:
         return "tensorflow-checkpoint", Subject(path)
     if path.suffix == ".bin" and path.with_suffix(".xml").is_file():
         return "openvino", Subject(path)
-    return _protobuf(path), Subject(path)
+    kind = _protobuf(path)
+    return kind, Subject(path, more=_ends(path) if kind == "frozen-graph" else {})
 
 
 def _python_or_packed(head: bytes) -> str | None:
@@ -254,6 +256,21 @@ def _graph(first: Field) -> str | None:
     return "frozen-graph" if inner == [(1, LEN), (2, LEN)] else None
 
 
+def _ends(path: Path) -> dict[str, str]:
+    """The inputs and outputs of a graph, as words: what is a placeholder, and what nothing takes in."""
+    placeholders, names, taken = [], [], set[str]()
+    for node in (field.message().by_number() for field in Message.of(Source.of_file(path)) if field.number == 1):
+        name, operation = (node[number][-1].text() for number in (1, 2))
+        names.append(name)
+        if operation == "Placeholder":
+            placeholders.append(name)
+        taken.update(field.text().lstrip("^").partition(":")[0] for field in node.get(3, []))
+    outputs = [name for name in names if name not in taken]
+    return {
+        key: ",".join(f"{name}:0" for name in ends) for key, ends in (("inputs", placeholders), ("outputs", outputs))
+    }
+
+
 # -- text --------------------------------------------------------------------------------------------------------------
 
 
@@ -299,7 +316,7 @@ def _index(table: Mapping[str, Kind], path: Path) -> PortError:
     if len(shards) == 1:
         return table["index"].refusal(path, Subject(path, places))
     kind = table["shards-safetensors" if shards[0].endswith(".safetensors") else "shards-torch"]
-    return kind.refusal(path, Subject(path, [f"{len(shards)} files"], places))
+    return kind.refusal(path, Subject(path, [f"{len(shards)} files"], {"shards": ", ".join(map(repr, places))}))
 
 
 # -- folders -----------------------------------------------------------------------------------------------------------

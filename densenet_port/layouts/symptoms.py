@@ -1,4 +1,4 @@
-"""What the tensors of a checkpoint say of themselves where no layout fits them: quantised, pruned, without statistics.
+"""What the tensors of a checkpoint say of themselves where no layout fits them: quantised, pruned, optimisers' state.
 
 The signs stand in `mappings/foreign/tensors.toml`; that a network's norms lack their statistics is a ledger's to say.
 """
@@ -18,26 +18,29 @@ from densenet_port.strict import Fields
 
 TABLE = Path("foreign", "tensors.toml")
 STATISTICS = ("mean", "variance")
-_SIGNS = ("some", "each", "only", "dtypes")
+_SIGNS = ("some", "each", "only", "beside", "dtypes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Symptom:
-    """What a checkpoint is, the next step, and by which signs it is told."""
+    """What a checkpoint is, the next step, and the sign by which it is told."""
 
     what: str
     hint: str
     some: tuple[str, ...] = ()
     each: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
 
-    def evidence(self, checkpoint: Checkpoint) -> list[str]:
-        """The tensors that show it; none where it is not so."""
-        names = list(checkpoint.tensors)
+    def names(self, checkpoint: Checkpoint) -> list[str]:
+        """The names that show it; none where it is not so."""
+        if self.beside:
+            return [name for name in checkpoint.metadata.get("values", ()) if _fits(name, self.beside)]
         if self.dtypes:
             tensors = checkpoint.tensors.items()
             return [name for name, tensor in tensors if len(tensor.shape) > 1 and tensor.dtype in self.dtypes]
+        names = list(checkpoint.tensors)
         shown = [name for name in names if _fits(name, (*self.some, *self.each, *self.only))]
         missing = [pattern for pattern in self.each if not any(fnmatchcase(name, pattern) for name in names)]
         return [] if missing or (self.only and len(shown) < len(names)) else shown
@@ -61,7 +64,7 @@ def symptoms() -> Iterator[Symptom]:
 def explained(checkpoint: Checkpoint) -> MisfitError | None:
     """The error that says what a checkpoint is by its own tensors; None where they say nothing."""
     for symptom in symptoms():
-        if names := symptom.evidence(checkpoint):
+        if names := symptom.names(checkpoint):
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             return MisfitError(f"{checkpoint.path}: {symptom.what} ({names[0]}{more})", hint=symptom.hint)
     return None
