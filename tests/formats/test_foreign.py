@@ -262,8 +262,8 @@ def test_a_zip_of_a_saved_model(tensorflow, tmp_path):
     assert refused(tmp_path / "m.zip") == (
         "a zip of a TensorFlow SavedModel",
         (
-            f"unpack it with `python -m zipfile -e {tmp_path}/m.zip {tmp_path}/m`, and give the folder, to be told of the "
-            "way"
+            f"unpack it with `python -m zipfile -e {tmp_path}/m.zip {tmp_path}/m`, and give the folder, "
+            "to be told of the way"
         ),
     )
 
