@@ -10,15 +10,22 @@ from densenet_port.cli.base import (
     Against,
     AsJson,
     Backend,
+    Epsilon,
+    InputOption,
     KernelsOption,
     Limit,
+    Output,
+    PoolRounding,
     Reference,
     Sizes,
     Src,
+    StemPadding,
+    StemPool,
     Table,
     Within,
     app,
     choice,
+    contract_words,
     show,
 )
 
@@ -35,6 +42,12 @@ def check(
     kernels: KernelsOption = None,
     within: Within = None,
     mapping: Table = None,
+    epsilon: Epsilon = None,
+    stem_padding: StemPadding = None,
+    stem_pool: StemPool = None,
+    pool_rounding: PoolRounding = None,
+    output: Output = None,
+    picture: InputOption = None,
     backend: Backend = "tensorflow",
     size: Sizes = None,
     batch: Annotated[int, typer.Option(help="Images of noise at each size.")] = 2,
@@ -45,7 +58,7 @@ def check(
     report: Annotated[Path | None, typer.Option(help="Write JSON, JUnit, Markdown and HTML into this folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Prove that a converted file is the same network; exit 1 when it is not, or not proven."""
+    """Prove that a converted file is the same network; exit 1 unless that is proven."""
     from densenet_port.prove import images as probes
     from densenet_port.prove import parity
     from densenet_port.prove import report as reports
@@ -56,6 +69,7 @@ def check(
         src=mapping or src,
         kernels=choice("--kernels", kernels, KERNELS),
         within=within,
+        contract=contract_words(epsilon, stem_padding, stem_pool, pool_rounding, output, picture),
         reference=reference,
         backend=backend,
         sizes=tuple(size) if size else probes.SIZES,
@@ -80,6 +94,12 @@ def diagnose(
     kernels: KernelsOption = None,
     within: Within = None,
     mapping: Table = None,
+    epsilon: Epsilon = None,
+    stem_padding: StemPadding = None,
+    stem_pool: StemPool = None,
+    pool_rounding: PoolRounding = None,
+    output: Output = None,
+    picture: InputOption = None,
     backend: Backend = "numpy",
     as_json: AsJson = False,
 ) -> None:
@@ -92,6 +112,7 @@ def diagnose(
         src=mapping or src,
         kernels=choice("--kernels", kernels, KERNELS),
         within=within,
+        contract=contract_words(epsilon, stem_padding, stem_pool, pool_rounding, output, picture),
         reference=reference,
         backend=backend,
     )
@@ -101,12 +122,16 @@ def diagnose(
 
 def _diagnosis_json(result: "Parity") -> dict[str, Any]:
     findings = list(result.diagnosis)
-    return {"passed": result.passed, "where": result.where, "off": result.off, "findings": findings}
+    verdict = {"grade": result.grade, "passed": result.passed, "undecided": result.undecided}
+    return {**verdict, "where": result.where, "off": result.off, "findings": findings}
 
 
 def _diagnosis_text(result: "Parity") -> str:
+    if result.undecided is not None:
+        return f"cannot be judged: {result.undecided}"
     if result.passed:
-        return "the same network: nothing to explain"
+        same = "the same network: nothing to explain"
+        return same if result.proven else f"the numbers agree: nothing to explain\n  not proven: {result.dependence}"
     place = f"first off: {result.where or 'nowhere alone'}, on the side of the {result.off or 'port'}"
     lines = [f"not the same network; {place}"]
     for finding in result.diagnosis:

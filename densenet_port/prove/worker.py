@@ -109,7 +109,7 @@ def _read_job(folder: Path) -> Job:
 
 def _write_run(result: Run, folder: Path) -> None:
     """Leave a result in the folder."""
-    plain = {name: getattr(result, name) for name in ("computed_in", "variables", "versions")}
+    plain = {name: getattr(result, name) for name in ("computed_in", "variables", "versions", "read_by")}
     (folder / "run.json").write_text(json.dumps(plain), encoding="utf-8")
     taps: dict[str, Any] = dict(result.taps)
     np.savez(folder / "run.npz", logits=result.logits, **taps)

@@ -43,6 +43,7 @@ def run_opencv(job: Job) -> Run:
         computed_in="float32",
         variables=digests,
         versions={**versions(), "opencv": _cv2().__version__},
+        read_by="file" if prototxt.beside(job.path).is_file() else "table",
     )
 
 

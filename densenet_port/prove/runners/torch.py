@@ -135,6 +135,7 @@ def _run(job: Job, build: Build) -> Run:
         computed_in=str(output.dtype).removeprefix("torch."),
         variables=digests,
         versions=versions(*SOFTWARE[job.network].packages),
+        read_by=SOFTWARE[job.network].reads,
     )
 
 
