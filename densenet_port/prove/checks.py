@@ -102,7 +102,7 @@ def _side_evidence(side: str, recording: Recording) -> Iterator[Check]:
 def _responsive(probe: str, logits: Array) -> Check:
     """Whether logits say anything: not constant, not the same for every image, not probabilities."""
     flat = logits.reshape(len(logits), -1).astype(np.float64)
-    sameness = float(np.std(flat) / np.max(np.std(flat, axis=0)))
+    sameness = float("inf") if _is_constant(logits) else float(np.std(flat) / np.max(np.std(flat, axis=0)))
     says = "deviation / deviation between images"
     check = bounded("evidence", f"logits answer, {probe}", sameness, SAMENESS, says)
     if np.all(flat >= 0) and np.allclose(flat.sum(axis=1), 1, atol=1e-3):

@@ -104,8 +104,8 @@ def to_json(parity: Parity) -> dict[str, Any]:
     The keys are `grade`, those of `Parity`, and within them those of `Check`, `Figures` and `UnitError`; the exponents
     of `ulps` are strings. A float that is no number is "NaN", "Infinity" or "-Infinity". An array is its `shape`,
     `dtype` and `sha256` (`checkpoint.array_digest`). `probes` hold `name`, `labels`, `images` and `logits`: side → such
-    an array with `top5`, a list per image of {"class", "logit"}, best first (None for a network without a head). The schema is
-    `densenet-port/check/1`: keys may be added to it, and what they say stays.
+    an array with `top5`, a list per image of {"class", "logit"}, best first (None for a network without a head). The
+    schema is `densenet-port/check/1`: keys may be added to it, and what they say stays.
     """
     plain = {entry.name: _plain(getattr(parity, entry.name)) for entry in fields(parity) if entry.name not in LARGE}
     return {"grade": parity.grade, **plain, "probes": [_probe(parity, probe) for probe in parity.probes]}

@@ -364,8 +364,8 @@ def test_a_reference_that_our_own_table_read_proves_nothing(untold, tmp_path):
         == (
             "the reference (numpy) read the original by own, the table that the port was made by; both sides take "
             "epsilon 1e-05, stem_padding symmetric, stem_pool max, pool_rounding floor by your word; what would prove "
-            "the port: a recording of the original's own code (densenet-port record), or logits that the original's own "
-            "software gives for the same images"
+            "the port: a recording of the original's own code (densenet-port record), or logits that the original's "
+            "own software gives for the same images"
         )
     )
     assert {check.name.partition("(")[2] for check in replay(port, saved)} == {"recorded by numpy, not independent)"}
