@@ -1,4 +1,4 @@
-"""Commands that prove: check, diagnose."""
+"""Commands that prove: check, diagnose, record."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +31,7 @@ from densenet_port.cli.base import (
 
 if TYPE_CHECKING:
     from densenet_port.prove.parity import Parity
+    from densenet_port.prove.recording import Recording
 
 
 @app.command()
@@ -138,4 +139,76 @@ def _diagnosis_text(result: "Parity") -> str:
         lines.append(f"  {finding['mistake']}: {finding['says']}")
     if not result.diagnosis:
         lines.append("  no known mistake explains it")
+    return "\n".join(lines)
+
+
+@app.command()
+def record(
+    factory: Annotated[str, typer.Argument(help="package.module:factory, a class or function without arguments.")],
+    weights: Annotated[Path, typer.Option(help="The checkpoint, whose weights the model gets.")],
+    out: Annotated[Path, typer.Option(help="Where to (.npz).")] = Path("reference.npz"),
+    src: Src = None,
+    kernels: KernelsOption = None,
+    within: Within = None,
+    mapping: Table = None,
+    epsilon: Epsilon = None,
+    stem_padding: StemPadding = None,
+    stem_pool: StemPool = None,
+    pool_rounding: PoolRounding = None,
+    output: Output = None,
+    picture: InputOption = None,
+    size: Sizes = None,
+    batch: Annotated[int, typer.Option(help="Images of noise at each size.")] = 2,
+    images: Annotated[Path | None, typer.Option(help="A folder of your own pictures.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    limit: Limit = 600.0,
+    as_json: AsJson = False,
+) -> None:
+    """Record what your own class answers, for check --reference: your module is imported and runs."""
+    from densenet_port.prove.factory import Words, record_factory
+
+    source = mapping or src
+    words = Words(
+        factory=factory,
+        weights=str(weights),
+        out=str(out),
+        src=None if source is None else str(source),
+        kernels=choice("--kernels", kernels, KERNELS),
+        within=within,
+        sizes=tuple(size) if size else None,
+        batch=batch,
+        images=None if images is None else str(images),
+        seed=seed,
+    )
+    contract = contract_words(epsilon, stem_padding, stem_pool, pool_rounding, output, picture)
+    recording = record_factory(words, contract=contract, limit=limit)
+    show("record", as_json, lambda: _recording_json(recording, out), lambda: _recording_text(recording, out))
+
+
+def _recording_json(recording: "Recording", out: Path) -> dict[str, Any]:
+    return {
+        "path": str(out),
+        "bytes": out.stat().st_size,
+        "name": recording.metadata["name"],
+        "versions": recording.metadata["versions"],
+        "read_by": recording.read_by,
+        "architecture": recording.metadata["architecture"],
+        "source": {key: recording.metadata[key] for key in ("path", "sha256", "layout")},
+        "probes": [{"name": probe.name, "images": len(probe.images)} for probe in recording.probes],
+        "computed": dict(recording.computed),
+        "units": [*recording.taps["float64"]],
+        "seconds": round(recording.metadata["seconds"], 3),
+    }
+
+
+def _recording_text(recording: "Recording", out: Path) -> str:
+    facts = recording.metadata
+    units = f"{len(recording.taps['float64'])} of {len(recording.architecture.units)} units followed"
+    lines = [
+        f"{out}: recorded from {facts['name']}, {out.stat().st_size:,} bytes, {facts['seconds']:.1f} s",
+        f"  {facts['layout']} {recording.architecture.name}, with the weights of {facts['path']}",
+        f"  {', '.join(probe.name for probe in recording.probes)}; {units}",
+    ]
+    if (computed := recording.computed["float64"]) != "float64":
+        lines.append(f"  note: it computes in {computed}, whatever it is given: a check by it cannot prove a port")
     return "\n".join(lines)

@@ -105,9 +105,15 @@ def _responsive(probe: str, logits: Array) -> Check:
     sameness = float("inf") if _is_constant(logits) else float(np.std(flat) / np.max(np.std(flat, axis=0)))
     says = "deviation / deviation between images"
     check = bounded("evidence", f"logits answer, {probe}", sameness, SAMENESS, says)
-    if np.all(flat >= 0) and np.allclose(flat.sum(axis=1), 1, atol=1e-3):
+    if is_probabilities(logits):
         return replace(check, passed=False, says=PROBABILITIES)
     return check if check.passed else replace(check, says=f"{MUTE}: {says}")
+
+
+def is_probabilities(logits: Array) -> bool:
+    """Whether an output is of shares that make 1 for each picture."""
+    flat = logits.reshape(len(logits), -1).astype(np.float64)
+    return bool(np.all(flat >= 0) and np.allclose(flat.sum(axis=1), 1, atol=1e-3))
 
 
 def _tied(reference: Recording, probe: str) -> Check:

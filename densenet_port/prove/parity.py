@@ -344,6 +344,8 @@ def _notes(reference: Recording, answers: Recording, *, rounded: bool) -> Iterat
             f"the reference is {reference.metadata['name']}'s own class with the file's tensors; weights alone do not "
             "tell whether another class wrote them: densenet-port record runs yours"
         )
+    if reference.read_by == "model":
+        yield f"the reference was recorded from {reference.metadata['name']}"
     if assumed := [key for key in UNJUDGED if reference.metadata.get("origins", {}).get(key) == "assumed"]:
         yield f"assumed, and not judged by logits of prepared images: {', '.join(assumed)}"
     first, second = reference.contract.pool_rounding, answers.contract.pool_rounding

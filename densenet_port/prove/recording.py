@@ -27,6 +27,7 @@ from densenet_port.prove.reference import Reference, read_by, reference_of, runs
 from densenet_port.prove.worker import LIMIT, run_all
 
 SCHEMA = "densenet-port/reference/1"
+LIVE = "live"  # the container of tensors that are in no file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +174,7 @@ class Plan:
                 "seconds": seconds,
                 "read_by": _weakest([answers["float32", probe.name].read_by for probe in self.probes]),
                 **({"because": self.because} if self.because else {}),
-                **_file_metadata(self.network),
+                **file_metadata(self.network),
             },
         )
 
@@ -284,12 +285,12 @@ def _bytes(dtype: str) -> int:
     return np.dtype(dtype).itemsize
 
 
-def _file_metadata(network: Network) -> dict[str, Any]:
+def file_metadata(network: Network) -> dict[str, Any]:
     """A network's file and its ledger, for the result."""
     ledger, path = network.ledger, network.checkpoint.path
     return {
         "path": str(path),
-        "sha256": file_digest(path),
+        "sha256": file_digest(path) if network.checkpoint.container != LIVE else None,
         "layout": network.layout,
         "container": network.checkpoint.container,
         "architecture": {"name": network.architecture.name, **network.architecture.to_json()},
