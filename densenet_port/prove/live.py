@@ -60,7 +60,7 @@ def _is_ours(model: Model, kind: Kind) -> bool:
 
 
 def name_of(model: Model) -> str:
-    """`package.module.Class` of a model, or a function's own name; a model of Keras's own class has a name of its own."""
+    """`package.module.Class` of a model, or a function's own name; what is of a class of Keras's has a name itself."""
     named = model if hasattr(model, "__qualname__") else type(model)
     if named.__module__.startswith("keras."):
         return f"keras.{named.__name__} {model.name}"

@@ -131,8 +131,8 @@ def _recorded(model: Model, kind: Kind, network: Network, probes: tuple[Probe, .
         architecture=network.architecture,
         contract=network.contract,
         probes=probes,
-        logits=logits,
-        taps=taps,
+        logits={key: array.astype(key[0]) for key, array in logits.items()},
+        taps={p: {unit: array.astype(p) for unit, array in outputs.items()} for p, outputs in taps.items()},
         computed=_computed(logits),
         metadata=_metadata(model, kind, network),
     )
