@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -109,7 +110,7 @@ def test_a_class_that_computes_otherwise_than_its_names_say_differs(tmp_path):
 
 
 def test_the_sample_s_own_class_proves_its_port(tmp_path):
-    """Without a source, too: a module's own tensors are recognised, and a file is in the recording where it is named."""
+    """Without a source, too: a module's own tensors are recognised; a file is in the recording where it is named."""
     dp.convert(SAMPLE, out=tmp_path / "port.weights.h5")
     network = torchvision_network(dp.read(SAMPLE).architecture, 0)
     network.load_state_dict(torch.load(SAMPLE))
@@ -311,6 +312,55 @@ def test_a_factory_that_cannot_be_recorded_says_why(desk, factory, code, message
     error = json.loads(done.stdout)["error"]
     assert (done.returncode, message.format(desk=desk) in error["message"]) == (code, True), error
     assert ("Traceback" in done.stderr, (desk / "none.npz").exists()) == (False, False)
+
+
+KERAS = """
+import keras
+import numpy as np
+from keras import layers
+
+
+def dense(x, count):
+    for _ in range(count):
+        y = layers.Activation("relu")(layers.BatchNormalization(epsilon=1.1e-5)(x))
+        x = layers.Concatenate()([x, layers.Conv2D(6, 3, padding="same", use_bias=False)(y)])
+    return layers.Activation("relu")(layers.BatchNormalization(epsilon=1.1e-5)(x))
+
+
+def net():
+    images = keras.Input((32, 32, 3))
+    x = dense(layers.Conv2D(12, 3, padding="same", use_bias=False)(images), 2)
+    x = layers.AveragePooling2D(2)(layers.Conv2D(24, 1, use_bias=False)(x))
+    x = layers.GlobalAveragePooling2D()(dense(x, 2))
+    return keras.Model(images, layers.Dense(5)(x))
+
+
+if __name__ == "__main__":
+    model = net()
+    numbers = np.random.default_rng(0)
+    for variable in model.variables:
+        low = 0.5 if len(variable.shape) == 1 else -0.3
+        variable.assign(numbers.uniform(low, low + 0.6, variable.shape))
+    model.save_weights("net.weights.h5")
+"""
+
+
+def test_a_keras_model_of_one_size_proves_its_port(tmp_path):
+    """On TensorFlow, in both precisions, with probes of its own size."""
+    (tmp_path / "own.py").write_text(KERAS, encoding="utf-8")
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
+    subprocess.run([sys.executable, "own.py"], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    dp.convert(tmp_path / "net.weights.h5", out=tmp_path / "port.safetensors", src="titu1994")
+
+    done = run(tmp_path, "record", "own:net", "--weights", "net.weights.h5", "--src", "titu1994", "--json")
+
+    data = json.loads(done.stdout)
+    assert (data["computed"], [probe["name"] for probe in data["probes"]]) == (
+        {"float64": "float64", "float32": "float32"},
+        ["noise 32", "photographs 32"],
+    )
+    assert re.fullmatch(r"keras\.Functional functional(_\d+)? \(keras [\d.]+\)", data["name"])
+    assert judged(tmp_path / "port.safetensors", tmp_path / "reference.npz").grade == "proven"
 
 
 def test_a_file_that_cannot_be_read_is_said_before_anything_runs(desk):
