@@ -20,9 +20,10 @@ import numpy as np
 
 from densenet_port.checkpoint import Array
 from densenet_port.conversion.load import Network, read
-from densenet_port.errors import MisfitError, UsageError
+from densenet_port.errors import ComparisonError, MisfitError, UsageError
 from densenet_port.layouts.layout import Kernels
 from densenet_port.network.architecture import Architecture
+from densenet_port.network.graph import graph
 from densenet_port.network.numpy import forward
 from densenet_port.prove.checks import BOUND64, Check, all_checks, bounded, float32_bound, is_rounded, no_evidence
 from densenet_port.prove.diagnose import Diagnosis
@@ -224,8 +225,10 @@ def _require_same_numbers(port: Network, architecture: Architecture, against: st
 def judge(port: Network, source: Network | None, reference: Recording, answers: Recording) -> Parity:
     """The verdict on the port's answers beside the reference's to the same probes, and what follows from it.
 
-    Without `source` (a saved reference) the port's tensors cannot be compared with the original's.
+    Without `source` (a saved reference) the port's tensors cannot be compared with the original's. Raises
+    ComparisonError for last maps of two sizes.
     """
+    _require_same_shapes(reference, answers)
     with np.errstate(all="ignore"):  # NaN and infinity are judged, not warned of
         figures = tuple(_figures(reference, answers))
         checks = tuple(all_checks(port, source, reference, answers, figures))
@@ -252,6 +255,15 @@ def judge(port: Network, source: Network | None, reference: Recording, answers: 
             diagnosis=tuple(finding.to_json() for finding in diagnosis.findings) if wrong else (),
             undecided=undecided,
         )
+
+
+def _require_same_shapes(reference: Recording, answers: Recording) -> None:
+    """Refuse to compare last maps of two sizes: they are two networks'. Raises ComparisonError."""
+    for (precision, probe), truth in reference.logits.items():
+        logits = answers.logits[precision, probe]
+        if logits.shape != truth.shape:
+            message = f"two networks: on {probe} the reference puts out {truth.shape}, the port {logits.shape}"
+            raise ComparisonError(message, hint="their stems or their pools differ: inspect shows both contracts")
 
 
 def _implementation(recording: Recording) -> dict[str, Any]:
@@ -287,10 +299,12 @@ def _figures(reference: Recording, answers: Recording) -> Iterator[Figures]:
 def _diagnosis(port: Network, reference: Recording, answers: Recording) -> Diagnosis:
     """The known faults that tell the port from the reference on the probe that was followed."""
     followed = reference.followed
+    shapes = graph(port.architecture, port.contract).shapes(followed.images.shape)
+    taps = {unit: tap for unit, tap in reference.taps["float64"].items() if tap.shape == shapes[unit]}
     return diagnose_units(
         port,
         followed.images,
-        reference.taps["float64"],
+        taps,
         reference.logits["float64", followed.name],
         port_logits=answers.logits["float64", followed.name],
     )
@@ -304,9 +318,8 @@ def _units(reference: Recording, answers: Recording, local: Mapping[str, float])
             truth, noise = exact[unit], float("nan")
             if unit in rough and rough[unit].shape == truth.shape:  # other software may pool otherwise
                 noise = largest(rough[unit], truth)
-            yield UnitError(
-                unit=unit, free=largest(port[unit], truth), local=local.get(unit, float("nan")), noise=noise
-            )
+            free = largest(port[unit], truth) if port[unit].shape == truth.shape else float("inf")
+            yield UnitError(unit=unit, free=free, local=local.get(unit, float("nan")), noise=noise)
 
 
 def _first_divergence(units: tuple[UnitError, ...], faulty: tuple[str, ...]) -> str | None:
