@@ -127,7 +127,7 @@ def blob(weights, unit, part):
 
 
 def test_a_file_alone_gets_a_graph(tmp_path):
-    """Without a .prototxt beside it OpenCV runs the file by a graph of ours, which stays nowhere, and proves nothing."""
+    """Without a .prototxt beside it OpenCV runs the file by a graph of ours, which stays nowhere and proves nothing."""
     pictures = images(2, 65)
     path = pair(tmp_path, net(SMALL, WEIGHTS, long=True), words=None)
 
