@@ -75,15 +75,19 @@ SOFTWARE = {
         Software(
             *("torchxrayvision", ("torch", "run_torchxrayvision"), ("torch", "torchxrayvision")), stems=("imagenet",)
         ),
-        Software("keras", ("keras", "run_keras"), ("keras",), on_keras=True, reads="table"),
+        Software("keras", ("keras", "run_keras"), ("keras",), on_keras=True, reads="table", whole=True),
         Software(
             *("keras.applications", ("keras", "run_applications"), ("keras",)),
             on_keras=True,
+            whole=True,
             names=("121", "169", "201"),
         ),
-        Software("keras-hub", ("keras", "run_keras_hub"), ("keras", "keras-hub"), on_keras=True),
+        Software("keras-hub", ("keras", "run_keras_hub"), ("keras", "keras-hub"), on_keras=True, whole=True),
         Software(
-            *("kimm", ("keras", "run_kimm"), ("keras", "kimm")), on_keras=True, names=("121", "161", "169", "201")
+            *("kimm", ("keras", "run_kimm"), ("keras", "kimm")),
+            on_keras=True,
+            whole=True,
+            names=("121", "161", "169", "201"),
         ),
         Software("opencv", ("opencv", "run_opencv"), ("opencv-python-headless",), float64=False, reads="file"),
         Software(

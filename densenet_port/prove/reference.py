@@ -17,6 +17,7 @@ from densenet_port.network.contract import Contract, Origin
 from densenet_port.prove.job import require_buildable
 
 COMPUTED = ("epsilon", "stem_padding", "stem_pool", "pool_rounding")  # the entries of a contract that logits depend on
+KERAS = ("keras", "keras-h5")  # containers whose whole models Keras loads
 CLOSE = 1e-6  # of an epsilon: a graph may keep it in float32, which is within 6e-8 of what is meant
 BY: dict[Origin, str] = {
     "graph": "by its own graph",
@@ -41,6 +42,8 @@ class Reference(NamedTuple):
 def reference_of(network: Network) -> Reference:
     """The software that owns the network's layout; numpy where its class is another network."""
     software = SOFTWARE[network.ledger.layout.reference]
+    if network.checkpoint.graph is not None and network.checkpoint.container in KERAS and not software.on_keras:
+        return Reference("keras")  # a whole model of Keras's, in a layout that no software of ours builds
     because = None if runs_whole(network, software) else _unlike(network, software)
     return Reference(software.name) if because is None else Reference("numpy", because)
 
