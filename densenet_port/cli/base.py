@@ -58,7 +58,9 @@ InputOption = Annotated[
     typer.Option("--input", help="How pictures are prepared: order=bgr,scale=1,mean=104/117/124,std=1/1/1."),
 ]
 Against = Annotated[Path | None, typer.Option(help="The checkpoint it was made from.")]
-Reference = Annotated[Path | None, typer.Option(help="A saved run of the reference, in place of the framework.")]
+Reference = Annotated[
+    Path | None, typer.Option(help="A recording of the original (record, --save-reference), in place of the framework.")
+]
 Backend = Annotated[str, typer.Option(help="What runs the port: tensorflow, torch, jax or numpy.")]
 Sizes = Annotated[list[int] | None, typer.Option(help="Pixels of the noise; may be given several times.")]
 Limit = Annotated[float, typer.Option(help="Seconds that each run may take.")]
