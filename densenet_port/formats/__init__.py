@@ -12,9 +12,9 @@ from densenet_port.network.blueprint import Blueprint
 
 READERS = ("torch.pth", "safetensors", "keras.archive", "caffe.caffemodel", "caffe.h5", "keras.h5", "onnx.checkpoint")
 ENDINGS = {  # the longest ending wins
-    ".weights.h5": ("keras.h5", "write_weights_h5"),
-    ".h5": ("keras.h5", "write_legacy"),
-    ".hdf5": ("keras.h5", "write_legacy"),
+    ".weights.h5": ("keras.h5_write", "write_weights_h5"),
+    ".h5": ("keras.h5_write", "write_legacy"),
+    ".hdf5": ("keras.h5_write", "write_legacy"),
     ".keras": ("keras.archive", "write"),
     ".safetensors": ("safetensors", "write"),
     ".pth": ("torch.pth", "write"),

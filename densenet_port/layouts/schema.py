@@ -231,7 +231,7 @@ def _tensors(tensors: Fields) -> tuple[dict[Kind, dict[str, Pattern]], str | Non
     patterns: dict[Kind, dict[str, Pattern]] = {}
     for kind in ROLES:
         parts, axes = tensors.fields(kind), part_axes(kind, fold)
-        parts.check_keys([*axes, "fold"] if parts == norm else axes, optional=["fold"])
+        parts.check_keys([*axes, "fold"] if kind == "norm" else axes, optional=["fold"])
         patterns[kind] = {part: _pattern(parts, part, canonical) for part, canonical in axes.items()}
     return patterns, fold
 
