@@ -710,7 +710,7 @@ HOSTILE = {
     never_written: "its datasets claim 4398046511104 bytes",
     bomb_of_zeros: "its datasets claim 34359738368 bytes",
     giant_chunk: "its datasets claim 2147483648 bytes",
-    missing_chunks: "lacks some of its data",
+    missing_chunks: "lacks some of its chunks",
     same_bytes_again: "its datasets claim",
     words: "holds values of type object",
     fixed_words: "holds values of type |S5",

@@ -26,13 +26,11 @@ from typing import Any
 import numpy as np
 
 from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError, UsageError
-from densenet_port.formats.hdf5.read import DEPTH, METADATA
+from densenet_port.formats.hdf5.read import DEPTH, METADATA, PACKED, RATIO
 from densenet_port.formats.source import AGAIN, Source
 
 SECONDS = 120  # that a copy may take; a DenseNet-121 takes one
 MEMORY = 4 * 2**30  # bytes of address space; libhdf5, numpy and Python take half of one
-PACKED = 4 * 2**30  # bytes that datasets in chunks may unpack to
-RATIO = 1000  # and how many times the file; deflate reaches 1032
 OBJECTS = 30_000  # groups and datasets of one file; 264 with its optimizer has 6,000
 _KINDS: dict[str, type[PortError]] = {kind.kind: kind for kind in (CorruptError, DiskError, MisfitError, UsageError)}
 _PIECE = 1 << 23  # bytes copied at a time

@@ -8,22 +8,25 @@ As far as we read the HDF5 File Format Specification 3.0; integers are little-en
     superblock 0, 1     at byte 0: signature, versions, sizes, …; at the end the address of the root's object header
     object header 1     version, messages, references, bytes; then messages: type, bytes, flags, body
     group               message 0x11 (B-tree 1 → symbol nodes, names in a local heap) or messages 0x06 (hard links)
-    dataset             messages 0x01 dataspace, 0x03 datatype, 0x08 layout (compact or contiguous)
+    dataset             messages 0x01 dataspace, 0x03 datatype, 0x08 layout (compact, contiguous, or chunks in a
+                        B-tree 1), 0x0B filters (deflate, shuffle, Fletcher's checksum, which is not checked)
     attribute           message 0x0C, versions 1 to 3
     datatypes           integers, IEEE floats, strings of fixed length, strings of variable length (in a global heap),
                         and two opaque bytes, which are Keras's bfloat16 if an attribute `dtype` says so
 
 Refused: soft and external links, data in other files or of virtual datasets. What only `libver="latest"` or
-`track_order=True` write (superblock 2 and 3, object header 2, links in fractal heaps), and data in chunks, compressed
-or not, are another form, which `copy` has copied into this one.
+`track_order=True` write (superblock 2 and 3, object header 2, links in fractal heaps), and other filters, are another
+form, which `copy` has copied into this one.
 """
 
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from math import prod
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -35,11 +38,13 @@ from densenet_port.formats.source import AGAIN, Source, guarded, native, stored
 T = TypeVar("T")
 
 METADATA = 32 * 2**20  # bytes of structures read from one file: 264 with its optimizer has 6 MB; a loop has no end
+PACKED = 4 * 2**30  # bytes that compressed datasets may unpack to
+RATIO = 1000  # and how many times the file; deflate reaches 1032
 DEPTH = 64  # groups within groups
 _NEWER = "load the file with the software that wrote it, and save it again"
 _TEXT = np.dtype(object)  # strings of variable length
-_VIRTUAL = 3  # a layout, as 0 is compact, 1 contiguous, 2 in chunks
-_LAYOUTS = {(3, 0), (3, 1), (4, 0), (4, 1)}  # versions and layouts that are read
+_CHUNKED, _VIRTUAL = 2, 3  # layouts; 0 is compact, 1 contiguous
+_LAYOUTS = {(3, 0), (3, 1), (3, 2), (4, 0), (4, 1)}  # versions and layouts that are read
 
 
 class OtherFormError(CorruptError):
@@ -60,7 +65,7 @@ class File:
         self.data = source.data
         self.heaps: dict[int, dict[int, bytes]] = {}
         self._read = 0
-        self._claimed = 0
+        self._claimed = {False: 0, True: 0}
 
     def structure(self, offset: int, length: int) -> bytes:
         """Bytes that describe the file. Raises CorruptError when there is no end to them."""
@@ -69,11 +74,12 @@ class File:
             raise CorruptError(f"{self.path}: its structures form a loop or exceed {METADATA} bytes")
         return self.data(offset, length)
 
-    def claim(self, length: int) -> None:
+    def claim(self, length: int, *, packed: bool) -> None:
         """Count the bytes of a dataset. Raises CorruptError when all of them could not stand in this file."""
-        self._claimed += length
-        if self._claimed > self.size:
-            raise CorruptError(f"{self.path}: its datasets claim {self._claimed} bytes, at most {self.size} fit")
+        self._claimed[packed] += length
+        limit = min(PACKED, RATIO * self.size) if packed else self.size
+        if self._claimed[packed] > limit:
+            raise CorruptError(f"{self.path}: its datasets claim {self._claimed[packed]} bytes, at most {limit} fit")
 
 
 @dataclass(frozen=True)
@@ -233,7 +239,7 @@ def _symbols(file: File, tree: int, heap: int) -> Iterator[tuple[str, int]]:
     if signature != b"HEAP":
         raise ValueError(f"no local heap at {heap}")
     names = file.structure(start, size)
-    for leaf in _leaves(file, tree):
+    for _, leaf in _leaves(file, tree, 0, 8):
         signature, count = struct.unpack("<4s2xH", file.structure(leaf, 8))
         if signature != b"SNOD":
             raise ValueError(f"no symbol node at {leaf}")
@@ -263,16 +269,18 @@ def _refused_link(file: File, name: str, kind: str) -> CorruptError:
     return CorruptError(f"{file.path}: {name!r} is a link of kind {kind!r}, which is refused")
 
 
-def _leaves(file: File, address: int, level: int | None = None) -> Iterator[int]:
-    """Address of each leaf under a node of a group's B-tree 1, whose keys have eight bytes."""
-    signature, kind, depth, used = struct.unpack("<4sBBH", file.structure(address, 8))
-    if signature != b"TREE" or kind or (level is not None and depth != level):
+def _leaves(file: File, address: int, kind: int, key: int, level: int | None = None) -> Iterator[tuple[bytes, int]]:
+    """Key and address of each leaf under a node of a B-tree 1, whose keys have `key` bytes."""
+    signature, sort, depth, used = struct.unpack("<4sBBH", file.structure(address, 8))
+    if signature != b"TREE" or sort != kind or (level is not None and depth != level):
         raise ValueError(f"no node of a B-tree at {address}")
-    for (child,) in struct.iter_unpack("<8xQ", file.structure(address + 24, 16 * used)):
+    body = file.structure(address + 24, used * (key + 8))
+    for place in range(0, len(body), key + 8):
+        (child,) = struct.unpack_from("<Q", body, place + key)
         if depth:
-            yield from _leaves(file, child, depth - 1)
+            yield from _leaves(file, child, kind, key, depth - 1)
         else:
-            yield child
+            yield body[place : place + key], child
 
 
 def _dataspace(body: bytes) -> tuple[int, ...]:
@@ -361,7 +369,9 @@ def _reader(node: Node, dtype: np.dtype, shape: tuple[int, ...]) -> Callable[[],
         raise CorruptError(f"{file.path}: the data of {node.name} stand in other files, which is refused")
     if (version, kind) not in _LAYOUTS:
         raise OtherFormError(f"{file.path}: {node.name} has layout {version}.{kind}")
-    file.claim(length)
+    if kind == _CHUNKED:
+        return _chunked(node, dtype, shape)
+    file.claim(length, packed=False)
     if not length:
         return lambda: np.empty(shape, dtype)
     if kind == 0:
@@ -371,3 +381,77 @@ def _reader(node: Node, dtype: np.dtype, shape: tuple[int, ...]) -> Callable[[],
     if stored != length or address > file.size - length:
         raise CorruptError(f"{file.path}: {node.name} has {stored} bytes at {address}, expected {length}")
     return lambda: np.frombuffer(file.data(address, length), dtype).reshape(shape)
+
+
+class _Chunk(NamedTuple):
+    """Where a chunk stands, its bytes, the filters left out, and its first index on each axis."""
+
+    address: int
+    size: int
+    skipped: int
+    start: tuple[int, ...]
+
+
+def _chunked(node: Node, dtype: np.dtype, shape: tuple[int, ...]) -> Callable[[], Array]:
+    """How to read a dataset of chunks."""
+    file, layout = node.file, node.message(parts.LAYOUT)
+    rank = layout[2]
+    tree, *sides = struct.unpack_from(f"<Q{rank}I", layout, 3)
+    chunk = tuple(sides[:-1])
+    starts = [range(0, length, side) for length, side in zip(shape, chunk, strict=True)]
+    file.claim(prod(map(len, starts)) * prod(chunk) * dtype.itemsize, packed=True)
+    leaves = _leaves(file, tree, 1, 8 + 8 * rank) if all(shape) else iter(())
+    chunks = [_chunk(at, key, rank - 1) for key, at in leaves]
+    file.claim(sum(part.size for part in chunks), packed=False)
+    if len(chunks) != prod(map(len, starts)) or sorted(part.start for part in chunks) != list(product(*starts)):
+        raise CorruptError(f"{file.path}: {node.name} lacks some of its chunks")
+    filters = _filters(next((body for kind, body in node.messages if kind == parts.FILTERS), b"\2\0"))
+    if not set(filters) <= set(_UNDO):
+        known = "known are deflate (1), shuffle (2) and Fletcher's checksum (3)"
+        raise OtherFormError(f"{file.path}: {node.name} has the filters {filters}, {known}")
+
+    def read() -> Array:
+        array = np.empty(shape, dtype)
+        for part in chunks:
+            values = _unpack(file.data(part.address, part.size), filters, part.skipped, dtype.itemsize, prod(chunk))
+            place = tuple(slice(start, start + side) for start, side in zip(part.start, chunk, strict=True))
+            target = array[place]
+            target[...] = np.frombuffer(values, dtype).reshape(chunk)[tuple(map(slice, target.shape))]
+        return array
+
+    return read
+
+
+def _chunk(address: int, key: bytes, rank: int) -> _Chunk:
+    size, skipped, *start = struct.unpack_from(f"<II{rank}Q", key)
+    return _Chunk(address, size, skipped, tuple(start))
+
+
+def _filters(body: bytes) -> list[int]:
+    """Numbers of the filters that were applied to each chunk, in order."""
+    version, count = body[:2]
+    place, numbers = 8 if version == 1 else 2, []
+    for _ in range(count):
+        (number,) = struct.unpack_from("<H", body, place)
+        named = version == 1 or number >= 256  # where the specification's own filters end
+        name = struct.unpack_from("<H", body, place + 2)[0] if named else 0
+        values = struct.unpack_from("<H", body, place + (6 if named else 4))[0]
+        place += (8 if named else 6) + name + 4 * values + (4 * (values % 2) if version == 1 else 0)
+        numbers.append(number)
+    return numbers
+
+
+def _unpack(data: bytes, filters: list[int], skipped: int, size: int, count: int) -> bytes:
+    """The bytes of a chunk of `count` values of `size` bytes, its filters undone."""
+    for place, number in reversed(list(enumerate(filters))):
+        if not skipped >> place & 1:
+            data = _UNDO[number](data, size, size * count)
+    return data
+
+
+# Deflate may have a checksum behind its input, so that four bytes more are let through.
+_UNDO: dict[int, Callable[[bytes, int, int], bytes]] = {
+    1: lambda data, _, length: zlib.decompressobj().decompress(data, length + 4),
+    2: lambda data, size, _: np.frombuffer(data, np.uint8).reshape(size, -1).T.tobytes(),
+    3: lambda data, _, __: data[:-4],
+}
