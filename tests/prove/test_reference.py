@@ -159,7 +159,7 @@ def test_numbers_that_a_class_cannot_have_leave_numpy(software, file):
 
 def test_software_that_runs_the_whole_file_asks_neither(file, monkeypatch):
     """Whatever its graph computes: what ran is the file."""
-    whole = {**SOFTWARE, "torchvision": replace(SOFTWARE["torchvision"], whole=True)}
+    whole = {**SOFTWARE, "torchvision": SOFTWARE["torchvision"]._replace(whole=True)}
     monkeypatch.setattr(references, "SOFTWARE", whole)
     bare = network_of(Layout.load("torchvision"), file, origin="graph", epsilon=1e-3)
     network = replace(bare, checkpoint=replace(bare.checkpoint, graph=lambda: pytest.fail("nothing is read")))
