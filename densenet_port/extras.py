@@ -41,8 +41,8 @@ class Software(NamedTuple):
     `runner` is a module of `prove/runners` and its function, `packages` are the distributions that take part, beside
     the backend where it is `on_keras`. `float64` says whether it computes in that precision, `float64_name` what does
     where that is other code of the same project; Keras does on TensorFlow alone, because on torch and JAX it turns
-    float64 into float32. `reads` says how it comes by a network, and `whole` that its runner takes a file with
-    a graph of its own as it is instead. Of its class, `stems` are those that it can
+    float64 into float32. `reads` says how it comes by a network, and `whole` which entry of a checkpoint's metadata
+    marks a file that its runner runs as a whole instead (None: no file). Of its class, `stems` are those that it can
     build, `widths` the number of init_channels for each of the growth rate, and `names` the architectures that there
     are; None where it takes any.
     """
@@ -54,7 +54,7 @@ class Software(NamedTuple):
     float64: bool = True
     float64_name: str | None = None
     reads: ReadBy = "class"
-    whole: bool = False
+    whole: str | None = None
     stems: tuple[str, ...] | None = None
     widths: int | None = None
     names: tuple[str, ...] | None = None

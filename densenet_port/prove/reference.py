@@ -47,7 +47,7 @@ def reference_of(network: Network) -> Reference:
 
 def runs_whole(network: Network, software: Software) -> bool:
     """Whether the file holds a whole model, which the software runs as it is."""
-    return software.whole and network.checkpoint.graph is not None
+    return software.whole is not None and software.whole in network.checkpoint.metadata
 
 
 def _unlike(network: Network, software: Software) -> str | None:
