@@ -42,7 +42,7 @@ def known(checkpoint: Checkpoint, ledger: Ledger, evidence: Evidence | None, wor
     by_graph |= evidence.facts if evidence else {}
     contract, origins = _recorded(checkpoint) or _usual(ledger)
     contract = _agreeing(checkpoint, contract, by_graph)
-    origins = {**origins, **_outside(evidence), **dict.fromkeys(by_graph, "graph")}
+    origins = {**origins, **dict.fromkeys(by_graph, "graph"), **_outside(evidence)}
     contract, origins = _corrected(checkpoint, contract, origins, words or {})
     return Known(contract, {key: origins[key] for key in ENTRIES})
 

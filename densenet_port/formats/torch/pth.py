@@ -47,6 +47,7 @@ import numpy as np
 
 from densenet_port.checkpoint import Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, PortError
+from densenet_port.file_graph import FileGraph
 from densenet_port.formats.source import AGAIN, Source, guarded, native, stored, stored_size, write_tensor
 from densenet_port.formats.torch.containers import RECORD_MEMBER, Container, Order, open_container, sniff
 from densenet_port.formats.torch.modules import Module, kind_of, leaves
@@ -118,8 +119,11 @@ def _checkpoint(path: Path, contents: Container) -> Checkpoint:
     tensors: dict[str, Tensor] = {}
     notes: dict[str, dict[str, Any]] = {"values": {}, "opaque": {}}
     owners = {"network": _Owners(), "wrapper": _Owners()}
+    outermost: dict[str, Any] = {}
     for name, leaf in leaves(contents.tree):
         if isinstance(leaf, Module):
+            if not outermost or not _is_inside(name, [*outermost][-1]):
+                outermost[name] = leaf.pickled
             owners["wrapper" if leaf.kind.startswith(_WRAPPING) else "network"].enter(name, leaf)
         elif view := view_of(name, leaf, contents.outside):
             if name in tensors or len(tensors) == _MAX_TENSORS:
@@ -135,7 +139,41 @@ def _checkpoint(path: Path, contents: Container) -> Checkpoint:
     metadata: dict[str, Any] = {"form": contents.form, **notes}
     if len(kinds := owners["network"].kinds or owners["wrapper"].kinds) == 1:
         metadata["module"] = next(iter(kinds))
-    return Checkpoint(path=path, container="pth", tensors=tensors, metadata=metadata, record=contents.record)
+    networks = {name: module for name, module in outermost.items() if _has_kernel(tensors, name)}
+    return Checkpoint(
+        path=path,
+        container="pth",
+        tensors=tensors,
+        metadata=metadata,
+        record=contents.record,
+        graph=partial(_graph, path, contents, networks) if networks else None,
+    )
+
+
+def _is_inside(name: str, module: str) -> bool:
+    """Whether what has a name is a part of a module."""
+    return not module or name.startswith(f"{module}.")
+
+
+def _has_kernel(tensors: Mapping[str, Tensor], module: str) -> bool:
+    """Whether a module has a tensor that may be a convolution's."""
+    return any(len(tensor.shape) == 4 and _is_inside(name, module) for name, tensor in tensors.items())  # o i h w
+
+
+def _graph(path: Path, contents: Container, networks: Mapping[str, Any]) -> FileGraph:
+    """What the modules compute. Raises MisfitError and CorruptError."""
+    from densenet_port.formats.torch.graph import read_graph  # noqa: PLC0415 (most files hold no modules)
+
+    def shape(name: str, leaf: Any) -> tuple[int, ...] | None:
+        view = view_of(name, leaf, contents.outside)
+        return view.shape if view else None
+
+    def load(name: str, leaf: Any) -> Array | None:
+        view = view_of(name, leaf, contents.outside)
+        return _tensor(path, name, view, contents).load() if view else None
+
+    with _located(path):
+        return read_graph(networks, shape, load)
 
 
 def _check_lengths(contents: Container) -> None:
