@@ -24,7 +24,8 @@ under its keys and indices joined by dots; in a module, under the names of its s
 the container ("zip", "legacy" for a stream, "tar"), `values` has the plain numbers and texts beside the tensors,
 `opaque` the classes of everything else, which is neither imported nor made; both hold a few hundred names of up to
 three keys. Where whole modules hold tensors, `module` is the dotted name of the outermost one's class, torch's own
-wrappers (DataParallel, Sequential …) left aside; it is absent where several such classes stand side by side. Arrays are
+wrappers (DataParallel, Sequential …) left aside; it is absent where several such classes stand side by side. `pool` is
+"blur" where a module blurs (timm's `BlurPool2d`), "max" where only maxima are taken. Arrays are
 read one by one when they are asked for, with ordinary reads: measured, they take half the time of mapping the file, and
 a file that is cut short meanwhile gives an error instead of a crash.
 
@@ -62,6 +63,7 @@ _MAX_NOTES = 300  # values and opaque names kept
 _MAX_KEYS = 3  # in the name of one that is kept
 _MAX_TEXT = 1000  # characters of a value kept
 _MAX_TENSORS = 100_000
+_POOLS = {"BlurPool2d": "blur", "MaxPool2d": "max"}  # classes of modules that tell which pool a stem has
 _WRAPPING = "torch."  # modules of torch's own, such as DataParallel, which say nothing about the network inside
 _ALIGNMENT = 64  # bytes, to which PyTorch aligns storages in a zip
 _ROOT = "archive/"
@@ -120,8 +122,10 @@ def _checkpoint(path: Path, contents: Container) -> Checkpoint:
     notes: dict[str, dict[str, Any]] = {"values": {}, "opaque": {}}
     owners = {"network": _Owners(), "wrapper": _Owners()}
     outermost: dict[str, Any] = {}
+    classes: dict[str, None] = {}
     for name, leaf in leaves(contents.tree):
         if isinstance(leaf, Module):
+            classes[leaf.kind.rpartition(".")[2]] = None
             if not outermost or not _is_inside(name, [*outermost][-1]):
                 outermost[name] = leaf.pickled
             owners["wrapper" if leaf.kind.startswith(_WRAPPING) else "network"].enter(name, leaf)
@@ -139,6 +143,8 @@ def _checkpoint(path: Path, contents: Container) -> Checkpoint:
     metadata: dict[str, Any] = {"form": contents.form, **notes}
     if len(kinds := owners["network"].kinds or owners["wrapper"].kinds) == 1:
         metadata["module"] = next(iter(kinds))
+    if pools := [kind for kind in _POOLS if kind in classes]:
+        metadata["pool"] = _POOLS[pools[0]]
     networks = {name: module for name, module in outermost.items() if _has_kernel(tensors, name)}
     return Checkpoint(
         path=path,
