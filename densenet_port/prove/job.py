@@ -7,7 +7,7 @@ from typing import Any, Literal, cast, get_args
 
 from densenet_port.checkpoint import Array
 from densenet_port.errors import UsageError
-from densenet_port.extras import BACKENDS, SOFTWARE, Software
+from densenet_port.extras import BACKENDS, SOFTWARE, ReadBy, Software
 from densenet_port.layouts.layout import Kernels
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
@@ -51,10 +51,11 @@ class Job:
     - "onnxruntime": the file's graph, in float32; in float64 ONNX's own reference implementation runs it.
     - "numpy": this project's forward pass on a file of any layout.
 
-    Keras runs on `backend`; its network takes images in `data_format` order (they are turned here). Without classes in
-    the architecture, or without a head in the file, the last map after its ReLU stands for the logits. `taps` asks for
-    more outputs: our unit → the software's own name of that module or layer. `threads` bounds the software's threads
-    (not JAX's); None leaves its defaults.
+    `whole` says that the file holds a whole model that the software runs as it is, graph and weights, in place of the
+    above. Keras runs on `backend`; its network takes images in `data_format` order (they are turned here). Without
+    classes in the architecture, or without a head in the file, the last map after its ReLU stands for the logits.
+    `taps` asks for more outputs: our unit → the software's own name of that module or layer. `threads` bounds the
+    software's threads (not JAX's); None leaves its defaults.
     """
 
     network: str
@@ -68,6 +69,7 @@ class Job:
     data_format: DataFormat = "channels_last"
     taps: Mapping[str, str] = field(default_factory=dict)
     threads: int | None = None
+    whole: bool = False
 
     @property
     def title(self) -> str:
@@ -84,10 +86,10 @@ class Job:
         if software is None or self.backend not in BACKENDS or self.dtype not in PRECISIONS:
             hint = f"known: {', '.join(SOFTWARE)}; {', '.join(BACKENDS)}"
             raise UsageError(f"no reference is {self.title}", hint=hint)
-        if software.own_reader and self.architecture is None:
+        if software.reads != "table" and self.architecture is None:
             raise UsageError(f"{self.title} must be told the architecture")
-        if self.architecture is not None:
-            _require_buildable(software, self.architecture)
+        if self.architecture is not None and not (software.whole and self.whole):
+            require_buildable(software, self.architecture)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +99,8 @@ class Run:
     `logits` are `n classes` (a map `n h w c` without a head) and `taps` unit → output, `n h w c`, as the software gave
     them. `computed_in` is the dtype that the run was really in, whatever its arrays say. `variables` are the digests
     (`checkpoint.array_digest`) of every floating-point variable in the run's dtype, by the software's name and in its
-    axes; for "keras" by our slot, in our axes. `versions` are those of the packages that took part.
+    axes; for "keras" by our slot, in our axes. `versions` are those of the packages that took part. `read_by` says what
+    was run: a runner that does not say so is taken to have run our own reading, which proves nothing.
     """
 
     logits: Array
@@ -105,6 +108,7 @@ class Run:
     computed_in: str
     variables: Mapping[str, str]
     versions: Mapping[str, str]
+    read_by: ReadBy = "table"
 
 
 def title(software: str, backend: str) -> str:
@@ -113,8 +117,8 @@ def title(software: str, backend: str) -> str:
     return f"{software} on {backend}" if on_keras else software
 
 
-def _require_buildable(software: Software, numbers: Architecture) -> None:
-    """Refuse what a class of torch's family cannot be."""
+def require_buildable(software: Software, numbers: Architecture) -> None:
+    """Refuse what a software has no class for. Raises UsageError."""
     halves = numbers.bottleneck and numbers.reduction == 0.5  # their half
     if software.stems and not (numbers.stem in software.stems and halves):
         hint = f"its networks have a stem of {' or '.join(software.stems)}, bottlenecks and a reduction of 0.5"
@@ -122,3 +126,5 @@ def _require_buildable(software: Software, numbers: Architecture) -> None:
     if software.widths and numbers.init_channels != software.widths * numbers.growth_rate:
         hint = f"its init_channels are {software.widths} times the growth_rate"
         raise UsageError(f"{software.name} has no DenseNet {numbers.name}", hint=hint)
+    if software.names and numbers.name not in software.names:
+        raise UsageError(f"{software.name} has no DenseNet {numbers.name}", hint=f"it has {', '.join(software.names)}")

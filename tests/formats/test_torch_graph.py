@@ -48,7 +48,7 @@ class Swish(nn.Module):
     """Somebody's own activation."""
 
     def forward(self, x):
-        """x · sigmoid(x)."""
+        """Swish of x."""
         return x * torch.sigmoid(x)
 
 

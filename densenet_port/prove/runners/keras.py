@@ -181,6 +181,7 @@ def _outputs(network: Any, digests: Mapping[str, str], job: Job) -> Run:
         computed_in=_precision() if logits.dtype == np.float64 else logits.dtype.name,
         variables=digests,
         versions=versions(package, job.backend, *more),
+        read_by=SOFTWARE[job.network].reads,
     )
 
 

@@ -62,6 +62,7 @@ def run_onnxruntime(job: Job) -> Run:
         computed_in=answer.dtype.name,
         variables=ready.variables,
         versions=versions("onnx", "onnxruntime"),
+        read_by="file",
     )
 
 

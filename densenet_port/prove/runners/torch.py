@@ -136,6 +136,7 @@ def _run(job: Job, build: Build) -> Run:
         computed_in=str(output.dtype).removeprefix("torch."),
         variables=digests,
         versions=versions(*SOFTWARE[job.network].packages),
+        read_by=SOFTWARE[job.network].reads,
     )
 
 
@@ -194,7 +195,7 @@ def _load_state(network: Any, head: str, job: Job) -> None:
     reading, ignored = job.reading, set(job.reading.ignored)
     state = {
         _renamed(name.removeprefix(reading.prefix), reading.head, head): value
-        for name, value in _floating(_file_tensors(job.path))
+        for name, value in _floating(file_tensors(job.path))
         if name.startswith(reading.prefix) and name not in ignored
     }
     if _numbers(job).classes is None:
@@ -210,7 +211,7 @@ def _load_state(network: Any, head: str, job: Job) -> None:
         raise MisfitError(f"{job.path}: {job.network} does not take it\n{error}") from error
 
 
-def _file_tensors(path: Path) -> Mapping[str, Any]:
+def file_tensors(path: Path) -> Mapping[str, Any]:
     """Name → tensor, read by torch, by safetensors (whose header is JSON behind eight bytes of length), or by us.
 
     An archive of NumPy's is read by NumPy.
