@@ -61,6 +61,9 @@ Against = Annotated[Path | None, typer.Option(help="The checkpoint it was made f
 Reference = Annotated[Path | None, typer.Option(help="A saved run of the reference, in place of the framework.")]
 Backend = Annotated[str, typer.Option(help="What runs the port: tensorflow, torch, jax or numpy.")]
 Sizes = Annotated[list[int] | None, typer.Option(help="Pixels of the noise; may be given several times.")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Let code of the original's file run, such as a class of your own.")
+]
 Limit = Annotated[float, typer.Option(help="Seconds that each run may take.")]
 
 

@@ -25,9 +25,10 @@ the container ("zip", "legacy" for a stream, "tar"), `values` has the plain numb
 `opaque` the classes of everything else, which is neither imported nor made; both hold a few hundred names of up to
 three keys. Where whole modules hold tensors, `module` is the dotted name of the outermost one's class, torch's own
 wrappers (DataParallel, Sequential …) left aside; it is absent where several such classes stand side by side. `pool` is
-"blur" where a module blurs (timm's `BlurPool2d`), "max" where only maxima are taken. Arrays are
-read one by one when they are asked for, with ordinary reads: measured, they take half the time of mapping the file, and
-a file that is cut short meanwhile gives an error instead of a crash.
+"blur" where a module blurs (timm's `BlurPool2d`), "max" where only maxima are taken. `torch_module` is the name of the
+module that is kept whole, `own_code` says whether a class of somebody's own is in it. Arrays are read one by one when
+they are asked for, with ordinary reads: measured, they take half the time of mapping the file, and a file that is cut
+short meanwhile gives an error instead of a crash.
 
 What is written: a zip of plain, contiguous tensors in an OrderedDict without `_metadata`, which `torch.load` takes with
 `weights_only=True` and `mmap=True`, and a model with or without the norms' `num_batches_tracked`. Our record is one
@@ -35,7 +36,7 @@ more member, which PyTorch does not look at.
 """
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -125,7 +126,7 @@ def _checkpoint(path: Path, contents: Container) -> Checkpoint:
     classes: dict[str, None] = {}
     for name, leaf in leaves(contents.tree):
         if isinstance(leaf, Module):
-            classes[leaf.kind.rpartition(".")[2]] = None
+            classes[leaf.kind] = None
             if not outermost or not _is_inside(name, [*outermost][-1]):
                 outermost[name] = leaf.pickled
             owners["wrapper" if leaf.kind.startswith(_WRAPPING) else "network"].enter(name, leaf)
@@ -143,9 +144,8 @@ def _checkpoint(path: Path, contents: Container) -> Checkpoint:
     metadata: dict[str, Any] = {"form": contents.form, **notes}
     if len(kinds := owners["network"].kinds or owners["wrapper"].kinds) == 1:
         metadata["module"] = next(iter(kinds))
-    if pools := [kind for kind in _POOLS if kind in classes]:
-        metadata["pool"] = _POOLS[pools[0]]
     networks = {name: module for name, module in outermost.items() if _has_kernel(tensors, name)}
+    metadata |= _of_modules(networks, classes)
     return Checkpoint(
         path=path,
         container="pth",
@@ -164,6 +164,26 @@ def _is_inside(name: str, module: str) -> bool:
 def _has_kernel(tensors: Mapping[str, Tensor], module: str) -> bool:
     """Whether a module has a tensor that may be a convolution's."""
     return any(len(tensor.shape) == 4 and _is_inside(name, module) for name, tensor in tensors.items())  # o i h w
+
+
+def _of_modules(networks: Mapping[str, Any], classes: Iterable[str]) -> dict[str, Any]:
+    """What the metadata say of modules that are kept whole."""
+    names = {kind.rpartition(".")[2] for kind in classes}
+    pools = [pool for kind, pool in _POOLS.items() if kind in names]
+    if not networks:
+        return {}
+    return {
+        "torch_module": next(iter(networks)) if len(networks) == 1 else "",
+        "own_code": _has_own_code(classes),
+        **({"pool": pools[0]} if pools else {}),
+    }
+
+
+def _has_own_code(classes: Iterable[str]) -> bool:
+    """Whether somebody's own class is among those of the modules."""
+    from densenet_port.formats.torch.classes import LIBRARIES  # noqa: PLC0415 (as below)
+
+    return any(kind.partition(".")[0] not in LIBRARIES for kind in classes)
 
 
 def _graph(path: Path, contents: Container, networks: Mapping[str, Any]) -> FileGraph:
