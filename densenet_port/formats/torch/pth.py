@@ -75,12 +75,12 @@ _CLASSES = {dtype: kind for kind, dtype in STORAGES.items() if kind != "UntypedS
 def read(path: Path) -> Checkpoint:
     """The checkpoint at `path`, arrays lazy. Raises CorruptError, MisfitError or DiskError."""
     source = Source.of_file(path)
-    with guarded(path, "PyTorch file"), _located(path):
+    with guarded(path, "PyTorch file"), located(path):
         return _checkpoint(path, open_container(source))
 
 
 @contextmanager
-def _located(path: Path) -> Iterator[None]:
+def located(path: Path) -> Iterator[None]:
     """Give errors the path that they lack: who interprets a pickle knows nothing of files."""
     try:
         yield
@@ -117,6 +117,11 @@ def write(
         add(RECORD_MEMBER, record())
 
 
+def tensors_of(path: Path, contents: Container) -> Mapping[str, Tensor]:
+    """Name → tensor in a file's object. Raises CorruptError and MisfitError."""
+    return _checkpoint(path, contents).tensors
+
+
 def _checkpoint(path: Path, contents: Container) -> Checkpoint:
     """Name → tensor for what is one, and notes of the rest."""
     tensors: dict[str, Tensor] = {}
@@ -133,7 +138,7 @@ def _checkpoint(path: Path, contents: Container) -> Checkpoint:
         elif view := view_of(name, leaf, contents.outside):
             if name in tensors or len(tensors) == _MAX_TENSORS:
                 raise CorruptError(f"two tensors are called {name!r}" if name in tensors else "too many tensors")
-            tensors[name] = _tensor(path, name, view, contents)
+            tensors[name] = make_tensor(path, name, view, contents)
             for owner in owners.values():
                 owner.hold(name)
         else:
@@ -196,9 +201,9 @@ def _graph(path: Path, contents: Container, networks: Mapping[str, Any]) -> File
 
     def load(name: str, leaf: Any) -> Array | None:
         view = view_of(name, leaf, contents.outside)
-        return _tensor(path, name, view, contents).load() if view else None
+        return make_tensor(path, name, view, contents).load() if view else None
 
-    with _located(path):
+    with located(path):
         return read_graph(networks, shape, load)
 
 
@@ -248,7 +253,7 @@ def _explain_no_tensors(opaque: Mapping[str, str]) -> str:
     return f"holds no tensors, only objects of {classes}" if classes else "holds no tensors"
 
 
-def _tensor(path: Path, name: str, view: View, contents: Container) -> Tensor:
+def make_tensor(path: Path, name: str, view: View, contents: Container) -> Tensor:
     """The tensor, if its storage is all there. Raises CorruptError."""
     storage = view.storage
     source = contents.storages.get(storage.key)
