@@ -88,8 +88,10 @@ def _origins_of(layout: Layout) -> dict[str, Origin]:
 
 
 def _outside(evidence: Evidence | None) -> dict[str, Origin]:
-    """What somebody's code that is not in the file may do in front of the network and behind it."""
-    return {"input": "assumed", "output": "assumed"} if evidence and evidence.assumed else {}
+    """What somebody's code that is not in the file may do: around the network, and wherever else it stands."""
+    if not evidence or not evidence.assumed:
+        return {}
+    return {key: "assumed" for key in ENTRIES if key in ("input", "output") or key not in evidence.facts}
 
 
 def _agreeing(checkpoint: Checkpoint, contract: Contract, by_graph: Mapping[str, Any]) -> Contract:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from densenet_port.errors import CorruptError
+from densenet_port.errors import CorruptError, MisfitError
 from densenet_port.file_graph import Pair, Step
 
 Shapes = Mapping[str, tuple[int, ...]]  # the file's tensors
@@ -49,14 +49,14 @@ _PICTURE = ([2, 3], [-1, -2], [-2, -1])  # height and width
 
 @dataclass(slots=True, eq=False)
 class Map:
-    """What a step puts out; `is_view` of the memory that another map has too.
+    """What a step puts out; `is_shared` where another map has the same memory.
 
     An operation that works in place (`relu_`) makes the very same map the output of another step, for all who read it
     afterwards.
     """
 
     step: str
-    is_view: bool = False
+    is_shared: bool = False
 
 
 class Held(NamedTuple):
@@ -91,7 +91,9 @@ def take(operation: str, positional: list[Any], named: Mapping[str, Any]) -> Tak
 def put_out(name: str, taken: Taken, shapes: Shapes, steps: dict[str, Step]) -> Map:
     """What an operation puts out, as a step that is added; of a kind of its own where it is none of a DenseNet's."""
     first = next((value for value in taken.arguments.values() if isinstance(value, Map)), None)
-    make = _STEPS.get(taken.title) if not (taken.in_place and first and first.is_view) else None
+    if taken.in_place and first and first.is_shared:
+        raise MisfitError(f"{taken.title} ({name}) works in place on what another operation has kept")
+    make = _STEPS.get(taken.title)
     attributes = make(taken.arguments, shapes) if make else None
     maps = _maps([*taken.arguments.values()])
     if attributes is None:
@@ -103,7 +105,10 @@ def put_out(name: str, taken: Taken, shapes: Shapes, steps: dict[str, Step]) -> 
     if taken.in_place and first:
         first.step = name
         return first
-    return Map(name, is_view=step.kind in ("identity", "flatten"))
+    is_view = step.kind in ("identity", "flatten")
+    if first and is_view:
+        first.is_shared = True
+    return Map(name, is_shared=is_view)
 
 
 def _maps(values: list[Any]) -> tuple[str, ...]:

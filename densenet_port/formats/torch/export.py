@@ -68,7 +68,7 @@ def read(path: Path) -> Checkpoint:
             path=path,
             container="pt2",
             tensors=tensors,
-            metadata={"form": "pt2", "torch_version": str(program.get("torch_version", ""))},
+            metadata={"form": "pt2", "torch_module": "", "own_code": True},
             graph=partial(_graph, path, program, {name: tensor.shape for name, tensor in tensors.items()}),
         )
 
@@ -158,6 +158,8 @@ def _take(node: Mapping[str, Any], values: _Values, steps: dict[str, Step], shap
     if operation in _TRANSPOSED and isinstance(first, Held) and outputs:
         values[outputs[0]] = first._replace(transposed=not first.transposed)
         return
+    if operation.endswith("_") and isinstance(first, Held) and not first.name.endswith("num_batches_tracked"):
+        raise MisfitError(f"its own graph changes {first.name} in place, by {operation}")
     taken = take(operation, [], given)
     if operation in ("view", "reshape", "_unsafe_view") and _is_flat(given.get("size")):
         taken = take("flatten", [given["self"], 1], {})

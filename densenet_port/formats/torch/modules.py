@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from densenet_port.errors import CorruptError, MisfitError
 from densenet_port.formats.torch.pickle import DICT, Call, Global, Persistent
 
+SCRIPT = "__torch__"  # what the dotted names of a TorchScript program's classes begin with
 _DICTS = {DICT, Global("__builtin__", "dict")} | {
     Global("collections", name) for name in ("OrderedDict", "defaultdict")
 }
@@ -79,6 +80,8 @@ def branches(value: Any) -> Iterable[tuple[Any, Any]] | None:
     match value:
         case list() | tuple():
             return enumerate(value)
+        case Call(Global(module, _), state=Call() as state) if module.startswith(SCRIPT):
+            return state.pairs  # an object of a TorchScript program: tensors, other objects, and settings
         case Call(Global("collections", "OrderedDict"), (list(items),), _, []):
             return map(_pair, items)  # Python 2 gives them as the only argument
         case Call() if value.pairs or value.maker in _DICTS:

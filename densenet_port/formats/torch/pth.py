@@ -7,7 +7,9 @@ ending of a file's name tells nothing.
 ("little", which is also meant without it, or "big"), `version` and more that need not be known. As written, members
 lie uncompressed; a checkpoint that was unpacked and packed again has them deflated, and is read as well. Sizes come
 from the central directory, the place of a member's data from its local header. CRCs are not checked: PyTorch itself can
-leave them out. A member `constants.pkl` marks a TorchScript archive, which is a program and is refused.
+leave them out. A member
+`constants.pkl` marks a TorchScript archive: the object is a program's, whose tensors stand under the names of a state
+dict, and whose code (`code/…`) is followed by `script`. A frozen one has no names and is refused.
 
 **Stream** (since 0.1.7). Five pickles: the number 0x1950a86a20f9469cfc6c, the number 1001, facts about the system, the
 object, the list of its storages' keys. Then, for each key in this order, the number of elements (int64) and the
@@ -51,6 +53,7 @@ from densenet_port.checkpoint import Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, PortError
 from densenet_port.file_graph import FileGraph
 from densenet_port.formats.source import AGAIN, Source, guarded, native, stored, stored_size, write_tensor
+from densenet_port.formats.torch.aten import Shapes
 from densenet_port.formats.torch.containers import RECORD_MEMBER, Container, Order, open_container, sniff
 from densenet_port.formats.torch.modules import Module, kind_of, leaves
 from densenet_port.formats.torch.pickle import Call, Global, Persistent
@@ -144,21 +147,41 @@ def _checkpoint(path: Path, contents: Container) -> Checkpoint:
         else:
             _note(notes, name, leaf)
     _check_lengths(contents)
+    if not tensors and contents.form == "torchscript":
+        hint = "in PyTorch, save the module's `state_dict()` before `torch.jit.freeze`"
+        raise MisfitError("a frozen TorchScript program, whose tensors have no names", hint=hint)
     if not tensors:
         raise CorruptError(_explain_no_tensors(notes["opaque"]), hint="in PyTorch, save `model.state_dict()`")
     metadata: dict[str, Any] = {"form": contents.form, **notes}
     if len(kinds := owners["network"].kinds or owners["wrapper"].kinds) == 1:
         metadata["module"] = next(iter(kinds))
     networks = {name: module for name, module in outermost.items() if _has_kernel(tensors, name)}
-    metadata |= _of_modules(networks, classes)
+    metadata |= _of_modules(networks, classes, is_program=contents.form == "torchscript")
     return Checkpoint(
         path=path,
         container="pth",
         tensors=tensors,
         metadata=metadata,
         record=contents.record,
-        graph=partial(_graph, path, contents, networks) if networks else None,
+        graph=_graph_of(path, contents, networks, tensors),
     )
+
+
+def _graph_of(
+    path: Path, contents: Container, networks: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> Callable[[], FileGraph] | None:
+    """What gives the graph of a program, or of modules; None for a file that has neither."""
+    if contents.form == "torchscript":
+        return partial(_program, path, contents, {name: tensor.shape for name, tensor in tensors.items()})
+    return partial(_graph, path, contents, networks) if networks else None
+
+
+def _program(path: Path, contents: Container, shapes: Shapes) -> FileGraph:
+    """What a TorchScript program computes."""
+    from densenet_port.formats.torch.script import read_graph  # noqa: PLC0415 (most files are no programs)
+
+    with located(path):
+        return read_graph(contents.tree, contents.code, shapes)
 
 
 def _is_inside(name: str, module: str) -> bool:
@@ -171,8 +194,10 @@ def _has_kernel(tensors: Mapping[str, Tensor], module: str) -> bool:
     return any(len(tensor.shape) == 4 and _is_inside(name, module) for name, tensor in tensors.items())  # o i h w
 
 
-def _of_modules(networks: Mapping[str, Any], classes: Iterable[str]) -> dict[str, Any]:
-    """What the metadata say of modules that are kept whole."""
+def _of_modules(networks: Mapping[str, Any], classes: Iterable[str], *, is_program: bool) -> dict[str, Any]:
+    """What the metadata say of modules that are kept whole, and of a program, which is all code."""
+    if is_program:
+        return {"torch_module": "", "own_code": True}
     names = {kind.rpartition(".")[2] for kind in classes}
     pools = [pool for kind, pool in _POOLS.items() if kind in names]
     if not networks:

@@ -31,7 +31,8 @@ from densenet_port.prove.runners import last, runner, versions
 from densenet_port.prove.runners.torch_whole import run_whole
 
 Build = Callable[[Job], Any]  # a network with the job's numbers, as initialised
-TAR = "legacy .tar"  # what torch says of files that it reads only by unpickling them
+# What torch says of files that it reads only by running code: its oldest, programs, and exported programs.
+RUNNING = ("legacy .tar", "TorchScript", "data.pkl")
 
 
 def run_torchvision(job: Job) -> Run:
@@ -255,7 +256,7 @@ def file_tensors(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
     except Exception as error:
-        if isinstance(error, UnpicklingError) or TAR in str(error):
+        if isinstance(error, UnpicklingError) or any(words in str(error) for words in RUNNING):
             with suppress(PortError):  # what neither reads is said in torch's words
                 return _interpreted(path)
         raise CorruptError(f"{path}: torch does not read it: {str(error).partition(chr(10))[0]}") from error

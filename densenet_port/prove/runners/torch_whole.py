@@ -5,8 +5,9 @@ else of a pickle is imported or called. A file that needs more (a class of someb
 the job trusts it.
 """
 
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
@@ -45,7 +46,8 @@ def _run(network: Any, digests: Mapping[str, str], job: Job, tapped: Callable[[A
     """A run of a module, with what the units put out."""
     torch = framework("torch")
     outputs: dict[str, Array] = {}
-    names = {**job.taps, **_ends(job)}
+    is_program = isinstance(network, torch.jit.ScriptModule)  # which calls no hooks within
+    names = {} if is_program else {**job.taps, **_ends(job)}
     with ExitStack() as hooks, torch.inference_mode():
         for unit, name in names.items():
             handle = tapped(network, _below(job, name)).register_forward_hook(_keeper(outputs, unit))
@@ -74,10 +76,15 @@ def _logits(job: Job, outputs: Mapping[str, Array], output: Array) -> Array:
     """The head's output, or the last map behind its ReLU; somebody's own code has the last word about its answer."""
     if f"end:{_LAST_NORM}" in outputs:
         return np.maximum(outputs[f"end:{_LAST_NORM}"], 0)
-    head = outputs.get(f"end:{HEAD}", output)
-    if not job.trust:
+    head = outputs.get(f"end:{HEAD}")
+    if head is not None and not job.trust:
         return head
-    function = _FUNCTIONS[job.contract.output if job.contract else "logits"]
+    kind = job.contract.output if job.contract else "logits"
+    if head is None:
+        if kind != "logits":
+            raise UsageError(f"its logits cannot be had: it is a program, which puts out {kind}")
+        return output
+    function = _FUNCTIONS[kind]
     same = head.shape == output.shape and np.allclose(function(head.astype(np.float64)), output, rtol=1e-4, atol=1e-6)
     return head if same else output
 
@@ -114,7 +121,9 @@ def _loaded(job: Job) -> tuple[Any, dict[str, str]]:
     thing = _unpickled(job)
     for key in _keys(job):
         thing = _child(thing, key)
-    network = thing.to(getattr(torch, job.dtype)).eval()
+    network = thing.to(getattr(torch, job.dtype))
+    with suppress(NotImplementedError):  # an exported program answers, and does nothing else
+        network.eval()
     state = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
     return network, {name: array_digest(value.numpy()) for name, value in state.items()}
 
@@ -122,6 +131,13 @@ def _loaded(job: Job) -> tuple[Any, dict[str, str]]:
 def _unpickled(job: Job) -> Any:
     """What is in the job's file."""
     torch = framework("torch")
+    if zipfile.is_zipfile(job.path) and job.trust:
+        with zipfile.ZipFile(job.path) as archive:
+            names = archive.namelist()
+        if any(name.endswith("/constants.pkl") for name in names):
+            return torch.jit.load(job.path, map_location="cpu")
+        if not any(name.endswith("data.pkl") for name in names):
+            return torch.export.load(job.path).module()
     if job.trust:
         return torch.load(job.path, map_location="cpu", weights_only=False)
     named = torch.serialization.get_unsafe_globals_in_checkpoint(str(job.path))
