@@ -14,7 +14,7 @@ Array = np.ndarray[Any, np.dtype[Any]]  # numpy.typing takes 10 ms to import
 MEANING = frozenset(
     (
         *("epsilon", "stem_padding", "stem_pool", "pool_rounding", "output"),  # the contract
-        *("kernels", "layers", "module", "norms", "package"),  # whose the tensors are, and how they are stored
+        *("kernels", "layers", "module", "norms", "package", "pool"),  # whose the tensors are, and how they are stored
         *("fold", "notes"),  # what was worked out, and what to say of it
     )
 )

@@ -64,14 +64,19 @@ class Software(NamedTuple):
         return self.float64 and (not self.on_keras or backend == "tensorflow")
 
 
+MODULE = "torch_module"  # the entry of the metadata that says where a file has a whole module
 SOFTWARE = {
     software.name: software
     for software in (
-        Software("torchvision", ("torch", "run_torchvision"), ("torch", "torchvision"), stems=("imagenet",)),
-        Software("timm", ("torch", "run_timm"), ("torch", "timm"), stems=("imagenet", "deep"), widths=2),
-        Software("monai", ("torch", "run_monai"), ("torch", "monai"), stems=("imagenet",)),
         Software(
-            *("torchxrayvision", ("torch", "run_torchxrayvision"), ("torch", "torchxrayvision")), stems=("imagenet",)
+            "torchvision", ("torch", "run_torchvision"), ("torch", "torchvision"), whole=MODULE, stems=("imagenet",)
+        ),
+        Software("timm", ("torch", "run_timm"), ("torch", "timm"), whole=MODULE, stems=("imagenet", "deep"), widths=2),
+        Software("monai", ("torch", "run_monai"), ("torch", "monai"), whole=MODULE, stems=("imagenet",)),
+        Software(
+            *("torchxrayvision", ("torch", "run_torchxrayvision"), ("torch", "torchxrayvision")),
+            whole=MODULE,
+            stems=("imagenet",),
         ),
         Software("keras", ("keras", "run_keras"), ("keras",), on_keras=True, reads="table"),
         Software(

@@ -63,6 +63,9 @@ Reference = Annotated[
 ]
 Backend = Annotated[str, typer.Option(help="What runs the port: tensorflow, torch, jax or numpy.")]
 Sizes = Annotated[list[int] | None, typer.Option(help="Pixels of the noise; may be given several times.")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Let code of the original's file run, such as a class of your own.")
+]
 Limit = Annotated[float, typer.Option(help="Seconds that each run may take.")]
 
 

@@ -22,6 +22,7 @@ from densenet_port.cli.base import (
     StemPadding,
     StemPool,
     Table,
+    TrustCode,
     Within,
     app,
     choice,
@@ -55,6 +56,7 @@ def check(
     images: Annotated[Path | None, typer.Option(help="A folder of your own pictures.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     limit: Limit = 600.0,
+    trust_code: TrustCode = False,
     save_reference: Annotated[Path | None, typer.Option(help="Keep the reference's run in this file (.npz).")] = None,
     report: Annotated[Path | None, typer.Option(help="Write JSON, JUnit, Markdown and HTML into this folder.")] = None,
     as_json: AsJson = False,
@@ -79,6 +81,7 @@ def check(
         seed=seed,
         limit=limit,
         save_reference=save_reference,
+        trust_code=trust_code,
     )
     if report is not None:
         reports.write(result, report)
@@ -102,6 +105,7 @@ def diagnose(
     output: Output = None,
     picture: InputOption = None,
     backend: Backend = "numpy",
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Say which known mistake explains a difference, and on which units; exit 1 when there is one."""
@@ -116,6 +120,7 @@ def diagnose(
         contract=contract_words(epsilon, stem_padding, stem_pool, pool_rounding, output, picture),
         reference=reference,
         backend=backend,
+        trust_code=trust_code,
     )
     show("diagnose", as_json, lambda: _diagnosis_json(result), lambda: _diagnosis_text(result))
     raise typer.Exit(0 if result.passed else 1)

@@ -218,6 +218,8 @@ def _evidence(checkpoint: Checkpoint, ledger: Ledger, within: str | None, *, no_
     if checkpoint.graph is None:
         return None
     source = checkpoint.graph() if within is None else checkpoint.graph().below(within)
+    if not source.steps:  # a state dict beside a module
+        return None
     try:
         return follow(source, ledger.architecture, _holders(ledger), no_top=no_top)
     except MisfitError as error:

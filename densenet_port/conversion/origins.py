@@ -42,7 +42,7 @@ def known(checkpoint: Checkpoint, ledger: Ledger, evidence: Evidence | None, wor
     by_graph |= evidence.facts if evidence else {}
     contract, origins = _recorded(checkpoint) or _usual(ledger)
     contract = _agreeing(checkpoint, contract, by_graph)
-    origins = {**origins, **_outside(evidence), **dict.fromkeys(by_graph, "graph")}
+    origins = {**origins, **dict.fromkeys(by_graph, "graph"), **_outside(evidence)}
     contract, origins = _corrected(checkpoint, contract, origins, words or {})
     return Known(contract, {key: origins[key] for key in ENTRIES})
 
@@ -88,8 +88,10 @@ def _origins_of(layout: Layout) -> dict[str, Origin]:
 
 
 def _outside(evidence: Evidence | None) -> dict[str, Origin]:
-    """What somebody's code that is not in the file may do in front of the network and behind it."""
-    return {"input": "assumed", "output": "assumed"} if evidence and evidence.assumed else {}
+    """What somebody's code that is not in the file may do: around the network, and wherever else it stands."""
+    if not evidence or not evidence.assumed:
+        return {}
+    return {key: "assumed" for key in ENTRIES if key in ("input", "output") or key not in evidence.facts}
 
 
 def _agreeing(checkpoint: Checkpoint, contract: Contract, by_graph: Mapping[str, Any]) -> Contract:

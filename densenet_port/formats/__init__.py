@@ -12,6 +12,7 @@ from densenet_port.network.blueprint import Blueprint
 
 READERS = (
     "torch.pth",
+    "torch.export",
     "safetensors",
     "keras.archive",
     "caffe.caffemodel",

@@ -134,6 +134,7 @@ def check(
     save_reference: str | PathLike[str] | None = None,
     limit: float = LIMIT,
     threads: int | None = None,
+    trust_code: bool = False,
 ) -> Parity:
     """Whether a converted file is the same network as the checkpoint it came from.
 
@@ -144,11 +145,13 @@ def check(
     JAX), numpy gives the float64 evidence. `sizes` are of the noise, `batch` images of each; `images` is a folder of
     the user's own pictures, without it scikit-learn's two photographs are taken where they are installed. `limit` is
     each run's time in seconds, `threads` bounds each side's threads: on one, figures do not depend on the number of
-    cores; without it two sides that run at once take half of the cores each. Raises UsageError for options that do not
+    cores; without it two sides that run at once take half of the cores each. `trust_code` lets code run that `against`
+    holds or names (a class of somebody's own in a pickled module): only for files whose source is trusted. Raises
+    UsageError for options that do not
     go together, MisfitError for networks with different numbers, and what reading and running raise.
     """
     started = time.perf_counter()
-    settings = Settings(backend=backend, limit=limit, threads=threads)
+    settings = Settings(backend=backend, limit=limit, threads=threads, trust_code=trust_code)
     port, source = read(converted), None
     if against is not None:
         source = read(against, src=src, kernels=kernels, within=within, contract=contract)
@@ -181,6 +184,7 @@ def diagnose(
     contract: Mapping[str, Any] | None = None,
     reference: str | PathLike[str] | None = None,
     backend: str = "numpy",
+    trust_code: bool = False,
 ) -> Parity:
     """Which known fault tells a converted file from the checkpoint it came from, and on which units.
 
@@ -197,6 +201,7 @@ def diagnose(
         reference=reference,
         backend=backend,
         sizes=(),
+        trust_code=trust_code,
     )
 
 
