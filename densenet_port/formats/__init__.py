@@ -11,6 +11,7 @@ from densenet_port.files import together
 from densenet_port.network.blueprint import Blueprint
 
 READERS = ("torch.pth", "safetensors", "keras.archive", "caffe.caffemodel", "caffe.h5", "keras.h5", "onnx.checkpoint")
+GRAPHS = ("onnx.checkpoint",)  # readers that follow a graph to one of its outputs
 ENDINGS = {  # the longest ending wins
     ".weights.h5": ("keras.h5", "write_weights_h5"),
     ".h5": ("keras.h5", "write_legacy"),
@@ -31,10 +32,12 @@ STRANGERS = {
 }
 
 
-def read(path: Path) -> Checkpoint:
+def read(path: Path, *, output: str | None = None, body: bool = False) -> Checkpoint:
     """The checkpoint in a file, whatever its name ends in.
 
-    Raises DiskError for a file that cannot be opened, CorruptError for one that is broken or no checkpoint.
+    Of a file that is read by its graph, `output` names the output to take, and with `body` its head may be any, and is
+    left out where it is no DenseNet's. Raises UsageError for an `output` of a file that has none by name, DiskError for
+    a file that cannot be opened, CorruptError for one that is broken or no checkpoint.
     """
     try:
         with path.open("rb") as file:
@@ -44,7 +47,10 @@ def read(path: Path) -> Checkpoint:
     for name in READERS:
         module = _module(name)
         if module.sniff(path, head):
-            checkpoint: Checkpoint = module.read(path)
+            asked = {"output": output, "body": body} if name in GRAPHS else {}
+            if output is not None and not asked:
+                raise UsageError(f"{path}: has no output {output!r}", hint="only ONNX models have outputs by name")
+            checkpoint: Checkpoint = module.read(path, **asked)
             return checkpoint
     hint = next((text for start, text in STRANGERS.items() if head.lower().startswith(start)), None)
     raise CorruptError(

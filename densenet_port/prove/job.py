@@ -25,7 +25,7 @@ class Reading:
     below the name `within` where the file holds several. Software with a reader of its own takes `prefix`, what stands
     before its names in the file, wrapping dictionaries included (`state_dict.module.`), `head`, the head's name in the
     file where that is not the software's own (`classifier.0`), and the names to be `ignored`, which are no part of the
-    network.
+    network. A graph with several outputs is followed to the one called `output`.
     """
 
     table: Path | None = None
@@ -34,6 +34,7 @@ class Reading:
     prefix: str = ""
     head: str | None = None
     ignored: tuple[str, ...] = ()
+    output: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -212,6 +212,7 @@ def job_of(
             prefix=ledger.prefix,
             head=ledger.unit_name(HEAD),
             ignored=tuple(ledger.ignored),
+            output=network.checkpoint.metadata.get("output_name"),
         ),
         architecture=network.architecture,
         contract=network.contract,

@@ -41,4 +41,4 @@ def _loaded(job: Job) -> tuple[Network, dict[str, str]]:
 def read_by_table(job: Job) -> Network:
     """The network in the job's file, by this project's own reader. Raises as `conversion.load.read` does."""
     reading = job.reading
-    return read(job.path, src=reading.table, kernels=reading.kernels, within=reading.within)
+    return read(job.path, src=reading.table, kernels=reading.kernels, within=reading.within, output_name=reading.output)
