@@ -46,15 +46,18 @@ PICTURES = images(2, 33)
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"  # the model zoo's, with most weights made constant
 
 
-def export(network, path, form, size=32, **how):
-    """Write a network in one of `FORMS`. With a momentum of zero an export for training leaves the statistics."""
+def export(network, path, form, size=32, shape=None, **how):
+    """Write a network in one of `FORMS`, of pictures of a size, or of a whole shape.
+
+    With a momentum of zero an export for training leaves the statistics.
+    """
     network.eval()
     for norm in network.modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.momentum = 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(network, (torch.zeros(1, 3, size, size),), path, **FORMS[form], **how)
+        torch.onnx.export(network, (torch.zeros(shape or (1, 3, size, size)),), path, **FORMS[form], **how)
     network.eval()
     return path
 

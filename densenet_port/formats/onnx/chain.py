@@ -42,7 +42,8 @@ class Chain:
     def __init__(self, model: Model, walked: Steps) -> None:
         """Begin in front of the first step."""
         self.model = model
-        self.given, self.x, self.steps, self.last = walked
+        self.given, self.first, self.steps, self.last = walked
+        self.x = self.first
         self.at = 0
         self.where = ""
         self.facts: dict[str, set[Any]] = {}

@@ -6,7 +6,7 @@ read what the operation reads, hold tensors of its shapes and do what it does:
 
     conv          Conv, perhaps behind a Pad of zeros; with a bias only if a norm alone reads it
     norm          see `norms`
-    relu          Relu; the last one may be missing, which is noted
+    relu          Relu; without a head the last one may be missing, which is noted
     max_pool      MaxPool, perhaps behind a Pad of zeros
     average_pool  AveragePool; to pad as TensorFlow does is to round up
     pad, blur     Pad that reflects; Conv with one binomial filter for each channel
@@ -203,7 +203,7 @@ class _Reader:
         self.chain, self.architecture, self.contract = chain, architecture, contract
         self.network = graph(architecture, contract)
         self.features = _features(self.network)
-        self.given, self.preparation = chain.x, Preparation(None, False, (), ())
+        self.preparation = Preparation(None, False, (), ())
         self.maps = {IMAGES: chain.x}
         self.biases: dict[str, Constant] = {}  # of convolutions in front of a norm
         self.units: list[UnitReading | norms.Norm] = []
@@ -229,6 +229,7 @@ class _Reader:
         """What is done to the picture in front of the first operation."""
         chain, first = self.chain, next(iter(self.network.operations.values()))
         chain.where = f"front of {first.name}"
+        self.compare_shape()
         self.preparation = preparation.take(chain, self.network.channels)
         self.maps[IMAGES] = chain.x
         self.notes += self.preparation.notes
@@ -236,11 +237,17 @@ class _Reader:
         if chain.next() not in ("", "Pad", "Conv"):
             chain.fail("Conv", chain.here(), _FRONT)
 
+    def compare_shape(self) -> None:
+        """See that the picture's shape, where the graph says it, has the channels where its axes have them."""
+        shape, axes, count = self.chain.given.shape, self.chain.first.axes, self.network.channels
+        if shape and (len(shape) != len(axes) or shape[axes.index("c")] not in (0, count)):
+            self.chain.fail(f"a picture {' '.join(axes)} of {count} channels", f"one of the shape {shape}")
+
     def reading(self) -> Reading:
         """What was taken. Raises MisfitError where operations differ in what a contract has one of."""
         own = [unit for unit in self.units if isinstance(unit, norms.Norm)]
         facts = self.facts(double=any(norm.double for norm in own))
-        if self.chain.training:
+        if self.chain.training or _drops_out(self.chain.model):
             self.notes.append("the graph was exported for training: as it stands it normalises each batch by itself")
         return Reading(
             units=tuple(_settled(unit, facts) for unit in self.units),
@@ -249,7 +256,7 @@ class _Reader:
             derived=any(norm.derived for norm in own),
             features=self.maps[self.features],
             mean=self.mean_of_pool,
-            given=self.given,
+            given=self.chain.first,
             preparation=self.preparation,
         )
 
@@ -287,6 +294,8 @@ class _Reader:
                 chain.fail("no bias", "one that is not zero, and no norm behind it")
         elif bias is not None:
             self.biases[operation.name] = bias
+        elif chain.next() == "Relu":  # the norm was folded, and left a bias of zeros, which the exporter took out
+            self.biases[operation.name] = norms.filled(weight, 0.0, (operation.channels,))
         output = "" if biased else step.node.outputs[0]
         self.units.append(UnitReading(operation.name, {"weight": weight}, output, chain.x.axes))
 
@@ -294,8 +303,8 @@ class _Reader:
         self.units.append(norms.take(self.chain, operation, self.biases.get(operation.inputs[0])))
 
     def relu(self, operation: Operation) -> None:
-        """A ReLU; that of the last map may be missing."""
-        if operation.name == self.features and self.chain.next() != "Relu":
+        """A ReLU; that of the last map may be missing where no head reads it."""
+        if operation.name == self.features and self.chain.next() != "Relu" and self.network.logits != HEAD:
             self.notes.append("the graph ends without the last ReLU")
         else:
             self.chain.take("Relu")
@@ -307,14 +316,17 @@ class _Reader:
         chain.padding(step, operation, zeros)
 
     def average_pool(self, operation: Operation) -> None:
+        """An average pool; a place below and right that does not count is what rounding up makes of an odd side."""
         chain = self.chain
         step = chain.take("AveragePool")
-        chain.must(step, **_window(operation), pads=[0] * 4, dilations=[1, 1])
-        chain.must(step, auto_pad=("NOTSET", "VALID", "SAME_UPPER"))
-        up = attribute(step, "ceil_mode") or attribute(step, "auto_pad") == "SAME_UPPER"
-        if up:  # what hangs over the edge is no place
-            chain.must(step, count_include_pad=0)
-        chain.record("pool_rounding", "ceil" if up else "floor")
+        chain.must(step, **_window(operation), dilations=[1, 1], auto_pad=("NOTSET", "VALID", "SAME_UPPER"))
+        same = attribute(step, "auto_pad") == "SAME_UPPER"
+        over = attribute(step, "auto_pad") == "NOTSET" and attribute(step, "pads") == [0, 0, 1, 1]
+        if same or over:
+            chain.must(step, count_include_pad=0, ceil_mode=0)
+        else:
+            chain.must(step, pads=[0] * 4)
+        chain.record("pool_rounding", "ceil" if same or over or attribute(step, "ceil_mode") else "floor")
 
     def pad(self, _operation: Operation) -> None:
         step = self.chain.take("Pad")
@@ -362,9 +374,9 @@ class _Reader:
 
     def last_sides(self) -> list[int] | None:
         """Height and width of the last map; None where the picture's are open."""
-        sizes = dict(zip(self.given.axes, self.chain.given.shape, strict=False))
+        sizes = dict(zip(self.chain.first.axes, self.chain.given.shape, strict=False))
         sides = [sizes.get(axis, 0) for axis in "hw"]
-        if not all(sides) or len(self.chain.given.shape) != len(self.given.axes):
+        if not all(sides) or len(self.chain.given.shape) != len(self.chain.first.axes):
             return None
         known = {key: next(iter(self.chain.facts[key])) for key in _RESIZING if key in self.chain.facts}
         contract = replace(self.contract, **known)
@@ -409,6 +421,20 @@ _STEPS: dict[OperationKind, Callable[[_Reader, Operation], None]] = {
     "dense": _Reader.dense,
     "activation": _Reader.activation,
 }
+
+
+def _drops_out(model: Model) -> bool:
+    """Whether a Dropout is told to work as in training, by its third input."""
+    true = {name for name, constant in model.constants.items() if _is_true(constant)}
+    true |= {
+        node.outputs[0] for node in model.nodes if node.op == "Constant" and _is_true(node.attributes.get("value"))
+    }
+    return any(node.op == "Dropout" and not true.isdisjoint(node.inputs[2:]) for node in model.nodes)
+
+
+def _is_true(constant: Constant | None) -> bool:
+    """Whether a constant is a truth value, and true."""
+    return isinstance(constant, Constant) and constant.tensor.dtype == "bool" and any_of(constant)
 
 
 def _features(network: Graph) -> str:

@@ -75,6 +75,11 @@ def _turns(chain: Chain, count: int) -> bool:
     in_order = tuple(Channel(str(name), place) for place in range(count))
     if reads.pieces not in (in_order, in_order[::-1]):
         return False
+    shape, axes = chain.given.shape, chain.first.axes
+    if len(shape) != len(axes) or shape[axes.index("c")] != count:  # of a picture with more they would be some
+        chain.fail(
+            f"channels of a picture that has {count}", f"{', '.join(map(str, reads.pieces))} of one of any number"
+        )
     chain.x = reads
     return reads.pieces != in_order
 
