@@ -14,10 +14,11 @@ training is run as for inference.
 A graph that prepares its pictures itself is given pixels, from which its own preparation makes the images that are
 asked for: `(x · std + mean) · scale`, by the contract that was read, in the file's own order of channels and axes. So a
 contract that says another preparation than the graph's is seen in the logits. Pixels that are no whole numbers are
-given to a graph of whole ones, too. In the double copy the numbers of the preparation are the decimals that are meant.
+given to a graph of whole ones, too. The preparation is done in double, whatever the network is run in, by the decimals
+that its numbers mean: pixels around 100 have no room in a float32 for the noise that the images are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -61,7 +62,8 @@ def run_onnxruntime(job: Job) -> Run:
     names = tuple(dict.fromkeys((logits, *(tap.output for tap in taps.values()))))
     with _taken(path):
         ready = _ready(path, job.reading.output, job.dtype, names, job.threads, body=headless)
-        outputs = _outputs(ready, names, _pictures(reading, job.images).astype(job.dtype))
+        pictures = _pictures(reading, job.images).astype("float64" if reading.preparation.nodes else job.dtype)
+        outputs = _outputs(ready, names, pictures)
     answer = outputs[logits].reshape(len(job.images), -1)
     if headless:
         answer = np.maximum(_channels_last(outputs[logits], reading.features.axes), 0)
@@ -113,6 +115,8 @@ def _ready(
         proto = _modern(proto)
         _double(onnx, proto, reading)
     batch = _opened(onnx, proto, reading, names)
+    if dtype != "float64" and reading.preparation.nodes:
+        _prepare_in_double(onnx, proto, reading)
     run = _reference(proto) if dtype == "float64" else _session(proto, threads)
     digests = {tensor.name: array_digest(array) for tensor, array in _tensors(onnx, proto) if array.dtype == dtype}
     return _Ready(run, _given(proto, reading).name, batch, digests)
@@ -211,23 +215,44 @@ def _tensors(onnx: Any, proto: Any) -> Iterator[tuple[Any, Array]]:
 
 def _double(onnx: Any, proto: Any, reading: Reading) -> None:
     """Turn a model into double: initialisers, constants, casts, what goes in; and put the rest of decimals right."""
-    floats, front = _floats(onnx)[:-1], _preparing(proto, reading)
-    for tensor, array in list(_tensors(onnx, proto)):
-        if tensor.data_type in floats:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(_wide(array, front.get(tensor.name)), tensor.name))
-    for node in proto.graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t") and attribute.t.data_type in floats:
-                wide = _wide(onnx.numpy_helper.to_array(attribute.t), front.get(node.output[0]))
-                attribute.t.CopyFrom(onnx.numpy_helper.from_array(wide))
-            elif node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
-                array = np.array(onnx.helper.get_attribute_value(attribute), np.float32)
-                tensor = onnx.numpy_helper.from_array(_wide(array, front.get(node.output[0])))
-                attribute.CopyFrom(onnx.helper.make_attribute("value", tensor))
-            elif node.op_type == "Cast" and attribute.name == "to" and attribute.i in floats:
-                attribute.i = onnx.TensorProto.DOUBLE
+    _widen(onnx, proto, _preparing(proto, reading), lambda _name: True)
     _given(proto, reading).type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
     _put_epsilons_right(onnx, proto)
+
+
+def _widen(onnx: Any, proto: Any, front: Mapping[str, bool], chosen: Callable[[str], bool]) -> None:
+    """Turn the constants and casts of the chosen values into double; `front` has those that prepare the picture."""
+    floats = _floats(onnx)[:-1]
+    for tensor, array in list(_tensors(onnx, proto)):
+        if tensor.data_type in floats and chosen(tensor.name):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(_wide(array, front.get(tensor.name)), tensor.name))
+    for node in proto.graph.node:
+        if not chosen(node.output[0]):
+            continue
+        factor = front.get(node.output[0])
+        for attribute in node.attribute:
+            if attribute.HasField("t") and attribute.t.data_type in floats:
+                wide = _wide(onnx.numpy_helper.to_array(attribute.t), factor)
+                attribute.t.CopyFrom(onnx.numpy_helper.from_array(wide))
+            elif node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
+                wide = _wide(np.array(onnx.helper.get_attribute_value(attribute), np.float32), factor)
+                attribute.CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(wide)))
+            elif node.op_type == "Cast" and attribute.name == "to" and attribute.i in floats:
+                attribute.i = onnx.TensorProto.DOUBLE
+
+
+def _prepare_in_double(onnx: Any, proto: Any, reading: Reading) -> None:
+    """Turn what prepares the picture into double, with a cast behind it."""
+    kind, front = _given(proto, reading).type.tensor_type.elem_type, _preparing(proto, reading)
+    _widen(onnx, proto, front, front.__contains__)
+    nodes, last = list(proto.graph.node), reading.preparation.nodes[-1]
+    del proto.graph.node[:]
+    for node in nodes:
+        proto.graph.node.append(node)
+        if last in node.output:
+            proto.graph.node[-1].output[0] = f"{last}.double"
+            proto.graph.node.append(onnx.helper.make_node("Cast", [f"{last}.double"], [last], to=kind))
+    _given(proto, reading).type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
 
 
 def _preparing(proto: Any, reading: Reading) -> dict[str, bool]:
