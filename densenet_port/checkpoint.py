@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from densenet_port.file_graph import FileGraph
+
 Array = np.ndarray[Any, np.dtype[Any]]  # numpy.typing takes 10 ms to import
 MEANING = frozenset(
     (
@@ -37,8 +39,10 @@ class Checkpoint:
     """Names → tensors in the file's order, and what the file says beside them.
 
     `metadata` holds what the container records of itself (`keras_version`, `backend`, `epsilon` …); `record` what
-    densenet-port wrote into the file (architecture, contract, source, digests), or None. Entries of the metadata that
-    are in `MEANING` decide how the tensors are taken; a reader sets them from what it understands of its file.
+    densenet-port wrote into the file (architecture, contract, source, digests), or None. `graph()` gives the file's own
+    graph, where it has one that can be read without its software; it raises MisfitError where it cannot. Entries of the
+    metadata that are in `MEANING` decide how the tensors are taken; a reader sets them from what it understands of its
+    file.
     """
 
     path: Path
@@ -46,6 +50,7 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     record: Mapping[str, Any] | None = None
+    graph: Callable[[], FileGraph] | None = None
 
 
 def array_digest(array: Array) -> str:

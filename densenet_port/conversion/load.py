@@ -11,13 +11,15 @@ from densenet_port import formats
 from densenet_port.checkpoint import Array, Checkpoint
 from densenet_port.conversion.origins import known
 from densenet_port.conversion.write import Conversion, plan, write
-from densenet_port.errors import UsageError
+from densenet_port.errors import MisfitError, UsageError
+from densenet_port.file_graph import FileGraph
 from densenet_port.layouts.identify import first_few, identify
 from densenet_port.layouts.layout import Kernels, Layout, Ordering, TensorKey
 from densenet_port.layouts.match import SPLIT, Ledger
 from densenet_port.layouts.transform import folded, move
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract, Origin
+from densenet_port.network.follow import Evidence, follow
 from densenet_port.network.graph import Graph, graph
 from densenet_port.network.units import HEAD, Slot
 
@@ -56,8 +58,9 @@ class Network:
 
     `weights` gives each slot's tensor in our axes (`h w i o`, `i o`, `c`) and the stored type (bfloat16 widened to
     float32), or in float64 where a fold computed it and the stored type cannot hold it; each look reads it anew.
-    `origins` says for each entry of the contract where it is known from (`contract.ENTRIES`). `within` is what the
-    names of this network begin with, where somebody had to say.
+    `origins` says for each entry of the contract where it is known from (`contract.ENTRIES`), and `evidence` what the
+    file's own graph says, None without one. `within` is what the names of this network begin with, where somebody had
+    to say.
     """
 
     architecture: Architecture
@@ -67,6 +70,7 @@ class Network:
     ledger: Ledger
     within: str | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
+    evidence: Evidence | None = None
 
     @property
     def layout(self) -> str:
@@ -196,7 +200,8 @@ def read(
     if within is not None:
         outside = {name: f"--within {within}" for name in checkpoint.tensors if name not in chosen.tensors}
         ledger = replace(ledger, ignored={**ledger.ignored, **outside})
-    function = known(checkpoint, ledger, {}, contract)
+    evidence = _evidence(chosen, ledger, within, no_top=no_top)
+    function = known(checkpoint, ledger, evidence, contract)
     return Network(
         architecture=ledger.architecture,
         contract=function.contract,
@@ -205,7 +210,57 @@ def read(
         checkpoint=checkpoint,
         ledger=ledger,
         within=within,
+        evidence=evidence,
     )
+
+
+def _evidence(checkpoint: Checkpoint, ledger: Ledger, within: str | None, *, no_top: bool) -> Evidence | None:
+    """What the file's own graph says of the network; None without one.
+
+    Raises MisfitError where it is another network than the tensors are taken for, with a way that works, if any does.
+    """
+    if checkpoint.graph is None:
+        return None
+    source = checkpoint.graph() if within is None else checkpoint.graph().below(within)
+    try:
+        return follow(source, ledger.architecture, _holders(ledger), no_top=no_top)
+    except MisfitError as error:
+        hint = error.hint or _other_way(source, ledger, no_top=no_top)
+        raise MisfitError(f"{checkpoint.path}: {error.message}", hint=hint) from error
+
+
+def _holders(ledger: Ledger) -> dict[str, str]:
+    """Unit → what the names of its tensors begin with in the file; those of a Scale behind a norm apart."""
+    holders: dict[str, str] = {}
+    for key, claim in ledger.claims.items():
+        unit = f"{key.unit}:scale" if key.part == "second_scale" else key.unit
+        end = claim.name.rfind(claim.unit_name) + len(claim.unit_name)
+        holders.setdefault(unit, claim.name[:end])
+    return holders
+
+
+def _other_way(source: FileGraph, ledger: Ledger, *, no_top: bool) -> str:
+    """How to take the network out of a graph that has more; found by trying."""
+    holders = _holders(ledger)
+    stem = re.split(f"[{SPLIT}]", holders[next(iter(ledger.architecture.units))])
+    sign = "/" if any("/" in name for name in source.steps) else "."
+    for depth in range(len(stem)):
+        name = sign.join(stem[:depth])
+        part = source.below(name) if depth else source
+        for headless in (no_top, True):
+            if part.steps and _follows(part, ledger, holders, no_top=headless):
+                words = [*([f"--within {name}"] if depth else []), *(["--no-top"] if headless and not no_top else [])]
+                return f"{' '.join(words)} takes what is a DenseNet of it"
+    return "a DenseNet that was changed is another network: only its own software runs it"
+
+
+def _follows(source: FileGraph, ledger: Ledger, holders: Mapping[str, str], *, no_top: bool) -> bool:
+    """Whether a graph is the network."""
+    try:
+        follow(source, ledger.architecture, holders, no_top=no_top)
+    except MisfitError:
+        return False
+    return True
 
 
 def table(layout: str | PathLike[str]) -> str | Path:

@@ -13,6 +13,7 @@ from densenet_port.errors import MisfitError, UsageError
 from densenet_port.layouts.layout import Layout
 from densenet_port.layouts.match import Ledger
 from densenet_port.network.contract import ENTRIES, Contract, Input, Origin
+from densenet_port.network.follow import Evidence
 
 TYPES: dict[str, Callable[[Any], object]] = {  # what a file's own graph may say of the contract
     "epsilon": float,
@@ -31,18 +32,19 @@ class Known(NamedTuple):
     origins: Mapping[str, Origin]
 
 
-def known(checkpoint: Checkpoint, ledger: Ledger, facts: Mapping[str, Any], words: Mapping[str, Any] | None) -> Known:
+def known(checkpoint: Checkpoint, ledger: Ledger, evidence: Evidence | None, words: Mapping[str, Any] | None) -> Known:
     """The contract of a file's network.
 
-    `facts` are the entries that the file's own graph has, `words` those that the user knows. Raises UsageError where a
+    `evidence` is what the file's own graph says, `words` are the entries that the user knows. Raises UsageError where a
     word contradicts the graph or a record, or is no entry's; MisfitError where graph and record disagree, or the graph
     has what no contract says.
     """
     by_graph = {key: kind(checkpoint.metadata[key]) for key, kind in TYPES.items() if key in checkpoint.metadata}
-    by_graph |= facts
+    by_graph |= evidence.facts if evidence else {}
     contract, origins = _recorded(checkpoint) or _usual(ledger)
     contract = _agreeing(checkpoint, contract, by_graph)
-    contract, origins = _corrected(checkpoint, contract, {**origins, **dict.fromkeys(by_graph, "graph")}, words or {})
+    origins = {**origins, **_outside(evidence), **dict.fromkeys(by_graph, "graph")}
+    contract, origins = _corrected(checkpoint, contract, origins, words or {})
     return Known(contract, {key: origins[key] for key in ENTRIES})
 
 
@@ -84,6 +86,11 @@ def _origins_of(layout: Layout) -> dict[str, Origin]:
     return {
         key: "software" if named and (key == "input" or key not in layout.carried) else "assumed" for key in ENTRIES
     }
+
+
+def _outside(evidence: Evidence | None) -> dict[str, Origin]:
+    """What somebody's code that is not in the file may do in front of the network and behind it."""
+    return {"input": "assumed", "output": "assumed"} if evidence and evidence.assumed else {}
 
 
 def _agreeing(checkpoint: Checkpoint, contract: Contract, by_graph: Mapping[str, Any]) -> Contract:

@@ -7,6 +7,7 @@ from densenet_port.checkpoint import Array, Checkpoint
 from densenet_port.layouts.match import Ledger
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract, Origin
+from densenet_port.network.follow import Evidence
 from densenet_port.network.units import Slot
 
 
@@ -32,6 +33,10 @@ class Source(Protocol):
     @property
     def origins(self) -> Mapping[str, Origin]:
         """Entry of the contract → where it is known from."""
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """What the file's own graph says; None without one."""
 
     @property
     def weights(self) -> Mapping[Slot, Array]:

@@ -6,11 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from densenet_port.checkpoint import Checkpoint, Tensor
-from densenet_port.errors import CorruptError, DiskError, UsageError
+from densenet_port.errors import DiskError, UsageError
 from densenet_port.files import together
 from densenet_port.network.blueprint import Blueprint
 
-READERS = ("torch.pth", "safetensors", "keras.archive", "caffe.caffemodel", "caffe.h5", "keras.h5", "onnx.checkpoint")
+READERS = (
+    "torch.pth",
+    "safetensors",
+    "keras.archive",
+    "caffe.caffemodel",
+    "caffe.h5",
+    "keras.h5",
+    "onnx.checkpoint",
+    "npz",
+)
 GRAPHS = ("onnx.checkpoint",)  # readers that follow a graph to one of its outputs
 ENDINGS = {  # the longest ending wins
     ".weights.h5": ("keras.h5", "write_weights_h5"),
@@ -25,11 +34,10 @@ ENDINGS = {  # the longest ending wins
 }
 COMPANIONS = {".caffemodel": ".prototxt"}  # what goes with a file, by its module's `companion`
 HEAD = 4096
-STRANGERS = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run `git lfs pull`",
-    b"<!doctype html": "a web page, not a checkpoint: the download went wrong",
-    b"<html": "a web page, not a checkpoint: the download went wrong",
-}
+KNOWN = (
+    "known: PyTorch .pth (zip, legacy, tar, pickle), .safetensors, Keras .h5, .weights.h5 and .keras, Caffe, ONNX, "
+    "NumPy .npz"
+)
 
 
 def read(path: Path, *, output: str | None = None, body: bool = False) -> Checkpoint:
@@ -37,12 +45,15 @@ def read(path: Path, *, output: str | None = None, body: bool = False) -> Checkp
 
     Of a file that is read by its graph, `output` names the output to take, and with `body` its head may be any, and is
     left out where it is no DenseNet's. Raises UsageError for an `output` of a file that has none by name, DiskError for
-    a file that cannot be opened, CorruptError for one that is broken or no checkpoint.
+    a file that cannot be opened, CorruptError for one that is broken or no checkpoint, MisfitError for one of another
+    kind, and for a folder.
     """
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
     except OSError as error:
+        if path.is_dir():
+            raise _module("foreign").folder_refusal(path) from None
         raise DiskError(f"{path}: cannot be read: {error.strerror}", hint="is the path right?") from error
     for name in READERS:
         module = _module(name)
@@ -52,12 +63,7 @@ def read(path: Path, *, output: str | None = None, body: bool = False) -> Checkp
                 raise UsageError(f"{path}: has no output {output!r}", hint="only ONNX models have outputs by name")
             checkpoint: Checkpoint = module.read(path, **asked)
             return checkpoint
-    hint = next((text for start, text in STRANGERS.items() if head.lower().startswith(start)), None)
-    raise CorruptError(
-        f"{path}: not a checkpoint that densenet-port reads",
-        hint=hint
-        or "known: PyTorch .pth (zip, legacy, tar), .safetensors, Keras .h5, .weights.h5 and .keras, Caffe, ONNX",
-    )
+    raise _module("foreign").refusal(path, head, KNOWN)
 
 
 def write(
@@ -95,5 +101,5 @@ def ending(path: Path) -> str:
 
 
 def _module(name: str) -> Any:
-    """A reader, imported when it is first asked for."""
+    """A module of this room, imported when it is first asked for."""
     return import_module(f"densenet_port.formats.{name}")

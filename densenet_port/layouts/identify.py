@@ -9,6 +9,7 @@ from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import MisfitError, PortError
 from densenet_port.layouts.layout import Kernels, Layout, layouts
 from densenet_port.layouts.match import Ledger, Scan, fitted, match, scan
+from densenet_port.layouts.symptoms import explained, without_statistics
 from densenet_port.network.architecture import Architecture, infer
 from densenet_port.network.units import HEAD
 
@@ -48,6 +49,18 @@ def identify(
     `arch` is the architecture; without it the one of the file's shapes. `kernels` is how convolution
     kernels are stored, where the file does not record it.
     """
+    try:
+        return _identified(checkpoint, src, arch, kernels)
+    except MisfitError as error:
+        if symptom := explained(checkpoint):
+            raise symptom from error
+        raise
+
+
+def _identified(
+    checkpoint: Checkpoint, src: str | Path | None, arch: Architecture | None, kernels: Kernels | None
+) -> Ledger:
+    """As `identify`, whose errors know nothing of what the tensors say of themselves."""
     recorded = (checkpoint.record or {}).get("layout")
     if src is None and recorded in layouts():
         src = recorded
@@ -192,6 +205,8 @@ def _equal(checkpoint: Checkpoint, names: Sequence[str]) -> MisfitError:
 
 def _misfit(checkpoint: Checkpoint, ledger: Ledger, inferred: Architecture | None) -> MisfitError:
     """The error for a ledger that does not close; `inferred` is another architecture with which it would."""
+    if error := without_statistics(checkpoint, ledger):
+        return error
     path, table, misfits = checkpoint.path, f"mappings/{ledger.layout.path.name}", list(_misfits(ledger))
     if ledger.problems == len(ledger.unclaimed):
         message = f"{path}: no line of {table} claims {_count(ledger.problems, 'tensor')}"

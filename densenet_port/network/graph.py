@@ -15,7 +15,7 @@ The others are called after what they belong to: `stem.pool`, `block1.layer1.rel
 new ones.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import count
@@ -118,7 +118,7 @@ class Operation:
                 return side
 
 
-class Numbers(Protocol):
+class Numbers(Hashable, Protocol):
     """The numbers from which a graph follows: an Architecture has them and tells what they mean."""
 
     @property

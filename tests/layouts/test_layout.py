@@ -181,7 +181,19 @@ BODY_UNITS = "block{b}.layer{l}.conv1, block{b}.layer{l}.conv2, block{b}.layer{l
 UNITS = f"{BODY_UNITS}, final.norm, head.dense, stem.conv, stem.norm, transition{{b}}.conv, transition{{b}}.norm"
 KEYS_OF_A_TABLE = ", ".join(
     [
-        *("about", "body", "containers", "contract", "first", "ignore", "include", "last_relu", "layout", "only"),
+        *(
+            "about",
+            "body",
+            "classes",
+            "containers",
+            "contract",
+            "first",
+            "ignore",
+            "include",
+            "last_relu",
+            "layout",
+            "only",
+        ),
         *("order", "prefer", "reference", "tensors", "units", "when"),
     ]
 )

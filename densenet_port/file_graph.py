@@ -1,0 +1,79 @@
+"""The graph that a file has of its own: what its author's framework would run, operation by operation.
+
+A reader of a container makes one of what stands in the file (a Keras model's configuration, a pickled module's classes
+and attributes) and decides nothing: `network.follow` compares it with the graph of the network that the weights are.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+INPUT = "input"  # what goes in
+
+Pair = tuple[int, int]  # along height and width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One operation of a file's own graph.
+
+    `name` says where it stands in the file and is its own; a layer that does several things is several steps
+    (`predictions`, `predictions:activation`). `inputs` are names of steps, or INPUT. `title` is what a message calls
+    it. `holder` is what the names of its tensors begin with, "" where it has none. The kinds are
+
+        conv, dense                  with `holder`; a bias is for the tensors to tell
+        norm                         batch normalisation by stored statistics along the channels; `holder`, `epsilon`
+        scale                        a factor and an offset for each channel, as tensors of `holder`
+        relu, concat (channels), mean (over height and width), flatten, identity
+        max_pool, average_pool       `kernel`, `stride`, `padding`, `rounding`
+        zeros                        zeros around, `padding`
+        pad                          one place around, mirrored
+        blur                         [1 2 1]/4 along both axes for each channel, `stride`
+        activation                   `function`, over all classes where it is a softmax
+        affine                       times `factors` plus `offsets`: one number, or one for each channel
+        reverse                      the channels in the opposite order
+
+    and anything else is another kind, whatever the file calls it. `padding` is what stands above, left, below and
+    right, or "same": TensorFlow's rule. `rounding` says whether a window that hangs over the edge counts ("ceil").
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    title: str
+    holder: str = ""
+    kernel: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    padding: tuple[int, int, int, int] | Literal["same"] = (0, 0, 0, 0)
+    rounding: Literal["floor", "ceil"] = "floor"
+    epsilon: float = 0.0
+    function: str = ""
+    factors: tuple[float, ...] = (1.0,)
+    offsets: tuple[float, ...] = (0.0,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileGraph:
+    """The steps by name, in an order in which each reads what stands before it, and the names of the outputs.
+
+    `size` are the height and width of the images where the file fixes them. `unknown` says whose code stands around
+    the steps and is not in the file ("__main__.Net"): the graph then begins or ends somewhere within the network.
+    """
+
+    steps: Mapping[str, Step]
+    outputs: tuple[str, ...]
+    size: Pair | None = None
+    unknown: str = ""
+
+    def below(self, name: str) -> "FileGraph":
+        """The steps within a model or module; what they read from outside is the input."""
+        starts = tuple(name.rstrip("./") + sign for sign in "./")
+        inside = {key: step for key, step in self.steps.items() if key.startswith(starts)}
+        steps = {
+            key: replace(step, inputs=tuple(read if read in inside else INPUT for read in step.inputs))
+            for key, step in inside.items()
+        }
+        read = {name for step in steps.values() for name in step.inputs}
+        return replace(self, steps=steps, outputs=tuple(name for name in steps if name not in read))

@@ -1,0 +1,378 @@
+"""A file's own graph followed along the operations of a network: what it says of the contract, or where it is another.
+
+Each operation, in order of execution, must be a step of the file that reads what the operation reads, does what it does
+and, where it is a unit, holds the tensors that the table gives to the unit. What several steps are joined by
+concatenations only counts as the list of what is joined, so that it does not matter whether a block joins two maps at
+a time or all at once.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple, NoReturn, cast, get_args
+
+from densenet_port.errors import MisfitError
+from densenet_port.file_graph import INPUT, FileGraph, Step
+from densenet_port.network.contract import Activation, Contract, Input, Order
+from densenet_port.network.graph import IMAGES, STEMS, Numbers, Operation, OperationKind, graph
+from densenet_port.network.units import HEAD
+
+TITLES: dict[OperationKind, str] = {
+    "conv": "a convolution",
+    "norm": "a batch normalisation",
+    "relu": "ReLU",
+    "max_pool": "a max pool",
+    "average_pool": "an average pool",
+    "pad": "a mirrored border",
+    "blur": "a blur",
+    "mean": "the mean over height and width",
+    "dense": "a dense layer",
+    "activation": "an activation",
+}
+
+Pieces = tuple[str, ...]  # what a concatenation joins, in order; one name for anything else
+
+
+class Evidence(NamedTuple):
+    """What a graph says: entries of the contract, notes, and what stands outside of it and is assumed."""
+
+    facts: Mapping[str, Any]
+    notes: tuple[str, ...]
+    assumed: tuple[str, ...]
+
+
+def follow(source: FileGraph, numbers: Numbers, holders: Mapping[str, str], *, no_top: bool = False) -> Evidence:
+    """What the file's own graph says of a network of these numbers.
+
+    `holders` gives for each unit what the names of its tensors begin with, and under `<unit>:scale` the same of a
+    Scale layer behind a norm; `no_top` leaves out what stands behind the last map. Raises MisfitError, without the
+    file's path, for the first step that is another than the network's.
+    """
+    follower = _Follower(source, numbers, holders, no_top=no_top)
+    follower.run()
+    return follower.evidence()
+
+
+class _Follower:
+    """Takes steps, operation by operation. `values` gives for each operation what the file's step puts out."""
+
+    def __init__(self, source: FileGraph, numbers: Numbers, holders: Mapping[str, str], *, no_top: bool) -> None:
+        """Begin in front of the first operation."""
+        self.source, self.holders, self.no_top = source, holders, no_top
+        self.pieces = _pieces(source)
+        self.readers = _readers(source, self.pieces)
+        self.contract = _contract(source)
+        self.network = graph(numbers, self.contract)
+        self.has_pool = STEMS[numbers.stem].pool
+        self.values: dict[str, Pieces] = {}
+        self.facts: dict[str, set[Any]] = {}
+        self.notes: list[str] = []
+        self.assumed: list[str] = []
+
+    def run(self) -> None:
+        """Take all steps."""
+        self.values[IMAGES] = self.prepared()
+        for operation in self.network.operations.values():
+            if self.no_top and operation.kind in ("mean", "dense", "activation"):
+                return
+            if operation.kind == "concat":
+                self.values[operation.name] = sum((self.values[read] for read in operation.inputs), ())
+                continue
+            before = self.values[operation.inputs[0]]
+            if self.source.unknown and not self.readers.get(before):
+                self.assumed.append(f"what {self.source.unknown} does behind {self.place(operation)}")
+                self.units_behind(operation)
+                return
+            if operation.name == "final.relu" and self.ends_early(before):
+                self.notes.append("the graph ends without the last ReLU")
+                return
+            self.values[operation.name] = self.take(operation, before)
+            if operation.name == "stem.pool":
+                self.note("stem_pool", self.contract.stem_pool)
+        self.end()
+
+    def units_behind(self, first: Operation) -> None:
+        """See that units whose steps nothing connects do what the operations from `first` on do."""
+        operations = list(self.network.operations.values())
+        for operation in operations[operations.index(first) :]:
+            holder = self.holders.get(operation.name)
+            steps = [step for step in self.source.steps.values() if holder and step.holder == holder]
+            if steps and steps[0].kind == operation.kind:
+                _CHECKS[operation.kind](self, operation, steps[0], (0, 0, 0, 0))
+
+    def ends_early(self, value: Pieces) -> bool:
+        """Whether a body without a head ends in the last norm, whose ReLU its own code has elsewhere."""
+        return self.network.logits != HEAD and not self.readers.get(value)
+
+    def evidence(self) -> Evidence:
+        """What was seen. Raises MisfitError where steps differ in what a contract has one of."""
+        facts: dict[str, Any] = {}
+        if self.has_pool and self.contract.stem_pool == "none" and not self.assumed:
+            self.note("stem_pool", "none")
+        for key, values in self.facts.items():
+            if len(values) > 1:
+                shown = " and ".join(sorted(map(str, values)))
+                raise MisfitError(f"its layers differ in {key}: {shown}", hint="ours can only have one")
+            (facts[key],) = values
+        return Evidence(facts, tuple(self.notes), tuple(self.assumed))
+
+    # -- what stands where -------------------------------------------------------------------------------------------
+
+    def fail(self, place: str, expected: str, actual: str) -> NoReturn:
+        """Raise MisfitError for a step of another network."""
+        raise MisfitError(f"its own graph is another network: {place} expected {expected}, found {actual}")
+
+    def place(self, operation: Operation) -> str:
+        """The unit behind which an operation stands."""
+        step = operation
+        while step.inputs[0] != IMAGES and not self.network.operations[step.inputs[0]].unit:
+            step = self.network.operations[step.inputs[0]]
+        return "the input" if step.inputs[0] == IMAGES else step.inputs[0]
+
+    def note(self, fact: str, value: object) -> None:
+        """Keep what a step has of the contract."""
+        self.facts.setdefault(fact, set()).add(value)
+
+    def prepared(self) -> Pieces:
+        """What the first operation reads: the images, or what the file's own preparation makes of them."""
+        value: Pieces = (INPUT,)
+        factors, offsets, is_reversed = [1.0], [0.0], False
+        steps = [step for step in self.readers.get(value, ()) if step.kind in ("affine", "reverse")]
+        while steps:
+            step = steps[0]
+            if step.kind == "reverse":
+                is_reversed, factors, offsets = not is_reversed, factors[::-1], offsets[::-1]
+            else:
+                factors = _each(factors, step.factors, lambda one, other: one * other)
+                offsets = _each(_each(offsets, step.factors, lambda one, other: one * other), step.offsets, _sum)
+            value = (step.name,)
+            steps = [step for step in self.readers.get(value, ()) if step.kind in ("affine", "reverse")]
+        if value != (INPUT,):
+            self.note("input", _input(factors, offsets, self.network.channels, is_reversed=is_reversed))
+        return value
+
+    def take(self, operation: Operation, value: Pieces) -> Pieces:
+        """What the step puts out that is an operation, and reads `value`."""
+        zeros = (0, 0, 0, 0)
+        steps = self.readers.get(value, ())
+        if operation.kind in ("conv", "max_pool"):
+            while steps and all(step.kind == "zeros" for step in steps):
+                zeros = cast("tuple[int, int, int, int]", tuple(map(_sum, zeros, _numbers(steps[0]))))
+                steps = self.readers.get((steps[0].name,), ())
+        if operation.kind in ("dense", "activation"):
+            while steps and all(step.kind == "flatten" for step in steps):
+                steps = self.readers.get((steps[0].name,), ())
+        step = self.chosen(operation, steps)
+        _CHECKS[operation.kind](self, operation, step, zeros)
+        if operation.kind == "norm" and self.holders.get(f"{operation.name}:scale"):
+            return self.scaled(operation, step)
+        return (step.name,)
+
+    def chosen(self, operation: Operation, steps: tuple[Step, ...]) -> Step:
+        """The one of several readers that is the operation."""
+        kinds = _KINDS.get(operation.kind, (operation.kind,))
+        fitting = [step for step in steps if step.kind in kinds]
+        if operation.unit:
+            held = [step for step in fitting if _holds(step, self.holders.get(operation.name, ""))]
+            if fitting and not held:
+                expected = f"{self.holders.get(operation.name)}, which the table takes for {operation.name}"
+                self.fail(f"behind {self.place(operation)}", expected, fitting[0].title)
+            fitting = held
+        if not fitting:
+            self.fail(f"behind {self.place(operation)}", TITLES[operation.kind], self.shown(operation, steps))
+        return fitting[0]
+
+    def shown(self, operation: Operation, steps: tuple[Step, ...]) -> str:
+        """What stands in an operation's place, for a message."""
+        if steps:
+            return " and ".join(step.title for step in steps[:3])
+        value = self.values[operation.inputs[0]]
+        if len(value) > 1 and self.readers.get((value[-1], *value[:-1])):
+            return "the new channels in front of the old ones"
+        return "the end of the graph"
+
+    def scaled(self, operation: Operation, norm: Step) -> Pieces:
+        """What the Scale layer behind a norm puts out."""
+        holder = self.holders[f"{operation.name}:scale"]
+        steps = self.readers.get((norm.name,), ())
+        scales = [step for step in steps if step.kind == "scale" and _holds(step, holder)]
+        if not scales:
+            self.fail(f"behind {operation.name}", f"a scale of {holder}", self.shown(operation, steps))
+        return (scales[0].name,)
+
+    def end(self) -> None:
+        """See that the network's output is the file's."""
+        value = self.values[self.network.output]
+        if self.network.logits != HEAD and (steps := [s for s in self.readers.get(value, ()) if s.kind == "mean"]):
+            self.notes.append("the graph ends in the mean over the picture, without a head")
+            value = (steps[0].name,)
+        while steps := [step for step in self.readers.get(value, ()) if step.kind == "flatten"]:
+            value = (steps[0].name,)
+        if self.source.unknown:
+            self.assumed.append(f"what {self.source.unknown} does around the network")
+            return
+        if value not in [self.pieces[name] for name in self.source.outputs]:
+            behind = " and ".join(step.title for step in self.readers.get(value, ())) or "no output"
+            self.fail(f"behind {self.network.output}", "the end", behind)
+        if self.network.logits == HEAD:
+            self.note("output", self.contract.output)
+
+    # -- what a step has -----------------------------------------------------------------------------------------------
+
+    def must(self, operation: Operation, step: Step, **expected: Any) -> None:
+        """Compare attributes of a step."""
+        for key, value in expected.items():
+            if (actual := getattr(step, key)) != value:
+                self.fail(f"in {operation.name}", f"{key} {_text(value)}", f"{_text(actual)} ({step.title})")
+
+    def window(self, operation: Operation, step: Step, zeros: tuple[int, int, int, int]) -> None:
+        """See that a window is the operation's, padded by zeros or as TensorFlow does: a fact where it has a stride."""
+        kernel, stride = (operation.kernel,) * 2, (operation.stride,) * 2
+        self.must(operation, step, kernel=kernel, stride=stride, dilation=(1, 1), rounding="floor")
+        side = operation.kernel // 2
+        is_same = step.padding == "same"
+        if is_same and any(zeros):
+            self.fail(f"in {operation.name}", "one padding", f"zeros around and another behind them ({step.title})")
+        if not is_same and (around := tuple(map(_sum, zeros, _numbers(step)))) != (side,) * 4:
+            self.fail(f"in {operation.name}", f"padding {side} on every side", f"{_text(around)} ({step.title})")
+        if operation.stride > 1:
+            self.note("stem_padding", "same" if is_same else "symmetric")
+
+    def conv(self, operation: Operation, step: Step, zeros: tuple[int, int, int, int]) -> None:
+        self.must(operation, step, groups=1)
+        self.window(operation, step, zeros)
+
+    def norm(self, _operation: Operation, step: Step, _zeros: object) -> None:
+        self.note("epsilon", step.epsilon)
+
+    def max_pool(self, operation: Operation, step: Step, zeros: tuple[int, int, int, int]) -> None:
+        self.window(operation, step, zeros)
+
+    def average_pool(self, operation: Operation, step: Step, _zeros: object) -> None:
+        self.must(operation, step, kernel=(2, 2), stride=(2, 2), dilation=(1, 1))
+        if step.padding not in ((0, 0, 0, 0), "same"):
+            self.fail(f"in {operation.name}", "no padding", f"{_text(step.padding)} ({step.title})")
+        self.note("pool_rounding", "ceil" if step.padding == "same" else step.rounding)
+
+    def mean(self, operation: Operation, step: Step, _zeros: object) -> None:
+        """The mean over the picture; or an average over as many places as the last map has."""
+        if step.kind == "average_pool":
+            if self.source.size is None:
+                self.fail(f"in {operation.name}", TITLES["mean"], step.title)
+            sides = tuple(self.network.sides(side)[operation.inputs[0]] for side in self.source.size)
+            self.must(operation, step, kernel=sides, padding=(0, 0, 0, 0), dilation=(1, 1))
+
+    def blur(self, operation: Operation, step: Step, _zeros: object) -> None:
+        self.must(operation, step, stride=(2, 2))
+
+    def activation(self, operation: Operation, step: Step, _zeros: object) -> None:
+        function = "relu" if step.kind == "relu" else step.function
+        if function != operation.function:
+            self.fail(f"behind {HEAD}", str(operation.function), step.title)
+
+    def nothing(self, _operation: Operation, _step: Step, _zeros: object) -> None:
+        """A kind that has no attributes."""
+
+
+_KINDS: dict[OperationKind, tuple[str, ...]] = {  # operation → the kinds of step that may be one, where it is several
+    "mean": ("mean", "average_pool"),
+    "activation": ("activation", "relu"),
+}
+_CHECKS: dict[OperationKind, Callable[[_Follower, Operation, Step, Any], None]] = {
+    "conv": _Follower.conv,
+    "norm": _Follower.norm,
+    "relu": _Follower.nothing,
+    "max_pool": _Follower.max_pool,
+    "average_pool": _Follower.average_pool,
+    "pad": _Follower.nothing,
+    "blur": _Follower.blur,
+    "mean": _Follower.mean,
+    "dense": _Follower.nothing,
+    "activation": _Follower.activation,
+}
+
+
+def _contract(source: FileGraph) -> Contract:
+    """A contract with the stem's pool and the output that the steps have; the rest is the usual."""
+    pool = next((step for step in source.steps.values() if step.kind == "max_pool"), None)
+    stem_pool = "none" if pool is None else "blur" if pool.stride == (1, 1) else "max"
+    return replace(Contract(), stem_pool=stem_pool, output=_output(source))  # type: ignore[arg-type]
+
+
+def _output(source: FileGraph) -> str:
+    """The activation that stands behind a dense layer at the end, or logits."""
+    for name in source.outputs:
+        step = source.steps.get(name)
+        while step and step.kind in ("identity", "flatten"):
+            step = source.steps.get(step.inputs[0])
+        function = "relu" if step and step.kind == "relu" else step.function if step else ""
+        before = source.steps.get(step.inputs[0]) if step else None
+        while before and before.kind in ("identity", "flatten"):
+            before = source.steps.get(before.inputs[0])
+        if function in get_args(Activation) and before and before.kind == "dense":
+            return function
+    return "logits"
+
+
+def _pieces(source: FileGraph) -> dict[str, Pieces]:
+    """Step → what it puts out: its own name, for a concatenation what it joins, for an identity what it reads."""
+    pieces: dict[str, Pieces] = {INPUT: (INPUT,)}
+    for name, step in source.steps.items():
+        if step.kind == "concat":
+            pieces[name] = sum((pieces[read] for read in step.inputs), ())
+        else:
+            pieces[name] = pieces[step.inputs[0]] if step.kind == "identity" else (name,)
+    return pieces
+
+
+def _readers(source: FileGraph, pieces: Mapping[str, Pieces]) -> dict[Pieces, tuple[Step, ...]]:
+    """What is put out → the steps that read it."""
+    readers: dict[Pieces, tuple[Step, ...]] = {}
+    for step in source.steps.values():
+        if step.kind not in ("concat", "identity"):
+            for value in dict.fromkeys(pieces[read] for read in step.inputs):
+                readers[value] = (*readers.get(value, ()), step)
+    return readers
+
+
+def _holds(step: Step, holder: str) -> bool:
+    """Whether a step's tensors are those of `holder`; either may stand below another name."""
+    short, long = sorted((step.holder, holder), key=len)
+    return long == short or (bool(short) and long.endswith(("/" + short, "." + short)))
+
+
+def _numbers(step: Step) -> tuple[int, int, int, int]:
+    """The places around, where they are numbers."""
+    return (0, 0, 0, 0) if step.padding == "same" else step.padding
+
+
+def _each(one: list[float], other: tuple[float, ...], function: Callable[[float, float], float]) -> list[float]:
+    """A function of two lists, number by number; a list of one number goes with every number."""
+    length = max(len(one), len(other))
+    wide = [list(numbers) * length if len(numbers) == 1 else list(numbers) for numbers in (one, other)]
+    return [function(first, second) for first, second in zip(*wide, strict=True)]
+
+
+def _sum(one: Any, other: Any) -> Any:
+    return one + other
+
+
+def _input(factors: list[float], offsets: list[float], channels: int, *, is_reversed: bool) -> Input:
+    """The input that is prepared by x = pixel · factor + offset: (pixel / scale − mean) / std."""
+    factors, offsets = (numbers * channels if len(numbers) == 1 else numbers for numbers in (factors, offsets))
+    if 0 in factors or len(factors) != channels:
+        raise MisfitError("its own graph prepares pictures by a factor of zero, or for another number of channels")
+    scale = 255.0 if max(map(abs, factors)) < 0.1 else 1.0  # pixels of 0 … 255 are usually brought to 0 … 1 first
+    std = tuple(_short(1 / (scale * factor)) for factor in factors)
+    mean = tuple(_short(-offset / (scale * factor)) for factor, offset in zip(factors, offsets, strict=True))
+    order: Order = "grey" if channels == 1 else "bgr" if is_reversed else "rgb"
+    return Input(order=order, scale=scale, mean=mean, std=std)
+
+
+def _short(number: float) -> float:
+    """The shortest decimal that is the number but for rounding in its last places."""
+    return float(f"{number:.12g}") + 0.0  # no negative zero
+
+
+def _text(value: Any) -> str:
+    """A value for a message: `3×3` for a pair."""
+    return "×".join(map(str, value)) if isinstance(value, tuple) else str(value)
