@@ -325,7 +325,7 @@ class _Reader:
         if same or over:
             chain.must(step, count_include_pad=0, ceil_mode=0)
         else:
-            chain.must(step, pads=[0] * 4)
+            chain.must(step, pads=[0] * 4, ceil_mode=(0, 1))
         chain.record("pool_rounding", "ceil" if same or over or attribute(step, "ceil_mode") else "floor")
 
     def pad(self, _operation: Operation) -> None:
