@@ -43,7 +43,7 @@ def contract_of(steps: list[Step]) -> Contract:
 
 def architecture_of(steps: list[Step]) -> Architecture:
     """The architecture that the kernels have. Raises MisfitError where no DenseNet has them."""
-    relus = sum(step.op == "Relu" for step in steps)  # one behind each norm, folded or not
+    relus = sum(step.op == "Relu" for step in steps[: _head(steps)])  # one behind each norm, folded or not
     return _inferred(_kernels(steps), _classes(steps), relus)
 
 
