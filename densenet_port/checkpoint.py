@@ -13,7 +13,7 @@ from densenet_port.file_graph import FileGraph
 Array = np.ndarray[Any, np.dtype[Any]]  # numpy.typing takes 10 ms to import
 MEANING = frozenset(
     (
-        *("epsilon", "stem_padding", "stem_pool", "pool_rounding", "output"),  # the contract
+        *("epsilon", "stem_padding", "stem_pool", "pool_rounding", "output", "input"),  # the contract
         *("kernels", "layers", "module", "norms", "package", "pool"),  # whose the tensors are, and how they are stored
         *("fold", "notes"),  # what was worked out, and what to say of it
     )

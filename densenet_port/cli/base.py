@@ -44,6 +44,9 @@ KernelsOption = Annotated[
 Within = Annotated[
     str | None, typer.Option(help="The name that the network to take stands below, where a file holds several.")
 ]
+OutputName = Annotated[
+    str | None, typer.Option(help="The output of an ONNX model that is the network's, where it has several.")
+]
 Epsilon = Annotated[float | None, typer.Option(help="What norms add to their variance, where the file does not say.")]
 StemPadding = Annotated[
     str | None, typer.Option(help="symmetric or same: how the stem pads, where the file does not say.")

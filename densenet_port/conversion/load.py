@@ -169,6 +169,7 @@ def read(
     kernels: Kernels | None = None,
     within: str | None = None,
     no_top: bool = False,
+    output_name: str | None = None,
     contract: Mapping[str, Any] | None = None,
 ) -> Network:
     """The network in a file, in a registered weight file, or in a checkpoint that is open already.
@@ -178,12 +179,15 @@ def read(
     asked which of them fits. Without `arch` (a name, or an Architecture) the shapes say. `kernels` says how convolution
     kernels are stored where the file does not record it: as a true convolution has them ("theano"), or as a correlation
     ("tensorflow"). `within` is what stands before the names of the network to take (`state_dict_ema`), where a file
-    holds several; all else is ignored then. `no_top` leaves the head out. `contract` has entries of the contract
+    holds several; all else is ignored then. `no_top` leaves the head out. `output_name` names the output to
+    take of an ONNX model that has several. `contract` has entries of the contract
     that the user knows (`{"epsilon": 1e-3, "stem_pool": "none"}`), in place of what the file does not say. Raises
     MisfitError when anything is left over, missing or of another shape, DiskError and CorruptError for a file that
     cannot be read, UsageError for words that mean nothing.
     """
-    checkpoint = source if isinstance(source, Checkpoint) else formats.read(_located(source))
+    checkpoint = (
+        source if isinstance(source, Checkpoint) else formats.read(_located(source), output=output_name, body=no_top)
+    )
     if kernels not in (None, "theano", "tensorflow"):
         raise UsageError(f"unknown --kernels {kernels!r}", hint="known: theano, tensorflow")
     numbers = Architecture.named(arch) if isinstance(arch, str) else arch

@@ -4,7 +4,7 @@ The file's own graph comes first, then what is recorded beside the weights, then
 software; where none of them tells, an entry is what such files usually have: an assumption.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -12,15 +12,16 @@ from densenet_port.checkpoint import Checkpoint
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.layouts.layout import Layout
 from densenet_port.layouts.match import Ledger
-from densenet_port.network.contract import ENTRIES, Contract, Origin
+from densenet_port.network.contract import ENTRIES, Contract, Input, Origin
 from densenet_port.network.follow import Evidence
 
-TYPES = {  # what a file's own graph may say of the contract
+TYPES: dict[str, Callable[[Any], object]] = {  # what a file's own graph may say of the contract
     "epsilon": float,
     "stem_padding": str,
     "stem_pool": str,
     "pool_rounding": str,
     "output": str,
+    "input": Input.from_json,
 }
 
 

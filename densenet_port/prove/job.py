@@ -26,7 +26,8 @@ class Reading:
     before its names in the file, wrapping dictionaries included (`state_dict.module.`), `head`, the head's name in the
     file where that is not the software's own (`classifier.0`), and the names to be `ignored`, which are no part of the
     network. Where it runs a whole module, `module` is the key under which the file has that, and `last` the path of the
-    head in the file, or of the last norm where there is none.
+    head in the file, or of the last norm where there is none. A graph with several outputs is followed to the one
+    called `output`.
     """
 
     table: Path | None = None
@@ -37,6 +38,7 @@ class Reading:
     ignored: tuple[str, ...] = ()
     module: str = ""
     last: str | None = None
+    output: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

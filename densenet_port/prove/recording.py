@@ -241,6 +241,7 @@ def job_of(
             ignored=tuple(ledger.ignored),
             module=str(network.checkpoint.metadata.get(MODULE, "")),
             last=f"{ledger.prefix}{ledger.unit_name(last)}" if whole else None,
+            output=network.checkpoint.metadata.get("output_name"),
         ),
         architecture=network.architecture,
         contract=network.contract,

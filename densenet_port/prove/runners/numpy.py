@@ -45,5 +45,11 @@ def read_by_table(job: Job) -> Network:
     Raises as `conversion.load.read` does.
     """
     reading = job.reading
-    network = read(job.path, src=reading.table, kernels=reading.kernels, within=reading.within)
+    network = read(
+        job.path,
+        src=reading.table,
+        kernels=reading.kernels,
+        within=reading.within,
+        output_name=reading.output,
+    )
     return network if job.contract is None else replace(network, contract=job.contract)
