@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase, translate
 from functools import lru_cache
@@ -13,12 +13,17 @@ from typing import NamedTuple, cast
 
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import MisfitError
-from densenet_port.layouts.layout import Kernels, Layout, TensorKey
+from densenet_port.layouts.layout import SPLIT, Kernels, Layout, TensorKey
 from densenet_port.layouts.schema import FIRST_CONVS, generic, kind_of, regex
 from densenet_port.network.architecture import Architecture, infer, name_in_order
 from densenet_port.network.units import HEAD, Kind, Slot
 
-SPLIT = "./"  # what may stand between a prefix and a name
+NUMBER = "a single number"  # the rule by which a loss or a score is left out
+NO_TOP = "--no-top"  # the rule of the user's own word
+TWIN = "the same tensor under another name"
+HEAD_BIAS = TensorKey(HEAD, "bias")
+SHOWN = 4  # names in a note
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 AxesByPart = Mapping[tuple[Kind, str], str]
 
@@ -39,6 +44,25 @@ class Claim(NamedTuple):
     unit_name: str
     axes: str
     tensor: Tensor
+
+    @property
+    def holder(self) -> str:
+        """What the names of its unit's tensors begin with in the file."""
+        return self.name[: self.name.rfind(self.unit_name) + len(self.unit_name)]
+
+
+class Place(NamedTuple):
+    """Where a network is in a file: what stands before its names there, in place of what begins them in the layout.
+
+    `root` is `features.` where the file has `encoder.conv0` for the layout's `features.conv0`, and otherwise nothing.
+    """
+
+    prefix: str = ""
+    root: str = ""
+
+    def spelled(self, name: str) -> str | None:
+        """The layout's name for one of the file's; None for what is not there."""
+        return self.root + name[len(self.prefix) :] if name.startswith(self.prefix) else None
 
 
 class WrongShape(NamedTuple):
@@ -61,7 +85,7 @@ class Scan:
 
     layout: Layout
     checkpoint: Checkpoint
-    prefix: str
+    place: Place
     matches: tuple[Match, ...]
     ignored: Mapping[str, str]
     unclaimed: Mapping[str, Tensor]
@@ -84,16 +108,18 @@ class Scan:
 class Ledger:
     """Where each tensor went, counted on both sides.
 
-    `claims` are the layout's tensors that the file has, in order of execution; `ignored` the file's that are left out,
-    each with the rule that allows it. The rest is what stands in the way: `missing` tensors of the layout (with the
+    `claims` are the layout's tensors that the file has, in order of execution, and behind them what it need not have;
+    `ignored` the file's that are left out, each with the rule that allows it; `blank` are tensors that the file does
+    not have and that are zeros then. The rest is what stands in the way: `missing` tensors of the layout (with the
     name expected), `unclaimed` ones of the file, `ambiguous` ones that several of the file's could be, and wrong
     shapes. `kernels` says how convolution kernels were taken where the layout has both ways, and `kernels_assumed`
-    that nothing in the file tells it.
+    that nothing in the file tells it. `place` is where the network is in the file, `notes` are what its owner should
+    know of this.
     """
 
     layout: Layout
     architecture: Architecture
-    prefix: str
+    place: Place
     claims: Mapping[TensorKey, Claim]
     ignored: Mapping[str, str]
     missing: Mapping[TensorKey, str]
@@ -102,6 +128,18 @@ class Ledger:
     wrong_shapes: tuple[WrongShape, ...]
     kernels: Kernels | None
     kernels_assumed: bool
+    blank: frozenset[TensorKey] = frozenset()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def prefix(self) -> str:
+        """What stands before every name of the body in the file."""
+        return self.place.prefix
+
+    @property
+    def fold(self) -> str | None:
+        """What several tensors of the file were made into one by; None where each is one of ours."""
+        return self.layout.fold or ("bias" if self.biases else None)
 
     @property
     def problems(self) -> int:
@@ -111,20 +149,31 @@ class Ledger:
     @property
     def fit_count(self) -> int:
         """How many of the layout's tensors are exactly one of the file's, of the right shape."""
-        return len(self.claims.keys() - self.ambiguous.keys() - {wrong.key for wrong in self.wrong_shapes})
+        fitting = self.claims.keys() - self.ambiguous.keys() - {wrong.key for wrong in self.wrong_shapes}
+        return len(self.layout.keys(self.architecture).keys() & fitting)
 
     @property
     def filled(self) -> tuple[Slot, ...]:
-        """The slots all of whose parts are there."""
+        """The slots all of whose parts are there, or are zeros."""
+        present = self.claims.keys() | self.blank
         return tuple(
             slot
             for slot in self.architecture.slots
-            if all(TensorKey(slot.unit, part) in self.claims for part in self.layout.parts(slot))
+            if all(TensorKey(slot.unit, part) in present for part in self.layout.parts(slot))
         )
+
+    @property
+    def biases(self) -> dict[str, Claim]:
+        """Convolution → its bias, which a DenseNet of ours does not have: the norms behind it take it up."""
+        return {key.unit: claim for key, claim in self.claims.items() if _is_optional(self.layout, key)}
 
     def unit_name(self, unit: str) -> str | None:
         """A unit's name in this file, without the prefix; None where the file has no such unit."""
         return next((claim.unit_name for claim in self.claims.values() if claim.key.unit == unit), None)
+
+    def holder(self, unit: str) -> str | None:
+        """What the names of a unit's tensors begin with in this file; None where the file has no such unit."""
+        return next((claim.holder for claim in self.claims.values() if claim.key.unit == unit), None)
 
 
 # -- what is recognised ------------------------------------------------------------------------------------------------
@@ -136,15 +185,22 @@ def scan(layout: Layout, checkpoint: Checkpoint, kernels: Kernels | None = None)
     `kernels` is the user's word on how kernels are stored. Raises MisfitError when two networks in one file answer,
     or an order that no DenseNet has.
     """
-    kernels = kernels or _recorded_kernels(checkpoint)
-    prefix = _prefix(layout, checkpoint)
-    matches = _by_name(layout, checkpoint, prefix) or _by_order(layout, checkpoint, kernels)
-    axes, assumed = _axes(layout, checkpoint, matches, kernels)
-    ignored, unclaimed = _left_over(layout, checkpoint, matches, prefix)
+    place = _place(layout, checkpoint)
+    matches = _by_name(layout, checkpoint, place)
+    matches = matches or _by_order(layout, checkpoint, kernels or _recorded_kernels(checkpoint))
+    return _scan_of(layout, checkpoint, place, _distinct(matches, checkpoint.tensors), kernels)
+
+
+def _scan_of(
+    layout: Layout, checkpoint: Checkpoint, place: Place, matches: Sequence[Match], kernels: Kernels | None
+) -> Scan:
+    """What follows from the tensors that are recognised."""
+    axes, assumed = _axes(layout, checkpoint, matches, kernels or _recorded_kernels(checkpoint))
+    ignored, unclaimed = _left_over(layout, checkpoint, matches, place)
     return Scan(
         layout=layout,
         checkpoint=checkpoint,
-        prefix=prefix,
+        place=place,
         matches=tuple(matches),
         ignored=ignored,
         unclaimed=unclaimed,
@@ -160,36 +216,60 @@ def _recorded_kernels(checkpoint: Checkpoint) -> Kernels | None:
     return cast("Kernels", kernels) if kernels in ("theano", "tensorflow") else None
 
 
-def _prefix(layout: Layout, checkpoint: Checkpoint) -> str:
-    """What stands before every name of the network: `module.`, `state_dict.model.` or nothing.
+def places(layout: Layout, checkpoint: Checkpoint) -> list[Place]:
+    """Where a layout's networks are in a file: behind `module.`, `state_dict.model.` or nothing.
 
-    The stem's first kernel tells. Raises MisfitError when several networks are in the file.
+    The stem's first kernel tells. Where none has the layout's name, one without what begins all names of the body will
+    do: a user's own class may call it otherwise. A kernel that stands there under two names is one.
     """
     stems = [stem for unit in FIRST_CONVS for stem in layout.units.get(unit, ())]
     ends = {name.format(unit=stem) for stem in stems for name in layout.tensors["conv"]["kernel"].names}
-    prefixes = {
-        name.removesuffix(end)
-        for name in checkpoint.tensors
-        for end in ends
-        if name.endswith(end) and (name == end or name[-len(end) - 1] in SPLIT)
-    }
-    if len(prefixes) > 1:
-        listed = ", ".join(repr(prefix) for prefix in sorted(prefixes))
-        choices = " or ".join(f"--within {prefix.rstrip(SPLIT)}" for prefix in sorted(prefixes) if prefix)
+    for root in dict.fromkeys(("", layout.root)):
+        prefixes = _prefixes(checkpoint, tuple(end.removeprefix(root) for end in ends))
+        if prefixes:
+            return [Place(prefix, root) for prefix in sorted(prefixes)]
+    return []
+
+
+def _prefixes(checkpoint: Checkpoint, ends: tuple[str, ...]) -> list[str]:
+    """What stands before names that end so."""
+    prefixes: dict[str, object] = {}
+    for name in filter(lambda name: name.endswith(ends), checkpoint.tensors):
+        for end in ends:
+            if name.endswith(end) and (name == end or name[-len(end) - 1] in SPLIT):
+                identity = checkpoint.tensors[name].identity
+                if identity is None or identity not in prefixes.values():
+                    prefixes[name.removesuffix(end)] = identity
+    return [*prefixes]
+
+
+def _place(layout: Layout, checkpoint: Checkpoint) -> Place:
+    """Where the network is. Raises MisfitError when several are in the file."""
+    several = places(layout, checkpoint)
+    if len(several) > 1:
+        listed = ", ".join(repr(place.prefix) for place in several)
+        choices = " or ".join(f"--within {place.prefix.rstrip(SPLIT)}" for place in several if place.prefix)
         raise MisfitError(
-            f"{len(prefixes)} networks in one file, under {listed}",
+            f"{len(several)} networks in one file, under {listed}",
             hint=f"say which one to take: {choices}",
         )
-    return prefixes.pop() if prefixes else ""
+    return several[0] if several else Place()
 
 
-def _by_name(layout: Layout, checkpoint: Checkpoint, prefix: str) -> list[Match]:
+def below(checkpoint: Checkpoint, within: str) -> Checkpoint:
+    """The checkpoint with only the tensors below a name."""
+    starts = tuple(within.rstrip(SPLIT) + sign for sign in SPLIT)
+    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if name.startswith(starts)}
+    return replace(checkpoint, tensors=tensors)
+
+
+def _by_name(layout: Layout, checkpoint: Checkpoint, place: Place) -> list[Match]:
     """Every tensor whose name a line of the table has."""
-    matches = [match for name in checkpoint.tensors if (match := _recognised(layout, name, prefix))]
-    outside = re.sub(r"[^./]*[./]$", "", prefix)
-    if outside != prefix:  # a network within another may have its head there
-        others = [name for name in checkpoint.tensors if not name.startswith(prefix)]
-        heads = [match for name in others if (match := _recognised(layout, name, outside))]
+    matches = [match for name in checkpoint.tensors if (match := _recognised(layout, name, place))]
+    outside = re.sub(r"[^./]*[./]$", "", place.prefix)
+    if outside != place.prefix:  # a network within another may have its head there
+        others = [name for name in checkpoint.tensors if not name.startswith(place.prefix)]
+        heads = [match for name in others if (match := _recognised(layout, name, Place(outside)))]
         matches += [match for match in heads if match.key.unit == HEAD]
     for match in matches:
         if match.key.unit != HEAD or match.unit_name in layout.units[HEAD]:
@@ -197,12 +277,61 @@ def _by_name(layout: Layout, checkpoint: Checkpoint, prefix: str) -> list[Match]
     return []  # a head with a number for its name is nobody's without a network
 
 
-def _recognised(layout: Layout, name: str, prefix: str) -> Match | None:
-    """What a tensor's name means behind a prefix; None where the table has no such name."""
-    if not name.startswith(prefix):
-        return None
-    known = layout.recognise(name[len(prefix) :])
-    return Match(known[0], name, known[1]) if known else None
+def _recognised(layout: Layout, name: str, place: Place) -> Match | None:
+    """What a tensor's name means in a place; None where the table has no such name."""
+    spelled = place.spelled(name)
+    known = layout.recognise(spelled) if spelled else None
+    return Match(known[0], name, known[1].removeprefix(place.root)) if known else None
+
+
+def _distinct(matches: Sequence[Match], tensors: Mapping[str, Tensor]) -> list[Match]:
+    """The matches without those whose tensor is there under another name for the same."""
+    seen: set[tuple[TensorKey, object]] = set()
+    distinct = []
+    for match in matches:
+        identity = tensors[match.name].identity
+        if identity is None or (match.key, identity) not in seen:
+            distinct.append(match)
+        seen.add((match.key, identity))
+    return distinct
+
+
+def with_head(scanned: Scan, architecture: Architecture, kernels: Kernels | None) -> Scan:
+    """The same, with the one layer that is left over taken for the head, whatever it is called.
+
+    It must be a dense layer that reads the channels of the last map, and nothing else may be left.
+    """
+    layout, checkpoint = scanned.layout, scanned.checkpoint
+    unit = _dense_layer(scanned) if scanned.unclaimed and not scanned.has_head else None
+    if unit is None:
+        return scanned
+    heads = [
+        Match(TensorKey(HEAD, part), name, unit)
+        for part, pattern in layout.tensors["dense"].items()
+        for name in (form.format(unit=unit) for form in pattern.names)
+        if name in scanned.unclaimed
+    ]
+    headed = _scan_of(layout, checkpoint, scanned.place, [*scanned.matches, *heads], kernels)
+    channels = [one.sizes["c"] for one in architecture.units.values() if one.kind == "norm"][-1]
+    return headed if not headed.unclaimed and headed.kernel_sizes.get(HEAD, {}).get("i") == channels else scanned
+
+
+def _dense_layer(scanned: Scan) -> str | None:
+    """The name of the layer whose kernel is the only one among what is left over outside of the body."""
+    region = body_region(scanned)
+    layers = [
+        name[len(before) : len(name) - len(after)]
+        for before, _, after in (form.partition("{unit}") for form in scanned.layout.tensors["dense"]["kernel"].names)
+        for name in scanned.unclaimed
+        if name.startswith(before) and name.endswith(after) and not (region and name.startswith(region))
+    ]
+    return layers[0] if len(layers) == 1 else None
+
+
+def body_region(scanned: Scan) -> str:
+    """What the names of the body's tensors begin with and no other's do; nothing where names do not tell."""
+    place, root = scanned.place, scanned.layout.root
+    return place.prefix if place.root or not root else place.prefix + root
 
 
 def _by_order(layout: Layout, checkpoint: Checkpoint, kernels: Kernels | None) -> list[Match]:
@@ -227,7 +356,7 @@ def _running_layers(layout: Layout, checkpoint: Checkpoint, kind: Kind) -> dict[
     """Layers of a kind in the order of their running numbers: layer → part → tensor's name."""
     expressions = [regex(pattern) for pattern in layout.running_names[kind]]
     layers: dict[tuple[int, str], dict[str, str]] = {}
-    for part, pattern in layout.tensors[kind].items():
+    for part, pattern in layout.patterns(kind):
         for ending in (name.removeprefix("{unit}") for name in pattern.names):
             for name in checkpoint.tensors:
                 if name.endswith(ending) and (hit := _first_hit(expressions, name.removesuffix(ending))):
@@ -265,7 +394,7 @@ def _units_in_order(
 
 
 def _left_over(
-    layout: Layout, checkpoint: Checkpoint, matches: Sequence[Match], prefix: str
+    layout: Layout, checkpoint: Checkpoint, matches: Sequence[Match], place: Place
 ) -> tuple[dict[str, str], dict[str, Tensor]]:
     """What is not recognised: tensor → the rule that lets it be ignored, and the tensors that none does."""
     ignored: dict[str, str] = {}
@@ -276,10 +405,31 @@ def _left_over(
         unclaimed.pop(match.name, None)
     units = {match.unit_name for match in matches}
     for name in list(unclaimed):
-        if rule := _ignoring_rule(layout, name, prefix, units):
+        if rule := _ignoring_rule(layout, name, place.prefix, units):
             ignored[name] = rule
             del unclaimed[name]
+    taken = {tensor.identity for name, tensor in checkpoint.tensors.items() if name not in unclaimed} - {None}
+    for name, tensor in list(unclaimed.items()):
+        if tensor.identity in taken or _is_score(checkpoint, name, place.prefix):
+            ignored[name] = TWIN if tensor.identity in taken else NUMBER
+            del unclaimed[name]
     return ignored, unclaimed
+
+
+def _is_score(checkpoint: Checkpoint, name: str, prefix: str) -> bool:
+    """Whether a tensor is a number that a training keeps: a loss, a score, a count.
+
+    One that a module of the network holds, or of a model around it, may be a part of what is computed.
+    """
+    tensor = checkpoint.tensors[name]
+    if tensor.shape not in ((), (1,)):
+        return False
+    if tensor.dtype not in FLOATS:
+        return True
+    if not prefix:
+        return not any(sign in name for sign in SPLIT)
+    holder = re.sub(r"[./]?[^./]*$", "", name)
+    return not name.startswith(prefix) and holder not in checkpoint.metadata.get("modules", ())
 
 
 def _ignoring_rule(layout: Layout, name: str, prefix: str, units: set[str]) -> str | None:
@@ -314,8 +464,8 @@ def _axes(
         shapes.setdefault(key, []).append(checkpoint.tensors[match.name].shape)
     axes: dict[tuple[Kind, str], str] = {}
     assumed = False
-    for kind, patterns in layout.tensors.items():
-        for part, pattern in patterns.items():
+    for kind in layout.tensors:
+        for part, pattern in layout.patterns(kind):
             axes[kind, part], unsure = _choose(pattern.axes, shapes.get((kind, part), []), kernels)
             assumed |= unsure and (kind, part) in shapes
     return axes, assumed
@@ -401,28 +551,78 @@ def match(scanned: Scan, architecture: Architecture) -> Ledger:
     choices: dict[TensorKey, list[Match]] = {}
     unclaimed = dict(scanned.unclaimed)
     for candidate in scanned.matches:
-        if candidate.key in keys:
+        if candidate.key in keys or (_is_optional(layout, candidate.key) and candidate.key.unit in architecture.units):
             choices.setdefault(candidate.key, []).append(candidate)
         else:
             unclaimed[candidate.name] = tensors[candidate.name]
     claims: dict[TensorKey, Claim] = {}
-    for key, kind in keys.items():
+    for key in dict.fromkeys([*keys, *choices]):
         if key in choices:
             first = choices[key][0]
-            claims[key] = Claim(*first, axes=scanned.axes[kind, key.part], tensor=tensors[first.name])
+            claims[key] = Claim(*first, axes=scanned.axes[kind_of(key.unit), key.part], tensor=tensors[first.name])
+    missing = _missing(scanned, architecture, claims) if keys.keys() - claims.keys() else {}
+    blank = _blank(missing, claims)
     return Ledger(
         layout=layout,
         architecture=architecture,
-        prefix=scanned.prefix,
+        place=scanned.place,
         claims=claims,
         ignored=scanned.ignored,
-        missing=_missing(scanned, architecture, claims) if len(claims) < len(keys) else {},
+        missing={key: name for key, name in missing.items() if key not in blank},
         unclaimed=unclaimed,
         ambiguous=_ambiguous(choices),
         wrong_shapes=tuple(_wrong_shapes(claims.values(), architecture)),
         kernels=_kernels(scanned),
         kernels_assumed=scanned.kernels_assumed,
+        blank=blank,
+        notes=tuple(_notes(scanned, claims, blank)),
     )
+
+
+def body(scanned: Scan, architecture: Architecture) -> Ledger:
+    """The ledger of the body alone: what stands outside of it is left out, whatever it is."""
+    ledger, region = match(scanned, architecture.without_head()), body_region(scanned)
+    within = {name: one for name, one in ledger.unclaimed.items() if region and name.startswith(region)}
+    outside = {name: NO_TOP for name in ledger.unclaimed if name not in within}
+    holders = [*dict.fromkeys(re.sub(r"(?<=.)[./#][^./#]*$", "", name) for name in outside)]
+    heads = {match.name for match in scanned.matches if match.key.unit == HEAD}
+    note = f"{NO_TOP} leaves out what is no part of the body: {_some(holders)}"
+    return replace(
+        ledger,
+        unclaimed=within,
+        ignored={**ledger.ignored, **outside},
+        notes=ledger.notes if heads >= outside.keys() and len(holders) < 2 else (*ledger.notes, note),
+    )
+
+
+def _is_optional(layout: Layout, key: TensorKey) -> bool:
+    """Whether a network need not have a tensor."""
+    return key.part in layout.optional[kind_of(key.unit)]
+
+
+def _blank(missing: Mapping[TensorKey, str], claims: Mapping[TensorKey, Claim]) -> frozenset[TensorKey]:
+    """The bias of a head that has none: zeros do the same."""
+    return frozenset(key for key in missing if key == HEAD_BIAS and TensorKey(HEAD, "kernel") in claims)
+
+
+def _notes(scanned: Scan, claims: Mapping[TensorKey, Claim], blank: Collection[TensorKey]) -> Iterator[str]:
+    """What a file's owner should know of the ledger."""
+    head = next((claim.unit_name for key, claim in claims.items() if key.unit == HEAD), None)
+    if head and scanned.layout.units and not scanned.layout.names_head(head):
+        yield f"{head} is taken for the head: it is the only layer left over, and reads the channels of the last map"
+    if blank:
+        yield f"the head ({head}) has no bias: it gets one of zeros, which does the same"
+    if biased := [claim.name for key, claim in claims.items() if _is_optional(scanned.layout, key)]:
+        yield f"the means of the norms behind take up the biases of convolutions: {_some(biased)}"
+    numbers = [name for name, rule in scanned.ignored.items() if rule == NUMBER]
+    if shown := [name for name in numbers if scanned.checkpoint.tensors[name].dtype in FLOATS]:
+        yield f"single numbers beside the network are left out, as a training's own: {_some(shown)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few of a list, and how many more there are."""
+    shown = ", ".join(names[:SHOWN])
+    return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown
 
 
 def _kernels(scanned: Scan) -> Kernels | None:
@@ -443,9 +643,9 @@ def _missing(scanned: Scan, architecture: Architecture, claims: Mapping[TensorKe
             layer = layout.spell_unit(unit, architecture)
         else:
             layer = unit.name
-        for part, name in layout.tensor_names(unit.kind, layer).items():
+        for part, name in layout.tensor_names(unit.kind, layer.removeprefix(scanned.place.root)).items():
             if TensorKey(unit.name, part) not in claims:
-                missing[TensorKey(unit.name, part)] = scanned.prefix + name
+                missing[TensorKey(unit.name, part)] = scanned.place.prefix + name
     return missing
 
 

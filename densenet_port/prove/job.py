@@ -23,15 +23,16 @@ class Reading:
 
     Our own reader takes the mapping `table` (found out without it), kernels stored as `kernels` says, and the network
     below the name `within` where the file holds several. Software with a reader of its own takes `prefix`, what stands
-    before its names in the file, wrapping dictionaries included (`state_dict.module.`), `head`, the head's name in the
-    file where that is not the software's own (`classifier.0`), and the names to be `ignored`, which are no part of the
-    network.
+    before its names in the file, wrapping dictionaries included (`state_dict.module.`), `root`, what stands there in
+    the software's own names (`features.`, where somebody's own class calls it otherwise), `head`, the head's name in
+    the file (`module.classifier.0`), and the names to be `ignored`, which are no part of the network.
     """
 
     table: Path | None = None
     kernels: Kernels | None = None
     within: str | None = None
     prefix: str = ""
+    root: str = ""
     head: str | None = None
     ignored: tuple[str, ...] = ()
 

@@ -129,8 +129,8 @@ def test_two_networks_in_a_file_are_refused():
         identify(sketch(both), src="torchvision")
 
     assert str(error.value) == (
-        "sketch.pth: as torchvision: 2 networks in one file, under 'ema.', 'model.'\n"
-        "  say which one to take: --within ema or --within model"
+        "sketch.pth: 2 networks in one file, under 'ema.', 'model.'\n"
+        "  --within ema takes the network there; --within model takes the network there"
     )
 
 
@@ -181,8 +181,20 @@ BODY_UNITS = "block{b}.layer{l}.conv1, block{b}.layer{l}.conv2, block{b}.layer{l
 UNITS = f"{BODY_UNITS}, final.norm, head.dense, stem.conv, stem.norm, transition{{b}}.conv, transition{{b}}.norm"
 KEYS_OF_A_TABLE = ", ".join(
     [
-        *("about", "body", "containers", "contract", "first", "ignore", "include", "last_relu", "layout", "only"),
-        *("order", "prefer", "reference", "tensors", "units", "when"),
+        *(
+            "about",
+            "body",
+            "classes",
+            "containers",
+            "contract",
+            "first",
+            "ignore",
+            "include",
+            "last_relu",
+            "layout",
+            "only",
+        ),
+        *("order", "pool", "prefer", "reference", "tensors", "units", "when"),
     ]
 )
 CONTRACT = "epsilon, stem_padding, stem_pool, pool_rounding, output, input"
@@ -244,7 +256,7 @@ FAULTS = [
         ('only       = { stem = "imagenet"', 'only       = { stem = "image"'),
         "only.stem: expected one of imagenet, cifar, cifar-norm, deep, found 'image'",
     ),
-    (("[units]", "[units"), "not TOML: Expected ']' at the end of a table declaration (at line 19, column 8)"),
+    (("[units]", "[units"), "not TOML: Expected ']' at the end of a table declaration (at line 20, column 8)"),
     (
         ("[tensors]", '[order]\nconv = "conv_{n}"\nnorm = "n{_n}"\ndense = "d{_n}"\n[tensors]'),
         "order.conv: expected a pattern with {_n}, found 'conv_{n}'",
@@ -554,9 +566,11 @@ def test_a_table_without_units_writes_running_numbers(tmp_path):
     [
         ("net.features.norm0.num_batches_tracked", "{unit}.num_batches_tracked"),
         ("net.features.norm7.num_batches_tracked", None),
-        ("{unit}.num_batches_tracked", None),
+        ("{unit}.num_batches_tracked", "a single number"),
         ("optimizer.state.0.step", "*optim*.state.*"),
-        ("state.0.step", None),
+        ("1.state.0.step", "*state.*.step"),
+        ("val_loss", "a single number"),
+        ("net.logit_scale", None),
     ],
 )
 def test_a_tensor_is_ignored_by_a_rule_or_not_at_all(name, rule):

@@ -23,7 +23,8 @@ What is read: every tensor in the object, wherever it stands in dicts, lists, tu
 under its keys and indices joined by dots; in a module, under the names of its state dict. In the metadata, `form` is
 the container ("zip", "legacy" for a stream, "tar"), `values` has the plain numbers and texts beside the tensors,
 `opaque` the classes of everything else, which is neither imported nor made; both hold a few hundred names of up to
-three keys. Where whole modules hold tensors, `module` is the dotted name of the outermost one's class, torch's own
+three keys. `modules` has the names of all modules that state dicts list, those without tensors too; it is absent where
+none lists any. Where whole modules hold tensors, `module` is the dotted name of the outermost one's class, torch's own
 wrappers (DataParallel, Sequential …) left aside; it is absent where several such classes stand side by side. Arrays are
 read one by one when they are asked for, with ordinary reads: measured, they take half the time of mapping the file, and
 a file that is cut short meanwhile gives an error instead of a crash.
@@ -49,7 +50,7 @@ from densenet_port.checkpoint import Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, PortError
 from densenet_port.formats.source import AGAIN, Source, guarded, native, stored, stored_size, write_tensor
 from densenet_port.formats.torch.containers import RECORD_MEMBER, Container, Order, open_container, sniff
-from densenet_port.formats.torch.modules import Module, kind_of, leaves
+from densenet_port.formats.torch.modules import Described, Module, kind_of, leaves
 from densenet_port.formats.torch.pickle import Call, Global, Persistent
 from densenet_port.formats.torch.tensors import STORAGES, View, view_of
 from densenet_port.formats.zip import undated
@@ -118,9 +119,12 @@ def _checkpoint(path: Path, contents: Container) -> Checkpoint:
     tensors: dict[str, Tensor] = {}
     notes: dict[str, dict[str, Any]] = {"values": {}, "opaque": {}}
     owners = {"network": _Owners(), "wrapper": _Owners()}
+    modules: list[str] = []
     for name, leaf in leaves(contents.tree):
         if isinstance(leaf, Module):
             owners["wrapper" if leaf.kind.startswith(_WRAPPING) else "network"].enter(name, leaf)
+        elif isinstance(leaf, Described):
+            modules += leaf.modules
         elif view := view_of(name, leaf, contents.outside):
             if name in tensors or len(tensors) == _MAX_TENSORS:
                 raise CorruptError(f"two tensors are called {name!r}" if name in tensors else "too many tensors")
@@ -133,6 +137,8 @@ def _checkpoint(path: Path, contents: Container) -> Checkpoint:
     if not tensors:
         raise CorruptError(_explain_no_tensors(notes["opaque"]), hint="in PyTorch, save `model.state_dict()`")
     metadata: dict[str, Any] = {"form": contents.form, **notes}
+    if modules:
+        metadata["modules"] = tuple(modules)
     if len(kinds := owners["network"].kinds or owners["wrapper"].kinds) == 1:
         metadata["module"] = next(iter(kinds))
     return Checkpoint(path=path, container="pth", tensors=tensors, metadata=metadata, record=contents.record)
@@ -192,7 +198,8 @@ def _tensor(path: Path, name: str, view: View, contents: Container) -> Tensor:
         raise CorruptError(f"storage {storage.key} of {name} is missing", hint=AGAIN)
     if source.size < storage.size:
         raise _cut_short(f"{storage.key} of {name}", storage.size, source)
-    return Tensor(view.shape, view.dtype, partial(_load, path, name, view, source, contents.order))
+    load = partial(_load, path, name, view, source, contents.order)
+    return Tensor(view.shape, view.dtype, load, identity=view)
 
 
 def _cut_short(storage: str, expected: int, source: Source) -> CorruptError:
