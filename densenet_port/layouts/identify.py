@@ -252,16 +252,18 @@ def _other_architecture(checkpoint: Checkpoint, ledger: Ledger, inferred: Archit
 
 
 def _view(attempt: Attempt) -> str:
-    """A file as a table sees it, in a line."""
+    """A file as a table sees it, in two lines."""
     assert attempt.ledger and attempt.scanned  # noqa: PT018, S101 (a ledger is of what was recognised)
     ledger, name = attempt.ledger, _network(attempt.ledger)
     alone = body(attempt.scanned, ledger.architecture)
     if alone.problems:
-        return f"{_count(ledger.problems, 'misfit')} as {name}; the first: {next(_misfits(ledger))}"
+        shown = alone if alone.problems == len(alone.unclaimed) else ledger  # within the body, or all there are
+        first = "" if shown.problems == 1 else "; the first"
+        return f"{_count(shown.problems, 'misfit')} as {name}{first}\n  {next(_misfits(shown))}"
     tensors = attempt.scanned.checkpoint.tensors.items()
     beside = ", ".join(_modules({key: one for key, one in tensors if alone.ignored.get(key) == NO_TOP}))
     wrong = "".join(f"; {misfit}" for misfit in list(_misfits(ledger))[: len(ledger.wrong_shapes)][:1])
-    return f"as {name} the body fits; beside it: {beside}{wrong}"
+    return f"as {name} the body fits; beside it\n  {beside}{wrong}"
 
 
 def _modules(tensors: Mapping[str, Tensor]) -> list[str]:

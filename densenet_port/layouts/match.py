@@ -4,7 +4,7 @@
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase, translate
 from functools import lru_cache
@@ -318,20 +318,33 @@ def with_head(scanned: Scan, architecture: Architecture, kernels: Kernels | None
 
 def _dense_layer(scanned: Scan) -> str | None:
     """The name of the layer whose kernel is the only one among what is left over outside of the body."""
-    region = body_region(scanned)
+    inside = _inside(scanned)
     layers = [
         name[len(before) : len(name) - len(after)]
         for before, _, after in (form.partition("{unit}") for form in scanned.layout.tensors["dense"]["kernel"].names)
         for name in scanned.unclaimed
-        if name.startswith(before) and name.endswith(after) and not (region and name.startswith(region))
+        if name.startswith(before) and name.endswith(after) and not inside(name)
     ]
     return layers[0] if len(layers) == 1 else None
 
 
-def body_region(scanned: Scan) -> str:
-    """What the names of the body's tensors begin with and no other's do; nothing where names do not tell."""
+def _inside(scanned: Scan) -> Callable[[str], bool]:
+    """Whether a name stands within the body: below what the body is called, or in one of its modules.
+
+    Where somebody's own class has the body's modules and its head side by side, the modules alone tell.
+    """
     place, root = scanned.place, scanned.layout.root
-    return place.prefix if place.root or not root else place.prefix + root
+    start = place.prefix if place.root else place.prefix + root
+    units = [match for match in scanned.matches if match.key.unit != HEAD]
+    modules = {_first(match.name[len(start) :]) for match in units}
+    others = [name for name in scanned.checkpoint.tensors if name not in scanned.ignored]
+    apart = bool(root and start) and not (place.root and all(name.startswith(start) for name in others))
+    return lambda name: name.startswith(start) and (apart or _first(name[len(start) :]) in modules)
+
+
+def _first(name: str) -> str:
+    """What a name begins with, up to a dot or a slash."""
+    return re.split(f"[{SPLIT}]", name, maxsplit=1)[0]
 
 
 def _by_order(layout: Layout, checkpoint: Checkpoint, kernels: Kernels | None) -> list[Match]:
@@ -435,20 +448,22 @@ def _is_score(checkpoint: Checkpoint, name: str, prefix: str) -> bool:
 def _ignoring_rule(layout: Layout, name: str, prefix: str, units: set[str]) -> str | None:
     """The rule that lets a tensor be left out, or None; `units` are the names that the file's units have."""
     bare = name.removeprefix(prefix)
-    for rule in layout.ignore:
-        before, of_unit, after = rule.partition("{unit}")
-        unit = bare[len(before) : len(bare) - len(after)]
-        if of_unit and bare == before + unit + after and unit in units:
+    of_units, globs, expression = _rules(layout.ignore)
+    for rule, before, after in of_units:
+        if bare.startswith(before) and bare.endswith(after) and bare[len(before) : len(bare) - len(after)] in units:
             return rule
-    globs, expression = _globs(layout.ignore)
     return next(rule for rule in globs if fnmatchcase(name, rule)) if expression.match(name) else None
 
 
 @lru_cache(maxsize=1 << 6)
-def _globs(rules: tuple[str, ...]) -> tuple[list[str], re.Pattern[str]]:
-    """The rules that name no unit, and one expression for all of them, since most names match none."""
+def _rules(rules: tuple[str, ...]) -> tuple[list[tuple[str, str, str]], list[str], re.Pattern[str]]:
+    """The rules of units, with what stands before and after; the others, and one expression for all of these.
+
+    Most names match none.
+    """
+    of_units = [(rule, rule.partition("{unit}")[0], rule.partition("{unit}")[2]) for rule in rules if "{unit}" in rule]
     globs = [rule for rule in rules if "{unit}" not in rule]
-    return globs, re.compile("|".join(map(translate, globs)) or "(?!)")
+    return of_units, globs, re.compile("|".join(map(translate, globs)) or "(?!)")
 
 
 # -- axes and sizes ----------------------------------------------------------------------------------------------------
@@ -581,8 +596,8 @@ def match(scanned: Scan, architecture: Architecture) -> Ledger:
 
 def body(scanned: Scan, architecture: Architecture) -> Ledger:
     """The ledger of the body alone: what stands outside of it is left out, whatever it is."""
-    ledger, region = match(scanned, architecture.without_head()), body_region(scanned)
-    within = {name: one for name, one in ledger.unclaimed.items() if region and name.startswith(region)}
+    ledger, inside = match(scanned, architecture.without_head()), _inside(scanned)
+    within = {name: one for name, one in ledger.unclaimed.items() if inside(name)}
     outside = {name: NO_TOP for name in ledger.unclaimed if name not in within}
     holders = [*dict.fromkeys(re.sub(r"(?<=.)[./#][^./#]*$", "", name) for name in outside)]
     heads = {match.name for match in scanned.matches if match.key.unit == HEAD}

@@ -253,11 +253,11 @@ REFUSED = {
     ),
     "a hidden layer in the head": (
         lambda: headed(None, nn.ReLU(), nn.Linear(7, 7)).state_dict(),
-        [r"the body fits; beside it: classifier.0 \(7, 36\), classifier.2 \(7, 7\)\n  --no-top takes the body"],
+        [r"the body fits; beside it\n  classifier.0 \(7, 36\), classifier.2 \(7, 7\)\n  --no-top takes the body"],
     ),
     "a hidden layer with a norm": (
         lambda: headed(nn.BatchNorm1d(24), None).state_dict(),
-        [r"the body fits; beside it: classifier.0 \(24,\), classifier.1 \(7, 36\)"],
+        [r"the body fits; beside it\n  classifier.0 \(24,\), classifier.1 \(7, 36\)"],
     ),
     "three dimensions": (
         volumes,
@@ -265,7 +265,7 @@ REFUSED = {
     ),
     "another head": (
         lambda: {**network().state_dict(), "mlp.weight": torch.ones(3, 4)},
-        [r"the body fits; beside it: classifier \(7, 36\), mlp \(3, 4\)\n  --no-top takes the body"],
+        [r"the body fits; beside it\n  classifier \(7, 36\), mlp \(3, 4\)\n  --no-top takes the body"],
     ),
 }
 

@@ -102,10 +102,12 @@ def test_a_tensor_that_is_missing_is_named_and_so_is_one_too_many(layout, path):
     ]
 
     first = f"final.norm.variance  is missing  (expected {lost}, our shape (1024,))"
-    missing = f"""sketch.pth: 1 misfit as {layout} 121; the first: {first}
+    missing = f"""sketch.pth: 1 misfit as {layout} 121
+  {first}
   {count - 1} of {count} tensors fit; --src {layout} lists what does not"""
     head = next(claim for place, claim in ledger.claims.items() if str(place) == "head.dense.kernel")
-    surplus = f"""sketch.pth: as {layout} 121 the body fits; beside it: {head.holder} {head.tensor.shape}, other (3, 5)
+    surplus = f"""sketch.pth: as {layout} 121 the body fits; beside it
+  {head.holder} {head.tensor.shape}, other (3, 5)
   --no-top takes the body"""
     assert errors == [missing, surplus]
 
@@ -162,21 +164,25 @@ def silent(count, shown=""):
 KERAS, HUB, TORCH = (sizes(KEYS / f"{name}-121.txt") for name in ("keras-applications", "keras-hub", "torchvision"))
 AUTOMATIC = sizes(KEYS / "titu1994-121.txt")
 FIRST = ": net.conv1.weight (64, 3, 7, 7), net.bn1.weight (64,), net.bn1.bias (64,) …"
+WORDS = ": embedding.weight (100, 30)"
 RESNET = "layers=3-4-6-3,growth_rate=64,init_channels=64,bottleneck=1"  # what it is taken for
 NEAR = {
     "keras.applications, its norms numbered as KerasHub's": (
         shifted(KERAS, 1),
-        """sketch.pth: 688 misfits as keras-applications 121; the first: block1.layer1.norm2.scale  expected c=128, found c=64  (conv2_block1_1_bn/gamma)
+        """sketch.pth: 688 misfits as keras-applications 121; the first
+  block1.layer1.norm2.scale  expected c=128, found c=64  (conv2_block1_1_bn/gamma)
   150 of 606 tensors fit; --src keras-applications lists what does not""",
     ),
     "KerasHub, its norms numbered as keras.applications'": (
         shifted(HUB, -1),
-        """sketch.pth: 688 misfits as keras-hub 121; the first: block1.layer1.norm1.scale  expected c=64, found c=128  (dense_net_backbone/stack1_block1_1_bn/gamma)
+        """sketch.pth: 688 misfits as keras-hub 121; the first
+  block1.layer1.norm1.scale  expected c=64, found c=128  (dense_net_backbone/stack1_block1_1_bn/gamma)
   150 of 606 tensors fit; --src keras-hub lists what does not""",
     ),
     "torchvision without norms": (
         without(TORCH, "norm"),
-        """sketch.pth: 484 misfits as torchvision 121; the first: stem.norm.scale  is missing  (expected features.norm0.weight, our shape (64,))
+        """sketch.pth: 484 misfits as torchvision 121; the first
+  stem.norm.scale  is missing  (expected features.norm0.weight, our shape (64,))
   122 of 606 tensors fit; --src torchvision lists what does not""",
     ),
     "running numbers without norms": (
@@ -188,7 +194,8 @@ NEAR = {
     "torchvision's ResNet-50 in a bigger model": (resnet("net."), silent("320 tensors", FIRST)),
     "keras.applications' ResNet-50": (
         keras_resnet(),
-        f"""sketch.pth: 315 misfits as keras-applications {RESNET}; the first: block1.layer1.norm1.scale  expected c=64, found c=256  (conv2_block1_0_bn/gamma)
+        f"""sketch.pth: 315 misfits as keras-applications {RESNET}; the first
+  block1.layer1.norm1.scale  expected c=64, found c=256  (conv2_block1_0_bn/gamma)
   17 of 184 tensors fit; --src keras-applications lists what does not""",
     ),
     "nothing at all": ({}, silent("0 tensors")),
