@@ -598,7 +598,8 @@ def body(scanned: Scan, architecture: Architecture) -> Ledger:
     """The ledger of the body alone: what stands outside of it is left out, whatever it is."""
     ledger, inside = match(scanned, architecture.without_head()), _inside(scanned)
     within = {name: one for name, one in ledger.unclaimed.items() if inside(name)}
-    outside = {name: NO_TOP for name in ledger.unclaimed if name not in within}
+    left = ledger.unclaimed.keys() - within.keys()
+    outside = {name: NO_TOP for name in scanned.checkpoint.tensors if name in left}
     holders = [*dict.fromkeys(re.sub(r"(?<=.)[./#][^./#]*$", "", name) for name in outside)]
     heads = {match.name for match in scanned.matches if match.key.unit == HEAD}
     note = f"{NO_TOP} leaves out what is no part of the body: {_some(holders)}"

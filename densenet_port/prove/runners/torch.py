@@ -262,6 +262,6 @@ def _match_biases(network: Any, state: Mapping[str, Any]) -> None:
     torch = framework("torch")
     for name, module in network.named_modules():
         if isinstance(module, torch.nn.Conv2d) and module.bias is None and f"{name}.bias" in state:
-            module.bias = torch.nn.Parameter(torch.empty_like(state[f"{name}.bias"]))
+            module.bias = torch.nn.Parameter(torch.empty_like(module.weight[:, 0, 0, 0]))
         if isinstance(module, torch.nn.Linear) and f"{name}.weight" in state and f"{name}.bias" not in state:
             module.bias = None
