@@ -170,10 +170,11 @@ def _nearest(attempts: Sequence[Attempt], words: Words) -> Attempt | None:
     return min(inferred or seen, key=_distance, default=None)
 
 
-def _distance(attempt: Attempt) -> tuple[float, int]:
-    """How far a table is from a file."""
+def _distance(attempt: Attempt) -> tuple[float, int, bool]:
+    """How far a table is from a file; of two that are as far, the one whose software can be had is nearer."""
     recognised = len(attempt.scanned.matches) if attempt.scanned else 0
-    return attempt.ledger.problems if attempt.ledger else float("inf"), -recognised
+    problems = attempt.ledger.problems if attempt.ledger else float("inf")
+    return problems, -recognised, attempt.layout.reference == "numpy"
 
 
 def _inferred(attempt: Attempt, words: Words) -> Architecture | None:
