@@ -6,11 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from densenet_port.checkpoint import Checkpoint, Tensor
-from densenet_port.errors import CorruptError, DiskError, UsageError
+from densenet_port.errors import DiskError, UsageError
 from densenet_port.files import together
 from densenet_port.network.blueprint import Blueprint
 
-READERS = ("torch.pth", "safetensors", "keras.archive", "caffe.caffemodel", "caffe.h5", "keras.h5", "onnx.checkpoint")
+READERS = (
+    "torch.pth",
+    "safetensors",
+    "keras.archive",
+    "caffe.caffemodel",
+    "caffe.h5",
+    "keras.h5",
+    "onnx.checkpoint",
+    "npz",
+)
 ENDINGS = {  # the longest ending wins
     ".weights.h5": ("keras.h5", "write_weights_h5"),
     ".h5": ("keras.h5", "write_legacy"),
@@ -24,34 +33,31 @@ ENDINGS = {  # the longest ending wins
 }
 COMPANIONS = {".caffemodel": ".prototxt"}  # what goes with a file, by its module's `companion`
 HEAD = 4096
-STRANGERS = {
-    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run `git lfs pull`",
-    b"<!doctype html": "a web page, not a checkpoint: the download went wrong",
-    b"<html": "a web page, not a checkpoint: the download went wrong",
-}
+KNOWN = (
+    "known: PyTorch .pth (zip, legacy, tar, pickle), .safetensors, Keras .h5, .weights.h5 and .keras, Caffe, ONNX, "
+    "NumPy .npz"
+)
 
 
 def read(path: Path) -> Checkpoint:
     """The checkpoint in a file, whatever its name ends in.
 
-    Raises DiskError for a file that cannot be opened, CorruptError for one that is broken or no checkpoint.
+    Raises DiskError for a file that cannot be opened, CorruptError for one that is broken or no checkpoint, MisfitError
+    for one of another kind, and for a folder.
     """
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
     except OSError as error:
+        if path.is_dir():
+            raise _module("foreign").folder_refusal(path) from None
         raise DiskError(f"{path}: cannot be read: {error.strerror}", hint="is the path right?") from error
     for name in READERS:
         module = _module(name)
         if module.sniff(path, head):
             checkpoint: Checkpoint = module.read(path)
             return checkpoint
-    hint = next((text for start, text in STRANGERS.items() if head.lower().startswith(start)), None)
-    raise CorruptError(
-        f"{path}: not a checkpoint that densenet-port reads",
-        hint=hint
-        or "known: PyTorch .pth (zip, legacy, tar), .safetensors, Keras .h5, .weights.h5 and .keras, Caffe, ONNX",
-    )
+    raise _module("foreign").refusal(path, head, KNOWN)
 
 
 def write(
@@ -89,5 +95,5 @@ def ending(path: Path) -> str:
 
 
 def _module(name: str) -> Any:
-    """A reader, imported when it is first asked for."""
+    """A module of this room, imported when it is first asked for."""
     return import_module(f"densenet_port.formats.{name}")

@@ -13,6 +13,7 @@ from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import MisfitError, PortError
 from densenet_port.layouts.layout import Kernels, Layout, layouts
 from densenet_port.layouts.match import FLOATS, NO_TOP, Ledger, Scan, body, fitted, match, places, scan, with_head
+from densenet_port.layouts.symptoms import explained, without_statistics
 from densenet_port.network.architecture import Architecture, infer
 from densenet_port.network.units import HEAD
 
@@ -63,6 +64,16 @@ def identify(
     kernels are stored, where the file does not record it. `no_top` leaves out what is no part of the body.
     """
     words = Words(src, arch, kernels, no_top)
+    try:
+        return _identified(checkpoint, words)
+    except MisfitError as error:
+        if symptom := explained(checkpoint):
+            raise symptom from error
+        raise
+
+
+def _identified(checkpoint: Checkpoint, words: Words) -> Ledger:
+    """As `identify`, whose errors know nothing of what the tensors say of themselves."""
     attempts, others = _attempts(checkpoint, words)
     best = _preferred(checkpoint, [ledger for attempt in attempts if (ledger := attempt.complete)])
     if len(best) == 1:
@@ -224,6 +235,8 @@ def _misfit(checkpoint: Checkpoint, attempts: Sequence[Attempt], words: Words) -
         whose = "" if len(places(nearest.layout, checkpoint)) > 1 else f"as {nearest.layout.name}: "
         return MisfitError(f"{checkpoint.path}: {whose}{nearest.error.message}", hint=ways or nearest.error.hint)
     assert nearest.ledger  # noqa: S101 (an attempt has one or the other)
+    if error := without_statistics(checkpoint, nearest.ledger):
+        return error
     inferred = _inferred(nearest, words) if words.arch else None
     if inferred:
         return _other_architecture(checkpoint, nearest.ledger, inferred)

@@ -71,7 +71,7 @@ def test_a_conversion_is_one_json_object(small, tmp_path):
         (["convert", "FILE", "--arch", "122"], 2, "usage", "unknown architecture '122'"),
         (["convert", "FILE", "--nonsense"], 2, "usage", "No such option"),
         (["convert", "FILE", "--arch", "121"], 3, "misfit", "does not fit --arch 121"),
-        (["convert", "TEXT"], 4, "corrupt", "not a checkpoint that densenet-port reads"),
+        (["convert", "TEXT"], 4, "corrupt", "text.pth: a text, not a checkpoint"),
         (["convert", "none.pth"], 6, "disk", "cannot be read: No such file or directory"),
         (["convert", "FILE", "--out", "none/o.h5"], 6, "disk", "cannot be written: No such file or directory"),
         (["convert", "FILE", "--mapping", "none.toml"], 6, "disk", "none.toml: cannot be read"),

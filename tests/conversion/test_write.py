@@ -346,29 +346,6 @@ def test_a_truncated_file_is_corrupt(small, tmp_path):
         assert str(tmp_path / "cut.pth") in refused(CorruptError, tmp_path, tmp_path / "cut.pth")
 
 
-@pytest.mark.parametrize(
-    ("content", "hint"),
-    [
-        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
-        (b"<!DOCTYPE html><html>", "a web page, not a checkpoint: the download went wrong"),
-        (
-            b"hello",
-            "known: PyTorch .pth (zip, legacy, tar), .safetensors, Keras .h5, .weights.h5 and .keras, Caffe, ONNX",
-        ),
-        (
-            b"",
-            "known: PyTorch .pth (zip, legacy, tar), .safetensors, Keras .h5, .weights.h5 and .keras, Caffe, ONNX",
-        ),
-    ],
-)
-def test_what_is_no_checkpoint_is_said(tmp_path, content, hint):
-    """A pointer, a web page, a text and nothing at all."""
-    path = tmp_path / "no.pth"
-    path.write_bytes(content)
-
-    assert refused(CorruptError, tmp_path, path) == f"{path}: not a checkpoint that densenet-port reads\n  {hint}"
-
-
 def test_a_missing_file_is_said(tmp_path):
     """The path is shown."""
     path = tmp_path / "none.pth"

@@ -5,6 +5,7 @@ A container's own hostile files stand in its own tests; here is what holds for a
 
 import gc
 import json
+import pickle
 import re
 import time
 import zipfile
@@ -15,6 +16,7 @@ from string import ascii_letters
 import h5py
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -40,7 +42,11 @@ WRITTEN = {  # what is written → a layout that comes in it
     ".caffemodel": "caffe",
     ".onnx": "onnx",
 }
-READ = (*WRITTEN, "stream.pth", "tar.pth", "packed.pth", "packed.keras", ".caffemodel.h5")
+READ = (
+    *WRITTEN,
+    *("stream.pth", "tar.pth", "packed.pth", "packed.keras", ".caffemodel.h5", ".npz", "packed.npz", "plain.pkl"),
+)
+IN_MEMORY = ("packed.keras", "plain.pkl")  # once the file is read
 MANY = settings(max_examples=100, deadline=20_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SOME = settings(MANY, max_examples=25)  # each of them asks every table
 
@@ -64,6 +70,10 @@ def every(tmp_path_factory):
         checkpoint_file(folder, ARCH, form).rename(paths["stream.pth" if form == "legacy" else "tar.pth"])
     packed(source, paths["packed.pth"])
     packed(paths[".keras"], paths["packed.keras"])
+    state = torch.load(source)
+    paths["plain.pkl"].write_bytes(pickle.dumps(state))
+    np.savez(paths[".npz"], **state)
+    np.savez_compressed(paths["packed.npz"], **state)
     with h5py.File(paths[".caffemodel.h5"], "w") as file:
         for name, item in formats.read(paths[".caffemodel"]).tensors.items():
             file[f"data/{name.replace('#', '/')}"] = item.load()
@@ -224,7 +234,7 @@ def test_a_file_that_shrinks_after_it_was_read_is_an_error_too(container, every,
     tensors = formats.read(path).tensors
     path.write_bytes(b"gone")
 
-    if container == "packed.keras":
+    if container in IN_MEMORY:
         assert content(tensors) == content(formats.read(every[container]).tensors)
         return
     with pytest.raises(CorruptError, match=re.escape(str(path))):

@@ -15,6 +15,7 @@ What is written runs anywhere (see `write`). densenet-port's record is the entry
 metadata_props.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -39,8 +40,13 @@ _NEXT = {2, 3, 4, 5, 6, 7, 8, 14}  # fields of a model that may come second
 
 
 def sniff(_path: Path, head: bytes) -> bool:
-    """Whether a file begins with ir_version, a small number, and another field of a ModelProto."""
-    return len(head) > 2 and head[0] == 1 << 3 and head[1] in _VERSIONS and head[2] >> 3 in _NEXT
+    """Whether a file begins with ir_version, a small number, and another field of a ModelProto.
+
+    A second field 2 that is a message is a SavedModel's, or Core ML's; a producer's name begins with a letter.
+    """
+    if len(head) < 3 or head[0] != 1 << 3 or head[1] not in _VERSIONS or head[2] >> 3 not in _NEXT:
+        return False
+    return not re.match(rb"\x12[\x80-\xff]*[\x00-\x7f]\n", head[2:])
 
 
 def read(path: Path) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""The three containers of PyTorch's checkpoints: where the pickled object is, and where its storages' bytes lie.
+"""The containers of PyTorch's checkpoints: where the pickled object is, and where its storages' bytes lie.
 
 Nothing is read here but pickles, headers and lengths. `pth` describes the containers.
 """
@@ -15,6 +15,7 @@ from densenet_port.errors import CorruptError, MisfitError, PortError
 from densenet_port.formats import zip as zip_archive
 from densenet_port.formats.record import RECORD, parse_record
 from densenet_port.formats.source import AGAIN, Source, guarded, stored
+from densenet_port.formats.torch import plain
 from densenet_port.formats.torch.pickle import Global, Pickled, interpret
 from densenet_port.formats.torch.tensors import (
     MAX_AXES,
@@ -38,9 +39,9 @@ _BLOCK = 512  # bytes, to which a tar archive is padded
 class Container:
     """What a container holds.
 
-    `form` is the container ("zip", "legacy" for a stream, "tar"), `tree` the object, `storages` key → bytes, fewer than
-    `sizes` says in a stream that is cut short. `outside` holds the tensors that the object of a tar knows by an id.
-    `order` is the byte order of every storage.
+    `form` is the container ("zip", "legacy" for a stream, "tar", "pickle"), `tree` the object, `storages` key → bytes,
+    fewer than `sizes` says in a stream that is cut short. `outside` holds the tensors that the object of a tar knows by
+    an id. `order` is the byte order of every storage.
     """
 
     form: str
@@ -56,7 +57,7 @@ def sniff(path: Path, head: bytes) -> bool:
     """Whether a file that begins with `head`, its first 4 KiB, is PyTorch's; `read` refuses TorchScript."""
     name = zip_archive.first_name(head)
     if not name:
-        return _is_stream(head) or _is_tar(head)
+        return _is_stream(head) or _is_tar(head) or plain.is_plain(head)
     if name.endswith("data.pkl"):
         return True  # PyTorch writes it first
     try:
@@ -75,6 +76,8 @@ def open_container(source: Source) -> Container:
         return _open_stream(source)
     if _is_tar(head):
         return _open_tar(source)
+    if plain.is_plain(head):
+        return _open_plain(source)
     raise CorruptError("no checkpoint of PyTorch: neither its zip, nor its stream, nor its tar", hint=AGAIN)
 
 
@@ -157,6 +160,22 @@ def _counted(source: Source, at: int, storage: Storage) -> Source:
     if count * stored(storage.dtype).itemsize != storage.size:
         raise CorruptError(f"storage {storage.key!r}: expected {storage.size} bytes, announced are {count} elements")
     return source.part(start, min(storage.size, source.size - start))
+
+
+def _open_plain(source: Source) -> Container:
+    with source.mapped() as data:
+        pickled = interpret(data)
+    if pickled.end != source.size:
+        raise CorruptError(f"a pickle that ends at byte {pickled.end} of {source.size}", hint=AGAIN)
+
+    def stream(inner: bytes) -> plain.Streamed:
+        """What PyTorch's stream of one storage holds."""
+        opened = _open_stream(Source.of_bytes(source.path, inner))
+        return opened.tree, {key: part.all() for key, part in opened.storages.items()}
+
+    storages = plain.taken_out(pickled.value, stream)
+    parts = {key: Source.of_bytes(source.path, data) for key, data in storages.items()}
+    return Container(form="pickle", tree=pickled.value, storages=parts)
 
 
 def _open_tar(source: Source) -> Container:

@@ -22,6 +22,7 @@ from densenet_port import formats
 from densenet_port.checkpoint import Array, array_digest
 from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError, UsageError
 from densenet_port.extras import SOFTWARE, framework
+from densenet_port.formats import npz
 from densenet_port.network.architecture import Architecture
 from densenet_port.prove.job import Job, Reading, Run
 from densenet_port.prove.runners import last, versions
@@ -211,12 +212,18 @@ def _load_state(network: Any, head: str, job: Job) -> None:
 
 
 def _file_tensors(path: Path) -> Mapping[str, Any]:
-    """Name → tensor, read by torch, by safetensors (whose header is JSON behind eight bytes of length), or by us."""
+    """Name → tensor, read by torch, by safetensors (whose header is JSON behind eight bytes of length), or by us.
+
+    An archive of NumPy's is read by NumPy.
+    """
     torch = framework("torch")
     try:
         with path.open("rb") as file:
-            json_header = file.read(9)[8:] == b"{"
-        if json_header:
+            head = file.read(4096)
+        if npz.sniff(path, head):
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays if arrays[name].dtype.kind in "fiub"}
+        if head[8:9] == b"{":
             return cast("Mapping[str, Any]", import_module("safetensors.torch").load_file(path))
         return dict(_flat(torch.load(path, map_location="cpu", weights_only=True), ""))
     except OSError as error:

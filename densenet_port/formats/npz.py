@@ -1,0 +1,118 @@
+r"""NumPy's `.npz`: a zip of arrays, each a member `<name>.npy`, as `numpy.savez` and `savez_compressed` write them.
+
+    6 bytes     \x93NUMPY
+    2 bytes     version, 1.0 to 3.0
+    n           the header's length, little-endian: 2 bytes in version 1, else 4
+    n bytes     {"descr": type, "fortran_order": whether the first axis changes fastest, "shape": (…)}, a Python literal
+    the rest    the elements
+
+What is read: arrays of plain numbers, in the order of the members, under their names. Those of texts and of other types
+that no tensor has are left out, with their types in the metadata as `opaque`. Arrays of objects are pickles: they are
+not looked into, and a file that holds nothing else is refused. Deflated members are inflated once to be looked at, and
+once more when they are read.
+"""
+
+import re
+import struct
+from collections.abc import Mapping
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from densenet_port.checkpoint import Array, Checkpoint, Tensor
+from densenet_port.errors import CorruptError, MisfitError
+from densenet_port.formats import zip as zip_archive
+from densenet_port.formats.source import AGAIN, Source, guarded, native
+from densenet_port.formats.zip import Member
+
+MAGIC = b"\x93NUMPY"
+SAVE = "in Python, `numpy.savez(file, **arrays)` with a dict of name → array, and convert that"
+_ENDING = ".npy"
+_HEAD = 4096  # bytes looked at first: a header has 128 of them
+_HEADER_LIMIT = 10_000  # bytes; NumPy's own
+_AXES = 32  # NumPy 1's own limit
+_PLAIN = re.compile("[<>|=]?(f[248]|[iu][1248]|b1)")  # types of a tensor: plain numbers and truth values
+_OBJECT = "|O"
+_TYPE = re.compile(r"""['"]descr['"]\s*:\s*(['"]([^'"]*)['"]|\[)""")
+_ORDER = re.compile(r"""['"]fortran_order['"]\s*:\s*(True|False)""")
+_SHAPE = re.compile(r"""['"]shape['"]\s*:\s*\(([0-9L, ]*)\)""")
+
+
+class Header(NamedTuple):
+    """What stands before the elements of an array: how it is stored, and at which byte they begin."""
+
+    shape: tuple[int, ...]
+    type: str
+    order: Literal["C", "F"]
+    start: int
+
+
+def sniff(_path: Path, head: bytes) -> bool:
+    """Whether a file begins with a zip member that is an array."""
+    return zip_archive.first_name(head).endswith(_ENDING)
+
+
+def read(path: Path) -> Checkpoint:
+    """The checkpoint in an `.npz`, arrays lazy.
+
+    Raises DiskError for a file that cannot be read, CorruptError for one that is broken, MisfitError for one that holds
+    no arrays of numbers.
+    """
+    source = Source.of_file(path)
+    tensors: dict[str, Tensor] = {}
+    opaque: dict[str, str] = {}
+    with guarded(path, "NumPy archive"):
+        for name, member in zip_archive.members(source).items():
+            header = read_header(name, member.open())
+            if _PLAIN.fullmatch(header.type):
+                tensors[name.removesuffix(_ENDING)] = _tensor(path, member, header)
+            else:
+                opaque[name.removesuffix(_ENDING)] = header.type
+    if not tensors:
+        raise MisfitError(f"{path}: {_explain_no_tensors(opaque)}", hint=SAVE)
+    return Checkpoint(path=path, container="npz", tensors=tensors, metadata={"opaque": opaque} if opaque else {})
+
+
+def _explain_no_tensors(opaque: Mapping[str, str]) -> str:
+    pickled = _OBJECT in opaque.values()
+    return f"a NumPy archive of {'pickled objects, which are not run' if pickled else 'no arrays of numbers'}"
+
+
+def read_header(name: str, source: Source) -> Header:
+    """The header of an array. Raises CorruptError for what is none, ValueError for one that says nothing."""
+    head = source.data(0, min(source.size, _HEAD))
+    if not head.startswith(MAGIC):
+        raise CorruptError(f"{source.path}: {name} does not begin as an array of NumPy does", hint=AGAIN)
+    form = "<H" if head[6] == 1 else "<I"
+    (length,), begin = struct.unpack_from(form, head, 8), 8 + struct.calcsize(form)
+    if length > _HEADER_LIMIT:
+        raise CorruptError(
+            f"{source.path}: {name} has a header of {length} bytes, at most {_HEADER_LIMIT} are expected"
+        )
+    text = source.data(begin, length).decode("latin-1")
+    kind, order, shape = _TYPE.search(text), _ORDER.search(text), _SHAPE.search(text)
+    if not kind or not order or not shape:
+        raise CorruptError(f"{source.path}: {name} has the header {text[:80]!r}")
+    sizes = tuple(int(size.strip(" L")) for size in shape[1].split(",") if size.strip())
+    return Header(sizes, kind[2] or "structured", "F" if order[1] == "True" else "C", begin + length)
+
+
+def _tensor(path: Path, member: Member, header: Header) -> Tensor:
+    """The array, if its elements are all there. Raises CorruptError."""
+    kind = np.dtype(header.type)
+    size, there = prod(header.shape) * kind.itemsize, member.size - header.start
+    if size != there or len(header.shape) > _AXES:
+        expected = f"of the shape {header.shape} has {there} bytes, expected {size}"
+        raise CorruptError(f"{path}: {member.name} {expected}", hint=AGAIN)
+    return Tensor(header.shape, kind.name, partial(_load, path, member, header))
+
+
+def _load(path: Path, member: Member, header: Header) -> Array:
+    """The elements in the machine's byte order."""
+    with guarded(path, f"NumPy archive at {member.name}"):
+        kind = np.dtype(header.type)
+        data = member.open().data(header.start, prod(header.shape) * kind.itemsize)
+        return native(np.ndarray(header.shape, kind, data, order=header.order), kind.name)

@@ -1,0 +1,84 @@
+"""What the tensors of a checkpoint say of themselves where no layout fits them: quantised, pruned, optimisers' state.
+
+The signs stand in `mappings/foreign/tensors.toml`; that a network's norms lack their statistics is a ledger's to say.
+"""
+
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from densenet_port.checkpoint import Checkpoint
+from densenet_port.errors import MisfitError, UsageError
+from densenet_port.files import resource
+from densenet_port.layouts.match import Ledger
+from densenet_port.layouts.schema import kind_of
+from densenet_port.strict import Fields
+
+TABLE = Path("foreign", "tensors.toml")
+STATISTICS = ("mean", "variance")
+_SIGNS = ("some", "each", "only", "beside", "dtypes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Symptom:
+    """What a checkpoint is, the next step, and the sign by which it is told."""
+
+    what: str
+    hint: str
+    some: tuple[str, ...] = ()
+    each: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+
+    def names(self, checkpoint: Checkpoint) -> list[str]:
+        """The names that show it; none where it is not so."""
+        if self.beside:
+            return [name for name in checkpoint.metadata.get("values", ()) if _fits(name, self.beside)]
+        if self.dtypes:
+            tensors = checkpoint.tensors.items()
+            return [name for name, tensor in tensors if len(tensor.shape) > 1 and tensor.dtype in self.dtypes]
+        names = list(checkpoint.tensors)
+        shown = [name for name in names if _fits(name, (*self.some, *self.each, *self.only))]
+        missing = [pattern for pattern in self.each if not any(fnmatchcase(name, pattern) for name in names)]
+        return [] if missing or (self.only and len(shown) < len(names)) else shown
+
+
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def symptoms() -> Iterator[Symptom]:
+    """Every symptom of the table. Raises UsageError for a table that is none."""
+    path = resource("mappings") / TABLE
+    table = Fields(str(path), tomllib.loads(path.read_text("utf-8")), UsageError)
+    for name in table.content:
+        entry = table.fields(name)
+        entry.check_keys(["what", "hint", *_SIGNS], optional=_SIGNS)
+        signs = {sign: entry.texts(sign) for sign in _SIGNS if sign in entry.content}
+        yield Symptom(what=entry.text("what"), hint=entry.text("hint"), **signs)
+
+
+def explained(checkpoint: Checkpoint) -> MisfitError | None:
+    """The error that says what a checkpoint is by its own tensors; None where they say nothing."""
+    for symptom in symptoms():
+        if names := symptom.names(checkpoint):
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            return MisfitError(f"{checkpoint.path}: {symptom.what} ({names[0]}{more})", hint=symptom.hint)
+    return None
+
+
+def without_statistics(checkpoint: Checkpoint, ledger: Ledger) -> MisfitError | None:
+    """The error for a network whose norms all lack mean and variance, and nothing else; None for any other."""
+    norms = [unit for unit in ledger.architecture.units if kind_of(unit) == "norm"]
+    lacking = {(unit, role) for unit in norms for role in STATISTICS}
+    if not norms or {(key.unit, key.part) for key in ledger.missing} != lacking or ledger.problems != len(lacking):
+        return None
+    return MisfitError(
+        f"{checkpoint.path}: its {len(norms)} norms have scale and shift, and no mean or variance",
+        hint="if the file holds a network's parameters without its buffers, save `model.state_dict()`; "
+        "if the norms are GroupNorm, InstanceNorm or LayerNorm, or BatchNorm with track_running_stats=False, they "
+        "measure every input anew, which no layout's DenseNet does: nothing converts it",
+    )

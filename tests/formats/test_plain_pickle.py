@@ -1,0 +1,132 @@
+"""Plain pickles of tensors: read as PyTorch's containers are, whatever the protocol, and nothing in them runs."""
+
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from densenet_port import formats
+from densenet_port.errors import CorruptError
+from tests.support.containers import content, true
+
+PROTOCOLS = pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+RNG = np.random.default_rng(4)
+ARRAYS = {
+    "features.conv0.weight": RNG.standard_normal((4, 3, 7, 7)).astype("f4"),
+    "double": RNG.standard_normal(5),
+    "half": RNG.standard_normal(6).astype("f2"),
+    "count": np.array(7, "i8"),
+    "mask": np.array([True, False]),
+}
+
+
+def pickled(path, thing, protocol=4):
+    """A file of it."""
+    path.write_bytes(pickle.dumps(thing, protocol))
+    return path
+
+
+@PROTOCOLS
+def test_a_state_dict_of_pytorch(protocol, tmp_path):
+    """`pickle.dump(model.state_dict(), file)`."""
+    state = {name: torch.from_numpy(array) for name, array in ARRAYS.items()}
+
+    checkpoint = formats.read(pickled(tmp_path / "x.pkl", state, protocol))
+
+    assert (checkpoint.container, checkpoint.metadata["form"]) == ("pth", "pickle")
+    assert content(checkpoint.tensors) == true(ARRAYS)
+
+
+@PROTOCOLS
+def test_a_dict_of_numpy_s_arrays(protocol, tmp_path):
+    """Which is what `joblib` has in memory, and Paddle in its files."""
+    assert content(formats.read(pickled(tmp_path / "x.pkl", ARRAYS, protocol)).tensors) == true(ARRAYS)
+
+
+def test_shared_storages_and_windows(tmp_path):
+    """Two tensors of one storage, one of them turned, and a whole module."""
+    whole = torch.arange(12.0)
+    state = {"whole": whole, "turned": whole[2:8].view(2, 3).t(), "module": torch.nn.Linear(2, 2)}
+
+    tensors = formats.read(pickled(tmp_path / "x.pkl", state)).tensors
+
+    assert [*tensors] == ["whole", "turned", "module.weight", "module.bias"]
+    assert tensors["turned"].load().tolist() == [[2, 5], [3, 6], [4, 7]]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.ones(3, ">f4"), np.asfortranarray(np.ones((2, 3))), np.array(["x"]), np.ones(2, "c8")],
+    ids=["big-endian", "column-major", "text", "complex"],
+)
+def test_arrays_of_other_forms_are_told_as_what_they_are(array, tmp_path):
+    """They stay opaque, and a file of nothing else holds no tensors."""
+    with pytest.raises(CorruptError, match="holds no tensors, only objects of numpy"):
+        formats.read(pickled(tmp_path / "x.pkl", {"a": array}))
+
+
+def test_a_file_behind_its_pickle(tmp_path):
+    """A pickle that ends before its file does is not the whole of it."""
+    path = pickled(tmp_path / "x.pkl", ARRAYS)
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes() + b"more")
+
+    with pytest.raises(CorruptError, match=f"x.pkl: a pickle that ends at byte {size} of {size + 4}"):
+        formats.read(path)
+
+
+class Replaced:
+    """Pickles as a call with any arguments."""
+
+    def __init__(self, maker, *arguments):
+        self.call = maker, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def stream(thing):
+    """PyTorch's stream of it."""
+    file = io.BytesIO()
+    torch.save(thing, file, _use_new_zipfile_serialization=False)
+    return file.getvalue()
+
+
+def rebuilt(inner):
+    """A tensor whose storage is what a stream holds."""
+    load, rebuild = torch.storage._load_from_bytes, torch._utils._rebuild_tensor_v2
+    return Replaced(rebuild, Replaced(load, inner), 0, (2,), (1,), False, {})
+
+
+STORAGE = torch.ones(2).untyped_storage()
+HOSTILE = {
+    "no bytes": (rebuilt(7), "elements of a tensor that are no bytes"),
+    "no stream": (rebuilt(b"hello"), "broken pickle near byte"),
+    "another object": (rebuilt(stream({"a": 1})), "a plain pickle with a storage that is none"),
+    "cut short": (rebuilt(stream(STORAGE)[:-3]), "is cut short"),
+    "a stream that runs": (rebuilt(stream(Replaced(print, "ran"))), "a plain pickle with a storage that is none"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_storage_is_refused(case, tmp_path, capsys):
+    """And nothing runs."""
+    thing, message = HOSTILE[case]
+
+    with pytest.raises(CorruptError) as caught:
+        formats.read(pickled(tmp_path / "x.pkl", {"a": thing}))
+
+    assert message in caught.value.message
+    assert capsys.readouterr().out == ""
+
+
+def test_an_array_whose_shape_and_bytes_differ(tmp_path):
+    """Lengths are compared before anything is made of them."""
+    data = pickle.dumps({"a": np.ones(3, "f4")}, 5)
+    path = tmp_path / "x.pkl"
+    path.write_bytes(data.replace(b"K\x03\x85", b"K\x09\x85"))
+
+    with pytest.raises(CorruptError, match=r"an array of NumPy's of shape \(9,\) with 12 bytes"):
+        formats.read(path)
