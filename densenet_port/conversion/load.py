@@ -18,7 +18,8 @@ from densenet_port.errors import MisfitError, UsageError
 from densenet_port.file_graph import FileGraph
 from densenet_port.layouts.identify import first_few, identify
 from densenet_port.layouts.layout import SPLIT, Kernels, Layout, Ordering, TensorKey
-from densenet_port.layouts.match import Ledger, below
+from densenet_port.layouts.match import Ledger
+from densenet_port.layouts.scan import below
 from densenet_port.layouts.transform import folded, move, unbiased
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.biases import offsets

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from densenet_port.checkpoint import Checkpoint
 from densenet_port.layouts.identify import Words, fitting
 from densenet_port.layouts.layout import SPLIT, Layout
-from densenet_port.layouts.match import below, places
+from densenet_port.layouts.scan import below, places
 from densenet_port.network.units import HEAD
 
 MOST = 4  # networks of a file that are tried

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import MisfitError, PortError
 from densenet_port.layouts.layout import Kernels, Layout, layouts
-from densenet_port.layouts.match import FLOATS, NO_TOP, Ledger, Scan, body, fitted, match, places, scan, with_head
+from densenet_port.layouts.match import NO_TOP, Ledger, body, fitted, match
+from densenet_port.layouts.scan import FLOATS, Scan, places, scan, with_head
 from densenet_port.layouts.symptoms import explained, without_statistics
 from densenet_port.network.architecture import Architecture, infer
 from densenet_port.network.units import HEAD

@@ -17,7 +17,8 @@ from densenet_port.errors import MisfitError, UsageError
 from densenet_port.files import resource
 from densenet_port.layouts.identify import identify
 from densenet_port.layouts.layout import Layout, layouts
-from densenet_port.layouts.match import match, scan
+from densenet_port.layouts.match import match
+from densenet_port.layouts.scan import scan
 from densenet_port.network.architecture import NAMED, Architecture, infer
 
 KEYS = Path(__file__).parent.parent / "data" / "keys"
