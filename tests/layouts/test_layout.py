@@ -284,6 +284,10 @@ FAULTS = [
         ('output       = "logits"', 'output = "logits"\nstem_pool = "mean"'),
         "contract.stem_pool: expected one of max, blur, none, found 'mean'",
     ),
+    (
+        ('conv.bias    = "{unit}.bias"', 'conv.bias    = "bias"'),
+        "tensors.conv.bias.name: expected a pattern with {unit}, found 'bias'",
+    ),
     (('"final.norm" ', '"stem.conv1" = "x"\n"final.norm" '), f"unknown key 'units.stem.conv1' (known: {UNITS})"),
     (
         ('only       = { stem = "imagenet"', 'only       = { stem = ["imagenet", "deep"]'),
