@@ -109,13 +109,14 @@ def check(
     """Whether a converted file is the same network as the checkpoint it came from.
 
     The reference is the software that owns the layout of `against`, or a run of it saved before (`reference`); `src`,
-    `kernels` and `within` say of `against` what `read` cannot find out. The port is Keras on `backend` (tensorflow,
-    torch, jax) or the forward pass in numpy; where Keras computes float32 alone (on torch and JAX), numpy gives the
-    float64 evidence. `sizes` are of the noise, `batch` images of each; `images` is a folder of the user's own pictures,
-    without it scikit-learn's two photographs are taken where they are installed. `limit` is each run's time in seconds,
-    `threads` bounds each side's threads: on one, figures do not depend on the number of cores; without it two sides
-    that run at once take half of the cores each. Raises UsageError for options that do not go together, MisfitError for
-    networks with different numbers, and what reading and running raise.
+    `kernels` and `within` say of `against` what `read` cannot find out; of a port without a head it is the body alone.
+    The port is Keras on `backend` (tensorflow, torch, jax) or the forward pass in numpy; where Keras computes float32
+    alone (on torch and JAX), numpy gives the float64 evidence. `sizes` are of the noise, `batch` images of each;
+    `images` is a folder of the user's own pictures, without it scikit-learn's two photographs are taken where they are
+    installed. `limit` is each run's time in seconds, `threads` bounds each side's threads: on one, figures do not
+    depend on the number of cores; without it two sides that run at once take half of the cores each. Raises UsageError
+    for options that do not go together, MisfitError for networks with different numbers, and what reading and running
+    raise.
     """
     started = time.perf_counter()
     settings = Settings(backend=backend, limit=limit, threads=threads)
@@ -125,7 +126,7 @@ def check(
         _require_same_numbers(port, original.architecture, reference)
         answers = run_port(port, original.probes, settings)
     elif against is not None and reference is None:
-        source = read(against, src=src, kernels=kernels, within=within)
+        source = read(against, src=src, kernels=kernels, within=within, no_top=port.architecture.classes is None)
         _require_same_numbers(port, source.architecture, against)
         probes = make_probes(source, sizes, batch, Path(images) if images is not None else None, seed)
         original, answers = _run_both(source, port, probes, settings)

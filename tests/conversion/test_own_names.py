@@ -325,6 +325,17 @@ def test_the_body_is_taken_whatever_the_head_is(name, tmp_path):
     assert len(port.ledger.claims) + len(port.ledger.ignored) == len(port.checkpoint.tensors)
 
 
+@pytest.mark.parametrize("name", ["two linear layers", "an LSTM", "a decoder"])
+def test_a_body_is_proven_by_torchvision_s_class(name, tmp_path):
+    """A port without a head is compared with the body of its original, whatever the head is."""
+    path = saved(tmp_path / "x.pth", HEADS[name](network()).state_dict())
+    done = convert(path, out=tmp_path / "x.weights.h5", no_top=True)
+
+    parity = check(done.out, against=path, backend="numpy", sizes=(64,), threads=1)
+
+    assert [one.name for one in parity.checks if not one.passed] == []
+
+
 def test_what_no_top_leaves_out_is_told(tmp_path):
     path = saved(tmp_path / "x.pth", HEADS["an LSTM"](network()).state_dict())
 

@@ -41,4 +41,5 @@ def _loaded(job: Job) -> tuple[Network, dict[str, str]]:
 def read_by_table(job: Job) -> Network:
     """The network in the job's file, by this project's own reader. Raises as `conversion.load.read` does."""
     reading = job.reading
-    return read(job.path, src=reading.table, kernels=reading.kernels, within=reading.within)
+    no_top = job.architecture is not None and job.architecture.classes is None
+    return read(job.path, src=reading.table, kernels=reading.kernels, within=reading.within, no_top=no_top)
