@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from densenet_port.conversion.write import Conversion
     from densenet_port.network.architecture import Architecture
 
+LONG = ("config", "modules")  # entries of a file's metadata that nobody reads as such
 FEW = 4  # numbers with gaps that are listed one by one
 
 
@@ -278,7 +279,7 @@ def _inspection_json(
         "contract": network.contract.to_json() if network else None,
         "origins": dict(network.origins) if network else None,
         "misfit": {"message": misfit.message, "hint": misfit.hint} if misfit else None,
-        "metadata": {key: value for key, value in checkpoint.metadata.items() if key != "config"},
+        "metadata": {key: value for key, value in checkpoint.metadata.items() if key not in LONG},
         "written_by": (checkpoint.record or {}).get("tool"),
         "tensors": [{**entry._asdict(), "shape": list(entry.shape)} for entry in entries],
     }

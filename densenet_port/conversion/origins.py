@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 from densenet_port.checkpoint import Checkpoint
+from densenet_port.conversion.modules import reasons
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.layouts.layout import Layout
 from densenet_port.layouts.match import Ledger
@@ -41,7 +42,7 @@ def known(checkpoint: Checkpoint, ledger: Ledger, evidence: Evidence | None, wor
     """
     by_graph = {key: kind(checkpoint.metadata[key]) for key, kind in TYPES.items() if key in checkpoint.metadata}
     by_graph |= evidence.facts if evidence else {}
-    contract, origins = _recorded(checkpoint) or _usual(ledger)
+    contract, origins = _recorded(checkpoint) or _usual(checkpoint, ledger)
     contract = _agreeing(checkpoint, contract, by_graph)
     origins = {**origins, **dict.fromkeys(by_graph, "graph"), **_outside(evidence)}
     contract, origins = _corrected(checkpoint, contract, origins, words or {})
@@ -57,11 +58,11 @@ def _recorded(checkpoint: Checkpoint) -> Known | None:
     return Known(Contract.from_json(record["contract"]), origins | record.get("origins", {}))
 
 
-def _usual(ledger: Ledger) -> Known:
+def _usual(checkpoint: Checkpoint, ledger: Ledger) -> Known:
     """What the layout's software has; an assumption where nothing in the file points to that software.
 
     A network of another number of classes than the software's own was trained by somebody else, who had the choice
-    of its pictures and its output.
+    of its pictures and its output. So had whoever put a module behind the head, or took the stem's pool out.
     """
     layout, classes = ledger.layout, ledger.architecture.classes
     contract, origins = layout.contract, _origins_of(layout)
@@ -70,7 +71,9 @@ def _usual(ledger: Ledger) -> Known:
         origins["output"] = origins["output"] if contract.output == "logits" else "assumed"
     if classes == 1 and contract.output == "softmax":  # which would be 1 whatever the picture
         contract, origins["output"] = replace(contract, output="logits"), "assumed"
-    if ledger.architecture.stem == "cifar-norm":
+    why = reasons(checkpoint, ledger)
+    origins |= dict.fromkeys(why, "assumed")
+    if ledger.architecture.stem == "cifar-norm" or "stem_pool" in why:
         contract, origins["stem_pool"] = replace(contract, stem_pool="none"), "assumed"
     return Known(contract, origins)
 

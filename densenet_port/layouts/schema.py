@@ -35,10 +35,12 @@ DEFAULTS: dict[str, Any] = {
     "ignore": [],
     "classes": 1000,
     "last_relu": "",
+    "pool": "",
     "body": "",
     "order": {},
 }
 KEYS = ("layout", "about", "containers", "contract", "units", "tensors", *DEFAULTS)
+OPTIONAL: dict[Kind, dict[str, str]] = {"conv": {"bias": "o"}}  # kind → part that a network need not have → its axes
 
 
 def generic(unit: str) -> tuple[str, dict[str, int]]:
@@ -85,7 +87,7 @@ def compiled(path: Path, content: dict[str, Any], shared: tuple[str, ...] = ()) 
     running_names, running_containers = _order(table.fields("order"))
     only = _only(table.fields("only"))
     units, exceptions = _units(table.fields("units"), only.get("stem", ())) if "units" in content else ({}, {})
-    tensors, fold = _tensors(table.fields("tensors"))
+    tensors, optional, fold = _tensors(table.fields("tensors"))
     return {
         "name": table.text("layout"),
         "about": table.text("about"),
@@ -98,6 +100,7 @@ def compiled(path: Path, content: dict[str, Any], shared: tuple[str, ...] = ()) 
         "prefer": table.fields("prefer").content,
         "classes": table.value("classes", int),
         "last_relu": table.text("last_relu"),
+        "pool": table.text("pool"),
         "body_prefix": table.text("body"),
         "contract": contract,
         "carried": carried,
@@ -106,6 +109,7 @@ def compiled(path: Path, content: dict[str, Any], shared: tuple[str, ...] = ()) 
         "running_names": running_names,
         "running_containers": running_containers,
         "tensors": tensors,
+        "optional": optional,
         "fold": fold,
     }
 
@@ -210,17 +214,21 @@ def _order(order: Fields) -> tuple[dict[Kind, tuple[str, ...]], tuple[str, ...]]
     return patterns, order.texts("containers") if "containers" in order.content else ()
 
 
-def _tensors(tensors: Fields) -> tuple[dict[Kind, dict[str, Pattern]], str | None]:
-    """Kind → part → pattern, and the fold of the norms."""
+def _tensors(
+    tensors: Fields,
+) -> tuple[dict[Kind, dict[str, Pattern]], dict[Kind, dict[str, Pattern]], str | None]:
+    """Kind → part → pattern, the same for parts that a network need not have, and the fold of the norms."""
     tensors.check_keys(ROLES)
     norm = tensors.fields("norm")
     fold = norm.one_of("fold", FOLDS) if "fold" in norm.content else None
     patterns: dict[Kind, dict[str, Pattern]] = {}
+    optional: dict[Kind, dict[str, Pattern]] = {}
     for kind in ROLES:
-        parts, axes = tensors.fields(kind), part_axes(kind, fold)
-        parts.check_keys([*axes, "fold"] if kind == "norm" else axes, optional=["fold"])
+        parts, axes, more = tensors.fields(kind), part_axes(kind, fold), OPTIONAL.get(kind, {})
+        parts.check_keys([*axes, *more, "fold"] if kind == "norm" else [*axes, *more], optional=["fold", *more])
         patterns[kind] = {part: _pattern(parts, part, canonical) for part, canonical in axes.items()}
-    return patterns, fold
+        optional[kind] = {part: _pattern(parts, part, more[part]) for part in more if part in parts.content}
+    return patterns, optional, fold
 
 
 def part_axes(kind: Kind, fold: str | None) -> dict[str, str]:

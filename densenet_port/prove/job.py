@@ -23,17 +23,18 @@ class Reading:
 
     Our own reader takes the mapping `table` (found out without it), kernels stored as `kernels` says, and the network
     below the name `within` where the file holds several. Software with a reader of its own takes `prefix`, what stands
-    before its names in the file, wrapping dictionaries included (`state_dict.module.`), `head`, the head's name in the
-    file where that is not the software's own (`classifier.0`), and the names to be `ignored`, which are no part of the
-    network. Where it runs a whole module, `module` is the key under which the file has that, and `last` the path of the
-    head in the file, or of the last norm where there is none. A graph with several outputs is followed to the one
-    called `output`.
+    before its names in the file, wrapping dictionaries included (`state_dict.module.`), `root`, what stands there in
+    the software's own names (`features.`, where somebody's own class calls it otherwise), `head`, the head's name in
+    the file (`module.classifier.0`), and the names to be `ignored`, which are no part of the network. Where it runs a
+    whole module, `module` is the key under which the file has that, and `last` the path of the head in the file, or of
+    the last norm where there is none. A graph with several outputs is followed to the one called `output`.
     """
 
     table: Path | None = None
     kernels: Kernels | None = None
     within: str | None = None
     prefix: str = ""
+    root: str = ""
     head: str | None = None
     ignored: tuple[str, ...] = ()
     module: str = ""

@@ -141,21 +141,29 @@ def check(
 
     The reference is the software that owns the layout of `against`, or what it, or a class of the user's own, answered
     before (`reference`; with `against`, too, where the port's tensors had to be rounded: the proof then has two steps);
-    `src`, `kernels`, `within`, `contract` and `output_name` say of `against` what `read` cannot find out. The port is Keras on
-    `backend` (tensorflow, torch, jax) or the forward pass in numpy; where Keras computes float32 alone (on torch and
-    JAX), numpy gives the float64 evidence. `sizes` are of the noise, `batch` images of each; `images` is a folder of
-    the user's own pictures, without it scikit-learn's two photographs are taken where they are installed. `limit` is
-    each run's time in seconds, `threads` bounds each side's threads: on one, figures do not depend on the number of
-    cores; without it two sides that run at once take half of the cores each. `trust_code` lets code run that `against`
-    holds or names (a class of somebody's own in a pickled module): only for files whose source is trusted. Raises
-    UsageError for options that do not go together, MisfitError for networks with different numbers, and what reading
-    and running raise.
+    `src`, `kernels`, `within`, `contract` and `output_name` say of `against` what `read` cannot find out; of a port
+    without a head it is the body alone. The port is Keras on `backend` (tensorflow, torch, jax) or the forward pass in
+    numpy; where Keras computes float32 alone (on torch and JAX), numpy gives the float64 evidence. `sizes` are of the
+    noise, `batch` images of each; `images` is a folder of the user's own pictures, without it scikit-learn's two
+    photographs are taken where they are installed. `limit` is each run's time in seconds, `threads` bounds each side's
+    threads: on one, figures do not depend on the number of cores; without it two sides that run at once take half of
+    the cores each. `trust_code` lets code run that `against` holds or names (a class of somebody's own in a pickled
+    module): only for files whose source is trusted. Raises UsageError for options that do not go together, MisfitError
+    for networks with different numbers, and what reading and running raise.
     """
     started = time.perf_counter()
     settings = Settings(backend=backend, limit=limit, threads=threads, trust_code=trust_code)
     port, source = read(converted), None
     if against is not None:
-        source = read(against, src=src, kernels=kernels, within=within, contract=contract, output_name=output_name)
+        source = read(
+            against,
+            src=src,
+            kernels=kernels,
+            within=within,
+            no_top=port.architecture.classes is None,
+            contract=contract,
+            output_name=output_name,
+        )
         _require_same_numbers(port, source.architecture, against)
     elif contract:
         message = f"{', '.join(contract)}: the contract is that of --against, and a recording has its own"

@@ -151,7 +151,7 @@ def test_inspect_shows_a_file_that_fits_no_layout(tmp_path):
 
     data = json.loads(done.stdout)
     assert (done.returncode, data["layout"], len(data["tensors"])) == (0, None, 2)
-    assert "no layout fits its 2 tensors" in data["misfit"]["message"]
+    assert "no layout has the names of its 2 tensors" in data["misfit"]["message"]
 
 
 def test_diff_judges_by_its_exit_code(files, small, tmp_path):

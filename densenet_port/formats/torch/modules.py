@@ -17,6 +17,11 @@ The class is a name that nothing looks up, so any class will do, whether it is i
 does to its pickle or its state dict by code of its own (`__setstate__`, hooks, extra state) is not followed, and
 tensors that are plain attributes are left out, as a state dict leaves them out. A module among another's modules that
 cannot be looked into is refused: its tensors would be lost unseen.
+tensors that are plain attributes are left out, as a state dict leaves them out. A module among another's modules that
+cannot be looked into is refused: its tensors would be lost unseen.
+
+**State dicts.** What `state_dict()` gives is an OrderedDict with an attribute `_metadata`: a dict whose keys are the
+names of all modules, the outermost "", also of those that hold no tensors. Of what class they are it does not say.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -44,11 +49,18 @@ class Module(NamedTuple):
     pickled: Any
 
 
+class Described(NamedTuple):
+    """A state dict met on the way that lists its modules: their names, from the outermost object on."""
+
+    modules: tuple[str, ...]
+
+
 def leaves(tree: Any) -> Iterator[tuple[str, Any]]:
     """Everything that is no dict, list or tuple, with its name: keys and indices joined by dots, in the file's order.
 
-    A module comes as a `Module`, and after it what its state dict would hold. What is shared comes once for each of its
-    names. Raises CorruptError for what refers to itself, MisfitError for a module that cannot be looked into.
+    A module comes as a `Module`, and after it what its state dict would hold; a state dict that lists its modules comes
+    as a `Described`, and after it what it holds. What is shared comes once for each of its names. Raises CorruptError
+    for what refers to itself, MisfitError for a module that cannot be looked into.
     """
     pending = [iter([("", tree)])]
     visits = 0
@@ -64,6 +76,9 @@ def leaves(tree: Any) -> Iterator[tuple[str, Any]]:
             yield name, Module(kind_of(value), value)
             pending.append(_named(name, _state(name, attributes)))
         elif (inner := branches(value)) is not None:
+            if listed := _listed(value):
+                visits += len(listed)
+                yield name, Described(tuple(f"{name}.{module}".strip(".") for module in listed))
             pending.append(_named(name, inner))
         else:
             yield entry
@@ -87,6 +102,19 @@ def branches(value: Any) -> Iterable[tuple[Any, Any]] | None:
         case Call() if value.pairs or value.maker in _DICTS:
             return value.pairs
     return None
+
+
+def _listed(value: Any) -> list[str]:
+    """The names of its modules that a state dict lists."""
+    state = value.state if isinstance(value, Call) else None
+    held = dict(_text_pairs(state)) if isinstance(state, Call) else {}
+    listed = held.get("_metadata")
+    return [key for key, _ in _text_pairs(listed)] if isinstance(listed, Call) else []
+
+
+def _text_pairs(value: Call) -> Iterable[tuple[str, Any]]:
+    """The pairs of a dict whose keys are texts."""
+    return ((key, held) for key, held in branches(value) or () if isinstance(key, str))
 
 
 def _pair(item: Any) -> tuple[Any, Any]:

@@ -25,7 +25,8 @@ What is read: every tensor in the object, wherever it stands in dicts, lists, tu
 under its keys and indices joined by dots; in a module, under the names of its state dict. In the metadata, `form` is
 the container ("zip", "legacy" for a stream, "tar"), `values` has the plain numbers and texts beside the tensors,
 `opaque` the classes of everything else, which is neither imported nor made; both hold a few hundred names of up to
-three keys. Where whole modules hold tensors, `module` is the dotted name of the outermost one's class, torch's own
+three keys. `modules` has the names of all modules that state dicts list, those without tensors too; it is absent where
+none lists any. Where whole modules hold tensors, `module` is the dotted name of the outermost one's class, torch's own
 wrappers (DataParallel, Sequential …) left aside; it is absent where several such classes stand side by side. `pool` is
 "blur" where a module blurs (timm's `BlurPool2d`), "max" where only maxima are taken. `torch_module` is the name of the
 module that is kept whole, `own_code` says whether a class of somebody's own is in it. Arrays are read one by one when
@@ -55,7 +56,7 @@ from densenet_port.file_graph import FileGraph
 from densenet_port.formats.source import AGAIN, Source, guarded, native, stored, stored_size, write_tensor
 from densenet_port.formats.torch.aten import Shapes
 from densenet_port.formats.torch.containers import RECORD_MEMBER, Container, Order, open_container, sniff
-from densenet_port.formats.torch.modules import Module, kind_of, leaves
+from densenet_port.formats.torch.modules import Described, Module, kind_of, leaves
 from densenet_port.formats.torch.pickle import Call, Global, Persistent
 from densenet_port.formats.torch.tensors import STORAGES, View, view_of
 from densenet_port.formats.zip import undated
@@ -127,44 +128,69 @@ def tensors_of(path: Path, contents: Container) -> Mapping[str, Tensor]:
 
 def _checkpoint(path: Path, contents: Container) -> Checkpoint:
     """Name → tensor for what is one, and notes of the rest."""
-    tensors: dict[str, Tensor] = {}
-    notes: dict[str, dict[str, Any]] = {"values": {}, "opaque": {}}
-    owners = {"network": _Owners(), "wrapper": _Owners()}
-    outermost: dict[str, Any] = {}
-    classes: dict[str, None] = {}
+    walk = _Walk(path, contents)
     for name, leaf in leaves(contents.tree):
-        if isinstance(leaf, Module):
-            classes[leaf.kind] = None
-            if not outermost or not _is_inside(name, [*outermost][-1]):
-                outermost[name] = leaf.pickled
-            owners["wrapper" if leaf.kind.startswith(_WRAPPING) else "network"].enter(name, leaf)
-        elif view := view_of(name, leaf, contents.outside):
-            if name in tensors or len(tensors) == _MAX_TENSORS:
-                raise CorruptError(f"two tensors are called {name!r}" if name in tensors else "too many tensors")
-            tensors[name] = make_tensor(path, name, view, contents)
-            for owner in owners.values():
-                owner.hold(name)
-        else:
-            _note(notes, name, leaf)
+        walk.meet(name, leaf)
     _check_lengths(contents)
-    if not tensors and contents.form == "torchscript":
+    tensors, is_program = walk.tensors, contents.form == "torchscript"
+    if not tensors and is_program:
         hint = "in PyTorch, save the module's `state_dict()` before `torch.jit.freeze`"
         raise MisfitError("a frozen TorchScript program, whose tensors have no names", hint=hint)
     if not tensors:
-        raise CorruptError(_explain_no_tensors(notes["opaque"]), hint="in PyTorch, save `model.state_dict()`")
-    metadata: dict[str, Any] = {"form": contents.form, **notes}
-    if len(kinds := owners["network"].kinds or owners["wrapper"].kinds) == 1:
-        metadata["module"] = next(iter(kinds))
-    networks = {name: module for name, module in outermost.items() if _has_kernel(tensors, name)}
-    metadata |= _of_modules(networks, classes, is_program=contents.form == "torchscript")
+        raise CorruptError(_explain_no_tensors(walk.notes["opaque"]), hint="in PyTorch, save `model.state_dict()`")
+    networks = {name: module for name, module in walk.outermost.items() if _has_kernel(tensors, name)}
     return Checkpoint(
         path=path,
         container="pth",
         tensors=tensors,
-        metadata=metadata,
+        metadata=walk.metadata() | _of_modules(networks, walk.classes, is_program=is_program),
         record=contents.record,
         graph=_graph_of(path, contents, networks, tensors),
     )
+
+
+class _Walk:
+    """What was met on the way through the object: tensors by name, modules, and notes of the rest."""
+
+    def __init__(self, path: Path, contents: Container) -> None:
+        self.path, self.contents = path, contents
+        self.tensors: dict[str, Tensor] = {}
+        self.notes: dict[str, dict[str, Any]] = {"values": {}, "opaque": {}}
+        self.owners = {"network": _Owners(), "wrapper": _Owners()}
+        self.outermost: dict[str, Any] = {}
+        self.classes: dict[str, None] = {}
+        self.described: list[str] = []  # modules that state dicts list
+
+    def meet(self, name: str, leaf: Any) -> None:
+        """One value. Raises CorruptError for a second tensor of a name."""
+        if isinstance(leaf, Module):
+            self.enter(name, leaf)
+        elif isinstance(leaf, Described):
+            self.described += leaf.modules
+        elif view := view_of(name, leaf, self.contents.outside):
+            if name in self.tensors or len(self.tensors) == _MAX_TENSORS:
+                raise CorruptError(f"two tensors are called {name!r}" if name in self.tensors else "too many tensors")
+            self.tensors[name] = make_tensor(self.path, name, view, self.contents)
+            for owner in self.owners.values():
+                owner.hold(name)
+        else:
+            _note(self.notes, name, leaf)
+
+    def enter(self, name: str, module: Module) -> None:
+        """A module, which may be a part of another."""
+        self.classes[module.kind] = None
+        if not self.outermost or not _is_inside(name, [*self.outermost][-1]):
+            self.outermost[name] = module.pickled
+        self.owners["wrapper" if module.kind.startswith(_WRAPPING) else "network"].enter(name, module)
+
+    def metadata(self) -> dict[str, Any]:
+        """What the file says beside its tensors."""
+        metadata: dict[str, Any] = {"form": self.contents.form, **self.notes}
+        if self.described:
+            metadata["modules"] = tuple(self.described)
+        if len(kinds := self.owners["network"].kinds or self.owners["wrapper"].kinds) == 1:
+            metadata["module"] = next(iter(kinds))
+        return metadata
 
 
 def _graph_of(
@@ -286,7 +312,8 @@ def make_tensor(path: Path, name: str, view: View, contents: Container) -> Tenso
         raise CorruptError(f"storage {storage.key} of {name} is missing", hint=AGAIN)
     if source.size < storage.size:
         raise _cut_short(f"{storage.key} of {name}", storage.size, source)
-    return Tensor(view.shape, view.dtype, partial(_load, path, name, view, source, contents.order))
+    load = partial(_load, path, name, view, source, contents.order)
+    return Tensor(view.shape, view.dtype, load, identity=view)
 
 
 def _cut_short(storage: str, expected: int, source: Source) -> CorruptError:

@@ -50,6 +50,7 @@ def read_by_table(job: Job) -> Network:
         src=reading.table,
         kernels=reading.kernels,
         within=reading.within,
+        no_top=job.architecture is not None and job.architecture.classes is None,
         output_name=reading.output,
     )
     return network if job.contract is None else replace(network, contract=job.contract)

@@ -26,7 +26,7 @@ from densenet_port.extras import SOFTWARE, framework
 from densenet_port.formats import npz
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
-from densenet_port.prove.job import Job, Run
+from densenet_port.prove.job import Job, Reading, Run
 from densenet_port.prove.runners import last, runner, versions
 from densenet_port.prove.runners.torch_whole import run_whole
 
@@ -221,12 +221,13 @@ def _load_state(network: Any, head: str, job: Job) -> None:
     """
     reading, ignored = job.reading, set(job.reading.ignored)
     state = {
-        _renamed(name.removeprefix(reading.prefix), reading.head, head): value
+        renamed: value
         for name, value in _floating(file_tensors(job.path))
-        if name.startswith(reading.prefix) and name not in ignored
+        if name not in ignored and (renamed := _renamed(name, reading, head))
     }
     if _numbers(job).classes is None:
         state = {name: value for name, value in state.items() if not name.startswith(f"{head}.")}
+    _match_biases(network, state)
     try:
         if job.network == "torchvision":
             loader = SimpleNamespace(get_state_dict=lambda **_: state)
@@ -284,6 +285,18 @@ def _floating(state: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in state.items() if torch.is_tensor(value) and value.is_floating_point()]
 
 
-def _renamed(name: str, head: str | None, own: str) -> str:
-    """The head's tensors under the network's own name."""
-    return f"{own}.{name.removeprefix(f'{head}.')}" if head and name.startswith(f"{head}.") else name
+def _renamed(name: str, reading: Reading, own: str) -> str | None:
+    """The network's own name for a tensor of the file, `own` being the head's; None for what is outside of it."""
+    if reading.head and name.startswith(f"{reading.head}."):
+        return f"{own}.{name.removeprefix(f'{reading.head}.')}"
+    return reading.root + name.removeprefix(reading.prefix) if name.startswith(reading.prefix) else None
+
+
+def _match_biases(network: Any, state: Mapping[str, Any]) -> None:
+    """Give convolutions the biases that the file has for them, and take the head's where it has none."""
+    torch = framework("torch")
+    for name, module in network.named_modules():
+        if isinstance(module, torch.nn.Conv2d) and module.bias is None and f"{name}.bias" in state:
+            module.bias = torch.nn.Parameter(torch.empty_like(module.weight[:, 0, 0, 0]))
+        if isinstance(module, torch.nn.Linear) and f"{name}.weight" in state and f"{name}.bias" not in state:
+            module.bias = None
