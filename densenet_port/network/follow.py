@@ -157,7 +157,8 @@ class _Follower:
                 shown = " and ".join(sorted(map(str, values)))
                 raise MisfitError(f"its layers differ in {key}: {shown}", hint="ours can only have one")
             (facts[key],) = values
-        return Evidence(facts, tuple(self.notes), (self.assumption(),) if self.gaps else ())
+        gaps = (self.assumption(),) if self.gaps else ()
+        return Evidence(facts, tuple(self.notes), (*self.source.assumed, *gaps))
 
     def assumption(self) -> str:
         """What somebody's code is taken to do, and where."""
