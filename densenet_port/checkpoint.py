@@ -13,8 +13,16 @@ from densenet_port.file_graph import FileGraph
 Array = np.ndarray[Any, np.dtype[Any]]  # numpy.typing takes 10 ms to import
 MEANING = frozenset(
     (
-        *("epsilon", "stem_padding", "stem_pool", "pool_rounding", "output"),  # the contract
-        *("kernels", "layers", "module", "norms", "package"),  # whose the tensors are, and how they are stored
+        *("epsilon", "stem_padding", "stem_pool", "pool_rounding", "output", "input"),  # the contract
+        *(
+            "kernels",
+            "layers",
+            "module",
+            "modules",
+            "norms",
+            "package",
+            "pool",
+        ),  # whose the tensors are, and how stored
         *("fold", "notes"),  # what was worked out, and what to say of it
     )
 )
@@ -26,12 +34,14 @@ class Tensor:
 
     `dtype` is the name of the type as stored ("float32", "float16", "bfloat16", "int64" …). `load()` gives a native
     array of `shape`, read-only or not, in any memory order; bfloat16 comes widened to float32, which is exact. Each
-    call reads anew and keeps nothing, so a caller who drops the array has its memory back.
+    call reads anew and keeps nothing, so a caller who drops the array has its memory back. Two tensors of a file whose
+    `identity` is equal and not None are one, under two names: the same memory, seen alike.
     """
 
     shape: tuple[int, ...]
     dtype: str
     load: Callable[[], Array]
+    identity: object = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

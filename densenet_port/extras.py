@@ -1,9 +1,8 @@
 """Optional packages: which extra brings them, what of them runs a DenseNet, and how one is imported when it is used."""
 
-from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from densenet_port.errors import UsageError
 
@@ -36,15 +35,14 @@ ReadBy = Literal["file", "model", "class", "table"]
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Software:
+class Software(NamedTuple):
     """What runs a DenseNet, under the name by which mapping tables call it their `reference`.
 
     `runner` is a module of `prove/runners` and its function, `packages` are the distributions that take part, beside
     the backend where it is `on_keras`. `float64` says whether it computes in that precision, `float64_name` what does
     where that is other code of the same project; Keras does on TensorFlow alone, because on torch and JAX it turns
-    float64 into float32. `reads` says how it comes by a network, and `whole` that its runner takes a file with
-    a graph of its own as it is instead. Of its class, `stems` are those that it can
+    float64 into float32. `reads` says how it comes by a network, and `whole` which entry of a checkpoint's metadata
+    marks a file that its runner runs as a whole instead (None: no file). Of its class, `stems` are those that it can
     build, `widths` the number of init_channels for each of the growth rate, and `names` the architectures that there
     are; None where it takes any.
     """
@@ -56,7 +54,7 @@ class Software:
     float64: bool = True
     float64_name: str | None = None
     reads: ReadBy = "class"
-    whole: bool = False
+    whole: str | None = None
     stems: tuple[str, ...] | None = None
     widths: int | None = None
     names: tuple[str, ...] | None = None
@@ -66,27 +64,33 @@ class Software:
         return self.float64 and (not self.on_keras or backend == "tensorflow")
 
 
+MODULE = "torch_module"  # the entry of the metadata that says where a file has a whole module
+CONFIG = "config"  # and the one that has the configuration of a whole model of Keras's
 SOFTWARE = {
     software.name: software
     for software in (
-        Software("torchvision", ("torch", "run_torchvision"), ("torch", "torchvision"), stems=("imagenet",)),
-        Software("timm", ("torch", "run_timm"), ("torch", "timm"), stems=("imagenet", "deep"), widths=2),
-        Software("monai", ("torch", "run_monai"), ("torch", "monai"), stems=("imagenet",)),
         Software(
-            *("torchxrayvision", ("torch", "run_torchxrayvision"), ("torch", "torchxrayvision")), stems=("imagenet",)
+            "torchvision", ("torch", "run_torchvision"), ("torch", "torchvision"), whole=MODULE, stems=("imagenet",)
         ),
-        Software("keras", ("keras", "run_keras"), ("keras",), on_keras=True, reads="table", whole=True),
+        Software("timm", ("torch", "run_timm"), ("torch", "timm"), whole=MODULE, stems=("imagenet", "deep"), widths=2),
+        Software("monai", ("torch", "run_monai"), ("torch", "monai"), whole=MODULE, stems=("imagenet",)),
+        Software(
+            *("torchxrayvision", ("torch", "run_torchxrayvision"), ("torch", "torchxrayvision")),
+            whole=MODULE,
+            stems=("imagenet",),
+        ),
+        Software("keras", ("keras", "run_keras"), ("keras",), on_keras=True, reads="table", whole=CONFIG),
         Software(
             *("keras.applications", ("keras", "run_applications"), ("keras",)),
             on_keras=True,
-            whole=True,
+            whole=CONFIG,
             names=("121", "169", "201"),
         ),
-        Software("keras-hub", ("keras", "run_keras_hub"), ("keras", "keras-hub"), on_keras=True, whole=True),
+        Software("keras-hub", ("keras", "run_keras_hub"), ("keras", "keras-hub"), on_keras=True, whole=CONFIG),
         Software(
             *("kimm", ("keras", "run_kimm"), ("keras", "kimm")),
             on_keras=True,
-            whole=True,
+            whole=CONFIG,
             names=("121", "161", "169", "201"),
         ),
         Software("opencv", ("opencv", "run_opencv"), ("opencv-python-headless",), float64=False, reads="file"),

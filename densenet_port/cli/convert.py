@@ -18,6 +18,7 @@ from densenet_port.cli.base import (
     InputOption,
     KernelsOption,
     Output,
+    OutputName,
     PoolRounding,
     Src,
     StemPadding,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from densenet_port.conversion.write import Conversion
     from densenet_port.network.architecture import Architecture
 
+LONG = ("config", "modules")  # entries of a file's metadata that nobody reads as such
 FEW = 4  # numbers with gaps that are listed one by one
 
 
@@ -65,6 +67,7 @@ def convert(
     dim_ordering: Annotated[
         str | None, typer.Option(help="th or tf: out channels first or last, where the layout has both.")
     ] = None,
+    output_name: OutputName = None,
     mapping: Table = None,
     epsilon: Epsilon = None,
     stem_padding: StemPadding = None,
@@ -96,6 +99,7 @@ def convert(
             dst_kernels=choice("--dst-kernels", dst_kernels, KERNELS),
             dim_ordering=choice("--dim-ordering", dim_ordering, ORDERINGS),
             no_top=no_top,
+            output_name=output_name,
             contract=contract_words(epsilon, stem_padding, stem_pool, pool_rounding, output, picture),
             dtype=dtype,
             force=force,
@@ -219,6 +223,7 @@ def inspect(
     src: Src = None,
     kernels: KernelsOption = None,
     within: Within = None,
+    output_name: OutputName = None,
     mapping: Table = None,
     epsilon: Epsilon = None,
     stem_padding: StemPadding = None,
@@ -232,7 +237,7 @@ def inspect(
     from densenet_port import formats
     from densenet_port.conversion.load import read
 
-    checkpoint = formats.read(file)
+    checkpoint = formats.read(file, output=output_name)
     word = choice("--kernels", kernels, KERNELS)
     network, misfit = None, None
     try:
@@ -274,7 +279,7 @@ def _inspection_json(
         "contract": network.contract.to_json() if network else None,
         "origins": dict(network.origins) if network else None,
         "misfit": {"message": misfit.message, "hint": misfit.hint} if misfit else None,
-        "metadata": {key: value for key, value in checkpoint.metadata.items() if key != "config"},
+        "metadata": {key: value for key, value in checkpoint.metadata.items() if key not in LONG},
         "written_by": (checkpoint.record or {}).get("tool"),
         "tensors": [{**entry._asdict(), "shape": list(entry.shape)} for entry in entries],
     }

@@ -15,6 +15,7 @@ from densenet_port.cli.base import (
     KernelsOption,
     Limit,
     Output,
+    OutputName,
     PoolRounding,
     Reference,
     Sizes,
@@ -22,6 +23,7 @@ from densenet_port.cli.base import (
     StemPadding,
     StemPool,
     Table,
+    TrustCode,
     Within,
     app,
     choice,
@@ -42,6 +44,7 @@ def check(
     src: Src = None,
     kernels: KernelsOption = None,
     within: Within = None,
+    output_name: OutputName = None,
     mapping: Table = None,
     epsilon: Epsilon = None,
     stem_padding: StemPadding = None,
@@ -55,6 +58,7 @@ def check(
     images: Annotated[Path | None, typer.Option(help="A folder of your own pictures.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     limit: Limit = 600.0,
+    trust_code: TrustCode = False,
     save_reference: Annotated[Path | None, typer.Option(help="Keep the reference's run in this file (.npz).")] = None,
     report: Annotated[Path | None, typer.Option(help="Write JSON, JUnit, Markdown and HTML into this folder.")] = None,
     as_json: AsJson = False,
@@ -71,6 +75,7 @@ def check(
         kernels=choice("--kernels", kernels, KERNELS),
         within=within,
         contract=contract_words(epsilon, stem_padding, stem_pool, pool_rounding, output, picture),
+        output_name=output_name,
         reference=reference,
         backend=backend,
         sizes=tuple(size) if size else probes.SIZES,
@@ -79,6 +84,7 @@ def check(
         seed=seed,
         limit=limit,
         save_reference=save_reference,
+        trust_code=trust_code,
     )
     if report is not None:
         reports.write(result, report)
@@ -94,6 +100,7 @@ def diagnose(
     src: Src = None,
     kernels: KernelsOption = None,
     within: Within = None,
+    output_name: OutputName = None,
     mapping: Table = None,
     epsilon: Epsilon = None,
     stem_padding: StemPadding = None,
@@ -102,6 +109,7 @@ def diagnose(
     output: Output = None,
     picture: InputOption = None,
     backend: Backend = "numpy",
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Say which known mistake explains a difference, and on which units; exit 1 when there is one."""
@@ -114,8 +122,10 @@ def diagnose(
         kernels=choice("--kernels", kernels, KERNELS),
         within=within,
         contract=contract_words(epsilon, stem_padding, stem_pool, pool_rounding, output, picture),
+        output_name=output_name,
         reference=reference,
         backend=backend,
+        trust_code=trust_code,
     )
     show("diagnose", as_json, lambda: _diagnosis_json(result), lambda: _diagnosis_text(result))
     raise typer.Exit(0 if result.passed else 1)

@@ -3,9 +3,12 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
 
 from densenet_port import formats
 from densenet_port.checkpoint import Array, Checkpoint
@@ -14,14 +17,16 @@ from densenet_port.conversion.write import Conversion, plan, write
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.file_graph import FileGraph
 from densenet_port.layouts.identify import first_few, identify
-from densenet_port.layouts.layout import Kernels, Layout, Ordering, TensorKey
-from densenet_port.layouts.match import SPLIT, Ledger
-from densenet_port.layouts.transform import folded, move
+from densenet_port.layouts.layout import SPLIT, Kernels, Layout, Ordering, TensorKey
+from densenet_port.layouts.match import Ledger
+from densenet_port.layouts.scan import below
+from densenet_port.layouts.transform import folded, move, unbiased
 from densenet_port.network.architecture import Architecture
+from densenet_port.network.biases import offsets
 from densenet_port.network.contract import Contract, Origin
 from densenet_port.network.follow import Evidence, follow
 from densenet_port.network.graph import Graph, graph
-from densenet_port.network.units import HEAD, Slot
+from densenet_port.network.units import Role, Slot
 
 if TYPE_CHECKING:
     from densenet_port.network.contract import Activation
@@ -174,6 +179,7 @@ def read(
     kernels: Kernels | None = None,
     within: str | None = None,
     no_top: bool = False,
+    output_name: str | None = None,
     contract: Mapping[str, Any] | None = None,
 ) -> Network:
     """The network in a file, in a registered weight file, or in a checkpoint that is open already.
@@ -183,21 +189,22 @@ def read(
     asked which of them fits. Without `arch` (a name, or an Architecture) the shapes say. `kernels` says how convolution
     kernels are stored where the file does not record it: as a true convolution has them ("theano"), or as a correlation
     ("tensorflow"). `within` is what stands before the names of the network to take (`state_dict_ema`), where a file
-    holds several; all else is ignored then. `no_top` leaves the head out. `contract` has entries of the contract
-    that the user knows (`{"epsilon": 1e-3, "stem_pool": "none"}`), in place of what the file does not say. Raises
-    MisfitError when anything is left over, missing or of another shape, DiskError and CorruptError for a file that
-    cannot be read, UsageError for words that mean nothing.
+    holds several; all else is ignored then. `no_top` takes the body, whatever stands behind it. `output_name` names the
+    output to take of an ONNX model that has several. `contract` has entries of the contract that the user knows
+    (`{"epsilon": 1e-3, "stem_pool": "none"}`), in place of what the file does not say. Raises MisfitError when anything
+    is left over, missing or of another shape, DiskError and CorruptError for a file that cannot be read, UsageError for
+    words that mean nothing.
     """
-    checkpoint = source if isinstance(source, Checkpoint) else formats.read(_located(source))
+    checkpoint = (
+        source if isinstance(source, Checkpoint) else formats.read(_located(source), output=output_name, body=no_top)
+    )
     if kernels not in (None, "theano", "tensorflow"):
         raise UsageError(f"unknown --kernels {kernels!r}", hint="known: theano, tensorflow")
     numbers = Architecture.named(arch) if isinstance(arch, str) else arch
     chosen = checkpoint if within is None else _below(checkpoint, within)
-    ledger = identify(chosen, src=None if src is None else table(src), arch=numbers, kernels=kernels)
+    ledger = identify(chosen, src=None if src is None else table(src), arch=numbers, kernels=kernels, no_top=no_top)
     if kernels and kernels != (ledger.kernels or "tensorflow"):
         raise UsageError(f"{ledger.layout.name} never stores kernels as {kernels} does", hint="leave out --kernels")
-    if no_top:
-        ledger = _without_head(ledger)
     if within is not None:
         outside = {name: f"--within {within}" for name in checkpoint.tensors if name not in chosen.tensors}
         ledger = replace(ledger, ignored={**ledger.ignored, **outside})
@@ -207,7 +214,7 @@ def read(
         architecture=ledger.architecture,
         contract=function.contract,
         origins=function.origins,
-        weights=Weights({slot: _reader(ledger, slot) for slot in ledger.filled}),
+        weights=Weights(_readers(ledger)),
         checkpoint=checkpoint,
         ledger=ledger,
         within=within,
@@ -223,6 +230,8 @@ def _evidence(checkpoint: Checkpoint, ledger: Ledger, within: str | None, *, no_
     if checkpoint.graph is None:
         return None
     source = checkpoint.graph() if within is None else checkpoint.graph().below(within)
+    if not source.steps:  # a state dict beside a module
+        return None
     try:
         return follow(source, ledger.architecture, _holders(ledger), no_top=no_top)
     except MisfitError as error:
@@ -234,10 +243,7 @@ def _holders(ledger: Ledger) -> dict[str, str]:
     """Unit → what the names of its tensors begin with in the file; those of a Scale behind a norm apart."""
     holders: dict[str, str] = {}
     for key, claim in ledger.claims.items():
-        unit = f"{key.unit}:scale" if key.part == "second_scale" else key.unit
-        end = claim.name.rfind(claim.unit_name) + len(claim.unit_name)
-        rest = re.match(f"(.*)[{SPLIT}]", claim.name[end:])  # `conv1_bn/gamma` may be of the unit conv1
-        holders.setdefault(unit, claim.name[:end] + (rest[1] if rest else ""))
+        holders.setdefault(f"{key.unit}:scale" if key.part == "second_scale" else key.unit, claim.holder)
     return holders
 
 
@@ -284,26 +290,26 @@ def _located(source: str | PathLike[str]) -> Path:
 
 def _below(checkpoint: Checkpoint, within: str) -> Checkpoint:
     """The checkpoint with only the tensors below a name."""
-    starts = tuple(within.rstrip(SPLIT) + sign for sign in SPLIT)
-    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if name.startswith(starts)}
-    if not tensors:
+    part = below(checkpoint, within)
+    if not part.tensors:
         tops = dict.fromkeys(re.split(f"[{SPLIT}]", name)[0] for name in checkpoint.tensors)
+        start = within.rstrip(SPLIT)
         raise UsageError(
-            f"{checkpoint.path}: no tensor's name begins with {starts[0]!r} or {starts[1]!r}",
+            f"{checkpoint.path}: no tensor's name begins with {start + '.'!r} or {start + '/'!r}",
             hint=f"its names begin with {', '.join(first_few([*tops]))}",
         )
-    return replace(checkpoint, tensors=tensors)
+    return part
 
 
-def _without_head(ledger: Ledger) -> Ledger:
-    """The ledger of the body, with the head's tensors ignored by the user's word."""
-    head = {claim.name: "--no-top" for key, claim in ledger.claims.items() if key.unit == HEAD}
-    return replace(
-        ledger,
-        architecture=ledger.architecture.without_head(),
-        claims={key: claim for key, claim in ledger.claims.items() if key.unit != HEAD},
-        ignored={**ledger.ignored, **head},
-    )
+def _readers(ledger: Ledger) -> dict[Slot, Callable[[], Array]]:
+    """Slot → a function that reads its tensor in our axes; means less the biases in front of their norms."""
+    readers = {slot: _reader(ledger, slot) for slot in ledger.filled}
+    if biases := {unit: claim.tensor.load for unit, claim in ledger.biases.items()}:
+        for unit, parts in offsets(graph(ledger.architecture, Contract()), biases.keys()).items():
+            pieces = [(biases[conv] if conv else None, channels) for conv, channels in parts]
+            mean = Slot(unit, "mean")
+            readers[mean] = partial(unbiased, readers[mean], pieces)
+    return readers
 
 
 def _reader(ledger: Ledger, slot: Slot) -> Callable[[], Array]:
@@ -316,6 +322,9 @@ def _reader(ledger: Ledger, slot: Slot) -> Callable[[], Array]:
 
 
 def _part_reader(ledger: Ledger, key: TensorKey) -> Callable[[], Array]:
-    """A function that reads one part in our axes."""
+    """A function that reads one part in our axes, or makes the zeros that stand for one that is not there."""
+    if key in ledger.blank:
+        shape = ledger.architecture.units[key.unit].shape(cast("Role", key.part))
+        return lambda: np.zeros(shape, np.float32)
     claim, axes = ledger.claims[key], ledger.layout.canonical_axes(key)
     return lambda: move(claim.tensor.load(), claim.axes, axes)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from densenet_port.conversion.modules import reasons
 from densenet_port.conversion.source import Source
 from densenet_port.layouts.layout import Layout
 from densenet_port.network.contract import Contract
@@ -15,6 +16,7 @@ from densenet_port.network.units import HEAD
 def notes(source: Source, target: Layout, contract: Contract, dtype: np.dtype[Any]) -> Iterator[str]:
     """What the owner of a file should know beside that it was converted."""
     yield from source.checkpoint.metadata.get("notes", ())
+    yield from source.ledger.notes
     yield from source.evidence.notes if source.evidence else ()
     yield from _contract_notes(source, target, contract)
     if source.ledger.kernels_assumed:
@@ -37,8 +39,13 @@ def notes(source: Source, target: Layout, contract: Contract, dtype: np.dtype[An
 def assumption(source: Source) -> str | None:
     """What of the contract nothing in the file tells, in one line; None where everything is known."""
     shown = _entries_of(source.contract, source.architecture.classes)
-    outside = source.evidence.assumed if source.evidence else ()
-    assumed = ", ".join([*(text for key, text in shown.items() if source.origins[key] == "assumed"), *outside])
+    outside, why = source.evidence.assumed if source.evidence else (), reasons(source.checkpoint, source.ledger)
+    entries = [
+        f"{text} ({why[key]})" if key in why else text
+        for key, text in shown.items()
+        if source.origins[key] == "assumed"
+    ]
+    assumed = ", ".join([*entries, *outside])
     rest = f"as {source.layout}'s software builds it, which weights alone do not tell"
     if not any(source.origins[key] == "software" for key in shown):
         return f"assumed: {assumed}" if assumed else None

@@ -4,23 +4,25 @@ The file's own graph comes first, then what is recorded beside the weights, then
 software; where none of them tells, an entry is what such files usually have: an assumption.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 from densenet_port.checkpoint import Checkpoint
+from densenet_port.conversion.modules import reasons
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.layouts.layout import Layout
 from densenet_port.layouts.match import Ledger
-from densenet_port.network.contract import ENTRIES, Contract, Origin
+from densenet_port.network.contract import ENTRIES, Contract, Input, Origin
 from densenet_port.network.follow import Evidence
 
-TYPES = {  # what a file's own graph may say of the contract
+TYPES: dict[str, Callable[[Any], object]] = {  # what a file's own graph may say of the contract
     "epsilon": float,
     "stem_padding": str,
     "stem_pool": str,
     "pool_rounding": str,
     "output": str,
+    "input": Input.from_json,
 }
 
 
@@ -40,9 +42,9 @@ def known(checkpoint: Checkpoint, ledger: Ledger, evidence: Evidence | None, wor
     """
     by_graph = {key: kind(checkpoint.metadata[key]) for key, kind in TYPES.items() if key in checkpoint.metadata}
     by_graph |= evidence.facts if evidence else {}
-    contract, origins = _recorded(checkpoint) or _usual(ledger)
+    contract, origins = _recorded(checkpoint) or _usual(checkpoint, ledger)
     contract = _agreeing(checkpoint, contract, by_graph)
-    origins = {**origins, **_outside(evidence), **dict.fromkeys(by_graph, "graph")}
+    origins = {**origins, **dict.fromkeys(by_graph, "graph"), **_outside(evidence)}
     contract, origins = _corrected(checkpoint, contract, origins, words or {})
     return Known(contract, {key: origins[key] for key in ENTRIES})
 
@@ -56,11 +58,11 @@ def _recorded(checkpoint: Checkpoint) -> Known | None:
     return Known(Contract.from_json(record["contract"]), origins | record.get("origins", {}))
 
 
-def _usual(ledger: Ledger) -> Known:
+def _usual(checkpoint: Checkpoint, ledger: Ledger) -> Known:
     """What the layout's software has; an assumption where nothing in the file points to that software.
 
     A network of another number of classes than the software's own was trained by somebody else, who had the choice
-    of its pictures and its output.
+    of its pictures and its output. So had whoever put a module behind the head, or took the stem's pool out.
     """
     layout, classes = ledger.layout, ledger.architecture.classes
     contract, origins = layout.contract, _origins_of(layout)
@@ -69,7 +71,9 @@ def _usual(ledger: Ledger) -> Known:
         origins["output"] = origins["output"] if contract.output == "logits" else "assumed"
     if classes == 1 and contract.output == "softmax":  # which would be 1 whatever the picture
         contract, origins["output"] = replace(contract, output="logits"), "assumed"
-    if ledger.architecture.stem == "cifar-norm":
+    why = reasons(checkpoint, ledger)
+    origins |= dict.fromkeys(why, "assumed")
+    if ledger.architecture.stem == "cifar-norm" or "stem_pool" in why:
         contract, origins["stem_pool"] = replace(contract, stem_pool="none"), "assumed"
     return Known(contract, origins)
 
@@ -88,8 +92,10 @@ def _origins_of(layout: Layout) -> dict[str, Origin]:
 
 
 def _outside(evidence: Evidence | None) -> dict[str, Origin]:
-    """What somebody's code that is not in the file may do in front of the network and behind it."""
-    return {"input": "assumed", "output": "assumed"} if evidence and evidence.assumed else {}
+    """What somebody's code that is not in the file may do: around the network, and wherever else it stands."""
+    if not evidence or not evidence.assumed:
+        return {}
+    return {key: "assumed" for key in ENTRIES if key in ("input", "output") or key not in evidence.facts}
 
 
 def _agreeing(checkpoint: Checkpoint, contract: Contract, by_graph: Mapping[str, Any]) -> Contract:

@@ -326,7 +326,7 @@ def _record(planned: Conversion, digests: Mapping[str, str], source_digest: str)
         "absorbed": planned.absorbed,
         "tensors": dict(digests),
     }
-    if fold := source.ledger.layout.fold or source.checkpoint.metadata.get("fold"):
+    if fold := source.ledger.fold or source.checkpoint.metadata.get("fold"):
         record["fold"] = fold
     if len(target.tensors["conv"]["kernel"].axes) > 1:
         record["kernels"] = "theano" if _truly_convolves(planned.specs) else "tensorflow"

@@ -1,27 +1,41 @@
-"""Which layout a file has: its complete ledger under the one table that fits, or an error that shows what does not."""
+"""Which layout a file has: its complete ledger under the one table that fits, or an error that shows what does not.
 
+Where nothing fits, `advice` tries what else could be asked for, and the error's hint is what works.
+"""
+
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import MisfitError, PortError
 from densenet_port.layouts.layout import Kernels, Layout, layouts
-from densenet_port.layouts.match import Ledger, Scan, fitted, match, scan
+from densenet_port.layouts.match import NO_TOP, Ledger, body, fitted, match
+from densenet_port.layouts.scan import FLOATS, Scan, places, scan, with_head
 from densenet_port.layouts.symptoms import explained, without_statistics
 from densenet_port.network.architecture import Architecture, infer
 from densenet_port.network.units import HEAD
 
-FLOATS = ("float16", "bfloat16", "float32", "float64")
 SHOWN = 6  # tensors listed in an error before "and n more"
+FEW = 3  # of them in one line
+
+
+class Words(NamedTuple):
+    """What the user says of a file: its layout or table, its architecture, how kernels are stored, no head."""
+
+    src: str | Path | None = None
+    arch: Architecture | None = None
+    kernels: Kernels | None = None
+    no_top: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """A table tried on a file: what it recognises and the ledger, or the error that stopped it.
 
-    There is neither where the table recognises no name.
+    There is neither ledger nor error where the table recognises no name.
     """
 
     layout: Layout
@@ -41,47 +55,47 @@ def identify(
     src: str | Path | None = None,
     arch: Architecture | None = None,
     kernels: Kernels | None = None,
+    no_top: bool = False,
 ) -> Ledger:
     """The complete ledger of a file under the one table that fits it. Raises MisfitError that shows what does not.
 
     `src` is the layout, or a table of the user's own; without it the one that the file's record names, or else
     the one table that fits.
     `arch` is the architecture; without it the one of the file's shapes. `kernels` is how convolution
-    kernels are stored, where the file does not record it.
+    kernels are stored, where the file does not record it. `no_top` leaves out what is no part of the body.
     """
+    words = Words(src, arch, kernels, no_top)
     try:
-        return _identified(checkpoint, src, arch, kernels)
+        return _identified(checkpoint, words)
     except MisfitError as error:
         if symptom := explained(checkpoint):
             raise symptom from error
         raise
 
 
-def _identified(
-    checkpoint: Checkpoint, src: str | Path | None, arch: Architecture | None, kernels: Kernels | None
-) -> Ledger:
+def _identified(checkpoint: Checkpoint, words: Words) -> Ledger:
     """As `identify`, whose errors know nothing of what the tensors say of themselves."""
-    recorded = (checkpoint.record or {}).get("layout")
-    if src is None and recorded in layouts():
-        src = recorded
-    if src is not None:
-        return _closed(_attempt(checkpoint, Layout.load(src), arch, kernels), checkpoint, arch)
-    candidates, others = _candidates(checkpoint)
-    attempts = [_attempt(checkpoint, layout, arch, kernels) for layout in candidates]
+    attempts, others = _attempts(checkpoint, words)
     best = _preferred(checkpoint, [ledger for attempt in attempts if (ledger := attempt.complete)])
     if len(best) == 1:
         return _floating(checkpoint, best[0])
     if best:
         raise _equal(checkpoint, [ledger.layout.name for ledger in best])
     for layout in others:
-        if _attempt(checkpoint, layout, arch, kernels).complete:
-            raise _unrecorded(checkpoint, attempts, layout.name)
-    if nearest := _nearest(attempts, arch):
-        return _closed(nearest, checkpoint, arch)
-    raise _no_layout(checkpoint, attempts, _agreed_hint(attempts))
+        if _attempt(checkpoint, layout, words).complete:
+            raise _unrecorded(checkpoint, layout.name)
+    raise _misfit(checkpoint, attempts, words)
 
 
 # -- trying ------------------------------------------------------------------------------------------------------------
+
+
+def _attempts(checkpoint: Checkpoint, words: Words) -> tuple[list[Attempt], list[Layout]]:
+    """The tables that the file may have, tried on it, and those that are left."""
+    recorded = (checkpoint.record or {}).get("layout")
+    src = recorded if words.src is None and recorded in layouts() else words.src
+    candidates, others = _candidates(checkpoint) if src is None else ([Layout.load(src)], [])
+    return [_attempt(checkpoint, layout, words) for layout in candidates], others
 
 
 def _candidates(checkpoint: Checkpoint) -> tuple[list[Layout], list[Layout]]:
@@ -103,16 +117,26 @@ def _records(checkpoint: Checkpoint, entries: Mapping[str, Any]) -> bool:
     return all(checkpoint.metadata.get(key) == value for key, value in entries.items())
 
 
-def _attempt(checkpoint: Checkpoint, layout: Layout, arch: Architecture | None, kernels: Kernels | None) -> Attempt:
+def _attempt(checkpoint: Checkpoint, layout: Layout, words: Words) -> Attempt:
     """One table tried on a file."""
+    scanned = None
     try:
-        scanned = scan(layout, checkpoint, kernels)
+        scanned = scan(layout, checkpoint, words.kernels)
         if not scanned.matches:
             return Attempt(layout=layout)
-        ledger = match(scanned, _architecture(scanned, arch))
+        ledger = _ledger(scanned, words)
     except MisfitError as error:
-        return Attempt(layout=layout, error=error)
+        return Attempt(layout=layout, scanned=scanned, error=error)
     return Attempt(layout=layout, scanned=scanned, ledger=ledger)
+
+
+def _ledger(scanned: Scan, words: Words) -> Ledger:
+    """The ledger of what is recognised, for the architecture that it has."""
+    architecture = _architecture(scanned, words.arch)
+    if words.no_top:
+        return body(scanned, architecture)
+    headed = with_head(scanned, architecture, words.kernels)
+    return match(headed, architecture if headed is scanned else _architecture(headed, words.arch))
 
 
 def _architecture(scanned: Scan, arch: Architecture | None) -> Architecture:
@@ -141,44 +165,39 @@ def _preferred(checkpoint: Checkpoint, ledgers: Sequence[Ledger]) -> list[Ledger
     return [ledger for ledger, rank in zip(ledgers, ranks, strict=True) if rank == highest]
 
 
-def _nearest(attempts: Sequence[Attempt], arch: Architecture | None) -> Attempt | None:
-    """The one attempt whose misfits are worth showing in full, if there is one.
+def fitting(checkpoint: Checkpoint, words: Words, tables: Sequence[Layout]) -> Ledger | None:
+    """The complete ledger under the one of these tables that fits; None where none does, or several."""
+    attempts = [_attempt(checkpoint, table, words) for table in tables]
+    best = _preferred(checkpoint, [ledger for attempt in attempts if (ledger := attempt.complete)])
+    return best[0] if len(best) == 1 else None
 
-    That which would fit without the user's architecture, or the only one that recognises a network, or any name at all.
+
+def _nearest(attempts: Sequence[Attempt], words: Words) -> Attempt | None:
+    """The attempt that shows best what is in the way.
+
+    That which would fit without the user's architecture; that with the fewest misfits; that which recognises most.
     """
-    stages = (
-        [attempt for attempt in attempts if arch and _inferred(attempt)],
-        [attempt for attempt in attempts if attempt.ledger],
-        [attempt for attempt in attempts if attempt.ledger or attempt.error],
-    )
-    return next((stage[0] for stage in stages if len(stage) == 1), None)
+    seen = [attempt for attempt in attempts if attempt.ledger or attempt.error]
+    inferred = [attempt for attempt in seen if words.arch and _inferred(attempt, words)]
+    return min(inferred or seen, key=_distance, default=None)
 
 
-def _inferred(attempt: Attempt) -> Architecture | None:
+def _distance(attempt: Attempt) -> tuple[float, int, bool]:
+    """How far a table is from a file; of two that are as far, the one whose software can be had is nearer."""
+    recognised = len(attempt.scanned.matches) if attempt.scanned else 0
+    problems = attempt.ledger.problems if attempt.ledger else float("inf")
+    return problems, -recognised, attempt.layout.reference == "numpy"
+
+
+def _inferred(attempt: Attempt, words: Words) -> Architecture | None:
     """The architecture that the file's shapes say, if that one fits whole."""
     if attempt.scanned is None:
         return None
     try:
-        architecture = _architecture(attempt.scanned, None)
+        ledger = _ledger(attempt.scanned, words._replace(arch=None))
     except PortError:
         return None
-    return None if match(attempt.scanned, architecture).problems else architecture
-
-
-def _closed(attempt: Attempt, checkpoint: Checkpoint, arch: Architecture | None) -> Ledger:
-    """The ledger under a table that is known to be the right one. Raises MisfitError with what is in its way."""
-    name, error, ledger = attempt.layout.name, attempt.error, attempt.ledger
-    if error:
-        raise MisfitError(f"{checkpoint.path}: as {name}: {error.message}", hint=error.hint) from error
-    if ledger is None:
-        shown = "\n".join(f"  {line}" for line in _listed(checkpoint.tensors))
-        raise MisfitError(
-            f"{checkpoint.path}: nothing in it is named as {name} names a DenseNet\n{shown}",
-            hint="see `densenet-port inspect` for what is in the file, `densenet-port layouts` for what is known",
-        )
-    if ledger.problems:
-        raise _misfit(checkpoint, ledger, _inferred(attempt) if arch else None)
-    return _floating(checkpoint, ledger)
+    return None if ledger.problems else ledger.architecture
 
 
 def _floating(checkpoint: Checkpoint, ledger: Ledger) -> Ledger:
@@ -203,25 +222,89 @@ def _equal(checkpoint: Checkpoint, names: Sequence[str]) -> MisfitError:
     )
 
 
-def _misfit(checkpoint: Checkpoint, ledger: Ledger, inferred: Architecture | None) -> MisfitError:
-    """The error for a ledger that does not close; `inferred` is another architecture with which it would."""
-    if error := without_statistics(checkpoint, ledger):
+def _misfit(checkpoint: Checkpoint, attempts: Sequence[Attempt], words: Words) -> MisfitError:
+    """The error for a file that no table fits: what is in the way of the nearest, and what does work, if anything."""
+    from densenet_port.layouts.advice import advice  # noqa: PLC0415 (what fits needs none)
+
+    nearest = _nearest(attempts, words)
+    if nearest is None:
+        return _unknown(checkpoint, [attempt.layout for attempt in attempts])
+    ways = None
+    if nearest.layout.is_own:  # else the table is what may be wrong
+        ways = advice(checkpoint, words, [attempt.layout for attempt in attempts if attempt.ledger or attempt.error])
+    if nearest.error:
+        whose = "" if len(places(nearest.layout, checkpoint)) > 1 else f"as {nearest.layout.name}: "
+        return MisfitError(f"{checkpoint.path}: {whose}{nearest.error.message}", hint=ways or nearest.error.hint)
+    assert nearest.ledger  # noqa: S101 (an attempt has one or the other)
+    if error := without_statistics(checkpoint, nearest.ledger):
         return error
-    path, table, misfits = checkpoint.path, f"mappings/{ledger.layout.path.name}", list(_misfits(ledger))
+    inferred = _inferred(nearest, words) if words.arch else None
+    if inferred:
+        return _other_architecture(checkpoint, nearest.ledger, inferred)
+    if not nearest.layout.is_own and nearest.ledger.problems == len(nearest.ledger.unclaimed):
+        ways = "name them under [units], or under `ignore` if they may be dropped"
+    message = _listing(nearest.ledger) if words.src else _view(nearest)
+    fits = f"{nearest.ledger.fit_count} of {len(nearest.layout.keys(nearest.ledger.architecture))} tensors fit"
+    more = "" if words.src else f"; --src {nearest.layout.name} lists what does not"
+    return MisfitError(f"{checkpoint.path}: {message}", hint=ways or fits + more)
+
+
+def _unknown(checkpoint: Checkpoint, tried: Sequence[Layout]) -> MisfitError:
+    """The error for a file in which no table recognises a name."""
+    names = [f"{name} {tensor.shape}" for name, tensor in checkpoint.tensors.items()]
+    who = f"{tried[0].name} does not have" if len(tried) == 1 else "no layout has"
+    message = f"{checkpoint.path}: {who} the names of its {_count(len(names), 'tensor')}"
+    shown = f": {', '.join(names[:FEW])}{' …' if len(names) > FEW else ''}" if names else ""
+    hint = "`densenet-port inspect` lists them; a table of your own names them (--mapping, see docs/add-a-layout.md)"
+    return MisfitError(message + shown, hint=hint)
+
+
+def _other_architecture(checkpoint: Checkpoint, ledger: Ledger, inferred: Architecture) -> MisfitError:
+    """The error for a file that would fit, were it not for the user's architecture."""
+    message = f"{checkpoint.path} does not fit --arch {ledger.architecture.name}"
+    hint = f"{ledger.problems} tensors differ or are unknown; every shape fits --arch {inferred.name}"
+    return MisfitError("\n  ".join([message, *list(_misfits(ledger))[:FEW]]), hint=hint)
+
+
+def _view(attempt: Attempt) -> str:
+    """A file as a table sees it, in two lines."""
+    assert attempt.ledger and attempt.scanned  # noqa: PT018, S101 (a ledger is of what was recognised)
+    ledger, name = attempt.ledger, _network(attempt.ledger)
+    alone = body(attempt.scanned, ledger.architecture)
+    if alone.problems:
+        shown = alone if alone.problems == len(alone.unclaimed) else ledger  # within the body, or all there are
+        first = "" if shown.problems == 1 else "; the first"
+        return f"{_count(shown.problems, 'misfit')} as {name}{first}\n  {next(_misfits(shown))}"
+    tensors = attempt.scanned.checkpoint.tensors.items()
+    beside = ", ".join(_modules({key: one for key, one in tensors if alone.ignored.get(key) == NO_TOP}))
+    wrong = "".join(f"; {misfit}" for misfit in list(_misfits(ledger))[: len(ledger.wrong_shapes)][:1])
+    return f"as {name} the body fits; beside it\n  {beside}{wrong}"
+
+
+def _modules(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The modules or layers that hold tensors, each with the shape of the one of most axes; the first few."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, tensor in tensors.items():
+        module = re.sub(r"(?<=.)[./#][^./#]*$", "", name)
+        shapes[module] = max(shapes.get(module, ()), tensor.shape, key=len)
+    shown = [f"{module} {shape}" for module, shape in shapes.items()]
+    return [*shown[:SHOWN], f"and {len(shown) - SHOWN} more"] if len(shown) > SHOWN else shown
+
+
+def _network(ledger: Ledger) -> str:
+    """A layout and an architecture, whose classes are no matter."""
+    return f"{ledger.layout.name} {replace(ledger.architecture, classes=1000).name}"
+
+
+def _listing(ledger: Ledger) -> str:
+    """Every misfit under a table, or the first few, a line for each."""
     if ledger.problems == len(ledger.unclaimed):
-        message = f"{path}: no line of {table} claims {_count(ledger.problems, 'tensor')}"
         lines = _listed(ledger.unclaimed)
-        hint = "name them under [units], or under `ignore` if they may be dropped"
-    elif inferred:
-        message = f"{path} does not fit --arch {ledger.architecture.name}"
-        lines = misfits[:3]
-        hint = f"{ledger.problems} tensors differ or are unknown; every shape fits --arch {inferred.name}"
+        head = f"no line of mappings/{ledger.layout.path.name} claims {_count(ledger.problems, 'tensor')}"
     else:
-        network = f"{ledger.layout.name} {ledger.architecture.name}"
-        message = f"{path}: {_count(ledger.problems, 'misfit')} as {network}"
-        lines = list(first_few(misfits))
-        hint = f"{ledger.fit_count} of {len(ledger.layout.keys(ledger.architecture))} tensors fit"
-    return MisfitError("\n  ".join([message, *lines]), hint=hint)
+        lines = list(first_few(list(_misfits(ledger))))
+        head = f"{_count(ledger.problems, 'misfit')} as {_network(ledger)}"
+    return "\n  ".join([head, *lines])
 
 
 def _misfits(ledger: Ledger) -> Iterator[str]:
@@ -238,34 +321,12 @@ def _misfits(ledger: Ledger) -> Iterator[str]:
         yield f"{line}  is claimed by no line of mappings/{ledger.layout.path.name}"
 
 
-def _unrecorded(checkpoint: Checkpoint, attempts: Sequence[Attempt], name: str) -> MisfitError:
+def _unrecorded(checkpoint: Checkpoint, name: str) -> MisfitError:
     """The error for a file that would fit a layout, did it not lack the record that the layout asks for."""
-    hint = f"every tensor is {name}'s, but the file does not say that it is one: --src {name}, if you know"
-    return _no_layout(checkpoint, attempts, hint)
-
-
-def _agreed_hint(attempts: Sequence[Attempt]) -> str:
-    """The hint that all attempts share which recognise anything, or the general one."""
-    hints = {attempt.error.hint if attempt.error else None for attempt in attempts if attempt.ledger or attempt.error}
-    agreed = hints.pop() if len(hints) == 1 else None
-    return agreed or "name the layout with --src to see every misfit"
-
-
-def _no_layout(checkpoint: Checkpoint, attempts: Sequence[Attempt], hint: str) -> MisfitError:
-    """The error that shows each candidate and what keeps it from fitting, those with a ledger first."""
-    message = f"{checkpoint.path}: no layout fits its {_count(len(checkpoint.tensors), 'tensor')}"
-    nearest_first = sorted(attempts, key=lambda attempt: attempt.ledger.problems if attempt.ledger else 10**9)
-    obstacles = [f"{attempt.layout.name}: {_obstacle(attempt)}" for attempt in nearest_first]
-    return MisfitError("\n  ".join([message, *obstacles]), hint=hint)
-
-
-def _obstacle(attempt: Attempt) -> str:
-    """What keeps a table from fitting, in a line."""
-    if attempt.error:
-        return attempt.error.message
-    if attempt.ledger:
-        return f"{_count(attempt.ledger.problems, 'misfit')}; {next(_misfits(attempt.ledger))}"
-    return "recognises none of its names"
+    return MisfitError(
+        f"{checkpoint.path}: no other layout fits its {_count(len(checkpoint.tensors), 'tensor')}",
+        hint=f"every tensor is {name}'s, but the file does not say that it is one: --src {name}, if you know",
+    )
 
 
 def _listed(tensors: Mapping[str, Tensor]) -> list[str]:

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import count, product
+from itertools import chain, count, product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -25,6 +25,8 @@ from densenet_port.network.blueprint import Blueprint
 from densenet_port.network.contract import Contract
 from densenet_port.network.units import HEAD, Kind, Role, Slot, Unit
 from densenet_port.strict import Fields
+
+SPLIT = "./"  # what may stand between a prefix and a name
 
 Kernels = Literal["theano", "tensorflow"]
 Ordering = Literal["th", "tf"]
@@ -67,9 +69,11 @@ class Layout:
     `first_numbers` are those of the first block, layer and running number. `units` gives the patterns of each generic
     unit, the usual one first, and `exceptions` the pattern that an architecture has instead. `running_names` are
     patterns by kind, for files that keep no names, and `running_containers` the containers that do not (none: all).
-    `body_prefix` stands before the names of the body of a network with a head. `classes` are those of the networks
-    that the software publishes, `carried` the entries of the contract that go with the weights from file to file.
-    `tensors` gives name and axes by kind and part, and `fold` the name of what makes a norm's roles of its parts.
+    `body_prefix` stands before the names of the body of a network with a head, `pool` is the module of the stem's pool.
+    `classes` are those of the networks that the software publishes, `carried` the entries of the contract that go with
+    the weights from file to file.
+    `tensors` gives name and axes by kind and part, `optional` those of parts that a network need not have, and `fold`
+    the name of what makes a norm's roles of its parts.
     `digest` is the SHA-256 of the table, followed by what it includes.
     """
 
@@ -85,6 +89,7 @@ class Layout:
     when: Mapping[str, Any]
     prefer: Mapping[str, Any]
     classes: int
+    pool: str
     body_prefix: str
     contract: Contract
     carried: frozenset[str]
@@ -93,6 +98,7 @@ class Layout:
     running_names: Mapping[Kind, tuple[str, ...]]
     running_containers: tuple[str, ...]
     tensors: Mapping[Kind, Mapping[str, Pattern]]
+    optional: Mapping[Kind, Mapping[str, Pattern]]
     fold: str | None
 
     @classmethod
@@ -251,6 +257,21 @@ class Layout:
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def root(self) -> str:
+        """What every name of the body begins with, up to a dot or a slash: `features.`; or nothing."""
+        names = [name for unit, patterns in self.units.items() if unit != HEAD for name in patterns]
+        root = re.match(r"\w+[./]", names[0]) if names else None
+        return root[0] if root and all(name.startswith(root[0]) for name in names) else ""
+
+    def names_head(self, unit: str) -> bool:
+        """Whether a name is one that the table has for the head."""
+        return any(regex(pattern).fullmatch(unit) for pattern in self.units.get(HEAD, ()))
+
+    def patterns(self, kind: Kind) -> Iterator[tuple[str, Pattern]]:
+        """Part → pattern, of all parts that a unit of a kind may have."""
+        return chain(self.tensors[kind].items(), self.optional[kind].items())
+
     def recognise(self, name: str) -> tuple[TensorKey, str] | None:
         """Which tensor a name means, and the name of its unit within it; None for a name that no line has."""
         for line in self._lines.get(skeleton(name), ()):
@@ -269,8 +290,7 @@ class Layout:
         """The lines by the skeleton of what they spell, so that a name is compared with the few that can fit."""
         lines: dict[str, list[Line]] = {}
         for unit, patterns in self.units.items():
-            parts = self.tensors[kind_of(unit)].items()
-            names = [(name, part) for part, pattern in parts for name in pattern.names]
+            names = [(name, part) for part, pattern in self.patterns(kind_of(unit)) for name in pattern.names]
             for pattern in patterns:
                 numbered = re.sub(r"\{[bln]\}", "0", pattern)
                 samples = {numbered.replace("{_n}", number) for number in ("", "_0")}

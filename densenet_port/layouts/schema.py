@@ -12,9 +12,9 @@ from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from string import Formatter
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple
 
-from densenet_port.errors import UsageError
+from densenet_port.errors import MisfitError, UsageError
 from densenet_port.extras import SOFTWARE
 from densenet_port.layouts.transform import FOLDS, compile_move
 from densenet_port.network.architecture import Architecture
@@ -34,17 +34,12 @@ DEFAULTS: dict[str, Any] = {
     "include": "",
     "ignore": [],
     "classes": 1000,
+    "pool": "",
     "body": "",
     "order": {},
 }
 KEYS = ("layout", "about", "containers", "contract", "units", "tensors", *DEFAULTS)
-
-
-@lru_cache  # every table asks for the same two
-def choices(kind: type) -> dict[str, tuple[str, ...]]:
-    """Field → the strings it may be, for every field of a dataclass that is a choice of strings."""
-    hints = get_type_hints(kind).items()
-    return {name: get_args(hint) for name, hint in hints if get_origin(hint) is Literal}
+OPTIONAL: dict[Kind, dict[str, str]] = {"conv": {"bias": "o"}}  # kind → part that a network need not have → its axes
 
 
 def generic(unit: str) -> tuple[str, dict[str, int]]:
@@ -91,7 +86,7 @@ def compiled(path: Path, content: dict[str, Any], shared: tuple[str, ...] = ()) 
     running_names, running_containers = _order(table.fields("order"))
     only = _only(table.fields("only"))
     units, exceptions = _units(table.fields("units"), only.get("stem", ())) if "units" in content else ({}, {})
-    tensors, fold = _tensors(table.fields("tensors"))
+    tensors, optional, fold = _tensors(table.fields("tensors"))
     return {
         "name": table.text("layout"),
         "about": table.text("about"),
@@ -103,6 +98,7 @@ def compiled(path: Path, content: dict[str, Any], shared: tuple[str, ...] = ()) 
         "when": table.fields("when").content,
         "prefer": table.fields("prefer").content,
         "classes": table.value("classes", int),
+        "pool": table.text("pool"),
         "body_prefix": table.text("body"),
         "contract": contract,
         "carried": carried,
@@ -111,6 +107,7 @@ def compiled(path: Path, content: dict[str, Any], shared: tuple[str, ...] = ()) 
         "running_names": running_names,
         "running_containers": running_containers,
         "tensors": tensors,
+        "optional": optional,
         "fold": fold,
     }
 
@@ -143,22 +140,16 @@ def _contract(contract: Fields) -> tuple[Contract, frozenset[str]]:
     keys = [entry.name for entry in fields(Contract)]
     contract.check_keys([*keys, "carried"], optional=("carried", "stem_pool", "pool_rounding"))
     contract.value("epsilon", float)
-    for key, allowed in choices(Contract).items():
-        if key in contract.content:
-            contract.one_of(key, allowed)
-    _check_input(contract.fields("input"))
-    plain = {key: value for key, value in contract.content.items() if key != "carried"}
-    return Contract.from_json(plain), _carried(contract, keys)
-
-
-def _check_input(image: Fields) -> None:
-    """Refuse what describes no input."""
+    image = contract.fields("input")
     image.check_keys(entry.name for entry in fields(Input))
-    for key, allowed in choices(Input).items():
-        image.one_of(key, allowed)
     image.value("scale", float)
     image.values("mean", float)
     image.values("std", float)
+    plain = {key: value for key, value in contract.content.items() if key != "carried"}
+    try:
+        return Contract.from_json(plain), _carried(contract, keys)
+    except MisfitError as error:
+        raise contract.error(f"{contract.document}: {error.message}") from error
 
 
 def _carried(contract: Fields, keys: list[str]) -> frozenset[str]:
@@ -221,17 +212,21 @@ def _order(order: Fields) -> tuple[dict[Kind, tuple[str, ...]], tuple[str, ...]]
     return patterns, order.texts("containers") if "containers" in order.content else ()
 
 
-def _tensors(tensors: Fields) -> tuple[dict[Kind, dict[str, Pattern]], str | None]:
-    """Kind → part → pattern, and the fold of the norms."""
+def _tensors(
+    tensors: Fields,
+) -> tuple[dict[Kind, dict[str, Pattern]], dict[Kind, dict[str, Pattern]], str | None]:
+    """Kind → part → pattern, the same for parts that a network need not have, and the fold of the norms."""
     tensors.check_keys(ROLES)
     norm = tensors.fields("norm")
     fold = norm.one_of("fold", FOLDS) if "fold" in norm.content else None
     patterns: dict[Kind, dict[str, Pattern]] = {}
+    optional: dict[Kind, dict[str, Pattern]] = {}
     for kind in ROLES:
-        parts, axes = tensors.fields(kind), part_axes(kind, fold)
-        parts.check_keys([*axes, "fold"] if parts == norm else axes, optional=["fold"])
+        parts, axes, more = tensors.fields(kind), part_axes(kind, fold), OPTIONAL.get(kind, {})
+        parts.check_keys([*axes, *more, "fold"] if kind == "norm" else [*axes, *more], optional=["fold", *more])
         patterns[kind] = {part: _pattern(parts, part, canonical) for part, canonical in axes.items()}
-    return patterns, fold
+        optional[kind] = {part: _pattern(parts, part, more[part]) for part in more if part in parts.content}
+    return patterns, optional, fold
 
 
 def part_axes(kind: Kind, fold: str | None) -> dict[str, str]:

@@ -8,7 +8,7 @@ A fold makes a slot's tensor of several of a layout's. It names the parts that i
 computed from the parts, and what is written for each part: a role, or a constant.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # it takes 10 ms to import
     from numpy.typing import DTypeLike
 
 Absorber = Literal["variance", "scale"]
+Load = Callable[[], Array]
 
 TIE = 1e-6  # a change too small for either tensor costs both the same, but for float64's own rounding
 
@@ -128,6 +129,18 @@ def folded(recipe: Recipe, parts: list[Array]) -> Array:
         exact = recipe.compute(*(part.astype(np.float64) for part in parts))
         narrow: Array = exact.astype(parts[0].dtype)
     return narrow if np.array_equal(narrow, exact, equal_nan=True) else exact
+
+
+UNBIASED = Recipe(("mean", "bias"), np.subtract)
+
+
+def unbiased(mean: Load, pieces: Sequence[tuple[Load | None, int]]) -> Array:
+    """A norm's mean (`c`) less what biases add to the channels that it reads, piece by piece; without one, nothing.
+
+    (x + bias − mean) is (x − (mean − bias)). In float64, or the mean's own type as in `folded`.
+    """
+    added = [np.zeros(channels) if bias is None else bias() for bias, channels in pieces]
+    return folded(UNBIASED, [mean(), np.concatenate(added)])
 
 
 # -- the absorbed epsilon ----------------------------------------------------------------------------------------------

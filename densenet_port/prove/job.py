@@ -23,17 +23,23 @@ class Reading:
 
     Our own reader takes the mapping `table` (found out without it), kernels stored as `kernels` says, and the network
     below the name `within` where the file holds several. Software with a reader of its own takes `prefix`, what stands
-    before its names in the file, wrapping dictionaries included (`state_dict.module.`), `head`, the head's name in the
-    file where that is not the software's own (`classifier.0`), and the names to be `ignored`, which are no part of the
-    network.
+    before its names in the file, wrapping dictionaries included (`state_dict.module.`), `root`, what stands there in
+    the software's own names (`features.`, where somebody's own class calls it otherwise), `head`, the head's name in
+    the file (`module.classifier.0`), and the names to be `ignored`, which are no part of the network. Where it runs a
+    whole module, `module` is the key under which the file has that, and `last` the path of the head in the file, or of
+    the last norm where there is none. A graph with several outputs is followed to the one called `output`.
     """
 
     table: Path | None = None
     kernels: Kernels | None = None
     within: str | None = None
     prefix: str = ""
+    root: str = ""
     head: str | None = None
     ignored: tuple[str, ...] = ()
+    module: str = ""
+    last: str | None = None
+    output: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +58,11 @@ class Job:
     - "numpy": this project's forward pass on a file of any layout.
 
     `whole` says that the file holds a whole model that the software runs as it is, graph and weights, in place of the
-    above. Keras runs on `backend`; its network takes images in `data_format` order (they are turned here). Without
-    classes in the architecture, or without a head in the file, the last map after its ReLU stands for the logits.
-    `taps` asks for more outputs: our unit → the software's own name of that module or layer. `threads` bounds the
-    software's threads (not JAX's); None leaves its defaults.
+    above; `trust` that code of its own, which is in the file or is named by it, may run. Keras runs on `backend`; its
+    network takes images in `data_format` order (they are turned here). Without classes in the architecture, or without
+    a head in the file, the last map after its ReLU stands for the logits. `taps` asks for more outputs: our unit → the
+    software's own name of that module or layer. `threads` bounds the software's threads (not JAX's); None leaves its
+    defaults.
     """
 
     network: str
@@ -70,6 +77,7 @@ class Job:
     taps: Mapping[str, str] = field(default_factory=dict)
     threads: int | None = None
     whole: bool = False
+    trust: bool = False
 
     @property
     def title(self) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 from densenet_port.checkpoint import Array
 from densenet_port.conversion.load import Network, read
 from densenet_port.errors import ComparisonError, MisfitError, UsageError
+from densenet_port.files import file_digest
 from densenet_port.layouts.layout import Kernels
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.graph import graph
@@ -35,6 +36,10 @@ from densenet_port.prove.recording import Recording, Settings, run_port, run_ref
 from densenet_port.prove.reference import dependence
 from densenet_port.prove.worker import LIMIT
 
+ROUNDED = (
+    "the port's tensors had to be rounded, which a recording alone cannot tell from a small mistake: name the original "
+    "with --against, too, for a proof in two steps"
+)
 UNJUDGED = ("output", "input")  # what of a contract no logits of prepared images depend on
 
 Suspect = Literal["port", "reference", "both"]
@@ -120,6 +125,7 @@ def check(
     kernels: Kernels | None = None,
     within: str | None = None,
     contract: Mapping[str, Any] | None = None,
+    output_name: str | None = None,
     reference: str | PathLike[str] | None = None,
     backend: str = "tensorflow",
     sizes: tuple[int, ...] = SIZES,
@@ -129,31 +135,45 @@ def check(
     save_reference: str | PathLike[str] | None = None,
     limit: float = LIMIT,
     threads: int | None = None,
+    trust_code: bool = False,
 ) -> Parity:
     """Whether a converted file is the same network as the checkpoint it came from.
 
-    The reference is the software that owns the layout of `against`, or a run of it saved before (`reference`); `src`,
-    `kernels`, `within` and `contract` say of `against` what `read` cannot find out. The port is Keras on `backend`
-    (tensorflow, torch, jax) or the forward pass in numpy; where Keras computes float32 alone (on torch and JAX), numpy
-    gives the float64 evidence. `sizes` are of the noise, `batch` images of each; `images` is a folder of the user's own
-    pictures, without it scikit-learn's two photographs are taken where they are installed. `limit` is each run's time
-    in seconds, `threads` bounds each side's threads: on one, figures do not depend on the number of cores; without it
-    two sides that run at once take half of the cores each. Raises UsageError for options that do not go together,
-    MisfitError for networks with different numbers, and what reading and running raise.
+    The reference is the software that owns the layout of `against`, or what it, or a class of the user's own, answered
+    before (`reference`; with `against`, too, where the port's tensors had to be rounded: the proof then has two steps);
+    `src`, `kernels`, `within`, `contract` and `output_name` say of `against` what `read` cannot find out; of a port
+    without a head it is the body alone. The port is Keras on `backend` (tensorflow, torch, jax) or the forward pass in
+    numpy; where Keras computes float32 alone (on torch and JAX), numpy gives the float64 evidence. `sizes` are of the
+    noise, `batch` images of each; `images` is a folder of the user's own pictures, without it scikit-learn's two
+    photographs are taken where they are installed. `limit` is each run's time in seconds, `threads` bounds each side's
+    threads: on one, figures do not depend on the number of cores; without it two sides that run at once take half of
+    the cores each. `trust_code` lets code run that `against` holds or names (a class of somebody's own in a pickled
+    module): only for files whose source is trusted. Raises UsageError for options that do not go together, MisfitError
+    for networks with different numbers, and what reading and running raise.
     """
     started = time.perf_counter()
-    settings = Settings(backend=backend, limit=limit, threads=threads)
+    settings = Settings(backend=backend, limit=limit, threads=threads, trust_code=trust_code)
     port, source = read(converted), None
-    if reference is not None and contract:
+    if against is not None:
+        source = read(
+            against,
+            src=src,
+            kernels=kernels,
+            within=within,
+            no_top=port.architecture.classes is None,
+            contract=contract,
+            output_name=output_name,
+        )
+        _require_same_numbers(port, source.architecture, against)
+    elif contract:
         message = f"{', '.join(contract)}: the contract is that of --against, and a recording has its own"
         raise UsageError(message, hint="leave it out, or name the checkpoint with --against")
-    if reference is not None and against is None:
+    if reference is not None:
         original = Recording.load(Path(reference))
         _require_same_numbers(port, original.architecture, reference)
+        _require_same_source(original, source, reference)
         answers = run_port(port, original.probes, settings)
-    elif against is not None and reference is None:
-        source = read(against, src=src, kernels=kernels, within=within, contract=contract)
-        _require_same_numbers(port, source.architecture, against)
+    elif source is not None:
         probes = make_probes(source, sizes, batch, Path(images) if images is not None else None, seed)
         original, answers = _run_both(source, port, probes, settings)
     else:
@@ -171,8 +191,10 @@ def diagnose(
     kernels: Kernels | None = None,
     within: str | None = None,
     contract: Mapping[str, Any] | None = None,
+    output_name: str | None = None,
     reference: str | PathLike[str] | None = None,
     backend: str = "numpy",
+    trust_code: bool = False,
 ) -> Parity:
     """Which known fault tells a converted file from the checkpoint it came from, and on which units.
 
@@ -186,9 +208,11 @@ def diagnose(
         kernels=kernels,
         within=within,
         contract=contract,
+        output_name=output_name,
         reference=reference,
         backend=backend,
         sizes=(),
+        trust_code=trust_code,
     )
 
 
@@ -219,6 +243,15 @@ def _require_same_numbers(port: Network, architecture: Architecture, against: st
     raise MisfitError(message, hint="compare a port with the very checkpoint it was made from")
 
 
+def _require_same_source(recording: Recording, source: Network | None, reference: str | PathLike[str]) -> None:
+    """Refuse a recording that was made of another file than the one that stands beside it."""
+    if source is None or recording.metadata["sha256"] in (None, file_digest(source.checkpoint.path)):
+        return
+    message = f"{reference} was recorded for {recording.metadata['path']}, which is another file than"
+    hint = "name the checkpoint that it was recorded for, or none"
+    raise MisfitError(f"{message} {source.checkpoint.path}", hint=hint)
+
+
 # -- the verdict -------------------------------------------------------------------------------------------------------
 
 
@@ -233,7 +266,7 @@ def judge(port: Network, source: Network | None, reference: Recording, answers: 
         figures = tuple(_figures(reference, answers))
         checks = tuple(all_checks(port, source, reference, answers, figures))
         passed = all(check.passed for check in checks)
-        undecided = None if passed else no_evidence(reference, answers, checks)
+        undecided = None if passed else no_evidence(reference, answers, checks) or _rounded_alone(port, source, checks)
         wrong = not passed and undecided is None
         diagnosis = _diagnosis(port, reference, answers)
         units = tuple(_units(reference, answers, diagnosis.errors))
@@ -366,6 +399,13 @@ def _notes(reference: Recording, answers: Recording, *, rounded: bool) -> Iterat
         yield f"average pools round odd sizes {first} in the reference and {second} in the port, by contract"
     if not any(probe.labels for probe in reference.probes):
         yield "no photographs were compared: give --images DIR, or install scikit-learn and Pillow for two"
+
+
+def _rounded_alone(port: Network, source: Network | None, checks: tuple[Check, ...]) -> str | None:
+    """Why a recording alone does not judge a port whose tensors had to be rounded, and which float32 finds right."""
+    record = port.checkpoint.record or {}
+    near = all(check.passed or check.kind == "float64" for check in checks)
+    return ROUNDED if source is None and (record.get("fold") or record.get("absorbed")) and near else None
 
 
 # -- golden files ------------------------------------------------------------------------------------------------------

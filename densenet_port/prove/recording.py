@@ -14,7 +14,7 @@ import numpy as np
 from densenet_port.checkpoint import Array
 from densenet_port.conversion.load import Network
 from densenet_port.errors import CorruptError, DiskError, MisfitError, UsageError
-from densenet_port.extras import BACKENDS, SOFTWARE, ReadBy
+from densenet_port.extras import BACKENDS, MODULE, SOFTWARE, ReadBy
 from densenet_port.files import file_digest, whole
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
@@ -133,11 +133,15 @@ class Recording:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How networks are run: `backend` is what runs a port, `limit` the seconds a run may take, `threads` as in Job."""
+    """How networks are run: `backend` is what runs a port, `limit` the seconds a run may take, `threads` as in Job.
+
+    `trust_code` lets code of the original's file run, where that has any.
+    """
 
     backend: str = "tensorflow"
     limit: float = LIMIT
     threads: int | None = None
+    trust_code: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +195,15 @@ def plan(
     softwares: dict[Precision, str] = {"float64": exact, "float32": software}
     jobs: dict[Precision, list[Job]] = {}
     for precision, name in softwares.items():
-        run_by = partial(job_of, network, name, dtype=precision, backend=backend, threads=settings.threads)
+        run_by = partial(
+            job_of,
+            network,
+            name,
+            dtype=precision,
+            backend=backend,
+            threads=settings.threads,
+            trust=settings.trust_code,
+        )
         jobs[precision] = [run_by(probe.images, follow=probe is probes[0]) for probe in probes]
     return Plan(network=network, probes=probes, jobs=jobs, because=because)
 
@@ -205,12 +217,17 @@ def job_of(
     backend: str = "tensorflow",
     follow: bool = False,
     threads: int | None = None,
+    trust: bool = False,
 ) -> Job:
     """A run of a checkpoint by a software, with an output for every unit where the network is to be followed."""
     ledger, taps = network.ledger, {}
+    whole = runs_whole(network, SOFTWARE[software], trust=trust)
     if follow:
         units = ledger.layout.spell_units(network.architecture)
         taps = dict(zip(units, units, strict=True)) if software == "numpy" else units
+        if whole and SOFTWARE[software].whole == MODULE:
+            taps = {unit: f"{ledger.prefix}{ledger.unit_name(unit)}" for unit in units}
+    last = HEAD if HEAD in network.architecture.units else [*network.architecture.units][-1]
     return Job(
         network=software,
         images=images,
@@ -219,9 +236,13 @@ def job_of(
             table=ledger.layout.path,
             kernels=ledger.kernels,
             within=network.within,
-            prefix=ledger.prefix,
-            head=ledger.unit_name(HEAD),
+            prefix=ledger.place.prefix,
+            root=ledger.place.root,
+            head=ledger.holder(HEAD),
             ignored=tuple(ledger.ignored),
+            module=str(network.checkpoint.metadata.get(MODULE, "")),
+            last=f"{ledger.prefix}{ledger.unit_name(last)}" if whole else None,
+            output=network.checkpoint.metadata.get("output_name"),
         ),
         architecture=network.architecture,
         contract=network.contract,
@@ -229,7 +250,8 @@ def job_of(
         dtype=dtype,
         taps=taps,
         threads=threads,
-        whole=runs_whole(network, SOFTWARE[software]),
+        whole=whole,
+        trust=trust,
     )
 
 
@@ -240,7 +262,7 @@ def run_reference(source: Network, probes: tuple[Probe, ...], settings: Settings
     how far the software's float32 may be from it.
     """
     settings = replace(settings, backend="tensorflow")
-    recording = _run(source, reference_of(source), probes, settings)
+    recording = _run(source, reference_of(source, trust=settings.trust_code), probes, settings)
     if recording.metadata["float64"] == recording.metadata["name"]:
         return recording
     rounding = {}
@@ -254,6 +276,7 @@ def run_port(port: Network, probes: tuple[Probe, ...], settings: Settings = Sett
     """The converted network by its layout's software, on the backend where that is Keras; or by numpy, as above."""
     if settings.backend not in ("numpy", *BACKENDS):
         raise UsageError(f"unknown --backend {settings.backend!r}", hint=f"known: {', '.join(('numpy', *BACKENDS))}")
+    settings = replace(settings, trust_code=False)
     return _run(port, Reference("numpy") if settings.backend == "numpy" else reference_of(port), probes, settings)
 
 

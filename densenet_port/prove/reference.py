@@ -39,18 +39,30 @@ class Reference(NamedTuple):
     because: str | None = None
 
 
-def reference_of(network: Network) -> Reference:
-    """The software that owns the network's layout; numpy where its class is another network."""
+def reference_of(network: Network, *, trust: bool = False) -> Reference:
+    """The software that owns the network's layout; numpy where its class is another network, or may be.
+
+    With `trust` the file's own code may run.
+    """
     software = SOFTWARE[network.ledger.layout.reference]
     if network.checkpoint.graph is not None and network.checkpoint.container in KERAS and not software.on_keras:
         return Reference("keras")  # a whole model of Keras's, in a layout that no software of ours builds
-    because = None if runs_whole(network, software) else _unlike(network, software)
+    because = None if runs_whole(network, software, trust=trust) else _untold(network) or _unlike(network, software)
     return Reference(software.name) if because is None else Reference("numpy", because)
 
 
-def runs_whole(network: Network, software: Software) -> bool:
-    """Whether the file holds a whole model, which the software runs as it is."""
-    return software.whole and network.checkpoint.graph is not None
+def runs_whole(network: Network, software: Software, *, trust: bool = False) -> bool:
+    """Whether the file holds a whole model, which the software runs as it is; code of its own with `trust` alone."""
+    metadata = network.checkpoint.metadata
+    is_known = not metadata.get("own_code") and not (network.evidence and network.evidence.assumed)
+    is_whole = network.checkpoint.graph is not None and software.whole is not None and software.whole in metadata
+    return is_whole and (trust or is_known)
+
+
+def _untold(network: Network) -> str | None:
+    """What of the original is code that is not read, and no other class's either; None where it is all read."""
+    assumed = network.evidence.assumed if network.evidence else ()
+    return f"{assumed[0]} is not known; --trust-code runs the file's own code" if assumed else None
 
 
 def _unlike(network: Network, software: Software) -> str | None:
@@ -62,14 +74,20 @@ def _unlike(network: Network, software: Software) -> str | None:
     except UsageError as error:
         return error.message
     contract = network.contract
-    differing = [[*_differing(stock, contract)] for stock in _stock(network.ledger.layout, software)]
-    if not differing or [] in differing:
+    difference = difference_of(network.ledger.layout, software, contract)
+    if difference is None:
         return None
-    key, value = min(differing, key=len)[0]
+    key, value = difference
     by = BY[network.origins.get(key, "assumed")]
     return (
         f"{software.name}'s own class has the {key} {_shown(value)}, the original {_shown(getattr(contract, key))} {by}"
     )
+
+
+def difference_of(layout: Layout, software: Software, contract: Contract) -> tuple[str, Any] | None:
+    """An entry in which a software's own class computes otherwise than a contract says, and what it has there."""
+    differing = [[*_differing(stock, contract)] for stock in _stock(layout, software)]
+    return min(differing, key=len)[0] if differing and [] not in differing else None
 
 
 def _stock(layout: Layout, software: Software) -> Iterator[Contract]:

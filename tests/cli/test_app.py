@@ -151,7 +151,7 @@ def test_inspect_shows_a_file_that_fits_no_layout(tmp_path):
 
     data = json.loads(done.stdout)
     assert (done.returncode, data["layout"], len(data["tensors"])) == (0, None, 2)
-    assert "no layout fits its 2 tensors" in data["misfit"]["message"]
+    assert "no layout has the names of its 2 tensors" in data["misfit"]["message"]
 
 
 def test_diff_judges_by_its_exit_code(files, small, tmp_path):
@@ -238,6 +238,25 @@ def test_output_into_a_closed_pipe_is_quiet(small):
 def test_colour_is_left_out_where_nobody_sees_it(small):
     """No escape sequences in a file or a pipe."""
     assert "\x1b" not in run("inspect", small).stdout
+
+
+THREADS = """
+import os, sys
+from densenet_port.cli import main
+try:
+    main()
+finally:
+    sys.stderr.write(str(len(os.listdir("/proc/self/task"))))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted where Linux lists them")
+def test_commands_that_multiply_no_matrices_start_no_threads_for_it(small):
+    """They would spin for up to a third of the CPU time; `inspect` has none of its own that could linger."""
+    command = [sys.executable, "-c", THREADS, "inspect", small]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "1")
 
 
 UNFORESEEN = """
@@ -336,7 +355,20 @@ def test_a_check_that_is_not_independent_exits_with_one(proven, tmp_path):
     done = run("check", copied, "--against", port, "--backend", "numpy", "--size", 65, "--json")
 
     data = json.loads(done.stdout)
-    assert (done.returncode, data["passed"], data["independent"]) == (1, True, False)
+    assert (done.returncode, data["passed"], data["independent"], data["grade"]) == (1, True, False, "agrees")
+
+
+def test_check_and_diagnose_take_the_user_s_word_on_the_original(small, tmp_path):
+    """A port with another pool than the class has agrees with that word, and differs without it."""
+    port = tmp_path / "port.safetensors"
+    run("convert", small, "--out", port, "--stem-pool", "none")
+
+    words = ("--against", small, "--backend", "numpy", "--json")
+    told, untold = (run("check", port, *words, "--size", 65, *more) for more in (("--stem-pool", "none"), ()))
+    explained = run("diagnose", port, *words, "--stem-pool", "none")
+
+    grades = [json.loads(done.stdout)["grade"] for done in (told, untold, explained)]
+    assert (grades, explained.returncode) == (["agrees", "differs", "agrees"], 0)
 
 
 def test_diagnose_names_the_unit(proven):

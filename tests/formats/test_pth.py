@@ -145,7 +145,9 @@ def test_a_network_is_read_as_torch_reads_it(files, form):
 
 @pytest.mark.parametrize(("form", "told"), {"zip": "zip", "legacy": "legacy", "tar": "tar", "hosted": "legacy"}.items())
 def test_the_form_is_told(files, form, told):
-    assert pth.read(files[form]).metadata == {"form": told, "values": {}, "opaque": {}}
+    metadata = {key: value for key, value in pth.read(files[form]).metadata.items() if key != "modules"}
+
+    assert metadata == {"form": told, "values": {}, "opaque": {}}
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "tar", "hosted", "wrapped", "half"])

@@ -17,7 +17,8 @@ from densenet_port.errors import MisfitError, UsageError
 from densenet_port.files import resource
 from densenet_port.layouts.identify import identify
 from densenet_port.layouts.layout import Layout, layouts
-from densenet_port.layouts.match import match, scan
+from densenet_port.layouts.match import match
+from densenet_port.layouts.scan import scan
 from densenet_port.network.architecture import NAMED, Architecture, infer
 
 KEYS = Path(__file__).parent.parent / "data" / "keys"
@@ -129,8 +130,8 @@ def test_two_networks_in_a_file_are_refused():
         identify(sketch(both), src="torchvision")
 
     assert str(error.value) == (
-        "sketch.pth: as torchvision: 2 networks in one file, under 'ema.', 'model.'\n"
-        "  say which one to take: --within ema or --within model"
+        "sketch.pth: 2 networks in one file, under 'ema.', 'model.'\n"
+        "  --within ema takes the network there; --within model takes the network there"
     )
 
 
@@ -181,8 +182,8 @@ BODY_UNITS = "block{b}.layer{l}.conv1, block{b}.layer{l}.conv2, block{b}.layer{l
 UNITS = f"{BODY_UNITS}, final.norm, head.dense, stem.conv, stem.norm, transition{{b}}.conv, transition{{b}}.norm"
 KEYS_OF_A_TABLE = ", ".join(
     [
-        *("about", "body", "classes", "containers", "contract", "first", "ignore", "include", "layout", "only"),
-        *("order", "prefer", "reference", "tensors", "units", "when"),
+        *("about", "body", "classes", "containers", "contract", "first", "ignore", "include", "layout"),
+        *("only", "order", "pool", "prefer", "reference", "tensors", "units", "when"),
     ]
 )
 CONTRACT = "epsilon, stem_padding, stem_pool, pool_rounding, output, input"
@@ -198,10 +199,10 @@ FAULTS = [
     (("epsilon      = 1e-5", 'epsilon = "small"'), "contract.epsilon: expected a float, found 'small'"),
     (
         ('stem_padding = "symmetric"', 'stem_padding = "valid"'),
-        "contract.stem_padding: expected one of symmetric, same, found 'valid'",
+        "contract: stem_padding: expected one of symmetric, same, found 'valid'",
     ),
     (('order = "rgb", ', ""), "missing key 'contract.input.order'"),
-    (('order = "rgb"', 'order = "rbg"'), "contract.input.order: expected one of rgb, bgr, grey, found 'rbg'"),
+    (('order = "rgb"', 'order = "rbg"'), "contract: input.order: expected one of rgb, bgr, grey, found 'rbg'"),
     (("mean = [0.485,", "mean = [485,"), "contract.input.mean[0]: expected a float, found 485"),
     (('"final.norm" ', '"final.norms" '), f"unknown key 'units.final.norms' (known: {UNITS})"),
     (('"stem.norm"               = "features.norm0"', ""), "missing key 'units.stem.norm'"),
@@ -244,7 +245,7 @@ FAULTS = [
         ('only       = { stem = "imagenet"', 'only       = { stem = "image"'),
         "only.stem: expected one of imagenet, cifar, cifar-norm, deep, found 'image'",
     ),
-    (("[units]", "[units"), "not TOML: Expected ']' at the end of a table declaration (at line 19, column 8)"),
+    (("[units]", "[units"), "not TOML: Expected ']' at the end of a table declaration (at line 20, column 8)"),
     (
         ("[tensors]", '[order]\nconv = "conv_{n}"\nnorm = "n{_n}"\ndense = "d{_n}"\n[tensors]'),
         "order.conv: expected a pattern with {_n}, found 'conv_{n}'",
@@ -269,7 +270,11 @@ FAULTS = [
     ),
     (
         ('output       = "logits"', 'output = "logits"\nstem_pool = "mean"'),
-        "contract.stem_pool: expected one of max, blur, none, found 'mean'",
+        "contract: stem_pool: expected one of max, blur, none, found 'mean'",
+    ),
+    (
+        ('conv.bias    = "{unit}.bias"', 'conv.bias    = "bias"'),
+        "tensors.conv.bias.name: expected a pattern with {unit}, found 'bias'",
     ),
     (('"final.norm" ', '"stem.conv1" = "x"\n"final.norm" '), f"unknown key 'units.stem.conv1' (known: {UNITS})"),
     (
@@ -554,9 +559,11 @@ def test_a_table_without_units_writes_running_numbers(tmp_path):
     [
         ("net.features.norm0.num_batches_tracked", "{unit}.num_batches_tracked"),
         ("net.features.norm7.num_batches_tracked", None),
-        ("{unit}.num_batches_tracked", None),
+        ("{unit}.num_batches_tracked", "a single number"),
         ("optimizer.state.0.step", "*optim*.state.*"),
-        ("state.0.step", None),
+        ("1.state.0.step", "*state.*.step"),
+        ("val_loss", "a single number"),
+        ("net.logit_scale", None),
     ],
 )
 def test_a_tensor_is_ignored_by_a_rule_or_not_at_all(name, rule):

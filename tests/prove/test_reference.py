@@ -51,7 +51,7 @@ CLASSES = {  # software → what its class computes: epsilon, stem padding, stem
 FILES = {"onnxruntime", "opencv"}  # they run the file itself
 
 
-def network_of(layout, path, *, architecture=None, origin="software", **entries):
+def network_of(layout, path, *, architecture=None, origin="software", metadata=None, **entries):
     """A network in a layout, with other entries of the contract, which come from `origin`. It has no tensors."""
     numbers = architecture or NUMBERS.get(layout.name, IMAGENET)
     ledger = Ledger(
@@ -71,7 +71,7 @@ def network_of(layout, path, *, architecture=None, origin="software", **entries)
         architecture=numbers,
         contract=replace(layout.contract, **entries),
         weights={},
-        checkpoint=Checkpoint(path=path, container="", tensors={}),
+        checkpoint=Checkpoint(path=path, container="", tensors={}, metadata=metadata or {}),
         ledger=ledger,
         origins=dict.fromkeys(ENTRIES, "software") | dict.fromkeys(entries, origin),
     )
@@ -159,10 +159,10 @@ def test_numbers_that_a_class_cannot_have_leave_numpy(software, file):
 
 def test_software_that_runs_the_whole_file_asks_neither(file, monkeypatch):
     """Whatever its graph computes: what ran is the file."""
-    whole = {**SOFTWARE, "torchvision": replace(SOFTWARE["torchvision"], whole=True)}
+    whole = {**SOFTWARE, "torchvision": SOFTWARE["torchvision"]._replace(whole="whole")}
     monkeypatch.setattr(references, "SOFTWARE", whole)
-    bare = network_of(Layout.load("torchvision"), file, origin="graph", epsilon=1e-3)
-    network = replace(bare, checkpoint=replace(bare.checkpoint, graph=lambda: pytest.fail("nothing is read")))
+    network = network_of(Layout.load("torchvision"), file, origin="graph", metadata={"whole": "model"}, epsilon=1e-3)
+    bare = replace(network, checkpoint=replace(network.checkpoint, metadata={}))
 
     assert [reference_of(one).software for one in (network, bare)] == ["torchvision", "numpy"]
 

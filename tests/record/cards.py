@@ -30,7 +30,8 @@ from densenet_port.errors import UsageError
 from densenet_port.layouts import cards as support
 from densenet_port.layouts.cards import Measured
 from densenet_port.layouts.layout import Layout, layouts
-from densenet_port.layouts.match import fitted, match, scan
+from densenet_port.layouts.match import fitted, match
+from densenet_port.layouts.scan import scan
 from densenet_port.network.architecture import NAMED
 from densenet_port.network.numpy import forward
 from densenet_port.prove import checks

@@ -45,5 +45,12 @@ def read_by_table(job: Job) -> Network:
     Raises as `conversion.load.read` does.
     """
     reading = job.reading
-    network = read(job.path, src=reading.table, kernels=reading.kernels, within=reading.within)
+    network = read(
+        job.path,
+        src=reading.table,
+        kernels=reading.kernels,
+        within=reading.within,
+        no_top=job.architecture is not None and job.architecture.classes is None,
+        output_name=reading.output,
+    )
     return network if job.contract is None else replace(network, contract=job.contract)
