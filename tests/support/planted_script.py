@@ -1,7 +1,7 @@
 """Keras in a process of its own, for configurations that were changed: what the network of each answers.
 
     python planted_script.py save FOLDER     flat.keras and nested.h5, their configurations and `weights.npz`
-    python planted_script.py run FOLDER      `answers.npz`: for each of `configs.json`, what Keras puts out for `pictures`
+    python planted_script.py run FOLDER      `answers.npz`: for each of `configs.json`, what Keras puts out
 
 A configuration has the weights of the file, layer by layer; where Keras makes no network of it, it has no answer.
 """

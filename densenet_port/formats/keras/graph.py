@@ -211,7 +211,7 @@ class _Importer:
             elif not values and layers_of(layer):
                 values = self.model(layer, (*place, part), None, training=training)
             else:
-                node = Node([Ref("", 0, 0)], {})
+                node = Node.of([Ref("", 0, 0)], {})
                 values = self.layer(layer, place, part, node, {Ref("", 0, 0): values[0]}, 0, training=training)
         return values
 
@@ -328,6 +328,7 @@ class _Importer:
             holder=holder,
             config=layer["config"],
             arguments=replaced(node.arguments, values),
+            inputs=[values[ref] for ref in node.refs],
             keywords=keywords,
             first=self.first,
             theano=self.origin.theano,
