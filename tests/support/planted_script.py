@@ -67,7 +67,8 @@ def answer(config, weights, images):
     try:
         model = keras.models.model_from_json(json.dumps(config))
         for layer in layers_with_weights(model):
-            layer.set_weights([weights[f"{layer.name}|{number}"] for number in range(len(layer.weights))])
+            names = [name for name in weights if name.rpartition("|")[0] == layer.name]
+            layer.set_weights([weights[name] for name in names])
         outputs = model(images, training=False)
     except Exception as error:  # noqa: BLE001 (whatever Keras says to a configuration that is none)
         return str(error)

@@ -53,7 +53,8 @@ def operation(layer: dict[str, Any]) -> str | None:
         return str(config["function"])
     if kind in ("TensorFlowOpLayer", "AddV2TensorFlowOpLayer"):
         return str(_definition(config)["op"])
-    return kind if module.startswith(("keras.src.ops.", "keras.ops")) else None
+    is_bare = "module" not in layer and "trainable" not in config and kind.lower() in _NAMES
+    return kind if is_bare or module.startswith(("keras.src.ops.", "keras.ops")) else None
 
 
 def taken_operation(call: Call, steps: dict[str, Step]) -> Taken:
