@@ -1,8 +1,8 @@
 """Optional packages: which extra brings them, what of them runs a DenseNet, and how one is imported when it is used."""
 
-from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
+from typing import NamedTuple
 
 from densenet_port.errors import UsageError
 
@@ -26,8 +26,7 @@ DISTRIBUTIONS = {  # top-level module → what brings it, where that has another
 BACKENDS = ("tensorflow", "torch", "jax")  # of Keras
 
 
-@dataclass(frozen=True, slots=True)
-class Software:
+class Software(NamedTuple):
     """What runs a DenseNet, under the name by which mapping tables call it their `reference`.
 
     `runner` is a module of `prove/runners` and its function, `packages` are the distributions that take part, beside

@@ -9,7 +9,6 @@ Types are compared exactly: `True` is no integer, and 1 is no float.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
@@ -28,7 +27,6 @@ KINDS = {
 SHOWN = 80  # characters of a value that an error quotes
 
 
-@dataclass(frozen=True, slots=True)
 class Fields:
     """An object of a document: the keys of a TOML table or of a JSON object, read one by one.
 
@@ -36,16 +34,19 @@ class Fields:
     `error` makes the error from its message: a class of error, or one with a hint.
     """
 
-    document: str
-    content: Mapping[str, Any]
-    error: Callable[[str], PortError]
-    path: str = ""
+    __slots__ = ("content", "document", "error", "path")
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self, document: str, content: Mapping[str, Any], error: Callable[[str], PortError], path: str = ""
+    ) -> None:
         """Refuse what is no object."""
-        if not isinstance(self.content, dict):
-            place = f"{self.document}: {self.path}" if self.path else self.document
-            raise self.error(f"{place}: expected {KINDS[dict]}, found {quoted(self.content)}")
+        if not isinstance(content, dict):
+            place = f"{document}: {path}" if path else document
+            raise error(f"{place}: expected {KINDS[dict]}, found {quoted(content)}")
+        self.document = document
+        self.content = content
+        self.error = error
+        self.path = path
 
     def place(self, key: str) -> str:
         """Where a key stands in the document: `contract.epsilon`."""

@@ -46,7 +46,11 @@ def _version(
 def main() -> None:
     """Run the command line and exit with the code that its result has."""
     words = [word for word in sys.argv[1:] if word != TRACEBACK]
-    register(next((word for word in words if not word.startswith("-")), None))
+    command = _command(words)
+    if command in COMMANDS["convert"]:
+        # They multiply no matrices, and the threads that numpy's BLAS would start spin before they sleep
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    register(command)
     try:
         code = app(words, standalone_mode=False)
     except PortError as error:
@@ -61,6 +65,11 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _command(words: list[str]) -> str | None:
+    """The first word that is no option."""
+    return next((word for word in words if not word.startswith("-")), None)
+
+
 def register(command: str | None) -> None:
     """Make a command known to the application; all of them where there is none of that name."""
     modules = [module for module, commands in COMMANDS.items() if command in commands]
@@ -70,8 +79,7 @@ def register(command: str | None) -> None:
 
 def _usage(error: Exception, words: list[str]) -> int:
     """A command that cannot be carried out as it was typed."""
-    command = next((word for word in words if not word.startswith("-")), "")
-    call = " ".join(filter(None, ("densenet-port", command, "--help")))
+    call = " ".join(filter(None, ("densenet-port", _command(words), "--help")))
     message = getattr(error, "format_message", error.__str__)()
     return _fail("usage", message, f"see: {call}", UsageError.exit_code)
 

@@ -120,7 +120,7 @@ class Finding(NamedTuple):
 def examine(expected: Expected, path: Path) -> Finding:
     """Hash a cached file anew, judge it, and record what is right. Raises DiskError when it cannot be read."""
     moment = time.time_ns()
-    with _read_errors(path):
+    with disk_errors(path, "read", "mend its rights"):
         stat, digests = path.stat(), digests_of(path, with_md5=bool(expected.md5))
     if mismatch := expected.mismatch(digests):
         return Finding("damaged", mismatch)
@@ -191,7 +191,7 @@ def locked(path: Path, *, timeout: float | None = None) -> Iterator[None]:
 
 def _is_right(expected: Expected, path: Path) -> bool:
     """Whether the right file is there: by its record, else by its bytes."""
-    with _read_errors(path):
+    with disk_errors(path, "read", "mend its rights"):
         if not path.is_file():
             return False
         record = read(path)
@@ -210,16 +210,6 @@ def _as_first_fetched(expected: Expected, path: Path) -> Expected:
     if record is None or expected.pinned or not record.sha256.startswith(expected.sha256):
         return expected
     return replace(expected, sha256=record.sha256)
-
-
-@contextmanager
-def _read_errors(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses to show into DiskError."""
-    try:
-        yield
-    except OSError as error:
-        hint = "mend its rights, or set DENSENET_PORT_CACHE to another folder"
-        raise DiskError(f"{path}: cannot be read: {error.strerror}", hint=hint) from error
 
 
 def _leftovers(path: Path) -> list[Path]:

@@ -137,10 +137,10 @@ def discard(path: Path) -> None:
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path, refused: str = "written", remedy: str = "make room or mend its rights") -> Iterator[None]:
     """Turn what the file system refuses into DiskError."""
     try:
         yield
     except OSError as error:
-        hint = "make room or mend its rights, or set DENSENET_PORT_CACHE to another folder"
-        raise DiskError(f"{path}: cannot be written: {error.strerror or error}", hint=hint) from error
+        hint = f"{remedy}, or set DENSENET_PORT_CACHE to another folder"
+        raise DiskError(f"{path}: cannot be {refused}: {error.strerror or error}", hint=hint) from error

@@ -21,9 +21,9 @@ READERS = (
     "npz",
 )
 ENDINGS = {  # the longest ending wins
-    ".weights.h5": ("keras.h5", "write_weights_h5"),
-    ".h5": ("keras.h5", "write_legacy"),
-    ".hdf5": ("keras.h5", "write_legacy"),
+    ".weights.h5": ("keras.h5_write", "write_weights_h5"),
+    ".h5": ("keras.h5_write", "write_legacy"),
+    ".hdf5": ("keras.h5_write", "write_legacy"),
     ".keras": ("keras.archive", "write"),
     ".safetensors": ("safetensors", "write"),
     ".pth": ("torch.pth", "write"),

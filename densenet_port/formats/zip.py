@@ -15,7 +15,7 @@ two of one name, encryption and other compression, sizes that cannot be, a direc
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 from zipfile import ZipInfo
 
 from densenet_port.errors import CorruptError
@@ -35,8 +35,7 @@ _RATIO = 1032  # the best that deflate can do: 1032 bytes out of one
 _INFLATED = 2**30  # bytes that one member may inflate to
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class Member(NamedTuple):
     """A file in an archive: its name, where its own header begins, the bytes that it takes and that it holds."""
 
     archive: Source

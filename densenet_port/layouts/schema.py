@@ -12,9 +12,9 @@ from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from string import Formatter
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple
 
-from densenet_port.errors import UsageError
+from densenet_port.errors import MisfitError, UsageError
 from densenet_port.extras import SOFTWARE
 from densenet_port.layouts.transform import FOLDS, compile_move
 from densenet_port.network.architecture import Architecture
@@ -41,13 +41,6 @@ DEFAULTS: dict[str, Any] = {
 }
 KEYS = ("layout", "about", "containers", "contract", "units", "tensors", *DEFAULTS)
 OPTIONAL: dict[Kind, dict[str, str]] = {"conv": {"bias": "o"}}  # kind → part that a network need not have → its axes
-
-
-@lru_cache  # every table asks for the same two
-def choices(kind: type) -> dict[str, tuple[str, ...]]:
-    """Field → the strings it may be, for every field of a dataclass that is a choice of strings."""
-    hints = get_type_hints(kind).items()
-    return {name: get_args(hint) for name, hint in hints if get_origin(hint) is Literal}
 
 
 def generic(unit: str) -> tuple[str, dict[str, int]]:
@@ -149,22 +142,16 @@ def _contract(contract: Fields) -> tuple[Contract, frozenset[str]]:
     keys = [entry.name for entry in fields(Contract)]
     contract.check_keys([*keys, "carried"], optional=("carried", "stem_pool", "pool_rounding"))
     contract.value("epsilon", float)
-    for key, allowed in choices(Contract).items():
-        if key in contract.content:
-            contract.one_of(key, allowed)
-    _check_input(contract.fields("input"))
-    plain = {key: value for key, value in contract.content.items() if key != "carried"}
-    return Contract.from_json(plain), _carried(contract, keys)
-
-
-def _check_input(image: Fields) -> None:
-    """Refuse what describes no input."""
+    image = contract.fields("input")
     image.check_keys(entry.name for entry in fields(Input))
-    for key, allowed in choices(Input).items():
-        image.one_of(key, allowed)
     image.value("scale", float)
     image.values("mean", float)
     image.values("std", float)
+    plain = {key: value for key, value in contract.content.items() if key != "carried"}
+    try:
+        return Contract.from_json(plain), _carried(contract, keys)
+    except MisfitError as error:
+        raise contract.error(f"{contract.document}: {error.message}") from error
 
 
 def _carried(contract: Fields, keys: list[str]) -> frozenset[str]:
@@ -238,7 +225,7 @@ def _tensors(
     optional: dict[Kind, dict[str, Pattern]] = {}
     for kind in ROLES:
         parts, axes, more = tensors.fields(kind), part_axes(kind, fold), OPTIONAL.get(kind, {})
-        parts.check_keys([*axes, *more, "fold"] if parts == norm else [*axes, *more], optional=["fold", *more])
+        parts.check_keys([*axes, *more, "fold"] if kind == "norm" else [*axes, *more], optional=["fold", *more])
         patterns[kind] = {part: _pattern(parts, part, canonical) for part, canonical in axes.items()}
         optional[kind] = {part: _pattern(parts, part, more[part]) for part in more if part in parts.content}
     return patterns, optional, fold

@@ -56,11 +56,6 @@ RELEASE = ("id", "tag_name", "draft", "prerelease", "html_url", "upload_url", "u
 ASSET = ("id", "name", "size", "state", "url")  # and of an asset
 
 
-def api_url() -> str:
-    """The API's address: GITHUB_API_URL, or GitHub's. Raises UsageError for one that is neither https nor loopback."""
-    return check_url(os.environ.get("GITHUB_API_URL") or API, "GITHUB_API_URL").rstrip("/")
-
-
 def check_repo(repo: str) -> str:
     """The repository, if it is one: OWNER/NAME. Raises UsageError."""
     if not REPO.fullmatch(repo) or repo.endswith(("/.", "/..")):
@@ -101,8 +96,9 @@ class GitHub:
     @classmethod
     def of_environment(cls, repo: str) -> "GitHub":
         """With the token of GITHUB_TOKEN or GH_TOKEN, at GITHUB_API_URL."""
+        api = check_url(os.environ.get("GITHUB_API_URL") or API, "GITHUB_API_URL").rstrip("/")
         token = os.environ.get("GITHUB_TOKEN") or os.environ.get("GH_TOKEN") or ""
-        return cls(repo, api=api_url(), token=token)
+        return cls(repo, api=api, token=token)
 
     def published(self, tag: str) -> "GitRelease | None":
         """The published release of a tag; None where there is none."""

@@ -3,13 +3,12 @@
 What is wrong is a failed check that says so, and the others go on; only a manifest that cannot be understood ends it.
 """
 
-import json
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 from urllib.parse import quote
 
 from densenet_port.conversion import convert
@@ -20,11 +19,11 @@ from densenet_port.fetch.http import NotFoundError
 from densenet_port.fetch.manifest import NAME, SIGNATURE, SUMS, Document, File, Manifest
 from densenet_port.fetch.partial import Expected
 from densenet_port.prove import parity
-from densenet_port.release.github import api_url, check_repo
+from densenet_port.release.github import check_repo
 from densenet_port.release.network import is_proof
 from densenet_port.release.sign import check_signature
-from densenet_port.strict import Fields
 
+SERVER = "https://github.com"
 SUM = re.compile(r"([0-9a-f]{64}) [ *](\S+)")
 SAME = ("layout", "architecture", "contract", "mappings", "tensors")  # what a file's own record says as well
 
@@ -61,10 +60,8 @@ def verify(place: str, *, key: Path | None = None, progress: Progress = ignore_p
     if Path(place).is_dir():
         return verify_folder(Path(place), key=key)
     with TemporaryDirectory(prefix="densenet-port-") as scratch:
-        url = _urls_in(place) if "://" in place else _urls_of_tag(place, Path(scratch))
-        folder = Path(scratch) / "release"
-        _download_all(url, folder, progress, signed=key is not None)
-        return verify_folder(folder, key=key)
+        _download_all(_base(place), Path(scratch), progress, signed=key is not None)
+        return verify_folder(Path(scratch), key=key)
 
 
 def verify_folder(folder: Path, *, key: Path | None = None) -> Verified:
@@ -83,55 +80,31 @@ def verify_folder(folder: Path, *, key: Path | None = None) -> Verified:
 # -- downloads ---------------------------------------------------------------------------------------------------------
 
 
-def _urls_in(base: str) -> Callable[[str], str]:
-    """Name → URL of a release's files, which lie in one folder of a web server."""
-    return lambda name: f"{base.rstrip('/').removesuffix(f'/{NAME}')}/{name}"
+def _base(place: str) -> str:
+    """The URL of the folder that a release's files are in. Raises UsageError for a place that is none.
 
-
-def _urls_of_tag(place: str, scratch: Path) -> Callable[[str], str]:
-    """Name → URL of the files of a published release on GitHub. Raises UsageError for a place that is none.
-
-    GitHub's API is asked without a token: a link to a file takes none either.
+    On GitHub that is the permanent one of a tag, which takes no token and knows no rate limit.
     """
+    if "://" in place:
+        return place.rstrip("/").removesuffix(f"/{NAME}")
     repo, _, tag = place.partition("@")
     if not tag:
         hint = "name a folder, the URL of a release's files, or OWNER/NAME@TAG"
         raise UsageError(f"{place}: is no folder, and no release on GitHub", hint=hint)
-    url = f"{api_url()}/repos/{check_repo(repo)}/releases/tags/{quote(tag, safe='')}"
-    try:
-        download(Expected(url=url), scratch / "release.json")
-        links = _links(json.loads((scratch / "release.json").read_bytes()), url)
-    except NotFoundError as error:
-        message = f"{repo} has no published release {tag}"
-        raise NetworkError(
-            message, hint="a draft, or a release of a private repository, cannot be downloaded"
-        ) from error
-    except ValueError as error:
-        raise NetworkError(f"{url}: does not answer as GitHub's API does: {error}") from error
-
-    def link(name: str) -> str:
-        if name not in links:
-            raise NetworkError(f"release {tag} of {repo} has no file {name}", hint="its manifest lists one")
-        return links[name]
-
-    return link
+    server = os.environ.get("GITHUB_SERVER_URL") or SERVER
+    return f"{server.rstrip('/')}/{check_repo(repo)}/releases/download/{quote(tag, safe='')}"
 
 
-def _links(answer: Any, url: str) -> dict[str, str]:
-    """Name → URL of the complete files in an answer of GitHub's API. Raises NetworkError for another answer."""
-    links = {}
-    for asset in Fields(url, answer, NetworkError).entries("assets"):
-        if asset.text("state") == "uploaded":
-            links[asset.text("name")] = asset.text("browser_download_url")
-    return links
-
-
-def _download_all(url: Callable[[str], str], folder: Path, progress: Progress, *, signed: bool) -> None:
+def _download_all(base: str, folder: Path, progress: Progress, *, signed: bool) -> None:
     """Every file of a release, as it is there, whatever the manifest says of it: that is judged afterwards."""
-    download(Expected(url=url(NAME)), folder / NAME)
+    try:
+        download(Expected(url=f"{base}/{NAME}"), folder / NAME)
+    except NotFoundError as error:
+        hint = "is a release published there? A draft, or one of a private repository, cannot be downloaded"
+        raise NetworkError(error.message, hint=hint) from error
     names = [SUMS, *[SIGNATURE] * signed, *(entry.name for entry in manifests.read(folder / NAME).entries())]
     for done, name in enumerate(names, start=1):
-        download(Expected(url=url(name)), folder / name)
+        download(Expected(url=f"{base}/{name}"), folder / name)
         progress(done, len(names))
 
 

@@ -240,6 +240,25 @@ def test_colour_is_left_out_where_nobody_sees_it(small):
     assert "\x1b" not in run("inspect", small).stdout
 
 
+THREADS = """
+import os, sys
+from densenet_port.cli import main
+try:
+    main()
+finally:
+    sys.stderr.write(str(len(os.listdir("/proc/self/task"))))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted where Linux lists them")
+def test_commands_that_multiply_no_matrices_start_no_threads_for_it(small):
+    """They would spin for up to a third of the CPU time; `inspect` has none of its own that could linger."""
+    command = [sys.executable, "-c", THREADS, "inspect", small]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "1")
+
+
 UNFORESEEN = """
 import sys
 from densenet_port.cli import main

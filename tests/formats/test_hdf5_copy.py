@@ -22,6 +22,7 @@ from densenet_port.conversion.load import read
 from densenet_port.errors import CorruptError, DiskError, UsageError
 from densenet_port.formats.hdf5 import copy
 from densenet_port.formats.keras import h5 as keras_h5
+from densenet_port.formats.keras.h5_write import write_weights_h5
 from tests.formats import test_keras_h5 as forms
 from tests.support.containers import content, damaged, outcome, telling, weights
 from tests.support.keras_process import real_files
@@ -119,7 +120,7 @@ def test_the_weights_of_an_archive_may_be_of_another_form(compression, tmp_path)
 
 def test_a_file_of_ours_that_was_rewritten_keeps_its_record(tmp_path):
     """It is bytes like any others to h5py."""
-    keras_h5.write_weights_h5(tmp_path / "x", weights(), telling())
+    write_weights_h5(tmp_path / "x", weights(), telling())
     path = rewritten(tmp_path / "x", tmp_path / "y", OTHER["latest"])
 
     assert keras_h5.read(path).record == keras_h5.read(tmp_path / "x").record

@@ -10,7 +10,7 @@ import pytest
 
 from densenet_port.errors import CorruptError, UsageError
 from densenet_port.formats.keras import archive as keras_archive
-from densenet_port.formats.keras import h5 as keras_h5
+from densenet_port.formats.keras.h5_write import write_weights_h5
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from tests.support.containers import SMALL, blueprint, content, peak, telling, true, weights
@@ -36,7 +36,7 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("built")
     cases = []
     for number, (arch, contract) in enumerate(NETWORKS.values()):
-        for name, write in ((".keras", keras_archive.write), (".weights.h5", keras_h5.write_weights_h5)):
+        for name, write in ((".keras", keras_archive.write), (".weights.h5", write_weights_h5)):
             write(folder / f"{number}{name}", weights(arch), telling(arch, contract), blueprint(arch, contract))
             cases.append((arch, contract, folder / f"{number}{name}"))
     found = loaded_by_keras(*cases)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from densenet_port.errors import CorruptError, MisfitError, UsageError
 from densenet_port.formats.keras import h5 as keras_h5
+from densenet_port.formats.keras.h5_write import write_legacy, write_weights_h5
 from densenet_port.network.contract import Contract
 from tests.support.containers import (
     SMALL,
@@ -35,8 +36,8 @@ VECTOR = RNG.standard_normal(4).astype("f4")
 def written(tmp_path_factory):
     """One file of each kind as we write it."""
     folder = tmp_path_factory.mktemp("written")
-    keras_h5.write_legacy(folder / "by_order.h5", weights(), telling())
-    keras_h5.write_weights_h5(folder / "our.weights.h5", weights(), telling())
+    write_legacy(folder / "by_order.h5", weights(), telling())
+    write_weights_h5(folder / "our.weights.h5", weights(), telling())
     return folder
 
 
@@ -436,7 +437,7 @@ def test_what_we_write_reads_back_the_same(name, written):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "int8", "uint16", "int64"])
-@pytest.mark.parametrize("write", [keras_h5.write_legacy, keras_h5.write_weights_h5])
+@pytest.mark.parametrize("write", [write_legacy, write_weights_h5])
 def test_every_type_of_number_survives(write, dtype, tmp_path):
     """bfloat16 comes as float32 and is written as the half that it is."""
     array = np.array([[1, 2, 3], [0, 5, 100]], "float32" if dtype == "bfloat16" else dtype)
@@ -481,7 +482,7 @@ def test_libhdf5_can_change_what_we_write(written, tmp_path):
 def test_layers_with_slashes_stand_in_groups(tmp_path):
     """As the names of tf.keras's applications do."""
     tensors = {"conv1/conv/kernel": tensor(KERNEL), "conv1/bn/gamma": tensor(VECTOR), "fc/kernel": tensor(KERNEL[0, 0])}
-    keras_h5.write_legacy(tmp_path / "x", tensors, telling())
+    write_legacy(tmp_path / "x", tensors, telling())
 
     with h5py.File(tmp_path / "x") as file:
         found = file["conv1/conv/conv1/conv/kernel"][()]
@@ -491,7 +492,7 @@ def test_layers_with_slashes_stand_in_groups(tmp_path):
 def test_variables_of_keras_1_make_a_file_of_keras_1(tmp_path):
     """Names as it gives them, of fixed length; no version or backend, by which Keras 2 would take it for its own."""
     tensors = {"conv1/W": tensor(KERNEL), "conv1_scale/gamma": tensor(VECTOR), "fc6/b": tensor(VECTOR)}
-    keras_h5.write_legacy(tmp_path / "x", tensors, telling())
+    write_legacy(tmp_path / "x", tensors, telling())
 
     with h5py.File(tmp_path / "x") as file:
         lists = {layer: file[layer].attrs["weight_names"] for layer in file.attrs["layer_names"].astype(str)}
@@ -505,7 +506,7 @@ def test_variables_of_keras_1_make_a_file_of_keras_1(tmp_path):
 def test_a_long_list_of_layers_is_split_as_keras_splits_it(tmp_path):
     """HDF5 keeps 64 KiB in an attribute."""
     tensors = {f"a_layer_with_quite_a_long_name_{n}/gamma": tensor(VECTOR + n) for n in range(2000)}
-    keras_h5.write_legacy(tmp_path / "x", tensors, telling())
+    write_legacy(tmp_path / "x", tensors, telling())
 
     with h5py.File(tmp_path / "x") as file:
         pieces = [key for key in file.attrs if key.startswith("layer_names")]
@@ -529,7 +530,7 @@ def test_a_layer_that_no_class_has_cannot_be_a_weights_file(layer, shapes, tmp_p
     tensors = {f"{layer}/{name}": tensor(np.zeros(shape, "f4")) for name, shape in shapes.items()}
 
     with pytest.raises(UsageError, match=f"{layer} cannot be written as .weights.h5: its variables are"):
-        keras_h5.write_weights_h5(tmp_path / "x", tensors, telling())
+        write_weights_h5(tmp_path / "x", tensors, telling())
 
 
 @pytest.mark.parametrize(
@@ -538,20 +539,20 @@ def test_a_layer_that_no_class_has_cannot_be_a_weights_file(layer, shapes, tmp_p
 def test_a_name_that_keras_cannot_have_is_refused(name, tmp_path):
     """Every tensor has a layer and a variable."""
     with pytest.raises(UsageError, match="cannot be written for Keras"):
-        keras_h5.write_legacy(tmp_path / "x", {name: tensor(VECTOR)}, telling())
+        write_legacy(tmp_path / "x", {name: tensor(VECTOR)}, telling())
 
 
 @pytest.mark.parametrize("names", [("a/b", "a/a/b/c"), ("a/a/b/c", "a/b")])
 def test_a_tensor_and_a_group_cannot_share_a_name(names, tmp_path):
     """`a/b` is the dataset /a/a/b; the layer `a/a/b` would be a group there."""
     with pytest.raises(UsageError, match="a dataset of the same name"):
-        keras_h5.write_legacy(tmp_path / "x", {name: tensor(VECTOR) for name in names}, telling())
+        write_legacy(tmp_path / "x", {name: tensor(VECTOR) for name in names}, telling())
 
 
 def test_a_type_that_hdf5_has_not_is_refused(tmp_path):
     """Truth values are an enumeration there."""
     with pytest.raises(UsageError, match="a/b: bool cannot be written as HDF5"):
-        keras_h5.write_legacy(tmp_path / "x", {"a/b": tensor(np.array([True]))}, telling())
+        write_legacy(tmp_path / "x", {"a/b": tensor(np.array([True]))}, telling())
 
 
 def test_a_record_that_grows_stops_the_writing(tmp_path):
@@ -559,7 +560,7 @@ def test_a_record_that_grows_stops_the_writing(tmp_path):
     texts = iter([b'{"a":%d}' % 10**digits for digits in range(5)])
 
     with pytest.raises(MisfitError, match="densenet_port: expected uint8"):
-        keras_h5.write_legacy(tmp_path / "x", {"a/gamma": tensor(VECTOR)}, lambda: next(texts))
+        write_legacy(tmp_path / "x", {"a/gamma": tensor(VECTOR)}, lambda: next(texts))
 
 
 # -- hostile files ---------------------------------------------------------------------------------------------------

@@ -182,20 +182,8 @@ BODY_UNITS = "block{b}.layer{l}.conv1, block{b}.layer{l}.conv2, block{b}.layer{l
 UNITS = f"{BODY_UNITS}, final.norm, head.dense, stem.conv, stem.norm, transition{{b}}.conv, transition{{b}}.norm"
 KEYS_OF_A_TABLE = ", ".join(
     [
-        *(
-            "about",
-            "body",
-            "classes",
-            "containers",
-            "contract",
-            "first",
-            "ignore",
-            "include",
-            "last_relu",
-            "layout",
-            "only",
-        ),
-        *("order", "pool", "prefer", "reference", "tensors", "units", "when"),
+        *("about", "body", "classes", "containers", "contract", "first", "ignore", "include", "last_relu"),
+        *("layout", "only", "order", "pool", "prefer", "reference", "tensors", "units", "when"),
     ]
 )
 CONTRACT = "epsilon, stem_padding, stem_pool, pool_rounding, output, input"
@@ -211,10 +199,10 @@ FAULTS = [
     (("epsilon      = 1e-5", 'epsilon = "small"'), "contract.epsilon: expected a float, found 'small'"),
     (
         ('stem_padding = "symmetric"', 'stem_padding = "valid"'),
-        "contract.stem_padding: expected one of symmetric, same, found 'valid'",
+        "contract: stem_padding: expected one of symmetric, same, found 'valid'",
     ),
     (('order = "rgb", ', ""), "missing key 'contract.input.order'"),
-    (('order = "rgb"', 'order = "rbg"'), "contract.input.order: expected one of rgb, bgr, grey, found 'rbg'"),
+    (('order = "rgb"', 'order = "rbg"'), "contract: input.order: expected one of rgb, bgr, grey, found 'rbg'"),
     (("mean = [0.485,", "mean = [485,"), "contract.input.mean[0]: expected a float, found 485"),
     (('"final.norm" ', '"final.norms" '), f"unknown key 'units.final.norms' (known: {UNITS})"),
     (('"stem.norm"               = "features.norm0"', ""), "missing key 'units.stem.norm'"),
@@ -282,7 +270,7 @@ FAULTS = [
     ),
     (
         ('output       = "logits"', 'output = "logits"\nstem_pool = "mean"'),
-        "contract.stem_pool: expected one of max, blur, none, found 'mean'",
+        "contract: stem_pool: expected one of max, blur, none, found 'mean'",
     ),
     (
         ('conv.bias    = "{unit}.bias"', 'conv.bias    = "bias"'),

@@ -685,7 +685,7 @@ def test_a_published_release_is_verified_where_it_is(how, small, server, monkeyp
     published(small, server)
     monkeypatch.setitem(sys.modules, "github", None)
     server.log.clear()
-    monkeypatch.setenv("GITHUB_API_URL", server.url("api"))
+    monkeypatch.setenv("GITHUB_SERVER_URL", server.url("web"))
     monkeypatch.setenv("GITHUB_TOKEN", READER)
     place = {"url": server.base(TAG), "manifest's url": f"{server.base(TAG)}/manifest.json", "tag": f"{REPO}@{TAG}"}
 
@@ -721,21 +721,26 @@ def test_a_link_that_expires_in_the_middle_is_asked_for_again(small):
 
 def test_a_draft_and_a_release_that_is_not_there_cannot_be_verified(small, server, monkeypatch):
     """Neither has a page."""
-    monkeypatch.setenv("GITHUB_API_URL", server.url("api"))
+    monkeypatch.setenv("GITHUB_SERVER_URL", server.url("web"))
     client_of(server).create(TAG, "")
 
-    with pytest.raises(NetworkError, match=rf"{REPO} has no published release {TAG}"):
+    with pytest.raises(
+        NetworkError, match=rf"/{REPO}/releases/download/{TAG}/manifest\.json cannot be downloaded"
+    ) as caught:
         verify(f"{REPO}@{TAG}")
+    assert caught.value.hint == (
+        "is a release published there? A draft, or one of a private repository, cannot be downloaded"
+    )
 
 
 def test_a_release_that_lost_a_file_is_found(small, server, monkeypatch):
     """The manifest tells of it, the server does not have it."""
-    monkeypatch.setenv("GITHUB_API_URL", server.url("api"))
+    monkeypatch.setenv("GITHUB_SERVER_URL", server.url("web"))
     published(small, server)
     (release,) = server.releases.values()
     release["assets"] = {n: a for n, a in release["assets"].items() if not a["name"].endswith(".npz")}
 
-    with pytest.raises(NetworkError, match=r"has no file .*golden\.npz"):
+    with pytest.raises(NetworkError, match=r"golden\.npz cannot be downloaded \(HTTP 404 Not Found\)"):
         verify(f"{REPO}@{TAG}")
 
 

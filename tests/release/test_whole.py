@@ -58,7 +58,7 @@ def release(tmp_path_factory):
 def test_a_release_of_the_four_networks_is_published_verified_and_used(release, server, tmp_path, monkeypatch):
     """A new process asks for "imagenet", and its logits are those of torchvision with the original checkpoint."""
     publish(release, Client(REPO, api=server.url("api"), token=WRITER))
-    monkeypatch.setenv("GITHUB_API_URL", server.url("api"))
+    monkeypatch.setenv("GITHUB_SERVER_URL", server.url("web"))
     verdict = verify(f"{REPO}@{TAG}")
     golden = Recording.load(release / "densenet121-torchvision.golden.npz")
     probe = golden.probes[0]

@@ -14,7 +14,8 @@ from pathlib import Path
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import PortError
 from densenet_port.formats.caffe import prototxt
-from densenet_port.formats.hdf5 import read as _hdf5
+from densenet_port.formats.hdf5.parts import SIGNATURE
+from densenet_port.formats.hdf5.read import Node, root
 from densenet_port.formats.source import Source, guarded
 
 GROUP = "data"
@@ -22,12 +23,12 @@ GROUP = "data"
 
 def sniff(path: Path, head: bytes) -> bool:
     """Whether a file is HDF5 with Caffe's group, and none of the attributes by which Keras lists its layers."""
-    if not head.startswith(_hdf5.SIGNATURE):
+    if not head.startswith(SIGNATURE):
         return False
     try:
         with guarded(path, "HDF5"):
-            root = _hdf5.root(Source.of_file(path))
-            return GROUP in root.members and root.texts("layer_names") is None and any(_blobs(root.member(GROUP)))
+            top = root(Source.of_file(path))
+            return GROUP in top.members and top.texts("layer_names") is None and any(_blobs(top.member(GROUP)))
     except PortError:
         return False
 
@@ -39,12 +40,12 @@ def read(path: Path) -> Checkpoint:
     """
     beside = prototxt.beside(path)
     with guarded(path, "HDF5"):
-        tensors = dict(_blobs(_hdf5.root(Source.of_file(path)).member(GROUP)))
+        tensors = dict(_blobs(root(Source.of_file(path)).member(GROUP)))
         metadata = prototxt.read(beside) if beside.is_file() else {}
     return Checkpoint(path=path, container="caffemodel-h5", tensors=tensors, metadata=metadata)
 
 
-def _blobs(group: _hdf5.Node) -> Iterator[tuple[str, Tensor]]:
+def _blobs(group: Node) -> Iterator[tuple[str, Tensor]]:
     """Name and tensor of each blob in a group, and in the groups within it."""
     for name in group.members:
         node = group.member(name)

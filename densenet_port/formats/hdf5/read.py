@@ -26,26 +26,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from densenet_port.checkpoint import Array, Tensor
 from densenet_port.errors import CorruptError
+from densenet_port.formats.hdf5 import parts
 from densenet_port.formats.source import AGAIN, Source, guarded, native, stored
 
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
-UNDEFINED = 2**64 - 1
-DATASPACE, LINK_INFO, DATATYPE, LINK, EXTERNAL, LAYOUT = 0x01, 0x02, 0x03, 0x06, 0x07, 0x08
-FILTERS, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE, ATTRIBUTE_INFO = 0x0B, 0x0C, 0x10, 0x11, 0x15
+T = TypeVar("T")
 
 METADATA = 32 * 2**20  # bytes of structures read from one file: 264 with its optimizer has 6 MB; a loop has no end
 PACKED = 4 * 2**30  # bytes that compressed datasets may unpack to
 RATIO = 1000  # and how many times the file; deflate reaches 1032
 DEPTH = 64  # groups within groups
 _NEWER = "load the file with the software that wrote it, and save it again"
-# size → offset, precision, exponent's place and size, mantissa's place and size, bias
-FLOATS = {2: (0, 16, 10, 5, 0, 10, 15), 4: (0, 32, 23, 8, 0, 23, 127), 8: (0, 64, 52, 11, 0, 52, 1023)}
 _TEXT = np.dtype(object)  # strings of variable length
 _CHUNKED, _VIRTUAL = 2, 3  # layouts; 0 is compact, 1 contiguous
 _LAYOUTS = {(3, 0), (3, 1), (3, 2), (4, 0), (4, 1)}  # versions and layouts that are read
@@ -102,7 +98,7 @@ class Node:
     @cached_property
     def is_dataset(self) -> bool:
         """Whether it has a layout; everything else is a group."""
-        return any(kind == LAYOUT for kind, _ in self.messages)
+        return any(kind == parts.LAYOUT for kind, _ in self.messages)
 
     @cached_property
     def members(self) -> dict[str, int]:
@@ -125,14 +121,14 @@ class Node:
     def texts(self, name: str) -> list[str] | None:
         """An attribute that is a list of strings; one string is a list of one. None without it."""
         for kind, body in self.messages:
-            if kind == ATTRIBUTE and (texts := _attribute(self.file, name.encode(), body)) is not None:
+            if kind == parts.ATTRIBUTE and (texts := _attribute(self.file, name.encode(), body)) is not None:
                 return texts
         return None
 
     def tensor(self) -> Tensor:
         """A dataset's shape, type and a way to read it. Raises CorruptError for what cannot be read."""
-        dtype, _ = _datatype(self.message(DATATYPE))
-        shape = _dataspace(self.message(DATASPACE))
+        dtype, _ = _datatype(self.message(parts.DATATYPE))
+        shape = _dataspace(self.message(parts.DATASPACE))
         if dtype.kind not in "iufV" or (dtype.kind == "V" and self.texts("dtype") != ["bfloat16"]):
             raise CorruptError(f"{self.file.path}: {self.name} holds values of type {dtype}, expected numbers")
         name = "bfloat16" if dtype.kind == "V" else dtype.newbyteorder("=").name
@@ -152,11 +148,25 @@ class Node:
         raise CorruptError(f"{self.file.path}: {self.name} lacks the message {number:#x} of a dataset")
 
 
+def open_root(source: Source, use: Callable[[Node], T]) -> T:
+    """What `use` makes of the root group.
+
+    Where the file is of a form that this reader does not know, `use` is called again with the root of a plain copy.
+    Raises CorruptError for what is no HDF5 file, is broken or hostile, and what `use` raises.
+    """
+    try:
+        return use(root(source))
+    except OtherFormError:
+        from densenet_port.formats.hdf5.copy import plain_copy  # noqa: PLC0415 (few files need it)
+
+        return use(root(plain_copy(source)))
+
+
 def root(source: Source) -> Node:
     """The root group. Raises CorruptError for what is no HDF5 file, OtherFormError for one of another form."""
     file = File(source)
     block = file.structure(0, 9)
-    if block[:8] != SIGNATURE:
+    if block[:8] != parts.SIGNATURE:
         raise CorruptError(f"{file.path}: no HDF5, which begins otherwise")
     if block[8] > 1:
         raise OtherFormError(f"{file.path}: HDF5 superblock {block[8]}, expected 0 or 1")
@@ -174,9 +184,9 @@ def _node(file: File, path: tuple[str, ...], address: int) -> Node:
         raise CorruptError(f"{file.path}: groups stand in groups more than {DEPTH} deep")
     node = Node(file, path, tuple(_messages(file, "/" + "/".join(path), address)))
     for kind, body in node.messages:
-        if kind == EXTERNAL:
+        if kind == parts.EXTERNAL:
             raise CorruptError(f"{file.path}: the data of {node.name} stand in another file, which is refused")
-        if kind == ATTRIBUTE_INFO and struct.unpack_from("<Q", body, 2 + 2 * (body[1] & 1))[0] != UNDEFINED:
+        if kind == parts.ATTRIBUTE_INFO and struct.unpack_from("<Q", body, 2 + 2 * (body[1] & 1))[0] != parts.UNDEFINED:
             raise OtherFormError(f"{file.path}: attributes of {node.name} stand in a heap")
     return node
 
@@ -192,7 +202,7 @@ def _messages(file: File, name: str, address: int) -> Iterator[tuple[int, bytes]
     blocks = [(address + 16, length)]
     for offset, count in blocks:
         for kind, body in _split(file, file.structure(offset, count)):
-            if kind == CONTINUATION:
+            if kind == parts.CONTINUATION:
                 blocks.append(struct.unpack_from("<QQ", body))
             elif kind:
                 yield kind, body
@@ -215,11 +225,11 @@ def _split(file: File, block: bytes) -> Iterator[tuple[int, bytes]]:
 def _links(node: Node) -> Iterator[tuple[str, int]]:
     """Name and address of the object header, for each member of a group."""
     for kind, body in node.messages:
-        if kind == SYMBOL_TABLE:
+        if kind == parts.SYMBOL_TABLE:
             yield from _symbols(node.file, *struct.unpack_from("<QQ", body))
-        elif kind == LINK:
+        elif kind == parts.LINK:
             yield _link(node.file, body)
-        elif kind == LINK_INFO and struct.unpack_from("<Q", body, 2 + 8 * (body[1] & 1))[0] != UNDEFINED:
+        elif kind == parts.LINK_INFO and struct.unpack_from("<Q", body, 2 + 8 * (body[1] & 1))[0] != parts.UNDEFINED:
             raise OtherFormError(f"{node.file.path}: members of {node.name} stand in a heap")
 
 
@@ -289,7 +299,7 @@ def _datatype(body: bytes) -> tuple[np.dtype, int]:
     order = ">" if flags & 1 else "<"
     if kind == 0 and size in (1, 2, 4, 8) and struct.unpack_from("<HH", body, 8) == (0, 8 * size):
         return np.dtype(f"{order}{'i' if flags & 8 else 'u'}{size}"), size
-    if kind == 1 and not flags & 64 and struct.unpack_from("<HHBBBBI", body, 8) == FLOATS.get(size):
+    if kind == 1 and not flags & 64 and struct.unpack_from("<HHBBBBI", body, 8) == parts.FLOATS.get(size):
         return np.dtype(f"{order}f{size}"), size
     if kind == 3 and size:  # the specification's number of strings
         return np.dtype(f"S{size}"), size
@@ -353,7 +363,7 @@ def _collection(block: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _reader(node: Node, dtype: np.dtype, shape: tuple[int, ...]) -> Callable[[], Array]:
     """How to read a dataset's array, after all the checks that need no data."""
-    file, layout, length = node.file, node.message(LAYOUT), prod(shape) * dtype.itemsize
+    file, layout, length = node.file, node.message(parts.LAYOUT), prod(shape) * dtype.itemsize
     version, kind = layout[:2]
     if kind == _VIRTUAL:
         raise CorruptError(f"{file.path}: the data of {node.name} stand in other files, which is refused")
@@ -384,7 +394,7 @@ class _Chunk(NamedTuple):
 
 def _chunked(node: Node, dtype: np.dtype, shape: tuple[int, ...]) -> Callable[[], Array]:
     """How to read a dataset of chunks."""
-    file, layout = node.file, node.message(LAYOUT)
+    file, layout = node.file, node.message(parts.LAYOUT)
     rank = layout[2]
     tree, *sides = struct.unpack_from(f"<Q{rank}I", layout, 3)
     chunk = tuple(sides[:-1])
@@ -395,7 +405,7 @@ def _chunked(node: Node, dtype: np.dtype, shape: tuple[int, ...]) -> Callable[[]
     file.claim(sum(part.size for part in chunks), packed=False)
     if len(chunks) != prod(map(len, starts)) or sorted(part.start for part in chunks) != list(product(*starts)):
         raise CorruptError(f"{file.path}: {node.name} lacks some of its chunks")
-    filters = _filters(next((body for kind, body in node.messages if kind == FILTERS), b"\2\0"))
+    filters = _filters(next((body for kind, body in node.messages if kind == parts.FILTERS), b"\2\0"))
     if not set(filters) <= set(_UNDO):
         known = "known are deflate (1), shuffle (2) and Fletcher's checksum (3)"
         raise OtherFormError(f"{file.path}: {node.name} has the filters {filters}, {known}")

@@ -16,10 +16,9 @@ import numpy as np
 
 from densenet_port.checkpoint import Tensor
 from densenet_port.errors import UsageError
-from densenet_port.formats.hdf5 import read as _hdf5
+from densenet_port.formats.hdf5 import parts
+from densenet_port.formats.hdf5.parts import RECORD
 from densenet_port.formats.source import Writable, stored, stored_size, write_tensor
-
-RECORD = ("densenet_port", "vars", "0")  # a place that Keras's own editor of weight files keeps
 
 _SUPERBLOCK = 96
 _FILL, _GROUP_INFO = 0x05, 0x0A
@@ -80,9 +79,9 @@ def _places(tensors: Mapping[str, Tensor]) -> tuple[dict[str, int], int]:
 
 def _superblock(root: int, end: int) -> bytes:
     """Superblock 0: sizes of addresses, two orders of trees that stand nowhere, addresses, the root's entry."""
-    undefined = _hdf5.UNDEFINED
+    undefined = parts.UNDEFINED
     sizes = struct.pack("<5xBBxHHI", 8, 8, 4, 16, 0)
-    return _hdf5.SIGNATURE + sizes + struct.pack("<4Q", 0, undefined, end, undefined) + struct.pack("<QQ24x", 0, root)
+    return parts.SIGNATURE + sizes + struct.pack("<4Q", 0, undefined, end, undefined) + struct.pack("<QQ24x", 0, root)
 
 
 class _Headers:
@@ -103,22 +102,22 @@ class _Headers:
             for name, member in group.members.items()
         }
         messages = [
-            (_hdf5.LINK_INFO, struct.pack("<BBQQ", 0, 0, _hdf5.UNDEFINED, _hdf5.UNDEFINED)),
+            (parts.LINK_INFO, struct.pack("<BBQQ", 0, 0, parts.UNDEFINED, parts.UNDEFINED)),
             (_GROUP_INFO, _COMPACT),
         ]
-        messages += [(_hdf5.LINK, _link(name, address)) for name, address in links.items()]
+        messages += [(parts.LINK, _link(name, address)) for name, address in links.items()]
         return self._add(messages + [_attribute(name, value) for name, value in group.attributes.items()])
 
     def dataset(self, tensor: Tensor, place: int) -> int:
         """Write the header of a dataset whose bytes stand at `place`; its address."""
         length = stored_size(tensor.shape, tensor.dtype)
         fill = struct.pack("<BBBBI", 2, 2, 2, 1, 0)  # version 2, allocated late, written if set, the default
-        layout = struct.pack("<BBQQ", 3, 1, place if length else _hdf5.UNDEFINED, length)
+        layout = struct.pack("<BBQQ", 3, 1, place if length else parts.UNDEFINED, length)
         messages = [
-            (_hdf5.DATASPACE, _dataspace(tensor.shape)),
-            (_hdf5.DATATYPE, _number(tensor.dtype)),
+            (parts.DATASPACE, _dataspace(tensor.shape)),
+            (parts.DATATYPE, _number(tensor.dtype)),
             (_FILL, fill),
-            (_hdf5.LAYOUT, layout),
+            (parts.LAYOUT, layout),
         ]
         marks = [_attribute("dtype", "bfloat16")] if tensor.dtype == "bfloat16" else []
         return self._add(messages + marks)
@@ -156,7 +155,7 @@ def _number(dtype: str) -> bytes:
     kind = stored(dtype)
     size = kind.itemsize
     if kind.kind == "f":
-        properties = _hdf5.FLOATS[size]  # the mantissa's highest bit is implied; the sign is the last bit
+        properties = parts.FLOATS[size]  # the mantissa's highest bit is implied; the sign is the last bit
         return struct.pack("<BBBBIHHBBBBI", 0x11, 0x20, 8 * size - 1, 0, size, *properties)
     return struct.pack("<BBBBIHH", 0x10, 8 * (kind.kind == "i"), 0, 0, size, 0, 8 * size)
 
@@ -177,4 +176,4 @@ def _attribute(name: str, value: str | list[str]) -> tuple[int, bytes]:
     spelled = name.encode() + b"\0"
     head = struct.pack("<BxHHH", 1, len(spelled), len(kind), len(space))
     values = b"".join(text.ljust(length, b"\0") for text in texts)
-    return _hdf5.ATTRIBUTE, head + _padded(spelled) + _padded(kind) + _padded(space) + values
+    return parts.ATTRIBUTE, head + _padded(spelled) + _padded(kind) + _padded(space) + values

@@ -22,12 +22,12 @@ from zipfile import ZipFile
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import CorruptError, UsageError
 from densenet_port.formats import zip as zip_archive
-from densenet_port.formats.hdf5 import open_root
-from densenet_port.formats.hdf5 import read as _hdf5
 from densenet_port.formats.hdf5 import write as _hdf5_write
+from densenet_port.formats.hdf5.read import Node, open_root
 from densenet_port.formats.keras import graph as _keras_graph
 from densenet_port.formats.keras import h5 as keras_h5
 from densenet_port.formats.keras.config import functional
+from densenet_port.formats.keras.h5_write import by_layer, weights_tree
 from densenet_port.formats.source import Source, guarded
 from densenet_port.formats.zip import Member
 from densenet_port.network.blueprint import Blueprint
@@ -59,7 +59,7 @@ def read(path: Path) -> Checkpoint:
         return open_root(weights, partial(_checkpoint, path, config, saved))
 
 
-def _checkpoint(path: Path, config: Any, saved: Any, root: _hdf5.Node) -> Checkpoint:
+def _checkpoint(path: Path, config: Any, saved: Any, root: Node) -> Checkpoint:
     """The checkpoint of a configuration, what was saved of its making, and the root group of the weights."""
     named = dict(_named(config, ()))
     objects = sorted(keras_h5.weighted(root), key=_Order(named))
@@ -139,7 +139,7 @@ def write(
         hint = "pass a blueprint, or choose .weights.h5, which holds weights alone"
         raise UsageError("a .keras holds a graph, and nothing says which network the tensors are of", hint=hint)
     _check(blueprint, tensors)
-    config, tree = functional(blueprint), keras_h5.weights_tree(tensors, blueprint)
+    config, tree = functional(blueprint), weights_tree(tensors, blueprint)
     with ZipFile(path, "w") as archive:
         archive.writestr(zip_archive.undated(METADATA), json.dumps(_SAVED))
         archive.writestr(zip_archive.undated(CONFIG), json.dumps(config))
@@ -150,7 +150,7 @@ def write(
 def _check(blueprint: Blueprint, tensors: Mapping[str, Tensor]) -> None:
     """Raise UsageError unless the tensors are those of the blueprint's units, in order, and name layers of Keras 3."""
     network = f"a .keras of {blueprint.architecture.name}"
-    layers = keras_h5.by_layer(tensors)
+    layers = by_layer(tensors)
     if len(layers) != len(blueprint.layers):
         raise UsageError(f"{network} has {len(blueprint.layers)} layers with weights, found {len(layers)}")
     for unit, (layer, variables) in zip(blueprint.graph.units.values(), layers.items(), strict=True):

@@ -1,4 +1,4 @@
-"""Keras's two HDF5 containers. Both spell a tensor `<layer>/<variable>`.
+"""Keras's two HDF5 containers, read; `h5_write` writes them. Both spell a tensor `<layer>/<variable>`.
 
 **Legacy `.h5`** (Keras 1 to 3, weights or a whole model). The root, or its group `model_weights` in a whole model, has
 the attribute `layer_names`; each layer is a group of that name (`conv1/conv` is a group in a group) with the attribute
@@ -36,50 +36,29 @@ densenet-port's record is the dataset `/densenet_port/vars/0`, a JSON text as by
 
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from densenet_port.checkpoint import Checkpoint, Tensor
-from densenet_port.errors import CorruptError, MisfitError, UsageError
-from densenet_port.formats.hdf5 import open_root
-from densenet_port.formats.hdf5 import read as _hdf5
-from densenet_port.formats.hdf5 import write as _hdf5_write
-from densenet_port.formats.hdf5.write import RECORD, Group
+from densenet_port.errors import CorruptError, MisfitError
+from densenet_port.formats.hdf5.parts import RECORD, SIGNATURE
+from densenet_port.formats.hdf5.read import Node, open_root
 from densenet_port.formats.keras import graph as _keras_graph
+from densenet_port.formats.keras.variables import VARIABLES
 from densenet_port.formats.record import parse_record
 from densenet_port.formats.source import Source, guarded
-from densenet_port.network.blueprint import Blueprint
-from densenet_port.network.units import Kind
 
-# Class of a Keras layer, as `.weights.h5` spells it → its variables by number, as Keras creates them.
-VARIABLES: dict[str, tuple[str, ...]] = {
-    "conv2d": ("kernel", "bias"),
-    "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
-    "dense": ("kernel", "bias"),
-}
-CLASSES: dict[Kind, str] = {"conv": "conv2d", "norm": "batch_normalization", "dense": "dense"}
-
-_RANKS = {  # class → variables and how many axes they have, of the layers that are written
-    "conv2d": {"kernel": 4},
-    "batch_normalization": dict.fromkeys(VARIABLES["batch_normalization"], 1),
-    "dense": {"kernel": 2, "bias": 1},
-}
 _LISTS = ("layers", "_layer_checkpoint_dependencies")
-_ATTRIBUTE_LIMIT = 64_512  # bytes of a list that Keras keeps in one attribute, HDF5's limit less some room
-_WRITTEN_AS = "3.0.0"  # Keras 2 takes files without a version for Keras 1's and would transpose kernels; 3 ignores it
 _THEANO = {"kernels": "theano", "stem_padding": "symmetric"}  # whatever its layers say
-_KERAS_1 = frozenset({"W", "running_std"})  # variables that no other Keras has
 _VARIANCES_SINCE = (1, 0, 8)  # the first Keras whose `running_std` is a variance, and used like one, on both backends
-_NAME_LIMIT = 1024  # bytes of a tensor's name; HDF5 keeps lengths in 16 bits, and the longest names seen have 90
 
 
 def sniff(_path: Path, head: bytes) -> bool:
     """Whether a file that begins with `head` is HDF5."""
-    return head.startswith(_hdf5.SIGNATURE)
+    return head.startswith(SIGNATURE)
 
 
 def read(path: Path) -> Checkpoint:
@@ -92,7 +71,7 @@ def read(path: Path) -> Checkpoint:
         return open_root(source, partial(_checkpoint, path))
 
 
-def _checkpoint(path: Path, root: _hdf5.Node) -> Checkpoint:
+def _checkpoint(path: Path, root: Node) -> Checkpoint:
     """The checkpoint below the root group."""
     group = root.member("model_weights") if "model_weights" in root.members else root
     if (layers := names(group, "layer_names")) is not None:
@@ -108,7 +87,7 @@ def _checkpoint(path: Path, root: _hdf5.Node) -> Checkpoint:
     )
 
 
-def _legacy(path: Path, root: _hdf5.Node, group: _hdf5.Node, layers: list[str]) -> Checkpoint:
+def _legacy(path: Path, root: Node, group: Node, layers: list[str]) -> Checkpoint:
     """The checkpoint of a legacy file whose layers stand in `group`."""
     tensors: dict[str, Tensor] = {}
     weightless = False
@@ -126,7 +105,7 @@ def _legacy(path: Path, root: _hdf5.Node, group: _hdf5.Node, layers: list[str]) 
     return Checkpoint(path=path, container="keras-h5", tensors=tensors, metadata=metadata, record=record)
 
 
-def _layer(group: _hdf5.Node, layer: str) -> Iterator[tuple[str, Tensor]]:
+def _layer(group: Node, layer: str) -> Iterator[tuple[str, Tensor]]:
     """Name and tensor of each weight of a legacy layer."""
     weights = names(group, "weight_names")
     if weights is None:
@@ -158,7 +137,7 @@ def _of_keras_1(path: Path, version: str | None) -> list[str]:
     return []
 
 
-def names(group: _hdf5.Node, attribute: str) -> list[str] | None:
+def names(group: Node, attribute: str) -> list[str] | None:
     """A list of names in an attribute, or in several that are numbered from 0; None without either."""
     whole = group.texts(attribute)
     if whole is not None:
@@ -169,7 +148,7 @@ def names(group: _hdf5.Node, attribute: str) -> list[str] | None:
     return [name for part in parts for name in part] if parts else None
 
 
-def _metadata(root: _hdf5.Node, group: _hdf5.Node) -> dict[str, Any]:
+def _metadata(root: Node, group: Node) -> dict[str, Any]:
     """What a legacy file says of itself."""
     metadata: dict[str, Any] = {"form": "legacy weights" if group is root else "whole model"}
     for key in ("keras_version", "backend"):
@@ -182,7 +161,7 @@ def _metadata(root: _hdf5.Node, group: _hdf5.Node) -> dict[str, Any]:
     return metadata
 
 
-def record_of(root: _hdf5.Node) -> dict[str, Any] | None:
+def record_of(root: Node) -> dict[str, Any] | None:
     """What densenet-port wrote into the file, None if it did not. Raises CorruptError for another thing."""
     if RECORD[0] not in root.members:
         return None
@@ -195,7 +174,7 @@ class Weighted:
 
     path: tuple[str, ...]
     name: str | None
-    variables: Mapping[str, _hdf5.Node]
+    variables: Mapping[str, Node]
 
     @property
     def in_model(self) -> bool:
@@ -208,7 +187,7 @@ class Weighted:
         return tuple(name for name in self.path[:-1] if name not in _LISTS)
 
 
-def weighted(root: _hdf5.Node) -> list[Weighted]:
+def weighted(root: Node) -> list[Weighted]:
     """The objects with variables in a `.weights.h5`, those of a class by number. Raises CorruptError without any."""
     objects = list(_walk(root))
     if not objects:
@@ -217,7 +196,7 @@ def weighted(root: _hdf5.Node) -> list[Weighted]:
     return objects
 
 
-def _walk(group: _hdf5.Node) -> Iterator[Weighted]:
+def _walk(group: Node) -> Iterator[Weighted]:
     """Everything below a group that has datasets, in the order of names, numbers by value."""
     datasets = {}
     for name in sorted(group.members, key=_by_number):
@@ -269,109 +248,3 @@ def _variables(item: Weighted) -> list[str]:
     return (
         list(known[:count]) if fits and list(item.variables) == [str(n) for n in range(count)] else list(item.variables)
     )
-
-
-def write_legacy(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    record: Callable[[], bytes],
-    blueprint: Blueprint | None = None,  # noqa: ARG001 (who writes a graph reads it)
-) -> None:
-    """Write a legacy `.h5` of weights, which Keras 1, 2 and 3 load by order or by name.
-
-    Tensors are called `<layer>/<variable>`; layers stand in the order of their first tensors. Where the variables are
-    Keras 1's, the file is one of Keras 1, which records neither a version nor what convolves: Keras 2 would take it for
-    another; else it is of a backend that stores kernels as the record says. Layers without weights are left out,
-    because no Keras looks at them. `record()` gives JSON bytes of constant length, complete after the last tensor.
-    Raises UsageError for names without a layer, or names that HDF5 cannot hold side by side.
-    """
-    layers = by_layer(tensors)
-    old = any(not _KERAS_1.isdisjoint(variables) for variables in layers.values())
-    backend = json.loads(record()).get("kernels", "tensorflow")
-    root = Group({} if old else {"backend": backend, "keras_version": _WRITTEN_AS})
-    root.attributes |= _split("layer_names", list(layers))
-    for layer, variables in layers.items():
-        group = root.group(*layer.split("/"))
-        weights = {f"{layer}_{variable}" if old else name: name for variable, name in variables.items()}
-        group.attributes |= _split("weight_names", list(weights))
-        for weight, name in weights.items():
-            *parents, last = weight.split("/")
-            place = group.group(*parents)
-            if place.members.setdefault(last, name) != name:
-                raise UsageError(f"{name} would be a group and a dataset of the same name in the file")
-    with path.open("wb") as file:
-        _hdf5_write.write(file, root, tensors, record)
-
-
-def _split(attribute: str, texts: list[str]) -> dict[str, str | list[str]]:
-    """A list as an attribute, or as several where one would be too long, as Keras splits it."""
-    width = max(len(text.encode()) for text in texts)
-    count = max(1, _ATTRIBUTE_LIMIT // width)
-    if len(texts) <= count:
-        return {attribute: texts}
-    return {f"{attribute}{n}": texts[n * count : (n + 1) * count] for n in range(-(-len(texts) // count))}
-
-
-def write_weights_h5(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    record: Callable[[], bytes],
-    blueprint: Blueprint | None = None,
-) -> None:
-    """Write a `.weights.h5`, which Keras 3 loads into a Functional model of these layers in this order.
-
-    Tensors and `record` are as for `write_legacy`. Raises UsageError for layers that are no Conv2D without bias,
-    BatchNormalization or Dense.
-    """
-    tree = weights_tree(tensors, blueprint)
-    with path.open("wb") as file:
-        _hdf5_write.write(file, tree, tensors, record)
-
-
-def weights_tree(tensors: Mapping[str, Tensor], blueprint: Blueprint | None = None) -> Group:
-    """The tree of a `.weights.h5`. Keras 3.0 to 3.5 want the root's `vars`, though it is empty."""
-    root, counts = Group(), Counter[tuple[str, ...]]()
-    kinds = _kinds(blueprint) if blueprint else {}
-    root.group("vars")
-    for layer, variables in by_layer(tensors).items():
-        *models, name = layer.split("/")
-        place = tuple(part for model in models for part in ("layers", model))
-        kind = layer_class(layer, {variable: tensors[name] for variable, name in variables.items()}, kinds.get(layer))
-        number = counts[*place, kind]
-        counts[*place, kind] += 1
-        group = root.group(*place, "layers", f"{kind}_{number}" if number else kind, "vars")
-        group.attributes["name"] = name
-        order = [variable for variable in VARIABLES[kind] if variable in variables]
-        group.members |= {str(number): variables[variable] for number, variable in enumerate(order)}
-    return root
-
-
-def by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, str]]:
-    """Layer → variable → tensor's name, in the order of the tensors. Raises UsageError for names without a layer."""
-    layers: dict[str, dict[str, str]] = {}
-    for name in tensors:
-        layer, _, variable = name.rpartition("/")
-        if not {"", "."}.isdisjoint(name.split("/")) or not layer or "\0" in name or len(name.encode()) > _NAME_LIMIT:
-            raise UsageError(f"{name!r} cannot be written for Keras", hint="expected names such as stem_conv/kernel")
-        layers.setdefault(layer, {})[variable] = name
-    return layers
-
-
-def _kinds(blueprint: Blueprint) -> dict[str, Kind]:
-    """Layer → the kind of the unit whose tensors it holds."""
-    units = blueprint.graph.units
-    parts = ((unit, name) for unit, names in blueprint.tensors.items() for name in names.values())
-    return {name.rpartition("/")[0]: units[unit].kind for unit, name in parts}
-
-
-def layer_class(layer: str, variables: Mapping[str, Tensor], kind: Kind | None = None) -> str:
-    """The class of a layer as `.weights.h5` spells it: that of a unit's kind, or the one that has such variables.
-
-    Raises UsageError for variables that are not the class's, or no class's.
-    """
-    ranks = {name: len(tensor.shape) for name, tensor in variables.items()}
-    for name in [CLASSES[kind]] if kind else CLASSES.values():
-        if ranks == _RANKS[name]:
-            return name
-    hint = "expected a Conv2D without bias, a BatchNormalization or a Dense; `.h5` takes any layer"
-    raise UsageError(f"{layer} cannot be written as .weights.h5: its variables are {', '.join(ranks)}", hint=hint)
