@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from densenet_port.network.numpy import forward
     from densenet_port.network.units import Slot
     from densenet_port.prove.parity import Parity, check, diagnose
+    from densenet_port.prove.recorder import record
+    from densenet_port.prove.recording import Recording
 
 _HOMES = {
     "conversion.compare": "Difference diff",
@@ -58,6 +60,8 @@ _HOMES = {
     "network.numpy": "forward",
     "network.units": "Slot",
     "prove.parity": "Parity check diagnose",
+    "prove.recorder": "record",
+    "prove.recording": "Recording",
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
@@ -81,6 +85,7 @@ __all__ = [
     "NetworkError",
     "Parity",
     "PortError",
+    "Recording",
     "Slot",
     "UsageError",
     "__version__",
@@ -92,6 +97,7 @@ __all__ = [
     "graph",
     "load",
     "read",
+    "record",
     "verify",
 ]
 

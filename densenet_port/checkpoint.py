@@ -13,8 +13,16 @@ from densenet_port.file_graph import FileGraph
 Array = np.ndarray[Any, np.dtype[Any]]  # numpy.typing takes 10 ms to import
 MEANING = frozenset(
     (
-        *("epsilon", "stem_padding", "stem_pool", "pool_rounding", "output"),  # the contract
-        *("kernels", "layers", "module", "modules", "norms", "package"),  # whose the tensors are, and how stored
+        *("epsilon", "stem_padding", "stem_pool", "pool_rounding", "output", "input"),  # the contract
+        *(
+            "kernels",
+            "layers",
+            "module",
+            "modules",
+            "norms",
+            "package",
+            "pool",
+        ),  # whose the tensors are, and how stored
         *("fold", "notes"),  # what was worked out, and what to say of it
     )
 )

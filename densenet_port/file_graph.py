@@ -32,6 +32,8 @@ class Step:
         activation                   `function`, over all classes where it is a softmax
         affine                       times `factors` plus `offsets`: one number, or one for each channel
         reverse                      the channels in the opposite order
+        unknown                      what somebody's code makes of `inputs`, which is not in the file; steps within it
+                                     read another such step, of which nothing is known
 
     and anything else is another kind, whatever the file calls it. `padding` is what stands above, left, below and
     right, or "same": TensorFlow's rule. `rounding` says whether a window that hangs over the edge counts ("ceil").
@@ -59,21 +61,27 @@ class FileGraph:
     """The steps by name, in an order in which each reads what stands before it, and the names of the outputs.
 
     `size` are the height and width of the images where the file fixes them. `unknown` says whose code stands around
-    the steps and is not in the file ("__main__.Net"): the graph then begins or ends somewhere within the network.
+    the steps, or between them, and is not in the file ("__main__.Net"): steps of the kind `unknown` are its.
+    `notes` say what the file does that the steps leave out, `assumed` in words what code that is not followed may
+    do beside steps that are all there.
     """
 
     steps: Mapping[str, Step]
     outputs: tuple[str, ...]
     size: Pair | None = None
     unknown: str = ""
+    notes: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
 
     def below(self, name: str) -> "FileGraph":
-        """The steps within a model or module; what they read from outside is the input."""
-        starts = tuple(name.rstrip("./") + sign for sign in "./")
+        """The steps within a model or module; what they read from outside is the input, of a size that is not known."""
+        starts = tuple(name.rstrip("./") + sign for sign in "./:")
         inside = {key: step for key, step in self.steps.items() if key.startswith(starts)}
         steps = {
             key: replace(step, inputs=tuple(read if read in inside else INPUT for read in step.inputs))
             for key, step in inside.items()
         }
         read = {name for step in steps.values() for name in step.inputs}
-        return replace(self, steps=steps, outputs=tuple(name for name in steps if name not in read))
+        unknown = self.unknown if any(step.kind == "unknown" for step in steps.values()) else ""
+        outputs = tuple(name for name in steps if name not in read)
+        return replace(self, steps=steps, outputs=outputs, unknown=unknown, size=None)

@@ -1,13 +1,18 @@
 """The GitHub Action: its shell steps run here, against stand-ins that record how they are called."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+
+from densenet_port.prove.report import to_json
+from tests.prove.test_report import passing
 
 ROOT = Path(__file__).parent.parent
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
@@ -16,6 +21,7 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 STAND_IN = """#!/bin/bash
 printf '%s\\n' "$(basename "$0")" "$@" >> "$CALLS"
 if [ "$1" = check ] && [ -n "$SUMMARY" ]; then mkdir -p "$REPORT" && echo "$SUMMARY" > "$REPORT/summary.md"; fi
+if [ "$1" = check ] && [ -n "$VERDICT" ]; then echo "$VERDICT" > "$REPORT/report.json"; fi
 exit "${CODE:-0}"
 """
 
@@ -119,19 +125,24 @@ def test_a_failed_conversion_ends_in_its_code(run):
 
 
 @pytest.mark.parametrize(
-    ("code", "summary", "output"),
+    ("code", "grade", "summary", "output"),
     [
-        ("0", "passed", ["name=my report", "passed=true"]),
-        ("1", "failed", ["name=my report", "passed=false"]),
-        ("4", "", ["name=my report"]),
+        ("0", "proven", "passed", ["name=my report", "passed=true", "grade=proven"]),
+        ("1", "differs", "failed", ["name=my report", "passed=false", "grade=differs"]),
+        ("1", "agrees", "not proven", ["name=my report", "passed=false", "grade=agrees"]),
+        ("1", "cannot be judged", "no", ["name=my report", "passed=false", "grade=cannot be judged"]),
+        ("4", "", "", ["name=my report"]),
     ],
 )
-def test_a_check_ends_in_its_code_and_leaves_its_summary(run, code, summary, output):
+def test_a_check_ends_in_its_code_and_leaves_its_grade_and_summary(run, code, grade, summary, output):
     """A failed comparison too; an error has no summary and says nothing about the network."""
+    report = replace(passing(), passed=grade != "differs", independent=grade != "agrees")
+    report = replace(report, undecided="nothing" if grade == "cannot be judged" else None)
+    verdict = json.dumps({"schema": "s", **to_json(report)}, indent=1) if grade else ""
     given = {"CHECKPOINT": "a.pth", "OUT": "o.weights.h5", "BACKEND": "jax", "REPORT": "deep/my report"}
     given |= {"SRC": "torchvision", "WITHIN": "ema"}
 
-    found, left = run("Check", **given, CODE=code, SUMMARY=summary)
+    found, left = run("Check", **given, CODE=code, SUMMARY=summary, VERDICT=verdict)
 
     words = ["check", "o.weights.h5", "--against", "a.pth", "--src", "torchvision", "--within", "ema"]
     words += ["--backend", "jax", "--report", "deep/my report"]

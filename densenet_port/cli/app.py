@@ -18,7 +18,7 @@ from densenet_port.errors import PortError, UsageError
 
 COMMANDS = {  # module → its commands; only the module of the command that runs is imported
     "convert": ("convert", "inspect", "diff"),
-    "prove": ("check", "diagnose"),
+    "prove": ("check", "diagnose", "record"),
     "verify": ("verify", "demo"),
     "catalogue": ("layouts", "archs", "doctor"),
     "release": ("release",),

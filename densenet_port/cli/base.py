@@ -44,6 +44,9 @@ KernelsOption = Annotated[
 Within = Annotated[
     str | None, typer.Option(help="The name that the network to take stands below, where a file holds several.")
 ]
+OutputName = Annotated[
+    str | None, typer.Option(help="The output of an ONNX model that is the network's, where it has several.")
+]
 Epsilon = Annotated[float | None, typer.Option(help="What norms add to their variance, where the file does not say.")]
 StemPadding = Annotated[
     str | None, typer.Option(help="symmetric or same: how the stem pads, where the file does not say.")
@@ -58,9 +61,14 @@ InputOption = Annotated[
     typer.Option("--input", help="How pictures are prepared: order=bgr,scale=1,mean=104/117/124,std=1/1/1."),
 ]
 Against = Annotated[Path | None, typer.Option(help="The checkpoint it was made from.")]
-Reference = Annotated[Path | None, typer.Option(help="A saved run of the reference, in place of the framework.")]
+Reference = Annotated[
+    Path | None, typer.Option(help="A recording of the original (record, --save-reference), in place of the framework.")
+]
 Backend = Annotated[str, typer.Option(help="What runs the port: tensorflow, torch, jax or numpy.")]
 Sizes = Annotated[list[int] | None, typer.Option(help="Pixels of the noise; may be given several times.")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Let code of the original's file run, such as a class of your own.")
+]
 Limit = Annotated[float, typer.Option(help="Seconds that each run may take.")]
 
 

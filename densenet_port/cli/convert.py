@@ -18,6 +18,7 @@ from densenet_port.cli.base import (
     InputOption,
     KernelsOption,
     Output,
+    OutputName,
     PoolRounding,
     Src,
     StemPadding,
@@ -66,6 +67,7 @@ def convert(
     dim_ordering: Annotated[
         str | None, typer.Option(help="th or tf: out channels first or last, where the layout has both.")
     ] = None,
+    output_name: OutputName = None,
     mapping: Table = None,
     epsilon: Epsilon = None,
     stem_padding: StemPadding = None,
@@ -97,6 +99,7 @@ def convert(
             dst_kernels=choice("--dst-kernels", dst_kernels, KERNELS),
             dim_ordering=choice("--dim-ordering", dim_ordering, ORDERINGS),
             no_top=no_top,
+            output_name=output_name,
             contract=contract_words(epsilon, stem_padding, stem_pool, pool_rounding, output, picture),
             dtype=dtype,
             force=force,
@@ -220,6 +223,7 @@ def inspect(
     src: Src = None,
     kernels: KernelsOption = None,
     within: Within = None,
+    output_name: OutputName = None,
     mapping: Table = None,
     epsilon: Epsilon = None,
     stem_padding: StemPadding = None,
@@ -233,7 +237,7 @@ def inspect(
     from densenet_port import formats
     from densenet_port.conversion.load import read
 
-    checkpoint = formats.read(file)
+    checkpoint = formats.read(file, output=output_name)
     word = choice("--kernels", kernels, KERNELS)
     network, misfit = None, None
     try:

@@ -1,4 +1,4 @@
-"""Commands that prove: check, diagnose."""
+"""Commands that prove: check, diagnose, record."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,20 +10,30 @@ from densenet_port.cli.base import (
     Against,
     AsJson,
     Backend,
+    Epsilon,
+    InputOption,
     KernelsOption,
     Limit,
+    Output,
+    OutputName,
+    PoolRounding,
     Reference,
     Sizes,
     Src,
+    StemPadding,
+    StemPool,
     Table,
+    TrustCode,
     Within,
     app,
     choice,
+    contract_words,
     show,
 )
 
 if TYPE_CHECKING:
     from densenet_port.prove.parity import Parity
+    from densenet_port.prove.recording import Recording
 
 
 @app.command()
@@ -34,18 +44,26 @@ def check(
     src: Src = None,
     kernels: KernelsOption = None,
     within: Within = None,
+    output_name: OutputName = None,
     mapping: Table = None,
+    epsilon: Epsilon = None,
+    stem_padding: StemPadding = None,
+    stem_pool: StemPool = None,
+    pool_rounding: PoolRounding = None,
+    output: Output = None,
+    picture: InputOption = None,
     backend: Backend = "tensorflow",
     size: Sizes = None,
     batch: Annotated[int, typer.Option(help="Images of noise at each size.")] = 2,
     images: Annotated[Path | None, typer.Option(help="A folder of your own pictures.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     limit: Limit = 600.0,
+    trust_code: TrustCode = False,
     save_reference: Annotated[Path | None, typer.Option(help="Keep the reference's run in this file (.npz).")] = None,
     report: Annotated[Path | None, typer.Option(help="Write JSON, JUnit, Markdown and HTML into this folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Prove that a converted file is the same network; exit 1 when it is not, or not proven."""
+    """Prove that a converted file is the same network; exit 1 unless that is proven."""
     from densenet_port.prove import images as probes
     from densenet_port.prove import parity
     from densenet_port.prove import report as reports
@@ -56,6 +74,8 @@ def check(
         src=mapping or src,
         kernels=choice("--kernels", kernels, KERNELS),
         within=within,
+        contract=contract_words(epsilon, stem_padding, stem_pool, pool_rounding, output, picture),
+        output_name=output_name,
         reference=reference,
         backend=backend,
         sizes=tuple(size) if size else probes.SIZES,
@@ -64,6 +84,7 @@ def check(
         seed=seed,
         limit=limit,
         save_reference=save_reference,
+        trust_code=trust_code,
     )
     if report is not None:
         reports.write(result, report)
@@ -79,8 +100,16 @@ def diagnose(
     src: Src = None,
     kernels: KernelsOption = None,
     within: Within = None,
+    output_name: OutputName = None,
     mapping: Table = None,
+    epsilon: Epsilon = None,
+    stem_padding: StemPadding = None,
+    stem_pool: StemPool = None,
+    pool_rounding: PoolRounding = None,
+    output: Output = None,
+    picture: InputOption = None,
     backend: Backend = "numpy",
+    trust_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Say which known mistake explains a difference, and on which units; exit 1 when there is one."""
@@ -92,8 +121,11 @@ def diagnose(
         src=mapping or src,
         kernels=choice("--kernels", kernels, KERNELS),
         within=within,
+        contract=contract_words(epsilon, stem_padding, stem_pool, pool_rounding, output, picture),
+        output_name=output_name,
         reference=reference,
         backend=backend,
+        trust_code=trust_code,
     )
     show("diagnose", as_json, lambda: _diagnosis_json(result), lambda: _diagnosis_text(result))
     raise typer.Exit(0 if result.passed else 1)
@@ -101,16 +133,92 @@ def diagnose(
 
 def _diagnosis_json(result: "Parity") -> dict[str, Any]:
     findings = list(result.diagnosis)
-    return {"passed": result.passed, "where": result.where, "off": result.off, "findings": findings}
+    verdict = {"grade": result.grade, "passed": result.passed, "undecided": result.undecided}
+    return {**verdict, "where": result.where, "off": result.off, "findings": findings}
 
 
 def _diagnosis_text(result: "Parity") -> str:
+    if result.undecided is not None:
+        return f"cannot be judged: {result.undecided}"
     if result.passed:
-        return "the same network: nothing to explain"
+        same = "the same network: nothing to explain"
+        return same if result.proven else f"the numbers agree: nothing to explain\n  not proven: {result.dependence}"
     place = f"first off: {result.where or 'nowhere alone'}, on the side of the {result.off or 'port'}"
     lines = [f"not the same network; {place}"]
     for finding in result.diagnosis:
         lines.append(f"  {finding['mistake']}: {finding['says']}")
     if not result.diagnosis:
         lines.append("  no known mistake explains it")
+    return "\n".join(lines)
+
+
+@app.command()
+def record(
+    factory: Annotated[str, typer.Argument(help="package.module:factory, a class or function without arguments.")],
+    weights: Annotated[Path, typer.Option(help="The checkpoint, whose weights the model gets.")],
+    out: Annotated[Path, typer.Option(help="Where to (.npz).")] = Path("reference.npz"),
+    src: Src = None,
+    kernels: KernelsOption = None,
+    within: Within = None,
+    mapping: Table = None,
+    epsilon: Epsilon = None,
+    stem_padding: StemPadding = None,
+    stem_pool: StemPool = None,
+    pool_rounding: PoolRounding = None,
+    output: Output = None,
+    picture: InputOption = None,
+    size: Sizes = None,
+    batch: Annotated[int, typer.Option(help="Images of noise at each size.")] = 2,
+    images: Annotated[Path | None, typer.Option(help="A folder of your own pictures.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    limit: Limit = 600.0,
+    as_json: AsJson = False,
+) -> None:
+    """Record what your own class answers, for check --reference: your module is imported and runs."""
+    from densenet_port.prove.factory import Words, record_factory
+
+    source = mapping or src
+    words = Words(
+        factory=factory,
+        weights=str(weights),
+        out=str(out),
+        src=None if source is None else str(source),
+        kernels=choice("--kernels", kernels, KERNELS),
+        within=within,
+        sizes=tuple(size) if size else None,
+        batch=batch,
+        images=None if images is None else str(images),
+        seed=seed,
+    )
+    contract = contract_words(epsilon, stem_padding, stem_pool, pool_rounding, output, picture)
+    recording = record_factory(words, contract=contract, limit=limit)
+    show("record", as_json, lambda: _recording_json(recording, out), lambda: _recording_text(recording, out))
+
+
+def _recording_json(recording: "Recording", out: Path) -> dict[str, Any]:
+    return {
+        "path": str(out),
+        "bytes": out.stat().st_size,
+        "name": recording.metadata["name"],
+        "versions": recording.metadata["versions"],
+        "read_by": recording.read_by,
+        "architecture": recording.metadata["architecture"],
+        "source": {key: recording.metadata[key] for key in ("path", "sha256", "layout")},
+        "probes": [{"name": probe.name, "images": len(probe.images)} for probe in recording.probes],
+        "computed": dict(recording.computed),
+        "units": [*recording.taps["float64"]],
+        "seconds": round(recording.metadata["seconds"], 3),
+    }
+
+
+def _recording_text(recording: "Recording", out: Path) -> str:
+    facts = recording.metadata
+    units = f"{len(recording.taps['float64'])} of {len(recording.architecture.units)} units followed"
+    lines = [
+        f"{out}: recorded from {facts['name']}, {out.stat().st_size:,} bytes, {facts['seconds']:.1f} s",
+        f"  {facts['layout']} {recording.architecture.name}, with the weights of {facts['path']}",
+        f"  {', '.join(probe.name for probe in recording.probes)}; {units}",
+    ]
+    if (computed := recording.computed["float64"]) != "float64":
+        lines.append(f"  note: it computes in {computed}, whatever it is given: a check by it cannot prove a port")
     return "\n".join(lines)

@@ -29,6 +29,7 @@ def convert(
     dst_kernels: Kernels | None = None,
     dim_ordering: Ordering | None = None,
     no_top: bool = False,
+    output_name: str | None = None,
     contract: Mapping[str, Any] | None = None,
     dtype: str = "float32",
     force: bool = False,
@@ -36,14 +37,24 @@ def convert(
 ) -> Conversion:
     """Convert a checkpoint to another layout and write it to `out`; without `out` only say what would be done.
 
-    `src`, `arch`, `kernels`, `within`, `no_top` and `contract` are as in `read`; `dst` is a layout's name or a table of
-    the user's own (a path), `dst_kernels` and the rest are as in `write.write`. Raises the errors of both.
+    `src`, `arch`, `kernels`, `within`, `no_top`, `output_name` and `contract` are as in `read`; `dst` is a layout's
+    name or a table of the user's own (a path), `dst_kernels` and the rest are as in `write.write`. Raises the errors of
+    both.
     """
     path, place, target = Path(source), None if out is None else Path(out), Layout.load(table(dst))
     check_place(path, place, target, force=force)
     with ThreadPoolExecutor(1) as pool:  # hashing lets the interpreter go on
         digest = pool.submit(file_digest, path)
-        network = read(path, src=src, arch=arch, kernels=kernels, within=within, no_top=no_top, contract=contract)
+        network = read(
+            path,
+            src=src,
+            arch=arch,
+            kernels=kernels,
+            within=within,
+            no_top=no_top,
+            output_name=output_name,
+            contract=contract,
+        )
         planned = plan(network, target, dtype, dst_kernels, dim_ordering)
         return write_plan(planned, place, digest, pool, progress) if place else planned
 

@@ -83,6 +83,11 @@ class Network:
         return self.ledger.layout.name
 
     @property
+    def holders(self) -> dict[str, str]:
+        """Unit → the file's own module or layer, which the names of its tensors begin with; `<unit>:scale` likewise."""
+        return _holders(self.ledger)
+
+    @property
     def graph(self) -> Graph:
         """What the network computes, operation by operation."""
         return graph(self.architecture, self.contract)
@@ -174,6 +179,7 @@ def read(
     kernels: Kernels | None = None,
     within: str | None = None,
     no_top: bool = False,
+    output_name: str | None = None,
     contract: Mapping[str, Any] | None = None,
 ) -> Network:
     """The network in a file, in a registered weight file, or in a checkpoint that is open already.
@@ -183,12 +189,15 @@ def read(
     asked which of them fits. Without `arch` (a name, or an Architecture) the shapes say. `kernels` says how convolution
     kernels are stored where the file does not record it: as a true convolution has them ("theano"), or as a correlation
     ("tensorflow"). `within` is what stands before the names of the network to take (`state_dict_ema`), where a file
-    holds several; all else is ignored then. `no_top` takes the body, whatever stands behind it. `contract` has entries
-    of the contract that the user knows (`{"epsilon": 1e-3, "stem_pool": "none"}`), in place of what the file does not
-    say. Raises MisfitError when anything is left over, missing or of another shape, DiskError and CorruptError for a
-    file that cannot be read, UsageError for words that mean nothing.
+    holds several; all else is ignored then. `no_top` takes the body, whatever stands behind it. `output_name` names the
+    output to take of an ONNX model that has several. `contract` has entries of the contract that the user knows
+    (`{"epsilon": 1e-3, "stem_pool": "none"}`), in place of what the file does not say. Raises MisfitError when anything
+    is left over, missing or of another shape, DiskError and CorruptError for a file that cannot be read, UsageError for
+    words that mean nothing.
     """
-    checkpoint = source if isinstance(source, Checkpoint) else formats.read(_located(source))
+    checkpoint = (
+        source if isinstance(source, Checkpoint) else formats.read(_located(source), output=output_name, body=no_top)
+    )
     if kernels not in (None, "theano", "tensorflow"):
         raise UsageError(f"unknown --kernels {kernels!r}", hint="known: theano, tensorflow")
     numbers = Architecture.named(arch) if isinstance(arch, str) else arch
@@ -221,6 +230,8 @@ def _evidence(checkpoint: Checkpoint, ledger: Ledger, within: str | None, *, no_
     if checkpoint.graph is None:
         return None
     source = checkpoint.graph() if within is None else checkpoint.graph().below(within)
+    if not source.steps:  # a state dict beside a module
+        return None
     try:
         return follow(source, ledger.architecture, _holders(ledger), no_top=no_top)
     except MisfitError as error:

@@ -4,7 +4,7 @@ The file's own graph comes first, then what is recorded beside the weights, then
 software; where none of them tells, an entry is what such files usually have: an assumption.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -13,15 +13,16 @@ from densenet_port.conversion.modules import reasons
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.layouts.layout import Layout
 from densenet_port.layouts.match import Ledger
-from densenet_port.network.contract import ENTRIES, Contract, Origin
+from densenet_port.network.contract import ENTRIES, Contract, Input, Origin
 from densenet_port.network.follow import Evidence
 
-TYPES = {  # what a file's own graph may say of the contract
+TYPES: dict[str, Callable[[Any], object]] = {  # what a file's own graph may say of the contract
     "epsilon": float,
     "stem_padding": str,
     "stem_pool": str,
     "pool_rounding": str,
     "output": str,
+    "input": Input.from_json,
 }
 
 
@@ -43,7 +44,7 @@ def known(checkpoint: Checkpoint, ledger: Ledger, evidence: Evidence | None, wor
     by_graph |= evidence.facts if evidence else {}
     contract, origins = _recorded(checkpoint) or _usual(checkpoint, ledger)
     contract = _agreeing(checkpoint, contract, by_graph)
-    origins = {**origins, **_outside(evidence), **dict.fromkeys(by_graph, "graph")}
+    origins = {**origins, **dict.fromkeys(by_graph, "graph"), **_outside(evidence)}
     contract, origins = _corrected(checkpoint, contract, origins, words or {})
     return Known(contract, {key: origins[key] for key in ENTRIES})
 
@@ -91,8 +92,10 @@ def _origins_of(layout: Layout) -> dict[str, Origin]:
 
 
 def _outside(evidence: Evidence | None) -> dict[str, Origin]:
-    """What somebody's code that is not in the file may do in front of the network and behind it."""
-    return {"input": "assumed", "output": "assumed"} if evidence and evidence.assumed else {}
+    """What somebody's code that is not in the file may do: around the network, and wherever else it stands."""
+    if not evidence or not evidence.assumed:
+        return {}
+    return {key: "assumed" for key in ENTRIES if key in ("input", "output") or key not in evidence.facts}
 
 
 def _agreeing(checkpoint: Checkpoint, contract: Contract, by_graph: Mapping[str, Any]) -> Contract:

@@ -12,6 +12,7 @@ from densenet_port.network.blueprint import Blueprint
 
 READERS = (
     "torch.pth",
+    "torch.export",
     "safetensors",
     "keras.archive",
     "caffe.caffemodel",
@@ -20,6 +21,7 @@ READERS = (
     "onnx.checkpoint",
     "npz",
 )
+GRAPHS = ("onnx.checkpoint",)  # readers that follow a graph to one of its outputs
 ENDINGS = {  # the longest ending wins
     ".weights.h5": ("keras.h5_write", "write_weights_h5"),
     ".h5": ("keras.h5_write", "write_legacy"),
@@ -39,11 +41,13 @@ KNOWN = (
 )
 
 
-def read(path: Path) -> Checkpoint:
+def read(path: Path, *, output: str | None = None, body: bool = False) -> Checkpoint:
     """The checkpoint in a file, whatever its name ends in.
 
-    Raises DiskError for a file that cannot be opened, CorruptError for one that is broken or no checkpoint, MisfitError
-    for one of another kind, and for a folder.
+    Of a file that is read by its graph, `output` names the output to take, and with `body` its head may be any, and is
+    left out where it is no DenseNet's. Raises UsageError for an `output` of a file that has none by name, DiskError for
+    a file that cannot be opened, CorruptError for one that is broken or no checkpoint, MisfitError for one of another
+    kind, and for a folder.
     """
     try:
         with path.open("rb") as file:
@@ -55,7 +59,10 @@ def read(path: Path) -> Checkpoint:
     for name in READERS:
         module = _module(name)
         if module.sniff(path, head):
-            checkpoint: Checkpoint = module.read(path)
+            asked = {"output": output, "body": body} if name in GRAPHS else {}
+            if output is not None and not asked:
+                raise UsageError(f"{path}: has no output {output!r}", hint="only ONNX models have outputs by name")
+            checkpoint: Checkpoint = module.read(path, **asked)
             return checkpoint
     raise _module("foreign").refusal(path, head, KNOWN)
 

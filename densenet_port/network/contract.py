@@ -44,6 +44,21 @@ class Input:
             if not isinstance(values, tuple) or not all(map(_is_number, values)) or (name != "mean" and 0 in values):
                 raise MisfitError(f"contract: input.{name}: expected finite numbers, found {getattr(self, name)!r}")
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Input":
+        """The input that `to_json` wrote. Raises MisfitError for anything else."""
+        try:
+            plain: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+            }
+            return cls(**plain)
+        except (AttributeError, TypeError) as error:
+            raise MisfitError(f"contract: unreadable: {error}") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """The input as plain JSON values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
@@ -79,20 +94,13 @@ class Contract:
     def from_json(cls, data: Mapping[str, Any]) -> "Contract":
         """The contract that `to_json` wrote. Raises MisfitError for anything else."""
         try:
-            picture: dict[str, Any] = {
-                key: tuple(value) if isinstance(value, list) else value for key, value in data["input"].items()
-            }
-            return cls(**{**data, "input": Input(**picture)})
+            return cls(**{**data, "input": Input.from_json(data["input"])})
         except (AttributeError, KeyError, TypeError) as error:
             raise MisfitError(f"contract: unreadable: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
         """The contract as plain JSON values."""
-        plain = asdict(self)
-        plain["input"] = {
-            key: list(value) if isinstance(value, tuple) else value for key, value in plain["input"].items()
-        }
-        return plain
+        return {**asdict(self), "input": self.input.to_json()}
 
 
 def _is_number(value: object) -> bool:

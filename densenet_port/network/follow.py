@@ -29,6 +29,9 @@ TITLES: dict[OperationKind, str] = {
     "activation": "an activation",
 }
 
+FIRST = "stem.conv"
+FRONT = "the input"  # where the first operation stands, in a message
+_MAX_PLACES = 2  # named in one
 Pieces = tuple[str, ...]  # what a concatenation joins, in order; one name for anything else
 
 
@@ -60,13 +63,28 @@ class _Follower:
         self.source, self.holders, self.no_top = source, holders, no_top
         self.pieces = _pieces(source)
         self.readers = _readers(source, self.pieces)
-        self.contract = _contract(source)
+        self.contract = self.usual()
         self.network = graph(numbers, self.contract)
         self.has_pool = STEMS[numbers.stem].pool
         self.values: dict[str, Pieces] = {}
         self.facts: dict[str, set[Any]] = {}
-        self.notes: list[str] = []
-        self.assumed: list[str] = []
+        self.notes: list[str] = list(source.notes)
+        self.gaps: dict[str, None] = {}  # where somebody's code stands
+
+    def usual(self) -> Contract:
+        """A contract with the stem's pool and the output that the steps have; the rest is the usual."""
+        pool = next((step for step in self.source.steps.values() if step.kind == "max_pool"), None)
+        stem_pool = "none" if pool is None else "blur" if pool.stride == (1, 1) else "max"
+        return replace(Contract(), stem_pool=stem_pool, output=self.output())  # type: ignore[arg-type]
+
+    def output(self) -> str:
+        """The activation that stands behind the head, or logits."""
+        head = next((step.name for step in self.source.steps.values() if self.is_held(step, HEAD)), None)
+        for step in self.behind((head,), "flatten") if head else ():
+            function = "relu" if step.kind == "relu" else step.function
+            if function in get_args(Activation):
+                return function
+        return "logits"
 
     def run(self) -> None:
         """Take all steps."""
@@ -74,30 +92,57 @@ class _Follower:
         for operation in self.network.operations.values():
             if self.no_top and operation.kind in ("mean", "dense", "activation"):
                 return
+            before = self.before(operation)
             if operation.kind == "concat":
-                self.values[operation.name] = sum((self.values[read] for read in operation.inputs), ())
-                continue
-            before = self.values[operation.inputs[0]]
-            if self.source.unknown and not self.readers.get(before):
-                self.assumed.append(f"what {self.source.unknown} does behind {self.place(operation)}")
-                self.units_behind(operation)
-                return
-            if operation.name == "final.relu" and self.ends_early(before):
+                self.values |= {operation.name: before} if before else {}
+            elif self.source.unknown and not (before and self.readers.get(before)):
+                self.pass_over(operation)
+            elif operation.name == "final.relu" and self.ends_early(before):
                 self.notes.append("the graph ends without the last ReLU")
                 return
-            self.values[operation.name] = self.take(operation, before)
-            if operation.name == "stem.pool":
+            else:
+                self.values[operation.name] = self.take(operation, before)
+            if operation.name in self.values and operation.name == "stem.pool":
                 self.note("stem_pool", self.contract.stem_pool)
-        self.end()
+        if not self.no_top:  # what stands behind a body is left out by the user's word
+            self.end()
 
-    def units_behind(self, first: Operation) -> None:
-        """See that units whose steps nothing connects do what the operations from `first` on do."""
-        operations = list(self.network.operations.values())
-        for operation in operations[operations.index(first) :]:
-            holder = self.holders.get(operation.name)
-            steps = [step for step in self.source.steps.values() if holder and step.holder == holder]
-            if steps and steps[0].kind == operation.kind:
-                _CHECKS[operation.kind](self, operation, steps[0], (0, 0, 0, 0))
+    def before(self, operation: Operation) -> Pieces:
+        """What an operation reads; nothing where somebody's code makes it."""
+        values = [self.values.get(read, ()) for read in operation.inputs]
+        return sum(values, ()) if all(values) else ()
+
+    def pass_over(self, operation: Operation) -> None:
+        """Go on behind somebody's code: with the step that holds the operation's tensors, where it has any."""
+        if all(read in self.values for read in operation.inputs):  # the first that is not connected
+            self.gaps[self.place(operation)] = None
+        for step in self.source.steps.values():
+            if self.is_held(step, operation.name) and step.kind in _KINDS.get(operation.kind, (operation.kind,)):
+                zeros, before = self.in_front(step)
+                self.compare(operation, before)
+                _CHECKS[operation.kind](self, operation, step, zeros)
+                self.values[operation.name] = (step.name,)
+                return
+
+    def in_front(self, step: Step) -> tuple[tuple[int, int, int, int], Step | None]:
+        """The zeros around what a step reads, and the step that gives it."""
+        zeros = (0, 0, 0, 0)
+        before = self.source.steps.get(step.inputs[0])
+        while before and before.kind in ("zeros", "identity", "flatten"):
+            zeros = cast("tuple[int, int, int, int]", tuple(map(_sum, zeros, _numbers(before))))
+            before = self.source.steps.get(before.inputs[0])
+        return zeros, before
+
+    def compare(self, operation: Operation, step: Step | None) -> None:
+        """See that what stands in front of an operation, if that is known, is what the network has there."""
+        if step is None or step.kind in ("unknown", "concat") or operation.inputs[0] == IMAGES:
+            return
+        expected = self.network.operations[operation.inputs[0]]
+        if expected.kind == "concat":
+            return
+        if step.kind not in _KINDS.get(expected.kind, (expected.kind,)):
+            self.fail(f"in front of {operation.name}", TITLES[expected.kind], step.title)
+        _CHECKS[expected.kind](self, expected, step, self.in_front(step)[0])
 
     def ends_early(self, value: Pieces) -> bool:
         """Whether a body without a head ends in the last norm, whose ReLU its own code has elsewhere."""
@@ -106,14 +151,22 @@ class _Follower:
     def evidence(self) -> Evidence:
         """What was seen. Raises MisfitError where steps differ in what a contract has one of."""
         facts: dict[str, Any] = {}
-        if self.has_pool and self.contract.stem_pool == "none" and not self.assumed:
+        if self.has_pool and self.contract.stem_pool == "none" and not self.gaps:
             self.note("stem_pool", "none")
         for key, values in self.facts.items():
             if len(values) > 1:
                 shown = " and ".join(sorted(map(str, values)))
                 raise MisfitError(f"its layers differ in {key}: {shown}", hint="ours can only have one")
             (facts[key],) = values
-        return Evidence(facts, tuple(self.notes), tuple(self.assumed))
+        gaps = (self.assumption(),) if self.gaps else ()
+        return Evidence(facts, tuple(self.notes), (*self.source.assumed, *gaps))
+
+    def assumption(self) -> str:
+        """What somebody's code is taken to do, and where."""
+        places = ["around the network" if place == FRONT else f"behind {place}" for place in self.gaps]
+        if len(places) > _MAX_PLACES:
+            places[1:] = [f"at {len(places) - 1} other places"]
+        return f"what {self.source.unknown} does {' and '.join(places)}"
 
     # -- what stands where -------------------------------------------------------------------------------------------
 
@@ -126,15 +179,26 @@ class _Follower:
         step = operation
         while step.inputs[0] != IMAGES and not self.network.operations[step.inputs[0]].unit:
             step = self.network.operations[step.inputs[0]]
-        return "the input" if step.inputs[0] == IMAGES else step.inputs[0]
+        return FRONT if step.inputs[0] == IMAGES else step.inputs[0]
 
     def note(self, fact: str, value: object) -> None:
         """Keep what a step has of the contract."""
         self.facts.setdefault(fact, set()).add(value)
 
+    def start(self) -> Pieces:
+        """What goes in; where somebody's code stands in front of the network, what that gives."""
+        if self.readers.get((INPUT,)):
+            return (INPUT,)
+        name = next((step.name for step in self.source.steps.values() if self.is_held(step, FIRST)), INPUT)
+        while name in self.source.steps and self.source.steps[name].kind != "unknown":
+            name = self.source.steps[name].inputs[0]
+        if name != INPUT:
+            self.gaps[FRONT] = None
+        return (name,)
+
     def prepared(self) -> Pieces:
         """What the first operation reads: the images, or what the file's own preparation makes of them."""
-        value: Pieces = (INPUT,)
+        value = start = self.start()
         factors, offsets, is_reversed = [1.0], [0.0], False
         steps = [step for step in self.readers.get(value, ()) if step.kind in ("affine", "reverse")]
         while steps:
@@ -146,7 +210,7 @@ class _Follower:
                 offsets = _each(_each(offsets, step.factors, lambda one, other: one * other), step.offsets, _sum)
             value = (step.name,)
             steps = [step for step in self.readers.get(value, ()) if step.kind in ("affine", "reverse")]
-        if value != (INPUT,):
+        if value != start:
             self.note("input", _input(factors, offsets, self.network.channels, is_reversed=is_reversed))
         return value
 
@@ -159,20 +223,31 @@ class _Follower:
                 zeros = cast("tuple[int, int, int, int]", tuple(map(_sum, zeros, _numbers(steps[0]))))
                 steps = self.readers.get((steps[0].name,), ())
         if operation.kind in ("dense", "activation"):
-            while steps and all(step.kind == "flatten" for step in steps):
-                steps = self.readers.get((steps[0].name,), ())
+            steps = self.behind(value, "flatten")
         step = self.chosen(operation, steps)
         _CHECKS[operation.kind](self, operation, step, zeros)
         if operation.kind == "norm" and self.holders.get(f"{operation.name}:scale"):
             return self.scaled(operation, step)
         return (step.name,)
 
+    def behind(self, value: Pieces, kind: str) -> tuple[Step, ...]:
+        """The steps that read a value, or what steps of a kind make of it."""
+        steps = self.readers.get(value, ())
+        while steps and all(step.kind == kind for step in steps):
+            steps = self.readers.get((steps[0].name,), ())
+        return steps
+
+    def is_held(self, step: Step, unit: str) -> bool:
+        """Whether a step holds the tensors of a unit."""
+        holder = self.holders.get(unit)
+        return holder is not None and bool(step.holder) and _holds(step, holder)
+
     def chosen(self, operation: Operation, steps: tuple[Step, ...]) -> Step:
         """The one of several readers that is the operation."""
         kinds = _KINDS.get(operation.kind, (operation.kind,))
         fitting = [step for step in steps if step.kind in kinds]
         if operation.unit:
-            held = [step for step in fitting if _holds(step, self.holders.get(operation.name, ""))]
+            held = [step for step in fitting if self.is_held(step, operation.name)]
             if fitting and not held:
                 expected = f"{self.holders.get(operation.name)}, which the table takes for {operation.name}"
                 self.fail(f"behind {self.place(operation)}", expected, fitting[0].title)
@@ -201,19 +276,19 @@ class _Follower:
 
     def end(self) -> None:
         """See that the network's output is the file's."""
-        value = self.values[self.network.output]
+        value = self.values.get(self.network.output, ())
         if self.network.logits != HEAD and (steps := [s for s in self.readers.get(value, ()) if s.kind == "mean"]):
             self.notes.append("the graph ends in the mean over the picture, without a head")
             value = (steps[0].name,)
         while steps := [step for step in self.readers.get(value, ()) if step.kind == "flatten"]:
             value = (steps[0].name,)
-        if self.source.unknown:
-            self.assumed.append(f"what {self.source.unknown} does around the network")
-            return
-        if value not in [self.pieces[name] for name in self.source.outputs]:
+        is_end = value in [self.pieces[name] for name in self.source.outputs]
+        if not is_end and (not self.source.unknown or self.readers.get(value)):
             behind = " and ".join(step.title for step in self.readers.get(value, ())) or "no output"
             self.fail(f"behind {self.network.output}", "the end", behind)
-        if self.network.logits == HEAD:
+        if not is_end:
+            self.gaps[FRONT] = None
+        if self.network.logits == HEAD and "final.pool" in self.values:
             self.note("output", self.contract.output)
 
     # -- what a step has -----------------------------------------------------------------------------------------------
@@ -291,28 +366,6 @@ _CHECKS: dict[OperationKind, Callable[[_Follower, Operation, Step, Any], None]] 
 }
 
 
-def _contract(source: FileGraph) -> Contract:
-    """A contract with the stem's pool and the output that the steps have; the rest is the usual."""
-    pool = next((step for step in source.steps.values() if step.kind == "max_pool"), None)
-    stem_pool = "none" if pool is None else "blur" if pool.stride == (1, 1) else "max"
-    return replace(Contract(), stem_pool=stem_pool, output=_output(source))  # type: ignore[arg-type]
-
-
-def _output(source: FileGraph) -> str:
-    """The activation that stands behind a dense layer at the end, or logits."""
-    for name in source.outputs:
-        step = source.steps.get(name)
-        while step and step.kind in ("identity", "flatten"):
-            step = source.steps.get(step.inputs[0])
-        function = "relu" if step and step.kind == "relu" else step.function if step else ""
-        before = source.steps.get(step.inputs[0]) if step else None
-        while before and before.kind in ("identity", "flatten"):
-            before = source.steps.get(before.inputs[0])
-        if function in get_args(Activation) and before and before.kind == "dense":
-            return function
-    return "logits"
-
-
 def _pieces(source: FileGraph) -> dict[str, Pieces]:
     """Step → what it puts out: its own name, for a concatenation what it joins, for an identity what it reads."""
     pieces: dict[str, Pieces] = {INPUT: (INPUT,)}
@@ -328,7 +381,7 @@ def _readers(source: FileGraph, pieces: Mapping[str, Pieces]) -> dict[Pieces, tu
     """What is put out → the steps that read it."""
     readers: dict[Pieces, tuple[Step, ...]] = {}
     for step in source.steps.values():
-        if step.kind not in ("concat", "identity"):
+        if step.kind not in ("concat", "identity", "unknown"):
             for value in dict.fromkeys(pieces[read] for read in step.inputs):
                 readers[value] = (*readers.get(value, ()), step)
     return readers

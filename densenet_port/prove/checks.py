@@ -17,7 +17,13 @@ from densenet_port.prove.recording import Recording
 BOUND64 = 1e-10  # of the logits' deviation: a right port measures 1e-14, the smallest known mistake 1e-6
 FACTOR32 = 8.0  # of the reference's own float32 distance: twice the largest of 600 right ports, see docs/parity.md
 HALF_ULP = 0.5 + 1e-6  # of a written tensor; the slack is float64's own rounding of the exact value
+CONSTANT = 1e-9  # of the largest logit: float64's rounding through a deep network, and far below any float32 step
+NEAR = 1e-6  # of the largest logit: how close two constants must be not to be two networks
+GROSS = 1e-3  # of the logits' deviation: a hundred times what float32 makes of a deep network
 SAMENESS = 1e3  # logits that differ a thousand times more between classes than between images answer nothing
+
+MUTE = "the reference's logits do not depend on the picture"
+PROBABILITIES = "these are probabilities, not logits"
 
 Kind = Literal["evidence", "float64", "float32", "weights"]
 
@@ -96,12 +102,18 @@ def _side_evidence(side: str, recording: Recording) -> Iterator[Check]:
 def _responsive(probe: str, logits: Array) -> Check:
     """Whether logits say anything: not constant, not the same for every image, not probabilities."""
     flat = logits.reshape(len(logits), -1).astype(np.float64)
-    sameness = float(np.std(flat) / np.max(np.std(flat, axis=0)))
+    sameness = float("inf") if _is_constant(logits) else float(np.std(flat) / np.max(np.std(flat, axis=0)))
     says = "deviation / deviation between images"
     check = bounded("evidence", f"logits answer, {probe}", sameness, SAMENESS, says)
-    if np.all(flat >= 0) and np.allclose(flat.sum(axis=1), 1, atol=1e-3):
-        return replace(check, passed=False, says="these are probabilities, not logits")
-    return check
+    if is_probabilities(logits):
+        return replace(check, passed=False, says=PROBABILITIES)
+    return check if check.passed else replace(check, says=f"{MUTE}: {says}")
+
+
+def is_probabilities(logits: Array) -> bool:
+    """Whether an output is of shares that make 1 for each picture."""
+    flat = logits.reshape(len(logits), -1).astype(np.float64)
+    return bool(np.all(flat >= 0) and np.allclose(flat.sum(axis=1), 1, atol=1e-3))
 
 
 def _tied(reference: Recording, probe: str) -> Check:
@@ -120,6 +132,35 @@ def _tied(reference: Recording, probe: str) -> Check:
         float32_bound(noise, truth),
         "RMS distance / deviation; one network, rounded otherwise",
     )
+
+
+def no_evidence(reference: Recording, answers: Recording, checks: Iterable[Check]) -> str | None:
+    """Why two runs whose checks do not all pass give no evidence either way; None where they part."""
+    failed = [check for check in checks if not check.passed]
+    truths = [reference.logits["float64", probe.name] for probe in reference.probes]
+    logits = [answers.logits["float64", probe.name] for probe in reference.probes]
+    if not all(np.isfinite(truth).all() for truth in truths):
+        return "the reference gives no numbers: its logits are NaN or infinite"
+    if PROBABILITIES in {check.says for check in failed}:
+        return "the reference gives probabilities, not logits"
+    if all(map(_is_constant, truths)) and all(map(_is_near, logits, truths)):
+        return f"{MUTE}, and a constant tells nothing of a network"
+    for side, recording in (("reference", reference), ("port", answers)):
+        computed = recording.computed["float64"]
+        if computed != "float64" and all(largest(*pair) <= GROSS for pair in zip(logits, truths, strict=True)):
+            return f"the {side} computed in {computed}, which cannot tell a right port from a nearly right one"
+    return MUTE if all(check.says.startswith(MUTE) for check in failed) else None
+
+
+def _is_constant(logits: Array) -> bool:
+    """Whether the logits are the same for every picture, to rounding."""
+    flat = logits.reshape(len(logits), -1)
+    return bool(np.max(np.ptp(flat, axis=0)) <= CONSTANT * np.max(np.abs(flat)))
+
+
+def _is_near(logits: Array, truth: Array) -> bool:
+    """Whether logits are the truth as far as a constant shows: in shares of its own size, not of its deviation."""
+    return bool(np.max(np.abs(logits - truth)) <= NEAR * np.max(np.abs(truth)))
 
 
 # -- logits ------------------------------------------------------------------------------------------------------------

@@ -36,13 +36,13 @@ class Probe:
 
 
 def make_probes(
-    source: Network, sizes: tuple[int, ...], batch: int, folder: Path | None, seed: int
+    source: Network, sizes: tuple[int, ...], batch: int, folder: Path | None, seed: int, *, followed: int = FOLLOWED
 ) -> tuple[Probe, ...]:
     """The images both sides see: first the small noise that is followed through the network, then noise, then pictures.
 
     Noise is smooth over four pixels, of mean 0 and deviation 1 a value, which is what prepared photographs are like:
-    `batch` images of each of `sizes`, in pixels. The pictures are those in `folder`, without it scikit-learn's two.
-    Raises UsageError for images that show nothing, and what reading pictures raises.
+    `batch` images of each of `sizes`, in pixels, and `followed` of the small one. The pictures are those in `folder`,
+    without it scikit-learn's two. Raises UsageError for images that show nothing, and what reading pictures raises.
     """
     least = graph(source.architecture, source.contract).smallest_side
     if small := [size for size in sizes if size < least]:
@@ -50,7 +50,7 @@ def make_probes(
     if batch < BATCH:
         raise UsageError(f"--batch must be at least {BATCH}: one image cannot show that logits depend on it")
     channels = source.architecture.channels
-    followed = max(FOLLOWED, least)
+    followed = max(followed, least)
     noise = [
         Probe(name=f"noise {size}", images=_noise(batch, size, channels, seed + number))
         for number, size in enumerate(dict.fromkeys((followed, *sizes)))

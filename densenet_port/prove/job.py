@@ -7,7 +7,7 @@ from typing import Any, Literal, cast, get_args
 
 from densenet_port.checkpoint import Array
 from densenet_port.errors import UsageError
-from densenet_port.extras import BACKENDS, SOFTWARE, Software
+from densenet_port.extras import BACKENDS, SOFTWARE, ReadBy, Software
 from densenet_port.layouts.layout import Kernels
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
@@ -25,7 +25,9 @@ class Reading:
     below the name `within` where the file holds several. Software with a reader of its own takes `prefix`, what stands
     before its names in the file, wrapping dictionaries included (`state_dict.module.`), `root`, what stands there in
     the software's own names (`features.`, where somebody's own class calls it otherwise), `head`, the head's name in
-    the file (`module.classifier.0`), and the names to be `ignored`, which are no part of the network.
+    the file (`module.classifier.0`), and the names to be `ignored`, which are no part of the network. Where it runs a
+    whole module, `module` is the key under which the file has that, and `last` the path of the head in the file, or of
+    the last norm where there is none. A graph with several outputs is followed to the one called `output`.
     """
 
     table: Path | None = None
@@ -35,6 +37,9 @@ class Reading:
     root: str = ""
     head: str | None = None
     ignored: tuple[str, ...] = ()
+    module: str = ""
+    last: str | None = None
+    output: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +57,12 @@ class Job:
     - "onnxruntime": the file's graph, in float32; in float64 ONNX's own reference implementation runs it.
     - "numpy": this project's forward pass on a file of any layout.
 
-    Keras runs on `backend`; its network takes images in `data_format` order (they are turned here). Without classes in
-    the architecture, or without a head in the file, the last map after its ReLU stands for the logits. `taps` asks for
-    more outputs: our unit → the software's own name of that module or layer. `threads` bounds the software's threads
-    (not JAX's); None leaves its defaults.
+    `whole` says that the file holds a whole model that the software runs as it is, graph and weights, in place of the
+    above; `trust` that code of its own, which is in the file or is named by it, may run. Keras runs on `backend`; its
+    network takes images in `data_format` order (they are turned here). Without classes in the architecture, or without
+    a head in the file, the last map after its ReLU stands for the logits. `taps` asks for more outputs: our unit → the
+    software's own name of that module or layer. `threads` bounds the software's threads (not JAX's); None leaves its
+    defaults.
     """
 
     network: str
@@ -69,6 +76,8 @@ class Job:
     data_format: DataFormat = "channels_last"
     taps: Mapping[str, str] = field(default_factory=dict)
     threads: int | None = None
+    whole: bool = False
+    trust: bool = False
 
     @property
     def title(self) -> str:
@@ -85,10 +94,10 @@ class Job:
         if software is None or self.backend not in BACKENDS or self.dtype not in PRECISIONS:
             hint = f"known: {', '.join(SOFTWARE)}; {', '.join(BACKENDS)}"
             raise UsageError(f"no reference is {self.title}", hint=hint)
-        if software.own_reader and self.architecture is None:
+        if software.reads != "table" and self.architecture is None:
             raise UsageError(f"{self.title} must be told the architecture")
-        if self.architecture is not None:
-            _require_buildable(software, self.architecture)
+        if self.architecture is not None and not (software.whole and self.whole):
+            require_buildable(software, self.architecture)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +107,8 @@ class Run:
     `logits` are `n classes` (a map `n h w c` without a head) and `taps` unit → output, `n h w c`, as the software gave
     them. `computed_in` is the dtype that the run was really in, whatever its arrays say. `variables` are the digests
     (`checkpoint.array_digest`) of every floating-point variable in the run's dtype, by the software's name and in its
-    axes; for "keras" by our slot, in our axes. `versions` are those of the packages that took part.
+    axes; for "keras" by our slot, in our axes. `versions` are those of the packages that took part. `read_by` says what
+    was run: a runner that does not say so is taken to have run our own reading, which proves nothing.
     """
 
     logits: Array
@@ -106,6 +116,7 @@ class Run:
     computed_in: str
     variables: Mapping[str, str]
     versions: Mapping[str, str]
+    read_by: ReadBy = "table"
 
 
 def title(software: str, backend: str) -> str:
@@ -114,8 +125,8 @@ def title(software: str, backend: str) -> str:
     return f"{software} on {backend}" if on_keras else software
 
 
-def _require_buildable(software: Software, numbers: Architecture) -> None:
-    """Refuse what a class of torch's family cannot be."""
+def require_buildable(software: Software, numbers: Architecture) -> None:
+    """Refuse what a software has no class for. Raises UsageError."""
     halves = numbers.bottleneck and numbers.reduction == 0.5  # their half
     if software.stems and not (numbers.stem in software.stems and halves):
         hint = f"its networks have a stem of {' or '.join(software.stems)}, bottlenecks and a reduction of 0.5"
@@ -123,3 +134,5 @@ def _require_buildable(software: Software, numbers: Architecture) -> None:
     if software.widths and numbers.init_channels != software.widths * numbers.growth_rate:
         hint = f"its init_channels are {software.widths} times the growth_rate"
         raise UsageError(f"{software.name} has no DenseNet {numbers.name}", hint=hint)
+    if software.names and numbers.name not in software.names:
+        raise UsageError(f"{software.name} has no DenseNet {numbers.name}", hint=f"it has {', '.join(software.names)}")

@@ -20,20 +20,37 @@ import numpy as np
 
 from densenet_port.checkpoint import Array
 from densenet_port.conversion.load import Network, read
-from densenet_port.errors import MisfitError, UsageError
+from densenet_port.errors import ComparisonError, MisfitError, UsageError
+from densenet_port.files import file_digest
 from densenet_port.layouts.layout import Kernels
 from densenet_port.network.architecture import Architecture
+from densenet_port.network.graph import graph
 from densenet_port.network.numpy import forward
-from densenet_port.prove.checks import BOUND64, Check, all_checks, bounded, float32_bound, is_rounded
+from densenet_port.prove.checks import BOUND64, Check, all_checks, bounded, float32_bound, is_rounded, no_evidence
 from densenet_port.prove.diagnose import Diagnosis
 from densenet_port.prove.diagnose import diagnose as diagnose_units
 from densenet_port.prove.figures import Figures, figures_of, largest, rms
 from densenet_port.prove.images import BATCH, SIZES, Probe, make_probes
 from densenet_port.prove.job import PRECISIONS
 from densenet_port.prove.recording import Recording, Settings, run_port, run_reference
+from densenet_port.prove.reference import dependence
 from densenet_port.prove.worker import LIMIT
 
+ROUNDED = (
+    "the port's tensors had to be rounded, which a recording alone cannot tell from a small mistake: name the original "
+    "with --against, too, for a proof in two steps"
+)
+UNJUDGED = ("output", "input")  # what of a contract no logits of prepared images depend on
+
 Suspect = Literal["port", "reference", "both"]
+Grade = Literal["proven", "agrees", "differs", "cannot be judged"]
+"""What a comparison is worth:
+
+    proven            the numbers agree, and the reference read the original by other code than ours and ran it
+    agrees            they agree, but both sides were read by the same table, guess or assumption
+    differs           they do not agree
+    cannot be judged  the runs give no evidence either way
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +74,10 @@ class Parity:
 
     `passed` says that the numbers agree, `independent` that the reference read the original by other code than ours;
     only both together prove the port. `dependence` says why the reference is not independent and what would prove the
-    port, None where it is. `where` is the first unit whose local error passes the bound, `off` which side the third
-    opinion contradicts. `source` and `port` describe the two files (path, layout, digest, architecture, contract,
-    ledger counts), `sides` the two implementations (name → versions and seconds). `logits` holds, for each probe, both
+    port, None where it is; `undecided` why the runs give no evidence either way, None where they do. `where` is the
+    first unit whose local error passes the bound, `off` which side the third opinion contradicts. `source` and `port`
+    describe the two files (path, layout, digest, architecture, contract, ledger counts), `sides` the two
+    implementations (name → versions, seconds, and how it came by the network). `logits` holds, for each probe, both
     sides' logits in both precisions (`reference64` …, `n classes`), for scatter plots and top-5 lists.
     """
 
@@ -79,11 +97,21 @@ class Parity:
     notes: tuple[str, ...] = ()
     diagnosis: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
     seconds: float = 0.0
+    undecided: str | None = None
+
+    @property
+    def grade(self) -> Grade:
+        """What the evidence is worth."""
+        if self.undecided is not None:
+            return "cannot be judged"
+        if not self.passed:
+            return "differs"
+        return "proven" if self.independent else "agrees"
 
     @property
     def proven(self) -> bool:
         """Whether the port is proven to be the same network."""
-        return self.passed and self.independent
+        return self.grade == "proven"
 
 
 # -- the check ---------------------------------------------------------------------------------------------------------
@@ -96,6 +124,8 @@ def check(
     src: str | PathLike[str] | None = None,
     kernels: Kernels | None = None,
     within: str | None = None,
+    contract: Mapping[str, Any] | None = None,
+    output_name: str | None = None,
     reference: str | PathLike[str] | None = None,
     backend: str = "tensorflow",
     sizes: tuple[int, ...] = SIZES,
@@ -105,29 +135,45 @@ def check(
     save_reference: str | PathLike[str] | None = None,
     limit: float = LIMIT,
     threads: int | None = None,
+    trust_code: bool = False,
 ) -> Parity:
     """Whether a converted file is the same network as the checkpoint it came from.
 
-    The reference is the software that owns the layout of `against`, or a run of it saved before (`reference`); `src`,
-    `kernels` and `within` say of `against` what `read` cannot find out; of a port without a head it is the body alone.
-    The port is Keras on `backend` (tensorflow, torch, jax) or the forward pass in numpy; where Keras computes float32
-    alone (on torch and JAX), numpy gives the float64 evidence. `sizes` are of the noise, `batch` images of each;
-    `images` is a folder of the user's own pictures, without it scikit-learn's two photographs are taken where they are
-    installed. `limit` is each run's time in seconds, `threads` bounds each side's threads: on one, figures do not
-    depend on the number of cores; without it two sides that run at once take half of the cores each. Raises UsageError
-    for options that do not go together, MisfitError for networks with different numbers, and what reading and running
-    raise.
+    The reference is the software that owns the layout of `against`, or what it, or a class of the user's own, answered
+    before (`reference`; with `against`, too, where the port's tensors had to be rounded: the proof then has two steps);
+    `src`, `kernels`, `within`, `contract` and `output_name` say of `against` what `read` cannot find out; of a port
+    without a head it is the body alone. The port is Keras on `backend` (tensorflow, torch, jax) or the forward pass in
+    numpy; where Keras computes float32 alone (on torch and JAX), numpy gives the float64 evidence. `sizes` are of the
+    noise, `batch` images of each; `images` is a folder of the user's own pictures, without it scikit-learn's two
+    photographs are taken where they are installed. `limit` is each run's time in seconds, `threads` bounds each side's
+    threads: on one, figures do not depend on the number of cores; without it two sides that run at once take half of
+    the cores each. `trust_code` lets code run that `against` holds or names (a class of somebody's own in a pickled
+    module): only for files whose source is trusted. Raises UsageError for options that do not go together, MisfitError
+    for networks with different numbers, and what reading and running raise.
     """
     started = time.perf_counter()
-    settings = Settings(backend=backend, limit=limit, threads=threads)
+    settings = Settings(backend=backend, limit=limit, threads=threads, trust_code=trust_code)
     port, source = read(converted), None
-    if reference is not None and against is None:
+    if against is not None:
+        source = read(
+            against,
+            src=src,
+            kernels=kernels,
+            within=within,
+            no_top=port.architecture.classes is None,
+            contract=contract,
+            output_name=output_name,
+        )
+        _require_same_numbers(port, source.architecture, against)
+    elif contract:
+        message = f"{', '.join(contract)}: the contract is that of --against, and a recording has its own"
+        raise UsageError(message, hint="leave it out, or name the checkpoint with --against")
+    if reference is not None:
         original = Recording.load(Path(reference))
         _require_same_numbers(port, original.architecture, reference)
+        _require_same_source(original, source, reference)
         answers = run_port(port, original.probes, settings)
-    elif against is not None and reference is None:
-        source = read(against, src=src, kernels=kernels, within=within, no_top=port.architecture.classes is None)
-        _require_same_numbers(port, source.architecture, against)
+    elif source is not None:
         probes = make_probes(source, sizes, batch, Path(images) if images is not None else None, seed)
         original, answers = _run_both(source, port, probes, settings)
     else:
@@ -144,8 +190,11 @@ def diagnose(
     src: str | PathLike[str] | None = None,
     kernels: Kernels | None = None,
     within: str | None = None,
+    contract: Mapping[str, Any] | None = None,
+    output_name: str | None = None,
     reference: str | PathLike[str] | None = None,
     backend: str = "numpy",
+    trust_code: bool = False,
 ) -> Parity:
     """Which known fault tells a converted file from the checkpoint it came from, and on which units.
 
@@ -158,9 +207,12 @@ def diagnose(
         src=src,
         kernels=kernels,
         within=within,
+        contract=contract,
+        output_name=output_name,
         reference=reference,
         backend=backend,
         sizes=(),
+        trust_code=trust_code,
     )
 
 
@@ -191,50 +243,65 @@ def _require_same_numbers(port: Network, architecture: Architecture, against: st
     raise MisfitError(message, hint="compare a port with the very checkpoint it was made from")
 
 
+def _require_same_source(recording: Recording, source: Network | None, reference: str | PathLike[str]) -> None:
+    """Refuse a recording that was made of another file than the one that stands beside it."""
+    if source is None or recording.metadata["sha256"] in (None, file_digest(source.checkpoint.path)):
+        return
+    message = f"{reference} was recorded for {recording.metadata['path']}, which is another file than"
+    hint = "name the checkpoint that it was recorded for, or none"
+    raise MisfitError(f"{message} {source.checkpoint.path}", hint=hint)
+
+
 # -- the verdict -------------------------------------------------------------------------------------------------------
 
 
 def judge(port: Network, source: Network | None, reference: Recording, answers: Recording) -> Parity:
     """The verdict on the port's answers beside the reference's to the same probes, and what follows from it.
 
-    Without `source` (a saved reference) the port's tensors cannot be compared with the original's.
+    Without `source` (a saved reference) the port's tensors cannot be compared with the original's. Raises
+    ComparisonError for last maps of two sizes.
     """
+    _require_same_shapes(reference, answers)
     with np.errstate(all="ignore"):  # NaN and infinity are judged, not warned of
         figures = tuple(_figures(reference, answers))
         checks = tuple(all_checks(port, source, reference, answers, figures))
         passed = all(check.passed for check in checks)
+        undecided = None if passed else no_evidence(reference, answers, checks) or _rounded_alone(port, source, checks)
+        wrong = not passed and undecided is None
         diagnosis = _diagnosis(port, reference, answers)
         units = tuple(_units(reference, answers, diagnosis.errors))
         return Parity(
             passed=passed,
             independent=reference.independent,
-            dependence=None if reference.independent else _dependence(reference),
+            dependence=None if reference.independent else dependence(reference.metadata),
             checks=checks,
             figures=figures,
             units=units,
-            where=None if passed else _first_divergence(units, diagnosis.faulty),
-            off=None if passed else _suspect(port, source, reference, answers),
+            where=_first_divergence(units, diagnosis.faulty) if wrong else None,
+            off=_suspect(port, source, reference, answers) if wrong else None,
             probes=reference.probes,
             logits=_logits(reference, answers),
             source=reference.metadata,
             port=answers.metadata,
             sides={"reference": _implementation(reference), "port": _implementation(answers)},
             notes=tuple(_notes(reference, answers, rounded=is_rounded(checks))),
-            diagnosis=() if passed else tuple(finding.to_json() for finding in diagnosis.findings),
+            diagnosis=tuple(finding.to_json() for finding in diagnosis.findings) if wrong else (),
+            undecided=undecided,
         )
 
 
-def _dependence(reference: Recording) -> str:
-    """Why a reference that this project's own table read proves nothing, and what would."""
-    name, layout = reference.metadata["name"], reference.metadata["layout"]
-    return (
-        f"the reference ({name}) read the original by {layout}, the table that the port was made by; what would prove "
-        "the port: logits that the original's own software gives for the same images"
-    )
+def _require_same_shapes(reference: Recording, answers: Recording) -> None:
+    """Refuse to compare last maps of two sizes: they are two networks'. Raises ComparisonError."""
+    for (precision, probe), truth in reference.logits.items():
+        logits = answers.logits[precision, probe]
+        if logits.shape != truth.shape:
+            message = f"two networks: on {probe} the reference puts out {truth.shape}, the port {logits.shape}"
+            raise ComparisonError(message, hint="their stems or their pools differ: inspect shows both contracts")
 
 
 def _implementation(recording: Recording) -> dict[str, Any]:
-    return {key: recording.metadata[key] for key in ("name", "float64", "versions", "seconds")}
+    facts = {key: recording.metadata[key] for key in ("name", "float64", "versions", "seconds")}
+    return {**facts, "read_by": recording.read_by}
 
 
 def _logits(reference: Recording, answers: Recording) -> dict[str, dict[str, Array]]:
@@ -265,10 +332,12 @@ def _figures(reference: Recording, answers: Recording) -> Iterator[Figures]:
 def _diagnosis(port: Network, reference: Recording, answers: Recording) -> Diagnosis:
     """The known faults that tell the port from the reference on the probe that was followed."""
     followed = reference.followed
+    shapes = graph(port.architecture, port.contract).shapes(followed.images.shape)
+    taps = {unit: tap for unit, tap in reference.taps["float64"].items() if tap.shape == shapes[unit]}
     return diagnose_units(
         port,
         followed.images,
-        reference.taps["float64"],
+        taps,
         reference.logits["float64", followed.name],
         port_logits=answers.logits["float64", followed.name],
     )
@@ -282,9 +351,8 @@ def _units(reference: Recording, answers: Recording, local: Mapping[str, float])
             truth, noise = exact[unit], float("nan")
             if unit in rough and rough[unit].shape == truth.shape:  # other software may pool otherwise
                 noise = largest(rough[unit], truth)
-            yield UnitError(
-                unit=unit, free=largest(port[unit], truth), local=local.get(unit, float("nan")), noise=noise
-            )
+            free = largest(port[unit], truth) if port[unit].shape == truth.shape else float("inf")
+            yield UnitError(unit=unit, free=free, local=local.get(unit, float("nan")), noise=noise)
 
 
 def _first_divergence(units: tuple[UnitError, ...], faulty: tuple[str, ...]) -> str | None:
@@ -317,11 +385,27 @@ def _notes(reference: Recording, answers: Recording, *, rounded: bool) -> Iterat
     """What a reader of the verdict should know."""
     if rounded:
         yield "tensors had to be rounded: the proof has two steps, the unrounded mapping and each tensor's half ULP"
+    if reference.read_by == "class":
+        yield (
+            f"the reference is {reference.metadata['name']}'s own class with the file's tensors; weights alone do not "
+            "tell whether another class wrote them: densenet-port record runs yours"
+        )
+    if reference.read_by == "model":
+        yield f"the reference was recorded from {reference.metadata['name']}"
+    if assumed := [key for key in UNJUDGED if reference.metadata.get("origins", {}).get(key) == "assumed"]:
+        yield f"assumed, and not judged by logits of prepared images: {', '.join(assumed)}"
     first, second = reference.contract.pool_rounding, answers.contract.pool_rounding
     if first != second:
         yield f"average pools round odd sizes {first} in the reference and {second} in the port, by contract"
     if not any(probe.labels for probe in reference.probes):
         yield "no photographs were compared: give --images DIR, or install scikit-learn and Pillow for two"
+
+
+def _rounded_alone(port: Network, source: Network | None, checks: tuple[Check, ...]) -> str | None:
+    """Why a recording alone does not judge a port whose tensors had to be rounded, and which float32 finds right."""
+    record = port.checkpoint.record or {}
+    near = all(check.passed or check.kind == "float64" for check in checks)
+    return ROUNDED if source is None and (record.get("fold") or record.get("absorbed")) and near else None
 
 
 # -- golden files ------------------------------------------------------------------------------------------------------

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 
 from densenet_port.checkpoint import Array
 from densenet_port.conversion.load import Network
 from densenet_port.errors import CorruptError, DiskError, MisfitError, UsageError
-from densenet_port.extras import BACKENDS, SOFTWARE
+from densenet_port.extras import BACKENDS, MODULE, SOFTWARE, ReadBy
 from densenet_port.files import file_digest, whole
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
@@ -23,9 +23,11 @@ from densenet_port.network.units import HEAD
 from densenet_port.prove.figures import rms
 from densenet_port.prove.images import Probe
 from densenet_port.prove.job import PRECISIONS, Job, Precision, Reading, Run, title
+from densenet_port.prove.reference import Reference, read_by, reference_of, runs_whole
 from densenet_port.prove.worker import LIMIT, run_all
 
 SCHEMA = "densenet-port/reference/1"
+LIVE = "live"  # the container of tensors that are in no file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,8 @@ class Recording:
 
     `logits` are (precision, probe) → `n classes`; `taps` precision → unit → `n h w c`, on the first probe, which is
     followed through the network. `computed` says for each precision what the run was really computed in. `metadata`
-    describes the implementation (name, versions, seconds) and the file (path, layout, digest).
+    describes the implementation (name, versions, seconds, how it came by the network) and the file (path, layout,
+    digest).
     """
 
     architecture: Architecture
@@ -51,9 +54,14 @@ class Recording:
         return self.probes[0]
 
     @property
+    def read_by(self) -> ReadBy:
+        """How what ran came by the network (`extras.ReadBy`)."""
+        return read_by(self.metadata)
+
+    @property
     def independent(self) -> bool:
-        """Whether the software that ran read the file with its own code, and not by this project's tables."""
-        return is_independent(self.metadata["name"])
+        """Whether what ran read the network with other code than this project's."""
+        return self.read_by != "table"
 
     def save(self, path: Path) -> None:
         """Write inputs, logits and taps, with what they are of, as one `.npz`; it appears whole or not at all."""
@@ -120,31 +128,33 @@ class Recording:
         )
 
 
-def is_independent(name: str) -> bool:
-    """Whether an implementation, by the name that results give it, reads a file with its own code."""
-    software = SOFTWARE.get(name.partition(" ")[0])  # of `keras on jax`
-    return software is not None and software.own_reader
-
-
 # -- running -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How networks are run: `backend` is what runs a port, `limit` the seconds a run may take, `threads` as in Job."""
+    """How networks are run: `backend` is what runs a port, `limit` the seconds a run may take, `threads` as in Job.
+
+    `trust_code` lets code of the original's file run, where that has any.
+    """
 
     backend: str = "tensorflow"
     limit: float = LIMIT
     threads: int | None = None
+    trust_code: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The runs that make a recording of a network: precision → a job for each probe, the first of them followed."""
+    """The runs that make a recording of a network: precision → a job for each probe, the first of them followed.
+
+    `because` says why it is not the layout's own software that runs, where it is not.
+    """
 
     network: Network
     probes: tuple[Probe, ...]
     jobs: Mapping[Precision, Sequence[Job]]
+    because: str | None = None
 
     def recording(self, runs: Sequence[Run], seconds: float) -> Recording:
         """What the runs of all jobs, float64 first, say together."""
@@ -166,13 +176,17 @@ class Plan:
                 "float64": _title(self.jobs["float64"][0]),
                 "versions": {name: version for run in runs for name, version in run.versions.items()},
                 "seconds": seconds,
-                **_file_metadata(self.network),
+                "read_by": _weakest([answers["float32", probe.name].read_by for probe in self.probes]),
+                **({"because": self.because} if self.because else {}),
+                **file_metadata(self.network),
             },
         )
 
 
-def plan(network: Network, software: str, probes: tuple[Probe, ...], settings: Settings) -> Plan:
-    """The runs of a network by a software.
+def plan(
+    network: Network, software: str, probes: tuple[Probe, ...], settings: Settings, because: str | None = None
+) -> Plan:
+    """The runs of a network by a software, and why it is not the layout's own.
 
     Where it does not compute in float64, on that backend or at all, numpy gives the float64 evidence.
     """
@@ -181,9 +195,17 @@ def plan(network: Network, software: str, probes: tuple[Probe, ...], settings: S
     softwares: dict[Precision, str] = {"float64": exact, "float32": software}
     jobs: dict[Precision, list[Job]] = {}
     for precision, name in softwares.items():
-        run_by = partial(job_of, network, name, dtype=precision, backend=backend, threads=settings.threads)
+        run_by = partial(
+            job_of,
+            network,
+            name,
+            dtype=precision,
+            backend=backend,
+            threads=settings.threads,
+            trust=settings.trust_code,
+        )
         jobs[precision] = [run_by(probe.images, follow=probe is probes[0]) for probe in probes]
-    return Plan(network=network, probes=probes, jobs=jobs)
+    return Plan(network=network, probes=probes, jobs=jobs, because=because)
 
 
 def job_of(
@@ -195,12 +217,17 @@ def job_of(
     backend: str = "tensorflow",
     follow: bool = False,
     threads: int | None = None,
+    trust: bool = False,
 ) -> Job:
     """A run of a checkpoint by a software, with an output for every unit where the network is to be followed."""
     ledger, taps = network.ledger, {}
+    whole = runs_whole(network, SOFTWARE[software], trust=trust)
     if follow:
         units = ledger.layout.spell_units(network.architecture)
         taps = dict(zip(units, units, strict=True)) if software == "numpy" else units
+        if whole and SOFTWARE[software].whole == MODULE:
+            taps = {unit: f"{ledger.prefix}{ledger.unit_name(unit)}" for unit in units}
+    last = HEAD if HEAD in network.architecture.units else [*network.architecture.units][-1]
     return Job(
         network=software,
         images=images,
@@ -213,6 +240,9 @@ def job_of(
             root=ledger.place.root,
             head=ledger.holder(HEAD),
             ignored=tuple(ledger.ignored),
+            module=str(network.checkpoint.metadata.get(MODULE, "")),
+            last=f"{ledger.prefix}{ledger.unit_name(last)}" if whole else None,
+            output=network.checkpoint.metadata.get("output_name"),
         ),
         architecture=network.architecture,
         contract=network.contract,
@@ -220,17 +250,19 @@ def job_of(
         dtype=dtype,
         taps=taps,
         threads=threads,
+        whole=whole,
+        trust=trust,
     )
 
 
 def run_reference(source: Network, probes: tuple[Probe, ...], settings: Settings = Settings()) -> Recording:
-    """The original network by the software that owns its layout; by numpy where none does.
+    """The original network by the software that owns its layout; by numpy where none does, or where none can.
 
     Where numpy computes the float64 evidence for it, numpy's own float32 distance to that goes along, as the measure of
     how far the software's float32 may be from it.
     """
     settings = replace(settings, backend="tensorflow")
-    recording = _run(source, source.ledger.layout.reference, probes, settings)
+    recording = _run(source, reference_of(source, trust=settings.trust_code), probes, settings)
     if recording.metadata["float64"] == recording.metadata["name"]:
         return recording
     rounding = {}
@@ -241,17 +273,17 @@ def run_reference(source: Network, probes: tuple[Probe, ...], settings: Settings
 
 
 def run_port(port: Network, probes: tuple[Probe, ...], settings: Settings = Settings()) -> Recording:
-    """The converted network by its layout's software, on the backend where that is Keras; or by numpy."""
+    """The converted network by its layout's software, on the backend where that is Keras; or by numpy, as above."""
     if settings.backend not in ("numpy", *BACKENDS):
         raise UsageError(f"unknown --backend {settings.backend!r}", hint=f"known: {', '.join(('numpy', *BACKENDS))}")
-    software = "numpy" if settings.backend == "numpy" else port.ledger.layout.reference
-    return _run(port, software, probes, settings)
+    settings = replace(settings, trust_code=False)
+    return _run(port, Reference("numpy") if settings.backend == "numpy" else reference_of(port), probes, settings)
 
 
-def _run(network: Network, software: str, probes: tuple[Probe, ...], settings: Settings) -> Recording:
+def _run(network: Network, reference: Reference, probes: tuple[Probe, ...], settings: Settings) -> Recording:
     """All probes in both precisions, one process for each software that is needed."""
     started = time.perf_counter()
-    planned = plan(network, software, probes, settings)
+    planned = plan(network, reference.software, probes, settings, reference.because)
     exact, single = (planned.jobs[precision] for precision in PRECISIONS)
     if exact[0].network == single[0].network:
         runs = run_all([*exact, *single], limit=settings.limit)
@@ -266,21 +298,27 @@ def _title(job: Job) -> str:
     return own or title(job.network, job.backend)
 
 
+def _weakest(ways: Sequence[ReadBy]) -> ReadBy:
+    """Of how several runs came by the network, the one that proves least."""
+    return max(ways, key=get_args(ReadBy).index)
+
+
 def _bytes(dtype: str) -> int:
     """The size of a number, by which the least precise of several is found."""
     return np.dtype(dtype).itemsize
 
 
-def _file_metadata(network: Network) -> dict[str, Any]:
+def file_metadata(network: Network) -> dict[str, Any]:
     """A network's file and its ledger, for the result."""
     ledger, path = network.ledger, network.checkpoint.path
     return {
         "path": str(path),
-        "sha256": file_digest(path),
+        "sha256": file_digest(path) if network.checkpoint.container != LIVE else None,
         "layout": network.layout,
         "container": network.checkpoint.container,
         "architecture": {"name": network.architecture.name, **network.architecture.to_json()},
         "contract": network.contract.to_json(),
+        "origins": dict(network.origins),
         "ledger": {
             "used": len(ledger.claims),
             "ignored": len(ledger.ignored),

@@ -26,14 +26,20 @@ from densenet_port.prove import charts
 from densenet_port.prove.checks import BOUND64, Check
 from densenet_port.prove.figures import Figures
 from densenet_port.prove.images import Probe
-from densenet_port.prove.parity import Parity, UnitError
+from densenet_port.prove.parity import Grade, Parity, UnitError
 
 SCHEMA = "densenet-port/check/1"
 UNPRINTABLE = re.compile("[^\t\n -~\u00a0-\u2029\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 MARKUP = re.compile(r"([\\`*_\[\]<>|~&$#@]|(?<=http):|(?<=https):|(?<=www)\.)")
 FEW = 4  # units named before "and n more"
 LARGE = ("probes", "logits")  # of Parity: arrays, which have a form of their own
-COLOURS = {"PASSED": "green", "AGREES, NOT INDEPENDENT": "yellow", "FAILED": "red"}  # of the verdicts
+WORDS: dict[Grade, str] = {
+    "proven": "PASSED",
+    "agrees": "AGREES, NOT PROVEN",
+    "differs": "FAILED",
+    "cannot be judged": "CANNOT BE JUDGED",
+}
+COLOURS: dict[Grade, str] = {"proven": "green", "agrees": "yellow", "differs": "red", "cannot be judged": "yellow"}
 SUSPECTS = {
     "port": "the third opinion, numpy, agrees with the reference: the port is off",
     "reference": "the third opinion, numpy, agrees with the port: the reference is off",
@@ -50,7 +56,7 @@ class Table(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The verdict as a word (a key of `COLOURS`) and a sentence."""
+    """The verdict as a word (of `WORDS`) and a sentence."""
 
     word: str
     sentence: str
@@ -85,7 +91,7 @@ def terminal(parity: Parity) -> list[Any]:
     tables = [Table(checks.title, checks.headings[:4], [row[:4] for row in checks.rows]), _figures(parity)]
     if parity.diagnosis:
         tables.append(_diagnosis(parity))
-    parts: list[Any] = [Text.assemble((word, f"bold {COLOURS[word]}"), f": {sentence}")]
+    parts: list[Any] = [Text.assemble((word, f"bold {COLOURS[parity.grade]}"), f": {sentence}")]
     for table in tables:
         parts += ["", _drawn(table)]
     lines = [*_where_and_why(parity), *(f"note: {_shown(note)}" for note in parity.notes)]
@@ -95,14 +101,14 @@ def terminal(parity: Parity) -> list[Any]:
 def to_json(parity: Parity) -> dict[str, Any]:
     """Everything but the large arrays, as values that strict JSON has.
 
-    The keys are those of `Parity`, and within them those of `Check`, `Figures` and `UnitError`; the exponents of `ulps`
-    are strings. A float that is no number is "NaN", "Infinity" or "-Infinity". An array is its `shape`, `dtype` and
-    `sha256` (`checkpoint.array_digest`). `probes` hold `name`, `labels`, `images` and `logits`: side → such an array
-    with `top5`, a list per image of {"class", "logit"}, best first (None for a network without a head). The schema is
-    `densenet-port/check/1`: keys may be added to it, and what they say stays.
+    The keys are `grade`, those of `Parity`, and within them those of `Check`, `Figures` and `UnitError`; the exponents
+    of `ulps` are strings. A float that is no number is "NaN", "Infinity" or "-Infinity". An array is its `shape`,
+    `dtype` and `sha256` (`checkpoint.array_digest`). `probes` hold `name`, `labels`, `images` and `logits`: side → such
+    an array with `top5`, a list per image of {"class", "logit"}, best first (None for a network without a head). The
+    schema is `densenet-port/check/1`: keys may be added to it, and what they say stays.
     """
     plain = {entry.name: _plain(getattr(parity, entry.name)) for entry in fields(parity) if entry.name not in LARGE}
-    return {**plain, "probes": [_probe(parity, probe) for probe in parity.probes]}
+    return {"grade": parity.grade, **plain, "probes": [_probe(parity, probe) for probe in parity.probes]}
 
 
 def junit(parity: Parity) -> bytes:
@@ -119,7 +125,7 @@ def junit(parity: Parity) -> bytes:
     if not parity.independent:
         checks.append(("densenet-port.evidence", "independent reference", parity.dependence))
     for name, cases in (("checks", checks), ("units", units)):
-        root.append(_suite(name, cases))
+        root.append(_suite(name, cases, parity.grade))
     for count in ("tests", "failures", "errors"):
         root.set(count, str(sum(int(suite.attrib[count]) for suite in root)))
     ET.indent(root)
@@ -152,7 +158,7 @@ def html(parity: Parity) -> str:
     return environment.get_template("report.html").render(
         parity=parity,
         word=word,
-        kind=word.partition(",")[0].lower(),
+        kind=parity.grade.replace(" ", "-"),
         sentence=sentence,
         lines=_where_and_why(parity),
         key_figures=_key_figures(parity),
@@ -197,22 +203,25 @@ def write(parity: Parity, folder: Path) -> dict[str, Path]:
 def _verdict(parity: Parity) -> Verdict:
     port, source = _shown(parity.port.get("path", "the port")), _shown(parity.source.get("path", "the original"))
     count, took = f"{len(parity.checks)} checks", f", {parity.seconds:.1f} s" if parity.seconds else ""
-    if parity.proven:
-        return Verdict("PASSED", f"{port} is the same network as {source} ({count}{took})")
-    if parity.passed:
-        sentence = f"{port} and {source} give the same logits, which is no proof ({count}{took})"
-        return Verdict("AGREES, NOT INDEPENDENT", sentence)
-    failed = sum(not check.passed for check in parity.checks)
-    return Verdict("FAILED", f"{port} is not the same network as {source} ({failed} of {count} failed{took})")
+    failed = f"{sum(not check.passed for check in parity.checks)} of {count} failed"
+    sentences: dict[Grade, str] = {
+        "proven": f"{port} is the same network as {source} ({count}{took})",
+        "agrees": f"{port} and {source} give the same logits, which is no proof ({count}{took})",
+        "differs": f"{port} is not the same network as {source} ({failed}{took})",
+        "cannot be judged": f"whether {port} is the same network as {source}, these runs do not tell ({failed}{took})",
+    }
+    return Verdict(WORDS[parity.grade], sentences[parity.grade])
 
 
 def _where_and_why(parity: Parity) -> list[str]:
     """The first place that is wrong, which side it is, what explains it, and what failed; nothing for a proof."""
     if parity.proven:
         return []
-    if parity.passed:
+    if parity.grade == "agrees":
         return [f"not independent: {_shown(parity.dependence)}"]
     lines = []
+    if parity.undecided is not None:
+        lines.append(f"cannot be judged: {parity.undecided}")
     if parity.where is not None:
         lines.append(f"first divergence: {parity.where}")
     lines += [_unit_line(unit) for unit in parity.units if unit.unit == parity.where]
@@ -414,14 +423,15 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float) else _clean(value)
 
 
-def _suite(name: str, cases: Iterable[tuple[str, str, str | None]]) -> ET.Element:
-    """A JUnit suite of (class name, name, what failed or None)."""
+def _suite(name: str, cases: Iterable[tuple[str, str, str | None]], grade: Grade) -> ET.Element:
+    """A JUnit suite of (class name, name, what failed or None), with the verdict's grade as a property."""
     suite = ET.Element("testsuite", name=name, errors="0", skipped="0")
+    ET.SubElement(ET.SubElement(suite, "properties"), "property", name="grade", value=grade)
     for group, title, failure in cases:
         case = ET.SubElement(suite, "testcase", classname=_shown(group), name=_shown(title))
         if failure is not None:
             ET.SubElement(case, "failure", message=_shown(failure), type="parity").text = _clean(failure)
-    suite.set("tests", str(len(suite)))
+    suite.set("tests", str(len(suite.findall("testcase"))))
     suite.set("failures", str(len(suite.findall("testcase/failure"))))
     return suite
 

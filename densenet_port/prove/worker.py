@@ -16,7 +16,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,6 +39,7 @@ THREADS = (
     "TF_NUM_INTRAOP_THREADS",
     "TF_NUM_INTEROP_THREADS",
 )
+NAME = "densenet_port.prove.worker"  # of this module, when it is run
 LIMIT = 600.0  # seconds that a run may take
 LAST_LINES = 8  # of a dead process's stderr, shown to the user
 
@@ -69,7 +70,7 @@ def run_all(jobs: Sequence[Job], *, limit: float = LIMIT) -> list[Run]:
             folders = [Path(name, str(number)) for number in range(len(jobs))]
             for job, folder in zip(jobs, folders, strict=True):
                 _write_job(job, folder)
-            _start(jobs[0], folders, limit * len(jobs))
+            start(NAME, folders, jobs[0].title, environment(jobs[0].backend, jobs[0].threads), limit * len(jobs))
             return [_read_run(folder) for folder in folders]
     except OSError as error:
         raise DiskError(f"no reference can run in the temporary folder: {error}") from error
@@ -109,7 +110,7 @@ def _read_job(folder: Path) -> Job:
 
 def _write_run(result: Run, folder: Path) -> None:
     """Leave a result in the folder."""
-    plain = {name: getattr(result, name) for name in ("computed_in", "variables", "versions")}
+    plain = {name: getattr(result, name) for name in ("computed_in", "variables", "versions", "read_by")}
     (folder / "run.json").write_text(json.dumps(plain), encoding="utf-8")
     taps: dict[str, Any] = dict(result.taps)
     np.savez(folder / "run.npz", logits=result.logits, **taps)
@@ -117,41 +118,55 @@ def _write_run(result: Run, folder: Path) -> None:
 
 def _read_run(folder: Path) -> Run:
     """The result in the folder, or the error that was left in its place."""
-    if (folder / "error.json").exists():
-        error = json.loads((folder / "error.json").read_text(encoding="utf-8"))
-        raise KINDS[error["kind"]](error["message"], hint=error["hint"])
+    raise_left(folder)
     with np.load(folder / "run.npz", allow_pickle=False) as arrays:
         taps = {name: arrays[name] for name in arrays.files if name != "logits"}
         logits = arrays["logits"]
     return Run(**json.loads((folder / "run.json").read_text(encoding="utf-8")), logits=logits, taps=taps)
 
 
-def _start(job: Job, folders: Sequence[Path], limit: float) -> None:
-    """Run the worker on the folders to its end; `job` is the first of them."""
-    command = [sys.executable, "-P", "-m", "densenet_port.prove.worker", *map(str, folders)]
+def raise_left(folder: Path) -> None:
+    """Raise the error that a process left in the folder, if it left one."""
+    if (folder / "error.json").exists():
+        error = json.loads((folder / "error.json").read_text(encoding="utf-8"))
+        raise KINDS[error["kind"]](error["message"], hint=error["hint"])
+
+
+def leave_error(error: PortError, folder: Path) -> None:
+    """Leave an error in the folder, for the process that waits."""
+    plain = {"kind": error.kind, "message": error.message, "hint": error.hint}
+    (folder / "error.json").write_text(json.dumps(plain), encoding="utf-8")
+
+
+def start(module: str, folders: Sequence[Path], title: str, surroundings: Mapping[str, str], limit: float) -> None:
+    """Run a module of this package on the folders, in a process of its own, to its end; `title` is for messages.
+
+    Raises PortError with the process's last lines where it dies, or exceeds its limit of seconds.
+    """
+    command = [sys.executable, "-P", "-m", module, *map(str, folders)]
     try:
         done = subprocess.run(  # noqa: S603 (this very package, on folders of our own)
-            command, env=_environment(job), capture_output=True, timeout=limit, check=False
+            command, env=surroundings, capture_output=True, timeout=limit, check=False
         )
     except subprocess.TimeoutExpired as error:
-        message = _with_last_lines(f"{job.title} took longer than {limit:g} s", error.stderr)
+        message = _with_last_lines(f"{title} took longer than {limit:g} s", error.stderr)
         raise PortError(message, hint="give it longer, or fewer or smaller images") from error
     if done.returncode:
         end = f"exit code {done.returncode}" if done.returncode > 0 else signal.strsignal(-done.returncode)
-        raise PortError(_with_last_lines(f"{job.title} ended with {end}", done.stderr))
+        raise PortError(_with_last_lines(f"{title} ended with {end}", done.stderr))
 
 
-def _environment(job: Job) -> dict[str, str]:
-    """What the worker's process sees: this one's environment and packages, one backend, and the CPU alone."""
-    threads = {} if job.threads is None else dict.fromkeys(THREADS, str(job.threads))
+def environment(backend: str, threads: int | None = None) -> dict[str, str]:
+    """What such a process sees: this one's environment and packages, one backend of Keras's, and the CPU alone."""
+    bounds = {} if threads is None else dict.fromkeys(THREADS, str(threads))
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path),
-        "KERAS_BACKEND": job.backend,
+        "KERAS_BACKEND": backend,
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "",
         "JAX_PLATFORMS": "cpu",
-        **threads,
+        **bounds,
     }
 
 
@@ -172,8 +187,7 @@ def main() -> None:
         try:
             _write_run(runner(job.network)(job), folder)
         except PortError as error:
-            plain = {"kind": error.kind, "message": error.message, "hint": error.hint}
-            (folder / "error.json").write_text(json.dumps(plain), encoding="utf-8")
+            leave_error(error, folder)
             break
 
 

@@ -35,6 +35,7 @@ from densenet_port.release.network import (
     convert_and_check,
     remove,
     render,
+    unproven,
     write_text,
 )
 
@@ -152,12 +153,14 @@ def _keep_or_build(source: Source, out: Path, options: Options, limit: float) ->
 
 
 def _kept(record: Path, inputs: Mapping[str, Any], source: Source, out: Path) -> BuiltNetwork | None:
-    """The network of a record; None where it was made from other inputs, or a file is not what it was any more."""
+    """The network of a record; None where it was made from other inputs, is not proven, or a file has changed."""
     try:
         if json.loads(record.read_bytes())["inputs"] != inputs:
             return None
         manifest = manifests.read(record)
         if any(manifests.document(out / entry.name) != entry for entry in manifest.entries()):
+            return None
+        if any(unproven(file.parity) for file in manifest.files):
             return None
     except (OSError, ValueError, KeyError, TypeError, PortError):
         return None

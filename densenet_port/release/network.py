@@ -23,7 +23,8 @@ from densenet_port.network.architecture import Architecture
 from densenet_port.prove import parity, report
 from densenet_port.prove.images import BATCH, SIZES
 from densenet_port.prove.parity import Parity
-from densenet_port.prove.recording import Recording, is_independent
+from densenet_port.prove.recording import Recording
+from densenet_port.prove.reference import read_by
 
 TOOL = f"densenet-port {__version__}"
 LAYOUT = "keras"  # what is published
@@ -103,7 +104,7 @@ def convert_and_check(source: Source, work: Path, options: Options, limit: float
     reports = _write_reports(verdict, source.network, work)
     if not verdict.proven:
         failed = tuple(check.name for check in verdict.checks if not check.passed)
-        failed += () if verdict.independent else ("independent reference",)
+        failed += (f"the verdict is {verdict.grade!r}: a release takes 'proven' alone",)
         return BuiltNetwork(name=source.network, arch=source.architecture.name, failed=failed, report=work)
     figures = {"report": reports[0].name, **_figures(verdict, first.name, options)}
     files = tuple(_file(path, done, source, figures, golden.name) for path, done in conversions.items())
@@ -184,22 +185,30 @@ def _write_reports(verdict: Parity, network: str, work: Path) -> list[Path]:
 
 def _figures(verdict: Parity, checked: str, options: Options) -> dict[str, Any]:
     """What was measured, for the manifest: the worst check of each kind, on which file and with what."""
-    figures: dict[str, Any] = {"passed": verdict.passed, "checked": checked, "checks": len(verdict.checks)}
+    figures: dict[str, Any] = {
+        "grade": verdict.grade,
+        "passed": verdict.passed,
+        "checked": checked,
+        "checks": len(verdict.checks),
+    }
     for kind in ("float64", "float32", "weights"):
         checks = [check for check in verdict.checks if check.kind == kind]
         if checks:
             worst = max(checks, key=lambda check: (check.measured or 0.0) / (check.bound or 1.0))
             figures[kind] = {"check": worst.name, "measured": worst.measured, "bound": worst.bound}
     for name, side in verdict.sides.items():
-        figures[name] = {key: side[key] for key in ("name", "versions")}
+        figures[name] = {key: side[key] for key in ("name", "versions", "read_by")}
     return {**figures, **options.to_json()}
 
 
-def is_proof(figures: Mapping[str, Any]) -> bool:
-    """Whether a manifest's parity passed, against a reference that read the original with its own code."""
-    reference = figures.get("reference")
-    name = reference.get("name") if isinstance(reference, Mapping) else None
-    return figures.get("passed") is True and is_independent(str(name))
+def unproven(figures: Mapping[str, Any]) -> str | None:
+    """Why a manifest's parity is no proof; None where it is one."""
+    grade, reference = figures.get("grade", "none"), figures.get("reference")
+    if grade != "proven" or figures.get("passed") is not True:
+        return f"its parity is graded {grade!r}, passed {figures.get('passed')}: a release takes 'proven' alone"
+    if not isinstance(reference, Mapping) or "name" not in reference or read_by(reference) == "table":
+        return "its parity has no independent reference: a release takes 'proven' alone"
+    return None
 
 
 def _file(path: Path, done: Conversion, source: Source, figures: Mapping[str, Any], golden: str) -> File:

@@ -17,7 +17,7 @@ from densenet_port.fetch.http import RetryableError
 from densenet_port.fetch.manifest import NAME, SIGNATURE, SUMS, Document, Manifest
 from densenet_port.release.build import NOTES
 from densenet_port.release.github import GitHub
-from densenet_port.release.network import is_proof
+from densenet_port.release.network import unproven
 from densenet_port.release.sign import sign, signed_by
 from densenet_port.release.verify import check_bytes
 
@@ -115,9 +115,8 @@ def _checked(folder: Path, tag: str | None) -> Manifest:
         hint = f"build it again with --tag {tag}: what is built is kept"
         raise UsageError(f"{folder}: is release {manifest.tag}, not {tag}", hint=hint)
     problems = [f"{check.name}: {check.detail}" for check in check_bytes(manifest, folder) if not check.passed]
-    problems += [
-        f"{file.name}: no independent parity was found" for file in manifest.files if not is_proof(file.parity)
-    ]
+    reasons = {file.name: unproven(file.parity) for file in manifest.files}
+    problems += [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
     if not manifest.files:
         problems.append("it lists no weight file")
     if problems:

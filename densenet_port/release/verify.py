@@ -20,7 +20,7 @@ from densenet_port.fetch.manifest import NAME, SIGNATURE, SUMS, Document, File, 
 from densenet_port.fetch.partial import Expected
 from densenet_port.prove import parity
 from densenet_port.release.github import check_repo
-from densenet_port.release.network import is_proof
+from densenet_port.release.network import unproven
 from densenet_port.release.sign import check_signature
 
 SERVER = "https://github.com"
@@ -195,9 +195,7 @@ def _fault(file: File, folder: Path) -> str | None:
         differing.append("source")
     if differing:
         return f"the file's record and the manifest do not have the same {', '.join(differing)}"
-    if is_proof(file.parity):
-        return None
-    return "the manifest does not say that its parity was found, against an independent reference"
+    return unproven(file.parity)
 
 
 def _check_logits(manifest: Manifest, folder: Path, intact: set[str]) -> Iterator[Check]:

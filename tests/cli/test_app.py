@@ -355,7 +355,20 @@ def test_a_check_that_is_not_independent_exits_with_one(proven, tmp_path):
     done = run("check", copied, "--against", port, "--backend", "numpy", "--size", 65, "--json")
 
     data = json.loads(done.stdout)
-    assert (done.returncode, data["passed"], data["independent"]) == (1, True, False)
+    assert (done.returncode, data["passed"], data["independent"], data["grade"]) == (1, True, False, "agrees")
+
+
+def test_check_and_diagnose_take_the_user_s_word_on_the_original(small, tmp_path):
+    """A port with another pool than the class has agrees with that word, and differs without it."""
+    port = tmp_path / "port.safetensors"
+    run("convert", small, "--out", port, "--stem-pool", "none")
+
+    words = ("--against", small, "--backend", "numpy", "--json")
+    told, untold = (run("check", port, *words, "--size", 65, *more) for more in (("--stem-pool", "none"), ()))
+    explained = run("diagnose", port, *words, "--stem-pool", "none")
+
+    grades = [json.loads(done.stdout)["grade"] for done in (told, untold, explained)]
+    assert (grades, explained.returncode) == (["agrees", "differs", "agrees"], 0)
 
 
 def test_diagnose_names_the_unit(proven):

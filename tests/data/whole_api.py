@@ -9,7 +9,7 @@ import numpy as np
 import densenet_port as dp
 
 
-def main(source: str, folder: Path) -> tuple[object, ...]:
+def main(source: str, folder: Path, teacher: Any) -> tuple[object, ...]:
     """Each name once."""
     network: dp.Network = dp.read(source)
     same: dp.Network = dp.read(Path(source), src="torchvision", arch="121", no_top=False)
@@ -34,7 +34,9 @@ def main(source: str, folder: Path) -> tuple[object, ...]:
     checked = dp.verify(folder / "a.weights.h5")
     parity: dp.Parity = dp.check(folder / "a.weights.h5", against=source, backend="numpy", sizes=())
     explained: dp.Parity = dp.diagnose(folder / "a.weights.h5", against=source)
-    agree: bool = parity.passed and parity.independent
+    agree: bool = parity.passed and parity.independent and parity.grade == "proven"
+    recording: dp.Recording = dp.record(teacher, folder / "reference.npz", source=source, sizes=(64,))
+    recorded: dp.Parity = dp.check(folder / "a.weights.h5", reference=folder / "reference.npz", backend="numpy")
     findings = [finding["mistake"] for finding in explained.diagnosis]
     loaded: Any = dp.load(folder / "a.weights.h5", activation=None)
     builders: list[Callable[..., Any]] = [
@@ -45,7 +47,8 @@ def main(source: str, folder: Path) -> tuple[object, ...]:
         dp.DenseNetImageNet201,
         dp.DenseNetImageNet264,
     ]
-    values = (kernel, used, logits, again, steps, other, names, model, module, equal, notes, checked.container)
+    facts = (recording.independent, recorded.grade)
+    values = (facts, kernel, used, logits, again, steps, other, names, model, module, equal, notes, checked.container)
     return (*values, agree, findings, loaded, builders, problem(source), dp.__version__)
 
 

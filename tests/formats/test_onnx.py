@@ -603,7 +603,7 @@ NEAR = {
         "a tensor of the shape (8,), found one of the shape (1,)"
     ),
     another_head: "no DenseNet: in head.dense expected Gemm or MatMul or Conv, found Elu 'hidden'",
-    two_outputs: "a graph with 1 inputs and 2 outputs, expected one of each",
+    two_outputs: "a graph with 2 outputs, 91, /features/relu0/Relu_output_0: one must be named",
     quantised: "QLinearConv '/features/relu0/Relu': the network is quantised, which cannot be undone",
     something_behind: "no DenseNet: in head.dense expected the end at (91), found Softplus '91'",
     something_before: "no DenseNet: in stem.conv expected Conv, found Neg 'negative'",

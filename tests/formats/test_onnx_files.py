@@ -37,6 +37,9 @@ CONTRACTS = {
     "deep stem, blur": (DEEP, Contract(stem_pool="blur", epsilon=1e-3)),
     "CIFAR's stem, grey": (CIFAR, Contract(epsilon=1.1e-5)),
     "no head": (SMALL.without_head(), Contract(epsilon=1.001e-5)),
+    "a stem of 3×3 with a norm, tanh": (replace(SMALL, stem="cifar-norm"), Contract(output="tanh")),
+    "the same without a pool, relu": (replace(SMALL, stem="cifar-norm"), Contract(stem_pool="none", output="relu")),
+    "no pool, log of softmax": (SMALL, Contract(stem_pool="none", output="log_softmax")),
 }
 NEW_STEMS = {
     "5x5 and no pool": Stem(convs=(StemConv(5, 2),), norms=True, pool=False),
@@ -46,6 +49,9 @@ ENDS = {
     "logits": lambda logits: logits,
     "softmax": lambda logits: np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True),
     "sigmoid": lambda logits: 1 / (1 + np.exp(-logits)),
+    "relu": lambda logits: np.maximum(logits, 0),
+    "tanh": np.tanh,
+    "log_softmax": lambda logits: logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)),
 }
 
 

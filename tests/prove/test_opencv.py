@@ -127,13 +127,14 @@ def blob(weights, unit, part):
 
 
 def test_a_file_alone_gets_a_graph(tmp_path):
-    """Without a .prototxt beside it OpenCV runs the file by a graph of ours, which stays nowhere."""
+    """Without a .prototxt beside it OpenCV runs the file by a graph of ours, which stays nowhere and proves nothing."""
     pictures = images(2, 65)
     path = pair(tmp_path, net(SMALL, WEIGHTS, long=True), words=None)
 
     answer = run(path, pictures)
 
     assert (far(answer.logits, WEIGHTS, CEIL, pictures) <= FACTOR32, list(tmp_path.iterdir())) == (True, [path])
+    assert answer.read_by == "table"
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if form not in ("doubles", "old layers")])
@@ -147,6 +148,7 @@ def test_opencv_reads_the_forms_that_we_read(form, tmp_path):
     answer = run(path, pictures)
 
     assert (far(answer.logits, WEIGHTS, CEIL, pictures) <= FACTOR32, len(blobs_of(proto))) == (True, 109)
+    assert answer.read_by == ("table" if "InnerProduct" in form else "file")
 
 
 def test_a_factor_of_zero_is_opencvs(tmp_path):

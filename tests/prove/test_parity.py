@@ -194,42 +194,65 @@ def test_pools_that_round_odd_sizes_otherwise_are_noted(port, reference):
 # -- evidence --------------------------------------------------------------------------------------------------------
 
 
+NO_NUMBERS = "the reference gives no numbers: its logits are NaN or infinite"
+CONSTANT = "the reference's logits do not depend on the picture, and a constant tells nothing of a network"
+
+
 def changed(side, change):
     return replace(side, logits={key: change(logits) for key, logits in side.logits.items()})
 
 
 @pytest.mark.parametrize(
-    ("change", "name"),
+    ("change", "name", "reason"),
     [
-        (lambda x: np.where(x == x.max(), np.nan, x), "finite"),
-        (lambda x: np.where(x == x.max(), np.inf, x), "finite"),
-        (np.ones_like, "logits answer"),
-        (lambda x: np.broadcast_to(x[:1], x.shape), "logits answer"),
-        (lambda x: np.exp(x) / np.exp(x).sum(axis=1, keepdims=True), "logits answer"),
+        (lambda x: np.where(x == x.max(), np.nan, x), "finite", NO_NUMBERS),
+        (lambda x: np.where(x == x.max(), np.inf, x), "finite", NO_NUMBERS),
+        (np.ones_like, "logits answer", CONSTANT),
+        (lambda x: np.broadcast_to(x[:1], x.shape), "logits answer", CONSTANT),
+        (lambda x: x[:1] + 1e-5 * (x - x[:1]), "logits answer", "the reference's logits do not depend on the picture"),
+        (
+            lambda x: np.exp(x) / np.exp(x).sum(axis=1, keepdims=True),
+            "logits answer",
+            "the reference gives probabilities, not logits",
+        ),
     ],
-    ids=["NaN", "infinity", "constant", "the same for every image", "probabilities"],
+    ids=["NaN", "infinity", "constant", "the same for every image", "nearly the same", "probabilities"],
 )
-def test_answers_that_show_nothing_are_refused(port, reference, change, name):
+def test_answers_that_show_nothing_cannot_be_judged(port, reference, change, name, reason):
     """Even when both sides give the very same: agreement on nothing is no evidence."""
     result = judge(port, None, changed(reference, change), changed(by_numpy(port, reference), change))
 
-    assert not result.passed
+    assert (result.passed, result.grade, result.undecided) == (False, "cannot be judged", reason)
+    assert (result.where, result.off, result.diagnosis) == (None, None, ())
     assert any(name in check for check in failed(result))
+
+
+@pytest.mark.parametrize("change", [np.ones_like, lambda x: np.broadcast_to(x[:1], x.shape)])
+def test_a_port_that_answers_where_the_reference_does_not_differs(port, reference, change):
+    """That is evidence: they are two functions."""
+    result = judge(port, None, changed(reference, change), by_numpy(port, reference))
+
+    assert result.grade == "differs"
 
 
 def test_a_float64_run_that_was_not_one_is_refused(port, reference):
     """Arrays that say float64 do not make it so."""
     side = replace(by_numpy(port, reference), computed={"float64": "float32", "float32": "float32"})
 
-    assert failed(judge(port, None, reference, side)) == ["port computed in float64"]
+    result = judge(port, None, reference, side)
+
+    assert (failed(result), result.grade) == (["port computed in float64"], "cannot be judged")
+    assert result.undecided == "the port computed in float32, which cannot tell a right port from a nearly right one"
 
 
 def test_a_nan_in_the_port_alone_fails_every_comparison(port, reference):
     """NaN passes `d > tolerance`; it does not pass here."""
     side = changed(by_numpy(port, reference), lambda x: np.full_like(x, np.nan))
 
-    kinds = {check.kind for check in judge(port, None, reference, side).checks if not check.passed}
-    assert kinds == {"evidence", "float64", "float32"}
+    result = judge(port, None, reference, side)
+
+    kinds = {check.kind for check in result.checks if not check.passed}
+    assert (kinds, result.grade) == ({"evidence", "float64", "float32"}, "differs")
 
 
 # -- inputs, saved references, golden files --------------------------------------------------------------------------
@@ -306,6 +329,54 @@ def test_a_reference_that_is_saved_again_is_the_same_bytes(reference, tmp_path):
     assert keys == ["schema", "architecture", "contract", "tapped", "computed", "told", "probes"]
 
 
+def test_a_saved_reference_proves_a_rounded_port_in_two_steps(absorbed, tmp_path):
+    """With the original beside it, whose exact tensors it takes; alone it cannot, and says so."""
+    source, apps = absorbed
+    network = read(source)
+    run_reference(network, make_probes(network, (), 2, None, 0)).save(tmp_path / "reference.npz")
+
+    alone, both = (
+        check(apps, reference=tmp_path / "reference.npz", backend="numpy", against=against)
+        for against in (None, source)
+    )
+
+    reason = (
+        "the port's tensors had to be rounded, which a recording alone cannot tell from a small mistake: name the "
+        "original with --against, too, for a proof in two steps"
+    )
+    assert (alone.grade, alone.undecided) == ("cannot be judged", reason)
+    assert (both.grade, both.undecided) == ("proven", None)
+
+
+def test_a_wrong_port_of_rounded_tensors_differs(absorbed, tmp_path):
+    """A recording alone suffices for that."""
+    source, apps = absorbed
+    network, port = read(source), read(apps)
+    weights = weights_of(port)
+    slot = Slot("block1.layer1.conv2", "kernel")
+    weights[slot] = weights[slot][::-1, ::-1]
+    side = run_reference(network, make_probes(network, (), 2, None, 0))
+    moved = replace(port, weights=weights)
+
+    answers = by_numpy(port, side)
+    logits = {
+        (precision, probe.name): forward(port.architecture, port.contract, weights, probe.images, dtype=precision)
+        for precision in PRECISIONS
+        for probe in side.probes
+    }
+
+    assert judge(moved, None, side, replace(answers, logits=logits)).grade == "differs"
+
+
+def test_a_saved_reference_of_another_file_is_refused(port, reference, tmp_path):
+    """It says which file it is of."""
+    reference.save(tmp_path / "reference.npz")
+    other = checkpoint_file(tmp_path, SMALL, "zip", seed=9)
+
+    with pytest.raises(MisfitError, match="was recorded for .*, which is another file than"):
+        check(port.checkpoint.path, against=other, reference=tmp_path / "reference.npz", backend="numpy")
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 nothing", b"hello"])
 def test_a_broken_reference_is_said(port, tmp_path, content):
     """Nothing in it runs, and no traceback shows."""
@@ -362,11 +433,39 @@ def test_a_reference_that_our_own_table_read_proves_nothing(untold, tmp_path):
         result.dependence
         == again.dependence
         == (
-            "the reference (numpy) read the original by own, the table that the port was made by; what would prove the "
-            "port: logits that the original's own software gives for the same images"
+            "the reference (numpy) read the original by own, the table that the port was made by; both sides take "
+            "epsilon 1e-05, stem_padding symmetric, stem_pool max, pool_rounding floor by your word; what would prove "
+            "the port: a recording of the original's own code (densenet-port record), or logits that the original's "
+            "own software gives for the same images"
         )
     )
     assert {check.name.partition("(")[2] for check in replay(port, saved)} == {"recorded by numpy, not independent)"}
+
+
+def test_what_the_class_does_not_compute_it_cannot_prove(small, tmp_path):
+    """The user's word for a network without the stem's pool: torchvision's class has one, and numpy takes the word."""
+    words = {"stem_pool": "none"}
+    convert(small, out=tmp_path / "port.weights.h5", contract=words)
+
+    told, untold = (
+        check(tmp_path / "port.weights.h5", against=small, backend="numpy", sizes=(), contract=contract)
+        for contract in (words, None)
+    )
+
+    assert (told.grade, untold.grade, untold.where) == ("agrees", "differs", "block1.layer1.norm1")
+    assert told.dependence.startswith(
+        "the reference (numpy) read the original by torchvision, the table that the port was made by; torchvision's "
+        "own class has the stem_pool max, the original none by your word; both sides take stem_pool none by your word; "
+    )
+
+
+def test_a_check_by_a_class_says_that_a_class_ran(port, small):
+    """And that what pictures need is an assumption, where it is one."""
+    notes = check(port.checkpoint.path, against=small, backend="numpy", sizes=()).notes
+
+    ran = "the reference is torchvision's own class with the file's tensors; weights alone do not tell whether another"
+    untold = "assumed, and not judged by logits of prepared images: input"
+    assert notes[:2] == (f"{ran} class wrote them: densenet-port record runs yours", untold)
 
 
 def test_our_own_network_as_the_reference_proves_nothing(port, tmp_path):
@@ -404,8 +503,8 @@ def test_networks_of_different_numbers_are_not_compared(port, tmp_path):
     ("options", "message"),
     [
         ({}, "--against CHECKPOINT or with --reference FILE"),
-        ({"against": SAMPLE, "reference": SAMPLE}, "--against CHECKPOINT or with --reference FILE"),
         ({"against": "SMALL", "backend": "mxnet"}, "unknown --backend 'mxnet'"),
+        ({"reference": SAMPLE, "contract": {"epsilon": 1e-3}}, "epsilon: the contract is that of --against"),
         ({"against": "SMALL", "sizes": (8,)}, "images of 8 pixels are too small"),
         ({"against": "SMALL", "batch": 1}, "--batch must be at least 2"),
     ],

@@ -178,6 +178,13 @@ def agreeing():
     return replace(passing(), independent=False, dependence="the reference (numpy) read the original by our table")
 
 
+def undecided():
+    """A reference that answers the same to every picture."""
+    good = passing()
+    mute = Check(kind="evidence", name="logits answer", passed=False, measured=inf, bound=1e3, says="the same")
+    return replace(good, passed=False, undecided="its logits are constant", checks=(mute, *good.checks))
+
+
 def failing(seed=7):
     """The same with a kernel flipped in the middle of the network."""
     rng = np.random.default_rng(seed)
@@ -264,7 +271,7 @@ def headless():
     return replace(good, logits=maps)
 
 
-RESULTS = {made.__name__: made for made in (passing, agreeing, failing, broken, hostile, empty, headless)}
+RESULTS = {made.__name__: made for made in (passing, agreeing, undecided, failing, broken, hostile, empty, headless)}
 
 
 @pytest.fixture(params=RESULTS)
@@ -309,12 +316,46 @@ def test_an_agreement_that_proves_nothing_says_so():
     names = ("densenet121-a639ec97.weights.h5", "densenet121-a639ec97.pth")
     sentence = "give the same logits, which is no proof (9 checks, 14.2 s)"
     reason = "the reference (numpy) read the original by our table"
-    assert lines[0] == f"AGREES, NOT INDEPENDENT: {' and '.join(names)} {sentence}"
+    assert lines[0] == f"AGREES, NOT PROVEN: {' and '.join(names)} {sentence}"
     assert lines[-2] == f"not independent: {reason}"
     assert [(c.name, c.result[0].text) for c in suite if not c.is_passed] == [("independent reference", reason)]
-    assert report.markdown(parity).startswith("## densenet-port: AGREES, NOT INDEPENDENT\n\n")
-    assert (page.texts("h1"), page.texts("h2")[0]) == (["AGREES, NOT INDEPENDENT"], "Where and why")
-    assert report.to_json(parity)["dependence"] == reason
+    assert report.markdown(parity).startswith("## densenet-port: AGREES, NOT PROVEN\n\n")
+    assert (page.texts("h1"), page.texts("h2")[0]) == (["AGREES, NOT PROVEN"], "Where and why")
+    assert (report.to_json(parity)["dependence"], report.to_json(parity)["grade"]) == (reason, "agrees")
+
+
+def test_what_cannot_be_judged_says_so():
+    """It is neither a pass nor a difference, and the reason stands first."""
+    parity = undecided()
+
+    lines, suite = printed(parity, width=200).splitlines(), read_junit(report.junit(parity))["checks"]
+    page = Page(report.html(parity))
+
+    port, original = "densenet121-a639ec97.weights.h5", "densenet121-a639ec97.pth"
+    sentence = (
+        f"whether {port} is the same network as {original}, these runs do not tell (1 of 10 checks failed, 14.2 s)"
+    )
+    assert lines[0] == f"CANNOT BE JUDGED: {sentence}"
+    assert "cannot be judged: its logits are constant" in lines
+    assert [case.name for case in suite if not case.is_passed] == ["logits answer"]
+    assert report.markdown(parity).startswith("## densenet-port: CANNOT BE JUDGED\n\n")
+    assert (page.texts("h1"), page.texts("h2")[0]) == (["CANNOT BE JUDGED"], "Where and why")
+    assert (report.to_json(parity)["grade"], report.to_json(parity)["undecided"]) == (
+        "cannot be judged",
+        "its logits are constant",
+    )
+
+
+@pytest.mark.parametrize("made", [passing, agreeing, undecided, failing])
+def test_junit_has_the_grade(made):
+    """As a property of each suite."""
+    parity = made()
+
+    suites = read_junit(report.junit(parity)).values()
+
+    assert [[(entry.name, entry.value) for entry in suite.properties()] for suite in suites] == [
+        [("grade", parity.grade)]
+    ] * 2
 
 
 def test_a_failure_says_where_and_why():
@@ -370,7 +411,7 @@ def test_json_has_the_documented_keys():
         "units": ["free", "local", "noise", "unit"],
         "probes": ["images", "labels", "logits", "name"],
     }
-    assert set(data) == set(Parity.__dataclass_fields__) - {"logits"}
+    assert set(data) == set(Parity.__dataclass_fields__) - {"logits"} | {"grade"}
 
 
 def test_json_shortens_logits_to_a_digest_and_the_best_five():

@@ -382,7 +382,7 @@ def test_a_process_that_takes_too_long_is_stopped(given, tmp_path, monkeypatch):
 
 
 def test_the_worker_sees_one_backend_the_cpu_and_its_threads(given):
-    environment = worker._environment(given(TINY, backend="jax", threads=2))
+    environment = worker.environment("jax", 2)
 
     names = ("KERAS_BACKEND", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
     assert [environment[name] for name in names] == ["jax", "", "2", "2"]

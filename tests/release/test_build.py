@@ -210,7 +210,11 @@ def test_a_network_that_nothing_independent_proves_is_not_in_the_release(place, 
 
     done = built(tmp_path, sources(place, SPECS[0]), SPECS[0])
 
-    assert (done.passed, done.manifest, done.networks[0].failed) == (False, None, ("independent reference",))
+    assert (done.passed, done.manifest, done.networks[0].failed) == (
+        False,
+        None,
+        ("the verdict is 'agrees': a release takes 'proven' alone",),
+    )
 
 
 def test_a_network_that_fails_later_leaves_the_release(place, release, tmp_path, monkeypatch):

@@ -140,8 +140,13 @@ def test_a_changed_manifest_is_found_by_the_sums(copy):
         (lambda file: file["mappings"].update(keras="0" * 64), "do not have the same mappings"),
         (lambda file: file["tensors"].popitem(), "do not have the same tensors"),
         (lambda file: file["source"].update(sha256="0" * 64), "do not have the same source"),
-        (lambda file: file["parity"].update(passed=False), "does not say that its parity was found"),
-        (lambda file: file["parity"]["reference"].update(name="numpy"), "against an independent reference"),
+        (lambda file: file["parity"].update(passed=False), "graded 'proven', passed False"),
+        (
+            lambda file: file["parity"].update(grade="agrees"),
+            "graded 'agrees', passed True: a release takes 'proven' alone",
+        ),
+        (lambda file: file["parity"].pop("grade"), "graded 'none', passed True"),
+        (lambda file: file["parity"]["reference"].update(read_by="table"), "no independent reference"),
     ],
 )
 def test_a_manifest_that_tells_another_file_is_found(change, says, copy):

@@ -46,15 +46,18 @@ PICTURES = images(2, 33)
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"  # the model zoo's, with most weights made constant
 
 
-def export(network, path, form, size=32, **how):
-    """Write a network in one of `FORMS`. With a momentum of zero an export for training leaves the statistics."""
+def export(network, path, form, size=32, shape=None, **how):
+    """Write a network in one of `FORMS`, of pictures of a size, or of a whole shape.
+
+    With a momentum of zero an export for training leaves the statistics.
+    """
     network.eval()
     for norm in network.modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.momentum = 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(network, (torch.zeros(1, 3, size, size),), path, **FORMS[form], **how)
+        torch.onnx.export(network, (torch.zeros(shape or (1, 3, size, size)),), path, **FORMS[form], **how)
     network.eval()
     return path
 
@@ -151,6 +154,95 @@ class _Zoo:
         graph = helper.make_graph(self.nodes, "densenet", given, shown, tensors)
         opset = [helper.make_opsetid("", self.opset)]
         onnx.save(helper.make_model(graph, producer_name="onnx-caffe2", ir_version=3, opset_imports=opset), path)
+        return path
+
+
+def channels_last_model(architecture, weights, path, *, islands):
+    """Write a network of pictures n h w c, as converters write Keras's; the norms are arithmetic.
+
+    Without `islands` the picture is turned once, and what follows has its channels second (tf2onnx). With them each
+    convolution and pool is turned into and back (torch's exporter, of Keras on torch). `weights` is slot → array, in
+    our axes.
+    """
+    return _ChannelsLast(architecture, weights, islands=islands).save(path)
+
+
+class _ChannelsLast:
+    def __init__(self, architecture, weights, *, islands):
+        self.arch, self.weights, self.islands = architecture, weights, islands
+        self.nodes, self.held = [], {}
+
+    def add(self, op, *inputs, **attributes):
+        name = f"{op}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
+        return name
+
+    def hold(self, array):
+        name = f"const_{len(self.held)}"
+        self.held[name] = np.ascontiguousarray(array)
+        return name
+
+    def window(self, op, x, *inputs, **attributes):
+        """An operator that needs the channels second."""
+        if not self.islands:
+            return self.add(op, x, *inputs, **attributes)
+        x = self.add(op, self.add("Transpose", x, perm=[0, 3, 1, 2]), *inputs, **attributes)
+        return self.add("Transpose", x, perm=[0, 2, 3, 1])
+
+    def conv(self, unit, x, stride=1):
+        kernel = self.weights[Slot(unit, "kernel")].transpose(3, 2, 0, 1)
+        side = kernel.shape[-1]
+        if stride > 1:
+            x = self.pad(x, side // 2)
+        pads = [0 if stride > 1 else side // 2] * 4
+        return self.window("Conv", x, self.hold(kernel), strides=[stride] * 2, pads=pads, kernel_shape=[side] * 2)
+
+    def pad(self, x, count):
+        ends = [0, count, count, 0] if self.islands else [0, 0, count, count]
+        return self.add("Pad", x, self.hold(np.array(ends * 2)))
+
+    def norm(self, unit, x):
+        scale, shift, mean, variance = (
+            self.weights[Slot(unit, role)].astype("f8") for role in ("scale", "shift", "mean", "variance")
+        )
+        factor = scale / np.sqrt(variance + 1.001e-5)
+        if self.islands:
+            x = self.add("Sub", x, self.vector(mean))
+            mean = np.zeros_like(mean)
+        x = self.add("Mul", x, self.vector(factor))
+        return self.add("Relu", self.add("Add", x, self.vector(shift - mean * factor)))
+
+    def vector(self, values):
+        return self.hold(values.astype("f4").reshape((1, 1, 1, -1) if self.islands else (1, -1, 1, 1)))
+
+    def network(self):
+        x = "picture" if self.islands else self.add("Transpose", "picture", perm=[0, 3, 1, 2])
+        x = self.pad(self.norm("stem.norm", self.conv("stem.conv", x, 2)), 1)
+        x = self.window("MaxPool", x, strides=[2, 2], kernel_shape=[3, 3])
+        for b, count in enumerate(self.arch.layers, start=1):
+            for n in range(1, count + 1):
+                name = f"block{b}.layer{n}"
+                new = self.conv(f"{name}.conv1", self.norm(f"{name}.norm1", x))
+                new = self.conv(f"{name}.conv2", self.norm(f"{name}.norm2", new))
+                x = self.add("Concat", x, new, axis=-1 if self.islands else 1)
+            if b < len(self.arch.layers):
+                x = self.conv(f"transition{b}.conv", self.norm(f"transition{b}.norm", x))
+                x = self.window("AveragePool", x, strides=[2, 2], kernel_shape=[2, 2])
+        x = self.norm("final.norm", x)
+        if self.islands:
+            x = self.add("ReduceMean", x, self.hold(np.array([1, 2])), keepdims=0)
+        else:
+            x = self.add("Squeeze", self.add("GlobalAveragePool", x), self.hold(np.array([2, 3])))
+        x = self.add("MatMul", x, self.hold(self.weights[Slot("head.dense", "kernel")]))
+        return self.add("Add", x, self.hold(self.weights[Slot("head.dense", "bias")]))
+
+    def save(self, path):
+        output = self.network()
+        tensors = [numpy_helper.from_array(array, name) for name, array in self.held.items()]
+        given = [helper.make_tensor_value_info("picture", TensorProto.FLOAT, ["n", 64, 64, self.arch.channels])]
+        shown = [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["n", self.arch.classes])]
+        graph = helper.make_graph(self.nodes, "densenet", given, shown, tensors)
+        onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)]), path)
         return path
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from densenet_port.errors import MisfitError
 from densenet_port.formats.onnx.constants import moved, numbers
 from densenet_port.formats.onnx.model import Constant, Model
-from densenet_port.formats.onnx.steps import Map, Step, steps, summary
+from densenet_port.formats.onnx.steps import CHANNELS_SECOND, Map, Step, Steps, summary
 from densenet_port.network.graph import Operation
 
 _EITHER = ("Mul", "Add")  # the operators of two inputs that may read the map as the second
@@ -18,15 +18,18 @@ _DEFAULTS = {  # ONNX's own, for attributes that are not given
     "axis": 1,
     "beta": 1.0,
     "ceil_mode": 0,
+    "count_include_pad": 0,
     "dilations": [1, 1],
     "epsilon": 1e-5,
     "group": 1,
     "mode": "constant",
     "pads": [0, 0, 0, 0],
+    "spatial": 1,
     "strides": [1, 1],
     "training_mode": 0,
     "transA": 0,
     "transB": 0,
+    "value": 0.0,
 }
 
 
@@ -36,19 +39,20 @@ class Chain:
     `facts` gathers what steps have of the contract, every value; `training` says that a norm is one of training.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, walked: Steps) -> None:
         """Begin in front of the first step."""
         self.model = model
-        self.x, self.steps, self.last = steps(model)
+        self.given, self.first, self.steps, self.last = walked
+        self.x = self.first
         self.at = 0
         self.where = ""
         self.facts: dict[str, set[Any]] = {}
         self.training = False
 
-    def fail(self, expected: str, actual: object) -> NoReturn:
-        """Raise MisfitError for a step of another network."""
+    def fail(self, expected: str, actual: object, hint: str = "") -> NoReturn:
+        """Raise MisfitError for a step of another network; `hint` is the next step, where there is one."""
         difference = f"in {self.where} expected {expected}, found {actual}"
-        raise MisfitError(f"{self.model.path}: no DenseNet: {difference}", hint=summary(self.model))
+        raise MisfitError(f"{self.model.path}: no DenseNet: {difference}", hint=hint or summary(self.model))
 
     def next(self) -> str:
         """The operator of the next step; "" behind the last."""
@@ -62,8 +66,10 @@ class Chain:
         step = self.steps[self.at]
         if any(isinstance(value, Map) for value in step.others):
             self.fail(f"{expected} of one map", f"{step.node} of several, as residual networks have it")
-        if step.reads != self.x or (step.place and step.op not in _EITHER):
+        if step.reads.pieces != self.x.pieces or (step.place and step.op not in _EITHER):
             self.fail(f"{expected} that reads {self.x}", f"{step.node}, which reads {step.reads}")
+        if step.op in CHANNELS_SECOND and step.reads.axes not in ("nchw", "nc11"):
+            self.fail(f"{expected} of a map n c h w", f"{step.node} of one {' '.join(step.reads.axes)}")
         self.at, self.x = self.at + 1, step.gives
         return step
 
@@ -97,14 +103,12 @@ class Chain:
                 self.fail(f"{step.node} to have {key} {value}", actual)
 
     def channels(self, step: Step, count: int) -> Constant:
-        """The vector of a Mul or Add, one number a channel: shape `c 1 1`, or `c` with ONNX's old `axis`."""
+        """The vector of a Mul, Add or Sub, one number a channel: shape `c 1 1`, or as the map's axes have it."""
         value = step.others[0]
         if not isinstance(value, Constant):
             self.fail("a number for each channel", f"{step.node} of {value}")
         shape = value.tensor.shape
-        old = "broadcast" in step.node.attributes and attribute(step, "axis") == 1
-        wide = (*shape, 1, 1) if old and len(shape) == 1 else shape
-        if wide[-3:] != (count, 1, 1) or any(size != 1 for size in wide[:-3]):
+        if spread(step, shape) != [count if axis == "c" else 1 for axis in step.reads.axes]:
             self.fail("a number for each channel", f"{step.node} of a tensor of the shape {shape}")
         return moved(value, (count,))
 
@@ -116,22 +120,43 @@ class Chain:
             return [0] * 4
         step = self.take("Pad")
         value = step.others[1] if len(step.others) > 1 else None
-        if isinstance(value, Constant) and any_of(value):
+        if not (value is None or isinstance(value, Constant)) or (value and any_of(value)):
             self.fail("zeros around", step.node)
+        self.must(step, value=0.0)
         return self.around(step, "constant")
 
     def around(self, step: Step, mode: str) -> list[int]:
         """How far a Pad reaches: above, left, below, right."""
         self.must(step, mode=mode)
-        pads = list(step.node.attributes.get("pads") or numbers(self.constant(step, 0, (8,)), step.node))
-        if len(pads) != 8 or any(pads[:2] + pads[4:6]):  # four axes, both ends
+        named = self.axes_of_pad(step)
+        pads = list(step.node.attributes.get("pads") or numbers(self.constant(step, 0, (2 * len(named),)), step.node))
+        if len(pads) != 2 * len(named):
+            self.fail(f"a Pad of {len(named)} axes", pads)
+        ends = {(axis, end): pads[place + end * len(named)] for place, axis in enumerate(named) for end in (0, 1)}
+        reach = [ends.get(place, 0) for place in (("h", 0), ("w", 0), ("h", 1), ("w", 1))]
+        if min(pads, default=0) < 0 or sum(reach) != sum(pads):
             self.fail("a Pad of height and width", pads)
-        return pads[2:4] + pads[6:]
+        return reach
+
+    def axes_of_pad(self, step: Step) -> list[str]:
+        """The letters of the axes that a Pad's numbers are of: all, or those that it names (from opset 18 on)."""
+        axes, given = step.reads.axes, step.others[2] if len(step.others) > 2 else None
+        if given is None:
+            return list(axes)
+        named = numbers(given if isinstance(given, Constant) else None, step.node)
+        if any(not -len(axes) <= axis < len(axes) for axis in named) or len({axes[axis] for axis in named}) != len(
+            named
+        ):
+            self.fail(f"a Pad of the axes {' '.join(axes)}", named)
+        return [axes[axis] for axis in named]
 
     def padding(self, step: Step, operation: Operation, zeros: Sequence[int]) -> None:
         """See that a window is padded as an operation's; with a stride also as TensorFlow does, and which is a fact."""
         auto = attribute(step, "auto_pad")
-        pads = [own + more for own, more in zip(attribute(step, "pads"), zeros, strict=True)]
+        given = attribute(step, "pads") if auto == "NOTSET" else [0] * 4  # beside auto_pad they are not looked at
+        if len(given) != 4 or min(given) < 0:
+            self.fail(f"padding by {operation.padding} on every side", f"{step.node} with {given}")
+        pads = [own + more for own, more in zip(given, zeros, strict=True)]
         same = auto == "SAME_UPPER" or (auto == "SAME_LOWER" and operation.stride == 1)
         if auto not in ("NOTSET", "VALID") and (not same or any(zeros)):
             self.fail("padding that is symmetric or TensorFlow's", f"{step.node} of auto_pad {auto}")
@@ -149,3 +174,12 @@ def attribute(step: Step, key: str) -> Any:
 def any_of(constant: Constant) -> bool:
     """Whether a number of a tensor is not zero."""
     return bool(np.any(constant.tensor.load()))
+
+
+def spread(step: Step, shape: tuple[int, ...]) -> list[int]:
+    """The shape of a step's other input as it is spread over the map; with ONNX's old `axis` where that is given."""
+    rank = len(step.reads.axes)
+    behind = 0
+    if step.node.attributes.get("broadcast") and len(shape) == 1 and isinstance(attribute(step, "axis"), int):
+        behind = rank - 1 - attribute(step, "axis") % rank if "axis" in step.node.attributes else 0
+    return [1] * (rank - len(shape) - behind) + [*shape] + [1] * behind

@@ -8,8 +8,9 @@ kernel's own name, merge equal tensors, and number what is left. It must be the 
     stem.norm.scale  .shift  .mean  .variance        c; .second_scale and .second_shift where a Scale follows
     head.dense.weight  .bias                         o i; o
 
-`metadata` has producer, version and opset; epsilon, stem_padding, stem_pool, pool_rounding and output as the graph has
-them; `norms` ("batchnorm", "batchnorm+scale"); `fold` where tensors are worked out of several; `notes`.
+`metadata` has producer, version and opset; epsilon, stem_padding, stem_pool, pool_rounding, output and input as the
+graph has them; `norms` ("batchnorm", "batchnorm+scale"); `fold` where tensors are worked out of several; `notes`; and
+`output_name`, the output that was asked for where a graph has several.
 
 What is written runs anywhere (see `write`). densenet-port's record is the entry `densenet_port` of the model's
 metadata_props.
@@ -49,15 +50,16 @@ def sniff(_path: Path, head: bytes) -> bool:
     return not re.match(rb"\x12[\x80-\xff]*[\x00-\x7f]\n", head[2:])
 
 
-def read(path: Path) -> Checkpoint:
-    """The checkpoint in an ONNX model.
+def read(path: Path, output: str | None = None, *, body: bool = False) -> Checkpoint:
+    """The checkpoint in an ONNX model; `output` and `body` are as in `densenet`.
 
     Raises DiskError for a file that cannot be read, or whose external data cannot, CorruptError for one that is broken
-    or hostile, MisfitError for a graph that is no DenseNet's, or not the one that its record tells of.
+    or hostile, MisfitError for a graph that is no DenseNet's, or not the one that its record tells of, UsageError for
+    an output that is none.
     """
     with guarded(path, "ONNX model"):
         source = read_model(path)
-        reading = densenet(source)
+        reading = densenet(source, output, body=body)
         record = parse_record(path, source.metadata[RECORD]) if RECORD in source.metadata else None
         _compare(path, reading.facts, record)
         return Checkpoint(
@@ -68,7 +70,7 @@ def read(path: Path) -> Checkpoint:
                 for unit in reading.units
                 for part, constant in unit.parts.items()
             },
-            metadata=_metadata(source, reading),
+            metadata=_metadata(source, reading, output),
             record=record,
         )
 
@@ -86,13 +88,15 @@ def _compare(path: Path, facts: Mapping[str, Any], record: Mapping[str, Any] | N
     """See that a record's contract is the graph's. Raises MisfitError for a graph that was changed under it."""
     recorded = (record or {}).get("contract") or {}
     for key in sorted(facts.keys() & recorded.keys()):
+        if key == "input":  # which is compared with the rest of the contract
+            continue
         kind = np.float32 if key == "epsilon" else str  # an attribute is a float32
         if kind(recorded[key]) != kind(facts[key]):
             hint = "the graph was changed after it was written; take the record out of metadata_props to have it read"
             raise MisfitError(f"{path}: its graph has the {key} {facts[key]}, its record {recorded[key]}", hint=hint)
 
 
-def _metadata(source: Model, reading: Reading) -> dict[str, Any]:
+def _metadata(source: Model, reading: Reading, output: str | None) -> dict[str, Any]:
     """What the model says of itself."""
     where = source.beside[0] if len(source.beside) == 1 else f"{len(source.beside)} files"
     beside = [f"tensors stand in {where} beside the model, which its digest does not cover"] if source.beside else []
@@ -103,6 +107,7 @@ def _metadata(source: Model, reading: Reading) -> dict[str, Any]:
         **reading.facts,
         "notes": [*reading.notes, *beside],
         **({"fold": _FOLD} if reading.derived else {}),
+        **({"output_name": output} if output is not None else {}),
     }
 
 

@@ -1,77 +1,147 @@
 """A DenseNet out of the steps of an ONNX graph: its tensors by unit, and what the graph says of its contract.
 
-From what the steps tell (see `evidence`) follows the graph that is expected. Each of its operations, in order of
-execution, takes its steps, which must read what the operation reads, hold tensors of its shapes and do what it does:
+From what the steps tell (see `evidence`) follows the graph that is expected. What stands in front of it is the
+picture's preparation (see `preparation`). Each of its operations, in order of execution, takes its steps, which must
+read what the operation reads, hold tensors of its shapes and do what it does:
 
     conv          Conv, perhaps behind a Pad of zeros; with a bias only if a norm alone reads it
     norm          see `norms`
-    relu          Relu; the last one may be missing, which is noted
+    relu          Relu; without a head the last one may be missing, which is noted
     max_pool      MaxPool, perhaps behind a Pad of zeros
     average_pool  AveragePool; to pad as TensorFlow does is to round up
     pad, blur     Pad that reflects; Conv with one binomial filter for each channel
     concat        no step: what the next one reads must have the channels of both maps, in their order
-    mean          GlobalAveragePool or ReduceMean; Flatten, Reshape, Squeeze behind it
+    mean          GlobalAveragePool or ReduceMean, or an AveragePool over the whole map where the picture's size is
+                  fixed; Flatten, Reshape, Squeeze behind it
     dense         Gemm, MatMul and perhaps Add, or Conv 1×1; Flatten, Reshape, Squeeze behind it
-    activation    Softmax or Sigmoid; Flatten, Reshape, Squeeze behind it
+    activation    Softmax, Sigmoid, Relu, Tanh or LogSoftmax; Flatten, Reshape, Squeeze behind it
 
 Epsilon, padding and rounding may be any, but one for the whole network. `epsilon` is the shortest decimal that has the
 attribute's float32: exporters write 1e-5 so.
 """
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from densenet_port.checkpoint import Tensor
-from densenet_port.errors import MisfitError
-from densenet_port.formats.onnx import norms
+from densenet_port.errors import MisfitError, PortError, UsageError
+from densenet_port.formats.onnx import norms, preparation
+from densenet_port.formats.onnx.axes import UNKNOWN, is_vector, reduced_places
 from densenet_port.formats.onnx.chain import Chain, any_of, attribute
-from densenet_port.formats.onnx.constants import axes_of, moved
-from densenet_port.formats.onnx.evidence import ACTIVATIONS, HEADS, MEANS, architecture_of, beginning_of, contract_of
+from densenet_port.formats.onnx.constants import moved, numbers
+from densenet_port.formats.onnx.evidence import (
+    ACTIVATIONS,
+    FLAT,
+    HEADS,
+    MEANS,
+    architecture_of,
+    beginning_of,
+    contract_of,
+    is_mean,
+)
 from densenet_port.formats.onnx.model import Constant, Model
-from densenet_port.formats.onnx.steps import Map, Step, summary
+from densenet_port.formats.onnx.preparation import Preparation
+from densenet_port.formats.onnx.steps import Channel, Map, Step, Steps, steps, summary
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
-from densenet_port.network.graph import IMAGES, Graph, Operation, OperationKind, graph
+from densenet_port.network.graph import IMAGES, STEMS, Graph, Operation, OperationKind, graph
 from densenet_port.network.units import HEAD
 
-_FLAT = ("Flatten", "Reshape", "Squeeze")
 _BINOMIAL = np.outer([1, 2, 1], [1, 2, 1]) / 16
+_AXIS_OF_ONE = 13  # the first opset in which a softmax is over one axis; before, over all from it on
+_RESIZING = ("stem_padding", "pool_rounding")  # facts on which the sizes of maps depend
+_TRIED = 8  # outputs, or ends of a body, that are tried
+_FRONT = (
+    "in front of the network are read: Sub, Div, Mul and Add of one number a channel, channels turned round, a Cast, "
+    "and a Transpose of n h w c; export the network without the rest"
+)
 
 
 class UnitReading(NamedTuple):
     """A unit, its tensors by part, and the name of the value that it puts out, "" where no value is its alone.
 
     Parts of a convolution are `weight` (`o i h w`), of the head `weight` (`o i`) and `bias`, of a norm `scale`,
-    `shift`, `mean`, `variance`, and `second_scale`, `second_shift` where any norm has a Scale behind it.
+    `shift`, `mean`, `variance`, and `second_scale`, `second_shift` where any norm has a Scale behind it. The value has
+    `axes` (see `steps`).
     """
 
     unit: str
     parts: Mapping[str, Constant]
     output: str
+    axes: str
 
 
 class Reading(NamedTuple):
     """What a graph is as a DenseNet: its units in order of execution, what it says of the contract, and notes.
 
-    `facts` are epsilon, stem_padding, stem_pool, pool_rounding, output, where the graph has such a thing, and norms
-    ("batchnorm" or "batchnorm+scale"). `derived` says that some norms are worked out, `features` names the last map.
+    `facts` are epsilon, stem_padding, stem_pool, pool_rounding, output and input, where the graph has such a thing, and
+    norms ("batchnorm" or "batchnorm+scale"). `derived` says that some norms are worked out, `features` is the last map,
+    before its ReLU or behind it, `mean` the value of a mean that is an AveragePool, `given` the map that goes in, and
+    `preparation` what is done to it.
     """
 
     units: tuple[UnitReading, ...]
     facts: Mapping[str, Any]
     notes: tuple[str, ...]
     derived: bool
-    features: str
+    features: Map
+    mean: str
+    given: Map
+    preparation: Preparation
 
 
-def densenet(model: Model) -> Reading:
-    """The DenseNet that a model is.
+def densenet(model: Model, output: str | None = None, *, body: bool = False) -> Reading:
+    """The DenseNet that a model is; `output` names the one to take where it has several.
 
-    Raises MisfitError for another network, with the first operation that differs, what it was to be and what it is.
+    With `body`, whatever stands behind the last map may be no DenseNet's, and is left out then. Raises MisfitError for
+    another network, with the first operation that differs, what it was to be and what it is; UsageError for an output
+    that is none.
     """
-    chain = Chain(model)
+    walked = steps(model, _output(model, output))
+    try:
+        return _read(model, walked)
+    except MisfitError as error:
+        without_head = _body(model, walked)
+        if body and without_head is not None:
+            return without_head
+        if without_head is not None:
+            hint = f"--no-top leaves the head out, and takes the body, which is a DenseNet's; {summary(model)}"
+            raise MisfitError(error.message, hint=hint) from error
+        raise
+
+
+def _output(model: Model, output: str | None) -> str:
+    """The output to take. Raises UsageError for one that is none, MisfitError where it has to be named."""
+    names = model.outputs
+    if output is None and len(names) == 1:
+        return names[0]
+    if output is None:
+        ends = f"a graph with {len(names)} outputs, {', '.join(names[:_TRIED])}: one must be named"
+        raise MisfitError(f"{model.path}: {ends}", hint=_named(model) or summary(model))
+    if output not in names:
+        raise UsageError(f"{model.path}: no output is called {output!r}", hint=f"known: {', '.join(names)}")
+    return output
+
+
+def _named(model: Model) -> str:
+    """The outputs to which the graph is a DenseNet, for the hint; those with a head where any has one."""
+    readable = {}
+    for name in model.outputs[:_TRIED]:
+        try:
+            readable[name] = "output" in densenet(model, name).facts
+        except PortError:
+            continue
+    names = [name for name, has_head in readable.items() if has_head] or [*readable]
+    return " or ".join(f"--output-name {name}" for name in names)
+
+
+def _read(model: Model, walked: Steps) -> Reading:
+    """The DenseNet that steps are. Raises MisfitError."""
+    chain = Chain(model, walked)
     contract = contract_of(chain.steps)
     try:
         architecture = architecture_of(chain.steps)
@@ -91,45 +161,103 @@ def _difference(chain: Chain, contract: Contract, error: MisfitError) -> MisfitE
     return MisfitError(f"{chain.model.path}: no DenseNet: {error.message}", hint=summary(chain.model))
 
 
+def _body(model: Model, walked: Steps) -> Reading | None:
+    """The DenseNet that a graph is up to a ReLU, whatever stands behind; None where it is none."""
+    for count in [*_bodies(walked.steps)][:_TRIED]:
+        begun = walked._replace(steps=walked.steps[:count], last=walked.steps[count - 1].gives)
+        try:
+            reading = _read(model, begun)
+        except MisfitError:
+            continue
+        left = Counter(step.op for step in walked.steps[count:])
+        named = ", ".join(f"{number} {op}" if number > 1 else op for op, number in left.items())
+        return reading._replace(notes=(*reading.notes, f"left out by --no-top, behind the last ReLU: {named}"))
+    return None
+
+
+def _bodies(taken: list[Step]) -> Iterator[int]:
+    """How many of the steps may be a body, the longest first.
+
+    It ends in a ReLU of a map that all steps behind it come from, and none of them is a dense layer's, which reads
+    several maps side by side.
+    """
+    later = set[str | Channel]()  # what the steps behind read
+    for place in reversed(range(len(taken))):
+        step = taken[place]
+        made = step.gives.pieces[0]
+        if step.op == "Relu" and step.gives.axes.count("h") and later <= {made}:
+            yield place + 1
+        if len(step.reads.pieces) > 1 and step.op not in (*FLAT, *HEADS[:2]):
+            return
+        later.discard(made)
+        for value in (step.reads, *step.others):
+            if isinstance(value, Map):
+                later |= {piece.of if isinstance(piece, Channel) else piece for piece in value.pieces}
+
+
 class _Reader:
     """Takes a chain's steps, operation by operation. `maps` gives for each operation what it puts out."""
 
     def __init__(self, chain: Chain, architecture: Architecture, contract: Contract) -> None:
         """Begin in front of the first step."""
-        self.chain, self.contract = chain, contract
+        self.chain, self.architecture, self.contract = chain, architecture, contract
         self.network = graph(architecture, contract)
         self.features = _features(self.network)
+        self.preparation = Preparation(None, False, (), ())
         self.maps = {IMAGES: chain.x}
         self.biases: dict[str, Constant] = {}  # of convolutions in front of a norm
         self.units: list[UnitReading | norms.Norm] = []
         self.notes: list[str] = []
+        self.mean_of_pool = ""
 
     def follow(self) -> None:
         """Take all steps. Raises MisfitError for the first that is another, and where any is left over."""
         chain = self.chain
+        self.prepare()
         for operation in self.network.operations.values():
             chain.where = operation.name
             chain.x = self.maps[operation.inputs[0]]
             _STEPS[operation.kind](self, operation)
             self.maps[operation.name] = chain.x
-        if self.network.logits != HEAD and chain.next() in MEANS:
-            _take_mean(chain)
+        if self.network.logits != HEAD and chain.next() and is_mean(chain.steps, chain.at):
+            self.take_mean()
             self.notes.append("the graph ends in the mean over the picture, without a head")
-        if chain.next() or chain.x != chain.last:
+        if chain.next() or chain.x.pieces != chain.last.pieces:
             chain.fail(f"the end at {chain.last}", chain.here())
+
+    def prepare(self) -> None:
+        """What is done to the picture in front of the first operation."""
+        chain, first = self.chain, next(iter(self.network.operations.values()))
+        chain.where = f"front of {first.name}"
+        self.compare_shape()
+        self.preparation = preparation.take(chain, self.network.channels)
+        self.maps[IMAGES] = chain.x
+        self.notes += self.preparation.notes
+        chain.where = first.name
+        if chain.next() not in ("", "Pad", "Conv"):
+            chain.fail("Conv", chain.here(), _FRONT)
+
+    def compare_shape(self) -> None:
+        """See that the picture's shape, where the graph says it, has the channels where its axes have them."""
+        shape, axes, count = self.chain.given.shape, self.chain.first.axes, self.network.channels
+        if shape and (len(shape) != len(axes) or shape[axes.index("c")] not in (0, count)):
+            self.chain.fail(f"a picture {' '.join(axes)} of {count} channels", f"one of the shape {shape}")
 
     def reading(self) -> Reading:
         """What was taken. Raises MisfitError where operations differ in what a contract has one of."""
         own = [unit for unit in self.units if isinstance(unit, norms.Norm)]
         facts = self.facts(double=any(norm.double for norm in own))
-        if self.chain.training:
+        if self.chain.training or _drops_out(self.chain.model):
             self.notes.append("the graph was exported for training: as it stands it normalises each batch by itself")
         return Reading(
             units=tuple(_settled(unit, facts) for unit in self.units),
             facts=facts,
             notes=(*self.notes, *norms.lost(own)),
             derived=any(norm.derived for norm in own),
-            features=self.maps[self.features].pieces[0],
+            features=self.maps[self.features],
+            mean=self.mean_of_pool,
+            given=self.chain.first,
+            preparation=self.preparation,
         )
 
     def facts(self, *, double: bool) -> dict[str, Any]:
@@ -141,10 +269,12 @@ class _Reader:
                 message = f"{self.chain.model.path}: its layers differ in {key}: {shown}"
                 raise MisfitError(message, hint="ours can only have one")
             (facts[key],) = values
-        if any(operation.kind == "max_pool" for operation in self.network.operations.values()):
+        if STEMS[self.architecture.stem].pool:
             facts["stem_pool"] = self.contract.stem_pool
         if self.network.logits == HEAD:
             facts["output"] = self.contract.output
+        if self.preparation.input is not None:
+            facts["input"] = self.preparation.input.to_json()
         return {**facts, "norms": "batchnorm+scale" if double else "batchnorm"}
 
     # -- operations --------------------------------------------------------------------------------------------------
@@ -164,14 +294,17 @@ class _Reader:
                 chain.fail("no bias", "one that is not zero, and no norm behind it")
         elif bias is not None:
             self.biases[operation.name] = bias
-        self.units.append(UnitReading(operation.name, {"weight": weight}, "" if biased else chain.x.pieces[0]))
+        elif chain.next() == "Relu":  # the norm was folded, and left a bias of zeros, which the exporter took out
+            self.biases[operation.name] = norms.filled(weight, 0.0, (operation.channels,))
+        output = "" if biased else step.node.outputs[0]
+        self.units.append(UnitReading(operation.name, {"weight": weight}, output, chain.x.axes))
 
     def norm(self, operation: Operation) -> None:
         self.units.append(norms.take(self.chain, operation, self.biases.get(operation.inputs[0])))
 
     def relu(self, operation: Operation) -> None:
-        """A ReLU; that of the last map may be missing."""
-        if operation.name == self.features and self.chain.next() != "Relu":
+        """A ReLU; that of the last map may be missing where no head reads it."""
+        if operation.name == self.features and self.chain.next() != "Relu" and self.network.logits != HEAD:
             self.notes.append("the graph ends without the last ReLU")
         else:
             self.chain.take("Relu")
@@ -183,12 +316,17 @@ class _Reader:
         chain.padding(step, operation, zeros)
 
     def average_pool(self, operation: Operation) -> None:
+        """An average pool; a place below and right that does not count is what rounding up makes of an odd side."""
         chain = self.chain
         step = chain.take("AveragePool")
-        chain.must(step, **_window(operation), pads=[0] * 4, dilations=[1, 1])
-        chain.must(step, auto_pad=("NOTSET", "VALID", "SAME_UPPER"))
-        up = attribute(step, "ceil_mode") or attribute(step, "auto_pad") == "SAME_UPPER"
-        chain.record("pool_rounding", "ceil" if up else "floor")
+        chain.must(step, **_window(operation), dilations=[1, 1], auto_pad=("NOTSET", "VALID", "SAME_UPPER"))
+        same = attribute(step, "auto_pad") == "SAME_UPPER"
+        over = attribute(step, "auto_pad") == "NOTSET" and attribute(step, "pads") == [0, 0, 1, 1]
+        if same or over:
+            chain.must(step, count_include_pad=0, ceil_mode=0)
+        else:
+            chain.must(step, pads=[0] * 4, ceil_mode=(0, 1))
+        chain.record("pool_rounding", "ceil" if same or over or attribute(step, "ceil_mode") else "floor")
 
     def pad(self, _operation: Operation) -> None:
         step = self.chain.take("Pad")
@@ -209,21 +347,65 @@ class _Reader:
         self.chain.x = Map(tuple(piece for name in operation.inputs for piece in self.maps[name].pieces))
 
     def mean(self, _operation: Operation) -> None:
-        _take_mean(self.chain)
+        self.take_mean()
+
+    def take_mean(self) -> None:
+        """Take the mean over height and width, with or without their axes."""
+        chain = self.chain
+        if chain.next() == "AveragePool":
+            self.take_pool_of_all()
+        elif chain.next() == "ReduceMean":
+            _take_reduced(chain)
+        else:
+            chain.take(*MEANS)
+        _take_flat(chain, self.network.operations[self.features].channels)
+
+    def take_pool_of_all(self) -> None:
+        """Take an AveragePool over the whole map, whose size is known where the picture's is fixed."""
+        chain = self.chain
+        step = chain.take("AveragePool")
+        sides = self.last_sides()
+        if sides is None:
+            chain.fail(
+                "the mean over the map", f"{step.node}, over {attribute(step, 'kernel_shape')} places of any size"
+            )
+        chain.must(step, kernel_shape=sides, pads=[0] * 4, auto_pad=("NOTSET", "VALID"), dilations=[1, 1])
+        self.mean_of_pool = step.node.outputs[0]
+
+    def last_sides(self) -> list[int] | None:
+        """Height and width of the last map; None where the picture's are open."""
+        sizes = dict(zip(self.chain.first.axes, self.chain.given.shape, strict=False))
+        sides = [sizes.get(axis, 0) for axis in "hw"]
+        if not all(sides) or len(self.chain.given.shape) != len(self.chain.first.axes):
+            return None
+        known = {key: next(iter(self.chain.facts[key])) for key in _RESIZING if key in self.chain.facts}
+        contract = replace(self.contract, **known)
+        for operation in graph(self.architecture, contract).operations.values():
+            if operation.name == "final.pool":
+                break
+            sides = [operation.side(side) for side in sides]
+        return sides
 
     def dense(self, operation: Operation) -> None:
         chain, sizes = self.chain, self.network.units[operation.name].sizes
         step, shape = chain.take(*HEADS), (sizes["o"],)
+        if step.op != "Conv" and step.reads.axes not in ("nc", "?"):
+            chain.fail("the head to read n c", f"{step.node}, which reads {' '.join(step.reads.axes)}")
         weight, bias = _matrix(chain, step, sizes), chain.optional(step, 1, shape)
         if step.op == "MatMul" and chain.next() == "Add":
             bias = chain.constant(chain.take("Add"), 0, shape)
         shift = bias or norms.filled(weight, 0.0, shape)
-        self.units.append(UnitReading(operation.name, {"weight": weight, "bias": shift}, chain.x.pieces[0]))
-        _take_flat(chain)
+        output = str(chain.x.pieces[0])
+        self.units.append(UnitReading(operation.name, {"weight": weight, "bias": shift}, output, chain.x.axes))
+        _take_flat(chain, operation.channels)
 
     def activation(self, operation: Operation) -> None:
-        self.chain.take(*(op for op, function in ACTIVATIONS.items() if function == operation.function))
-        _take_flat(self.chain)
+        chain = self.chain
+        step = chain.take(*(op for op, function in ACTIVATIONS.items() if function == operation.function))
+        if step.op in ("Softmax", "LogSoftmax") and not _is_over_classes(step, chain.model.opset):
+            axis = step.node.attributes.get("axis", "not given")
+            chain.fail(f"{step.op} over the classes", f"{step.node} of {' '.join(step.reads.axes)}, axis {axis}")
+        _take_flat(chain, operation.channels)
 
 
 _STEPS: dict[OperationKind, Callable[[_Reader, Operation], None]] = {
@@ -241,6 +423,20 @@ _STEPS: dict[OperationKind, Callable[[_Reader, Operation], None]] = {
 }
 
 
+def _drops_out(model: Model) -> bool:
+    """Whether a Dropout is told to work as in training, by its third input."""
+    true = {name for name, constant in model.constants.items() if _is_true(constant)}
+    true |= {
+        node.outputs[0] for node in model.nodes if node.op == "Constant" and _is_true(node.attributes.get("value"))
+    }
+    return any(node.op == "Dropout" and not true.isdisjoint(node.inputs[2:]) for node in model.nodes)
+
+
+def _is_true(constant: Constant | None) -> bool:
+    """Whether a constant is a truth value, and true."""
+    return isinstance(constant, Constant) and constant.tensor.dtype == "bool" and any_of(constant)
+
+
 def _features(network: Graph) -> str:
     """The operation that puts out the last map."""
     means = [operation for operation in network.operations.values() if operation.kind == "mean"]
@@ -252,20 +448,53 @@ def _window(operation: Operation) -> dict[str, list[int]]:
     return {"kernel_shape": [operation.kernel] * 2, "strides": [operation.stride] * 2}
 
 
-def _take_mean(chain: Chain) -> None:
-    """Take the mean over height and width, with or without their axes."""
-    step = chain.take(*MEANS)
-    if step.op == "ReduceMean":
-        given = [None, *(value if isinstance(value, Constant) else None for value in step.others)]
-        if sorted(axis % 4 for axis in axes_of(step.node, given) or ()) != [2, 3]:
+def _take_reduced(chain: Chain) -> None:
+    """Take ReduceMeans over height and width, both at once or one after the other."""
+    gone = ""
+    while chain.next() == "ReduceMean" and len(gone) < len("hw"):
+        step = chain.take("ReduceMean")
+        given = [value if isinstance(value, Constant) else None for value in step.others]
+        unclear = any(value is not None and not isinstance(value, Constant) for value in step.others)
+        places = UNKNOWN if unclear else reduced_places(step.node, step.reads.axes, given)
+        if places not in ("hw", "h", "w") or set(places) & set(gone):
             chain.fail("the mean over height and width", step.node)
-    _take_flat(chain)
+        gone += places
+    if sorted(gone) != ["h", "w"]:
+        chain.fail("the mean over height and width", chain.here())
 
 
-def _take_flat(chain: Chain) -> None:
-    """Take steps that take axes of length one away."""
-    while chain.next() in _FLAT:
-        chain.must(chain.take(*_FLAT), axis=1)
+def _take_flat(chain: Chain, count: int) -> None:
+    """Take steps that take axes of length one away from so many channels."""
+    while chain.next() in FLAT:
+        step = chain.take(*FLAT)
+        if step.op == "Flatten":
+            chain.must(step, axis=(1, 1 - len(step.reads.axes)))
+        if not is_vector(step.reads.axes) and step.reads.axes != UNKNOWN:
+            chain.fail("n c to be left", f"{step.node} of {' '.join(step.reads.axes)}")
+        if step.op == "Squeeze" and step.gives.axes == UNKNOWN:
+            chain.fail("n c to be left", step.node)
+        if step.op == "Reshape":
+            _compare_shape(chain, step, count)
+
+
+def _compare_shape(chain: Chain, step: Step, count: int) -> None:
+    """See that a Reshape keeps the channels together, where its shape is not worked out."""
+    given = step.others[0] if step.others else None
+    shape = step.node.attributes.get("shape") or (numbers(given, step.node) if isinstance(given, Constant) else None)
+    if shape is not None and (step.gives.axes == UNKNOWN or shape[1] not in (-1, 0, count)):
+        chain.fail(f"a Reshape to n {count}", f"{step.node} to {shape}")
+
+
+def _is_over_classes(step: Step, opset: int) -> bool:
+    """Whether a softmax is over the classes alone, whose axis has no others behind it but ones."""
+    axes = step.reads.axes
+    axis = step.node.attributes.get("axis", 1 if opset < _AXIS_OF_ONE else -1)
+    if UNKNOWN in axes or not -len(axes) <= axis < len(axes):
+        return False
+    axis %= len(axes)
+    if opset >= _AXIS_OF_ONE:
+        return axes[axis] == "c"
+    return axes[axis:].strip("1") == "c" and "c" not in axes[:axis]
 
 
 def _matrix(chain: Chain, step: Step, sizes: Mapping[str, int]) -> Constant:
@@ -286,4 +515,4 @@ def _settled(unit: UnitReading | norms.Norm, facts: Mapping[str, Any]) -> UnitRe
     if isinstance(unit, UnitReading):
         return unit
     double = facts["norms"] == "batchnorm+scale"
-    return UnitReading(unit.unit, norms.parts(unit, facts["epsilon"], double=double), unit.output)
+    return UnitReading(unit.unit, norms.parts(unit, facts["epsilon"], double=double), unit.output, unit.axes)

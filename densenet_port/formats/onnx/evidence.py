@@ -14,10 +14,11 @@ from densenet_port.formats.onnx.chain import attribute
 from densenet_port.formats.onnx.model import Constant
 from densenet_port.formats.onnx.steps import Step
 from densenet_port.network.architecture import Architecture, infer, name_in_order
-from densenet_port.network.contract import Contract, Output
+from densenet_port.network.contract import Contract, Output, StemPool
 from densenet_port.network.units import HEAD
 
 MEANS = ("GlobalAveragePool", "ReduceMean")  # over height and width
+FLAT = ("Flatten", "Reshape", "Squeeze")
 HEADS = ("Gemm", "MatMul", "Conv")
 ACTIVATIONS: dict[str, Output] = {
     "Softmax": "softmax",
@@ -36,12 +37,13 @@ def contract_of(steps: list[Step]) -> Contract:
     pool = next((step for step in steps if step.op == "MaxPool"), None)
     blurred = pool is not None and attribute(pool, "strides") == [1, 1]
     ends = [ACTIVATIONS[step.op] for step in steps[_head(steps) :] if step.op in ACTIVATIONS]
-    return Contract(stem_pool="blur" if blurred else "max", output=ends[0] if ends else "logits")
+    stem_pool: StemPool = "none" if pool is None else "blur" if blurred else "max"
+    return Contract(stem_pool=stem_pool, output=ends[0] if ends else "logits")
 
 
 def architecture_of(steps: list[Step]) -> Architecture:
     """The architecture that the kernels have. Raises MisfitError where no DenseNet has them."""
-    relus = sum(step.op == "Relu" for step in steps)  # one behind each norm, folded or not
+    relus = sum(step.op == "Relu" for step in steps[: _head(steps)])  # one behind each norm, folded or not
     return _inferred(_kernels(steps), _classes(steps), relus)
 
 
@@ -64,11 +66,17 @@ def _kernels(steps: list[Step]) -> list[Sizes]:
 
 def _head(steps: list[Step]) -> int:
     """The place of the head: the first matrix, or the first Conv behind the last mean; that of the end without one."""
-    mean = max((place for place, step in enumerate(steps) if step.op in MEANS), default=len(steps))
+    mean = max((place for place in range(len(steps)) if is_mean(steps, place)), default=len(steps))
     for place, step in enumerate(steps):
         if step.op in HEADS and (step.op != "Conv" or place > mean):
             return place
     return len(steps)
+
+
+def is_mean(steps: list[Step], place: int) -> bool:
+    """Whether a step is the mean over the picture; an AveragePool is, unless a norm follows, as behind a transition."""
+    after = steps[place + 1].op if place + 1 < len(steps) else ""
+    return steps[place].op in MEANS or (steps[place].op == "AveragePool" and after in ("", *FLAT, *HEADS))
 
 
 def _classes(steps: list[Step]) -> int | None:

@@ -7,7 +7,8 @@
     AttributeProto  1 name, 2 f, 3 i, 4 s, 5 t, 7 floats, 8 ints, 20 type; the rest, graphs say, is not looked into
     TensorProto     1 dims, 2 data_type, 3 segment, 4 float_data, 5 int32_data, 7 int64_data, 8 name, 9 raw_data,
                     10 double_data, 13 external_data, 14 data_location
-    ValueInfoProto  1 name, 2 type; OperatorSetIdProto 1 domain, 2 version; StringStringEntryProto 1 key, 2 value
+    ValueInfoProto  1 name, 2 type; TypeProto 1 tensor_type: 1 elem_type, 2 shape: 1 dim: 1 dim_value
+    OperatorSetIdProto 1 domain, 2 version; StringStringEntryProto 1 key, 2 value
 
 A tensor's elements stand in `raw_data`, little-endian and row-major; or in the field of their type (`int32_data` has
 float16 and bfloat16 as the integers of their bits, and the small integers); or in another file. That one is named
@@ -73,8 +74,16 @@ class Node(NamedTuple):
         return f"{self.op} {self.name or ', '.join(self.outputs)!r}"
 
 
+class Given(NamedTuple):
+    """An input of the graph: its name, the type of its elements ("" where none is said), its sizes (0 where open)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
 class Model(NamedTuple):
-    """A model: what made it, the nodes in their order, the initialisers, and the names of what goes in and out."""
+    """A model: what made it, the nodes in their order, the initialisers, what goes in, and the names of outputs."""
 
     path: Path
     producer: str
@@ -82,7 +91,7 @@ class Model(NamedTuple):
     opset: int
     nodes: tuple[Node, ...]
     constants: Mapping[str, Constant]
-    inputs: tuple[str, ...]
+    inputs: tuple[Given, ...]
     outputs: tuple[str, ...]
     metadata: Mapping[str, str]
     beside: tuple[str, ...]
@@ -118,7 +127,7 @@ def read_model(path: Path) -> Model:
         opset=_opset(path, fields.get(8, ())),
         nodes=tuple(_node(home, field.message()) for field in graph.get(1, ())),
         constants=constants,
-        inputs=tuple(name for name in map(_value_name, graph.get(11, ())) if name not in constants),
+        inputs=tuple(given for given in map(_given, graph.get(11, ())) if given.name not in constants),
         outputs=tuple(map(_value_name, graph.get(12, ()))),
         metadata=dict(map(_pair, fields.get(14, ()))),
         beside=tuple(sorted(home.beside)),
@@ -149,6 +158,16 @@ def _pair(field: Field) -> tuple[str, str]:
 
 def _value_name(field: Field) -> str:
     return _text(field.message().by_number(), 1)
+
+
+def _given(field: Field) -> Given:
+    """An input; what its type does not say is left open."""
+    fields = field.message().by_number()
+    kind = fields[2][-1].message().by_number() if 2 in fields else {}
+    tensor = kind[1][-1].message().by_number() if 1 in kind else {}
+    shape = tensor[2][-1].message().by_number().get(1, []) if 2 in tensor else []
+    sizes = tuple(_integer(size.message().by_number(), 1, 0) for size in shape)
+    return Given(_text(fields, 1), DTYPES.get(_integer(tensor, 1, 0), ""), sizes)
 
 
 def _opset(path: Path, imports: Iterable[Field]) -> int:

@@ -3,8 +3,9 @@
     whole           BatchNormalization: scale, shift, mean, variance
     with a Scale    BatchNormalization, Mul, Add: second_scale and second_shift as well
     beside a bias   Conv with a bias, BatchNormalization: the bias comes off the mean
-    folded          Conv with a bias alone, Mul and Add alone: scale 1 (or Mul's), shift the bias (or Add's), mean 0,
-                    variance 1 − epsilon, which is the same function; what the statistics were cannot be had back
+    folded          Conv with a bias alone, or Sub, Mul and Add alone: scale 1 (or Mul's), shift the bias (or Add's),
+                    mean 0 (or Sub's), variance 1 − epsilon, which is the same function; what the statistics were cannot
+                    be had back
 
 What is worked out is float64, to be rounded when it is written; what is not is as it stands in the file.
 """
@@ -27,16 +28,18 @@ Parts = dict[str, Constant]
 class Norm:
     """What stands for a unit's norm; `output` is the value it gives.
 
-    `bias` is that of the convolution before it, `batch` a BatchNormalization's tensors by role, `mul` and `add` what
-    is multiplied and added behind.
+    `bias` is that of the convolution before it, `batch` a BatchNormalization's tensors by role, `sub` what is taken
+    off where there is none, `mul` and `add` what is multiplied and added behind. The value has `axes`.
     """
 
     unit: str
     bias: Constant | None
     batch: Parts | None = None
+    sub: Constant | None = None
     mul: Constant | None = None
     add: Constant | None = None
     output: str = ""
+    axes: str = "nchw"
 
     @property
     def double(self) -> bool:
@@ -52,16 +55,19 @@ class Norm:
 def take(chain: Chain, operation: Operation, bias: Constant | None) -> Norm:
     """The norm that comes next."""
     norm = Norm(operation.name, bias)
-    if chain.next() == "BatchNormalization" or (chain.next() not in ("Mul", "Add") and bias is None):
+    if chain.next() == "BatchNormalization" or (chain.next() not in ("Sub", "Mul", "Add") and bias is None):
         step, shape = chain.take("BatchNormalization"), (operation.channels,)
         norm.batch = {role: chain.constant(step, place, shape) for place, role in enumerate(ROLES["norm"])}
+        chain.must(step, spatial=1)
         chain.record("epsilon", float(str(np.float32(attribute(step, "epsilon")))))
         chain.training |= attribute(step, "training_mode") == 1
+    elif chain.next() == "Sub":
+        norm.sub = chain.channels(chain.take("Sub"), operation.channels)
     if chain.next() == "Mul":
         norm.mul = chain.channels(chain.take("Mul"), operation.channels)
     if chain.next() == "Add":
         norm.add = chain.channels(chain.take("Add"), operation.channels)
-    norm.output = chain.x.pieces[0]
+    norm.output, norm.axes = str(chain.x.pieces[0]), chain.x.axes
     return norm
 
 
@@ -78,15 +84,15 @@ def parts(norm: Norm, epsilon: float, *, double: bool) -> Parts:
 
 
 def _stand_in(norm: Norm, epsilon: float) -> Parts:
-    """The norm that does the same as a bias, or as a Mul and an Add behind one."""
-    like = norm.mul or norm.add or norm.bias
+    """The norm that does the same as a bias, or as a Sub, a Mul and an Add behind one."""
+    around = norm.mul or norm.add or norm.sub
+    like = around or norm.bias
     assert like is not None  # noqa: S101 (`take` saw to it)
-    alone = norm.bias if like is norm.bias else None
-    inside = norm.bias if alone is None else None
+    mean = norm.sub or filled(like, 0.0)
     return {
         "scale": norm.mul or filled(like, 1.0),
-        "shift": alone or norm.add or filled(like, 0.0),
-        "mean": _difference(filled(like, 0.0), inside) if inside else filled(like, 0.0),
+        "shift": norm.add or filled(like, 0.0) if around else like,
+        "mean": _difference(mean, norm.bias) if around and norm.bias else mean,
         "variance": filled(like, 1.0 - epsilon, dtype="float64"),
     }
 

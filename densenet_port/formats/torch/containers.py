@@ -5,13 +5,13 @@ Nothing is read here but pickles, headers and lengths. `pth` describes the conta
 
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from mmap import mmap
 from pathlib import Path
 from typing import Any, Literal
 
-from densenet_port.errors import CorruptError, MisfitError, PortError
+from densenet_port.errors import CorruptError, PortError
 from densenet_port.formats import zip as zip_archive
 from densenet_port.formats.record import RECORD, parse_record
 from densenet_port.formats.source import AGAIN, Source, guarded, stored
@@ -39,9 +39,9 @@ _BLOCK = 512  # bytes, to which a tar archive is padded
 class Container:
     """What a container holds.
 
-    `form` is the container ("zip", "legacy" for a stream, "tar", "pickle"), `tree` the object, `storages` key → bytes,
-    fewer than `sizes` says in a stream that is cut short. `outside` holds the tensors that the object of a tar knows by
-    an id. `order` is the byte order of every storage.
+    `form` is the container ("zip", "torchscript", "legacy" for a stream, "tar", "pickle"), `tree` the object,
+    `storages` key → bytes, fewer than `sizes` says in a stream that is cut short. `outside` holds the tensors that the
+    object of a tar knows by an id. `order` is the byte order of every storage, `code` path → text of a program's code.
     """
 
     form: str
@@ -50,6 +50,7 @@ class Container:
     sizes: Mapping[str, int] = field(default_factory=dict)
     outside: Mapping[str, View] = field(default_factory=dict)
     order: Order = "<"
+    code: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
     record: Mapping[str, Any] | None = None
 
 
@@ -95,18 +96,22 @@ def _open_zip(source: Source) -> Container:
     if len(roots) != 1:
         raise CorruptError(f"a zip archive with {len(roots)} members `data.pkl`; PyTorch's have one")
     inside = {name.removeprefix(roots[0]): member for name, member in members.items() if name.startswith(roots[0])}
-    if "constants.pkl" in inside:
-        hint = "in PyTorch, `torch.save(torch.jit.load(file).state_dict(), other)`"
-        raise MisfitError("a TorchScript archive: a program with its weights, no checkpoint", hint=hint)
+    code = {name.removeprefix("code/"): member for name, member in inside.items() if name.startswith("code/")}
     texts = {name: inside[name].open().all() for name in ("data.pkl", "byteorder", RECORD_MEMBER) if name in inside}
     storages = {name.removeprefix("data/"): member for name, member in inside.items() if name.startswith("data/")}
     return Container(
-        form="zip",
+        form="torchscript" if "constants.pkl" in inside else "zip",
         tree=interpret(texts["data.pkl"]).value,
         storages={key: member.open() for key, member in storages.items()},
         order=_order(texts.get("byteorder", b"little")),
+        code={name: _reader(member) for name, member in code.items()},
         record=parse_record(source.path, texts[RECORD_MEMBER]) if RECORD_MEMBER in texts else None,
     )
+
+
+def _reader(member: zip_archive.Member) -> Callable[[], bytes]:
+    """A function that reads all of a member."""
+    return lambda: member.open().all()
 
 
 def _roots(members: Iterable[str]) -> list[str]:

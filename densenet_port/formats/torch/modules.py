@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 from densenet_port.errors import CorruptError, MisfitError
 from densenet_port.formats.torch.pickle import DICT, Call, Global, Persistent
 
+SCRIPT = "__torch__"  # what the dotted names of a TorchScript program's classes begin with
 _DICTS = {DICT, Global("__builtin__", "dict")} | {
     Global("collections", name) for name in ("OrderedDict", "defaultdict")
 }
@@ -42,9 +43,10 @@ _MAX_NAME = 512  # characters; the longest names seen have 90
 
 
 class Module(NamedTuple):
-    """A module met on the way: the dotted name of its class."""
+    """A module met on the way: the dotted name of its class, and itself."""
 
     kind: str
+    pickled: Any
 
 
 class Described(NamedTuple):
@@ -70,14 +72,14 @@ def leaves(tree: Any) -> Iterator[tuple[str, Any]]:
         visits += 1 + _effort(value)
         if visits > _MAX_NODES or len(pending) > _MAX_DEPTH or len(name) > _MAX_NAME:
             raise CorruptError(f"the pickle nests without end, from {name[:80]!r} on")
-        if (attributes := _attributes(value)) is not None:
-            yield name, Module(kind_of(value))
+        if (attributes := attributes_of(value)) is not None:
+            yield name, Module(kind_of(value), value)
             pending.append(_named(name, _state(name, attributes)))
-        elif (branches := _branches(value)) is not None:
+        elif (inner := branches(value)) is not None:
             if listed := _listed(value):
                 visits += len(listed)
                 yield name, Described(tuple(f"{name}.{module}".strip(".") for module in listed))
-            pending.append(_named(name, branches))
+            pending.append(_named(name, inner))
         else:
             yield entry
 
@@ -88,11 +90,13 @@ def _named(name: str, pairs: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, A
     return ((f"{before}{_spell(key, index)}", item) for index, (key, item) in enumerate(pairs))
 
 
-def _branches(value: Any) -> Iterable[tuple[Any, Any]] | None:
+def branches(value: Any) -> Iterable[tuple[Any, Any]] | None:
     """Keys and values inside of a dict, list or tuple; None for a leaf."""
     match value:
         case list() | tuple():
             return enumerate(value)
+        case Call(Global(module, _), state=Call() as state) if module.startswith(SCRIPT):
+            return state.pairs  # an object of a TorchScript program: tensors, other objects, and settings
         case Call(Global("collections", "OrderedDict"), (list(items),), _, []):
             return map(_pair, items)  # Python 2 gives them as the only argument
         case Call() if value.pairs or value.maker in _DICTS:
@@ -110,7 +114,7 @@ def _listed(value: Any) -> list[str]:
 
 def _text_pairs(value: Call) -> Iterable[tuple[str, Any]]:
     """The pairs of a dict whose keys are texts."""
-    return ((key, held) for key, held in _branches(value) or () if isinstance(key, str))
+    return ((key, held) for key, held in branches(value) or () if isinstance(key, str))
 
 
 def _pair(item: Any) -> tuple[Any, Any]:
@@ -144,7 +148,7 @@ def _effort(value: Any) -> int:
     return len(value.state.pairs) if isinstance(value, Call) and isinstance(value.state, Call) else 0
 
 
-def _attributes(value: Any) -> Mapping[str, Any] | None:
+def attributes_of(value: Any) -> Mapping[str, Any] | None:
     """The attributes of a module; None for anything else."""
     if not isinstance(value, Call) or not isinstance(value.state, Call):
         return None
@@ -159,11 +163,11 @@ def _state(name: str, attributes: Mapping[str, Any]) -> Iterator[tuple[Any, Any]
     Raises CorruptError for a module that leaves out more than any does, MisfitError for one that cannot be looked into.
     """
     left_out = _left_out(name, attributes)
-    yield from _held(attributes[_PARAMETERS])
-    for key, value in _held(attributes[_BUFFERS]):
+    yield from held(attributes[_PARAMETERS])
+    for key, value in held(attributes[_BUFFERS]):
         yield key, None if key in left_out else value
-    for key, module in _held(attributes[_MODULES]):
-        if module is not None and _attributes(module) is None:
+    for key, module in held(attributes[_MODULES]):
+        if module is not None and attributes_of(module) is None:
             kind = kind_of(module) if isinstance(module, Call) else type(module).__name__
             raise MisfitError(
                 f"module {name!r}: its part {key!r} ({kind}) keeps its tensors in a way of its own",
@@ -172,9 +176,9 @@ def _state(name: str, attributes: Mapping[str, Any]) -> Iterator[tuple[Any, Any]
         yield key, module
 
 
-def _held(value: Any) -> Iterable[tuple[str, Any]]:
+def held(value: Any) -> Iterable[tuple[str, Any]]:
     """Names and values in one of a module's dicts."""
-    return ((key, item) for key, item in _branches(value) or () if isinstance(key, str))
+    return ((key, item) for key, item in branches(value) or () if isinstance(key, str))
 
 
 def _left_out(name: str, attributes: Mapping[str, Any]) -> frozenset[str]:

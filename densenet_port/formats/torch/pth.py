@@ -7,7 +7,9 @@ ending of a file's name tells nothing.
 ("little", which is also meant without it, or "big"), `version` and more that need not be known. As written, members
 lie uncompressed; a checkpoint that was unpacked and packed again has them deflated, and is read as well. Sizes come
 from the central directory, the place of a member's data from its local header. CRCs are not checked: PyTorch itself can
-leave them out. A member `constants.pkl` marks a TorchScript archive, which is a program and is refused.
+leave them out. A member
+`constants.pkl` marks a TorchScript archive: the object is a program's, whose tensors stand under the names of a state
+dict, and whose code (`code/…`) is followed by `script`. A frozen one has no names and is refused.
 
 **Stream** (since 0.1.7). Five pickles: the number 0x1950a86a20f9469cfc6c, the number 1001, facts about the system, the
 object, the list of its storages' keys. Then, for each key in this order, the number of elements (int64) and the
@@ -25,9 +27,11 @@ the container ("zip", "legacy" for a stream, "tar"), `values` has the plain numb
 `opaque` the classes of everything else, which is neither imported nor made; both hold a few hundred names of up to
 three keys. `modules` has the names of all modules that state dicts list, those without tensors too; it is absent where
 none lists any. Where whole modules hold tensors, `module` is the dotted name of the outermost one's class, torch's own
-wrappers (DataParallel, Sequential …) left aside; it is absent where several such classes stand side by side. Arrays are
-read one by one when they are asked for, with ordinary reads: measured, they take half the time of mapping the file, and
-a file that is cut short meanwhile gives an error instead of a crash.
+wrappers (DataParallel, Sequential …) left aside; it is absent where several such classes stand side by side. `pool` is
+"blur" where a module blurs (timm's `BlurPool2d`), "max" where only maxima are taken. `torch_module` is the name of the
+module that is kept whole, `own_code` says whether a class of somebody's own is in it. Arrays are read one by one when
+they are asked for, with ordinary reads: measured, they take half the time of mapping the file, and a file that is cut
+short meanwhile gives an error instead of a crash.
 
 What is written: a zip of plain, contiguous tensors in an OrderedDict without `_metadata`, which `torch.load` takes with
 `weights_only=True` and `mmap=True`, and a model with or without the norms' `num_batches_tracked`. Our record is one
@@ -35,7 +39,7 @@ more member, which PyTorch does not look at.
 """
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -48,7 +52,9 @@ import numpy as np
 
 from densenet_port.checkpoint import Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, PortError
+from densenet_port.file_graph import FileGraph
 from densenet_port.formats.source import AGAIN, Source, guarded, native, stored, stored_size, write_tensor
+from densenet_port.formats.torch.aten import Shapes
 from densenet_port.formats.torch.containers import RECORD_MEMBER, Container, Order, open_container, sniff
 from densenet_port.formats.torch.modules import Described, Module, kind_of, leaves
 from densenet_port.formats.torch.pickle import Call, Global, Persistent
@@ -62,6 +68,7 @@ _MAX_NOTES = 300  # values and opaque names kept
 _MAX_KEYS = 3  # in the name of one that is kept
 _MAX_TEXT = 1000  # characters of a value kept
 _MAX_TENSORS = 100_000
+_POOLS = {"BlurPool2d": "blur", "MaxPool2d": "max"}  # classes of modules that tell which pool a stem has
 _WRAPPING = "torch."  # modules of torch's own, such as DataParallel, which say nothing about the network inside
 _ALIGNMENT = 64  # bytes, to which PyTorch aligns storages in a zip
 _ROOT = "archive/"
@@ -72,12 +79,12 @@ _CLASSES = {dtype: kind for kind, dtype in STORAGES.items() if kind != "UntypedS
 def read(path: Path) -> Checkpoint:
     """The checkpoint at `path`, arrays lazy. Raises CorruptError, MisfitError or DiskError."""
     source = Source.of_file(path)
-    with guarded(path, "PyTorch file"), _located(path):
+    with guarded(path, "PyTorch file"), located(path):
         return _checkpoint(path, open_container(source))
 
 
 @contextmanager
-def _located(path: Path) -> Iterator[None]:
+def located(path: Path) -> Iterator[None]:
     """Give errors the path that they lack: who interprets a pickle knows nothing of files."""
     try:
         yield
@@ -114,34 +121,141 @@ def write(
         add(RECORD_MEMBER, record())
 
 
+def tensors_of(path: Path, contents: Container) -> Mapping[str, Tensor]:
+    """Name → tensor in a file's object. Raises CorruptError and MisfitError."""
+    return _checkpoint(path, contents).tensors
+
+
 def _checkpoint(path: Path, contents: Container) -> Checkpoint:
     """Name → tensor for what is one, and notes of the rest."""
-    tensors: dict[str, Tensor] = {}
-    notes: dict[str, dict[str, Any]] = {"values": {}, "opaque": {}}
-    owners = {"network": _Owners(), "wrapper": _Owners()}
-    modules: list[str] = []
+    walk = _Walk(path, contents)
     for name, leaf in leaves(contents.tree):
+        walk.meet(name, leaf)
+    _check_lengths(contents)
+    tensors, is_program = walk.tensors, contents.form == "torchscript"
+    if not tensors and is_program:
+        hint = "in PyTorch, save the module's `state_dict()` before `torch.jit.freeze`"
+        raise MisfitError("a frozen TorchScript program, whose tensors have no names", hint=hint)
+    if not tensors:
+        raise CorruptError(_explain_no_tensors(walk.notes["opaque"]), hint="in PyTorch, save `model.state_dict()`")
+    networks = {name: module for name, module in walk.outermost.items() if _has_kernel(tensors, name)}
+    return Checkpoint(
+        path=path,
+        container="pth",
+        tensors=tensors,
+        metadata=walk.metadata() | _of_modules(networks, walk.classes, is_program=is_program),
+        record=contents.record,
+        graph=_graph_of(path, contents, networks, tensors),
+    )
+
+
+class _Walk:
+    """What was met on the way through the object: tensors by name, modules, and notes of the rest."""
+
+    def __init__(self, path: Path, contents: Container) -> None:
+        self.path, self.contents = path, contents
+        self.tensors: dict[str, Tensor] = {}
+        self.notes: dict[str, dict[str, Any]] = {"values": {}, "opaque": {}}
+        self.owners = {"network": _Owners(), "wrapper": _Owners()}
+        self.outermost: dict[str, Any] = {}
+        self.classes: dict[str, None] = {}
+        self.described: list[str] = []  # modules that state dicts list
+
+    def meet(self, name: str, leaf: Any) -> None:
+        """One value. Raises CorruptError for a second tensor of a name."""
         if isinstance(leaf, Module):
-            owners["wrapper" if leaf.kind.startswith(_WRAPPING) else "network"].enter(name, leaf)
+            self.enter(name, leaf)
         elif isinstance(leaf, Described):
-            modules += leaf.modules
-        elif view := view_of(name, leaf, contents.outside):
-            if name in tensors or len(tensors) == _MAX_TENSORS:
-                raise CorruptError(f"two tensors are called {name!r}" if name in tensors else "too many tensors")
-            tensors[name] = _tensor(path, name, view, contents)
-            for owner in owners.values():
+            self.described += leaf.modules
+        elif view := view_of(name, leaf, self.contents.outside):
+            if name in self.tensors or len(self.tensors) == _MAX_TENSORS:
+                raise CorruptError(f"two tensors are called {name!r}" if name in self.tensors else "too many tensors")
+            self.tensors[name] = make_tensor(self.path, name, view, self.contents)
+            for owner in self.owners.values():
                 owner.hold(name)
         else:
-            _note(notes, name, leaf)
-    _check_lengths(contents)
-    if not tensors:
-        raise CorruptError(_explain_no_tensors(notes["opaque"]), hint="in PyTorch, save `model.state_dict()`")
-    metadata: dict[str, Any] = {"form": contents.form, **notes}
-    if modules:
-        metadata["modules"] = tuple(modules)
-    if len(kinds := owners["network"].kinds or owners["wrapper"].kinds) == 1:
-        metadata["module"] = next(iter(kinds))
-    return Checkpoint(path=path, container="pth", tensors=tensors, metadata=metadata, record=contents.record)
+            _note(self.notes, name, leaf)
+
+    def enter(self, name: str, module: Module) -> None:
+        """A module, which may be a part of another."""
+        self.classes[module.kind] = None
+        if not self.outermost or not _is_inside(name, [*self.outermost][-1]):
+            self.outermost[name] = module.pickled
+        self.owners["wrapper" if module.kind.startswith(_WRAPPING) else "network"].enter(name, module)
+
+    def metadata(self) -> dict[str, Any]:
+        """What the file says beside its tensors."""
+        metadata: dict[str, Any] = {"form": self.contents.form, **self.notes}
+        if self.described:
+            metadata["modules"] = tuple(self.described)
+        if len(kinds := self.owners["network"].kinds or self.owners["wrapper"].kinds) == 1:
+            metadata["module"] = next(iter(kinds))
+        return metadata
+
+
+def _graph_of(
+    path: Path, contents: Container, networks: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> Callable[[], FileGraph] | None:
+    """What gives the graph of a program, or of modules; None for a file that has neither."""
+    if contents.form == "torchscript":
+        return partial(_program, path, contents, {name: tensor.shape for name, tensor in tensors.items()})
+    return partial(_graph, path, contents, networks) if networks else None
+
+
+def _program(path: Path, contents: Container, shapes: Shapes) -> FileGraph:
+    """What a TorchScript program computes."""
+    from densenet_port.formats.torch.script import read_graph  # noqa: PLC0415 (most files are no programs)
+
+    with located(path):
+        return read_graph(contents.tree, contents.code, shapes)
+
+
+def _is_inside(name: str, module: str) -> bool:
+    """Whether what has a name is a part of a module."""
+    return not module or name.startswith(f"{module}.")
+
+
+def _has_kernel(tensors: Mapping[str, Tensor], module: str) -> bool:
+    """Whether a module has a tensor that may be a convolution's."""
+    return any(len(tensor.shape) == 4 and _is_inside(name, module) for name, tensor in tensors.items())  # o i h w
+
+
+def _of_modules(networks: Mapping[str, Any], classes: Iterable[str], *, is_program: bool) -> dict[str, Any]:
+    """What the metadata say of modules that are kept whole, and of a program, which is all code."""
+    if is_program:
+        return {"torch_module": "", "own_code": True}
+    names = {kind.rpartition(".")[2] for kind in classes}
+    pools = [pool for kind, pool in _POOLS.items() if kind in names]
+    if not networks:
+        return {}
+    return {
+        "torch_module": next(iter(networks)) if len(networks) == 1 else "",
+        "own_code": _has_own_code(classes),
+        **({"pool": pools[0]} if pools else {}),
+    }
+
+
+def _has_own_code(classes: Iterable[str]) -> bool:
+    """Whether somebody's own class is among those of the modules."""
+    from densenet_port.formats.torch.classes import LIBRARIES  # noqa: PLC0415 (as below)
+
+    return any(kind.partition(".")[0] not in LIBRARIES for kind in classes)
+
+
+def _graph(path: Path, contents: Container, networks: Mapping[str, Any]) -> FileGraph:
+    """What the modules compute. Raises MisfitError and CorruptError."""
+    from densenet_port.formats.torch.graph import read_graph  # noqa: PLC0415 (most files hold no modules)
+
+    def shape(name: str, leaf: Any) -> tuple[int, ...] | None:
+        view = view_of(name, leaf, contents.outside)
+        return view.shape if view else None
+
+    def load(name: str, leaf: Any) -> Array | None:
+        view = view_of(name, leaf, contents.outside)
+        return make_tensor(path, name, view, contents).load() if view else None
+
+    with located(path):
+        return read_graph(networks, shape, load)
 
 
 def _check_lengths(contents: Container) -> None:
@@ -190,7 +304,7 @@ def _explain_no_tensors(opaque: Mapping[str, str]) -> str:
     return f"holds no tensors, only objects of {classes}" if classes else "holds no tensors"
 
 
-def _tensor(path: Path, name: str, view: View, contents: Container) -> Tensor:
+def make_tensor(path: Path, name: str, view: View, contents: Container) -> Tensor:
     """The tensor, if its storage is all there. Raises CorruptError."""
     storage = view.storage
     source = contents.storages.get(storage.key)

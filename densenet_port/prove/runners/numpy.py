@@ -1,5 +1,6 @@
 """Our own forward pass, on a file of any layout."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -39,7 +40,17 @@ def _loaded(job: Job) -> tuple[Network, dict[str, str]]:
 
 
 def read_by_table(job: Job) -> Network:
-    """The network in the job's file, by this project's own reader. Raises as `conversion.load.read` does."""
+    """The network in the job's file, by this project's own reader, with the job's contract where it says one.
+
+    Raises as `conversion.load.read` does.
+    """
     reading = job.reading
-    no_top = job.architecture is not None and job.architecture.classes is None
-    return read(job.path, src=reading.table, kernels=reading.kernels, within=reading.within, no_top=no_top)
+    network = read(
+        job.path,
+        src=reading.table,
+        kernels=reading.kernels,
+        within=reading.within,
+        no_top=job.architecture is not None and job.architecture.classes is None,
+        output_name=reading.output,
+    )
+    return network if job.contract is None else replace(network, contract=job.contract)

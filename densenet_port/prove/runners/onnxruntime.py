@@ -8,10 +8,17 @@ the variances take the rest.
 
 The copy that runs is the file's model with its units' values as outputs and its sizes open: an exporter's graph may be
 fixed to the size and batch that it was traced with, so images pass one by one, or as many times each as the batch has
-room. A graph that was exported for training is run as for inference.
+room; an AveragePool over all of a map of the traced size is the mean over the map of any. A graph that was exported for
+training is run as for inference.
+
+A graph that prepares its pictures itself is given pixels, from which its own preparation makes the images that are
+asked for: `(x · std + mean) · scale`, by the contract that was read, in the file's own order of channels and axes. So a
+contract that says another preparation than the graph's is seen in the logits. Pixels that are no whole numbers are
+given to a graph of whole ones, too. The preparation is done in double, whatever the network is run in, by the decimals
+that its numbers mean: pixels around 100 have no room in a float32 for the noise that the images are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -24,9 +31,10 @@ from densenet_port.errors import MisfitError, PortError, UsageError
 from densenet_port.extras import framework
 from densenet_port.formats.onnx.densenet import Reading, densenet
 from densenet_port.formats.onnx.model import read_model
+from densenet_port.formats.onnx.preparation import meant
 from densenet_port.network.units import HEAD
 from densenet_port.prove.job import Job, Run
-from densenet_port.prove.runners import last, versions
+from densenet_port.prove.runners import versions
 
 _PLAIN_NORMS, _OPSET = 14, 17  # the first opset in which a norm says whether it is training's; the one converted to
 _QUIET = 3  # ONNX Runtime's severity of errors
@@ -44,31 +52,51 @@ class _Ready(NamedTuple):
 def run_onnxruntime(job: Job) -> Run:
     """The file's own graph on the images: the head's logits, or without a head the last map after its ReLU."""
     path = job.path
-    reading = _reading(path)
-    values = {unit.unit: unit.output for unit in reading.units if unit.output}
-    if unknown := [unit for unit in job.taps if unit not in {unit.unit for unit in reading.units}]:
-        raise UsageError(f"{path}: has no unit {unknown[0]} to look at")
-    taps = {unit: values[unit] for unit in job.taps if unit in values}
     headless = job.architecture is not None and job.architecture.classes is None
-    logits = reading.features if headless else values[HEAD]
-    names = tuple(dict.fromkeys((logits, *taps.values())))
+    reading = _reading(path, job.reading.output, body=headless)
+    units = {unit.unit: unit for unit in reading.units}
+    if unknown := [unit for unit in job.taps if unit not in units]:
+        raise UsageError(f"{path}: has no unit {unknown[0]} to look at")
+    taps = {unit: units[unit] for unit in job.taps if units[unit].output}
+    logits = str(reading.features.pieces[0]) if headless else units[HEAD].output
+    names = tuple(dict.fromkeys((logits, *(tap.output for tap in taps.values()))))
     with _taken(path):
-        ready = _ready(path, job.dtype, names, job.threads)
-        outputs = _outputs(ready, names, job.images.transpose(0, 3, 1, 2).astype(job.dtype))
-    answer = np.maximum(last(outputs[logits]), 0) if headless else outputs[logits].reshape(len(job.images), -1)
+        ready = _ready(path, job.reading.output, job.dtype, names, job.threads, body=headless)
+        pictures = _pictures(reading, job.images).astype("float64" if reading.preparation.nodes else job.dtype)
+        outputs = _outputs(ready, names, pictures)
+    answer = outputs[logits].reshape(len(job.images), -1)
+    if headless:
+        answer = np.maximum(_channels_last(outputs[logits], reading.features.axes), 0)
     return Run(
         logits=answer,
-        taps={unit: answer if unit == HEAD else last(outputs[name]) for unit, name in taps.items()},
+        taps={u: answer if u == HEAD else _channels_last(outputs[tap.output], tap.axes) for u, tap in taps.items()},
         computed_in=answer.dtype.name,
         variables=ready.variables,
         versions=versions("onnx", "onnxruntime"),
+        read_by="file",
     )
 
 
 @lru_cache(maxsize=1)
-def _reading(path: Path) -> Reading:
+def _reading(path: Path, output: str | None, *, body: bool) -> Reading:
     """Which value is which unit's, by the reader's own walk through the graph."""
-    return densenet(read_model(path))
+    return densenet(read_model(path), output, body=body)
+
+
+def _pictures(reading: Reading, images: Array) -> Array:
+    """Images `n h w c` as the file's graph takes them: not yet prepared where it does that, with its order of axes."""
+    values = images.astype(np.float64)
+    if picture := reading.preparation.input:
+        values = (values * np.array(picture.std) + np.array(picture.mean)) * picture.scale
+    if reading.preparation.turned:
+        values = values[..., ::-1]
+    return values.transpose(["nhwc".index(axis) for axis in reading.given.axes])
+
+
+def _channels_last(output: Array, axes: str) -> Array:
+    """Maps as `n h w c`; vectors as they are."""
+    is_map = output.ndim == len(axes) == len("nhwc")
+    return output.transpose([axes.index(axis) for axis in "nhwc"]) if is_map else output
 
 
 def _outputs(ready: _Ready, names: tuple[str, ...], images: Array) -> dict[str, Array]:
@@ -78,17 +106,21 @@ def _outputs(ready: _Ready, names: tuple[str, ...], images: Array) -> dict[str, 
 
 
 @lru_cache(maxsize=2)
-def _ready(path: Path, dtype: str, names: tuple[str, ...], threads: int | None) -> _Ready:
+def _ready(
+    path: Path, output: str | None, dtype: str, names: tuple[str, ...], threads: int | None, *, body: bool
+) -> _Ready:
     """A model with these outputs, kept for the next job on it."""
-    onnx = framework("onnx")
+    onnx, reading = framework("onnx"), _reading(path, output, body=body)
     proto = onnx.load(path)
     if dtype == "float64":
         proto = _modern(proto)
-        _double(onnx, proto)
-    batch = _opened(onnx, proto, names)
+        _double(onnx, proto, reading)
+    batch = _opened(onnx, proto, reading, names)
+    if dtype != "float64" and reading.preparation.nodes:
+        _prepare_in_double(onnx, proto, reading)
     run = _reference(proto) if dtype == "float64" else _session(proto, threads)
     digests = {tensor.name: array_digest(array) for tensor, array in _tensors(onnx, proto) if array.dtype == dtype}
-    return _Ready(run, _given(proto).name, batch, digests)
+    return _Ready(run, _given(proto, reading).name, batch, digests)
 
 
 @contextmanager
@@ -119,22 +151,28 @@ def _reference(proto: Any) -> Any:
 # -- the copy ----------------------------------------------------------------------------------------------------------
 
 
-def _given(proto: Any) -> Any:
-    """The one input; old files list their initialisers as inputs, too."""
-    held = {tensor.name for tensor in proto.graph.initializer}
-    return next(value for value in proto.graph.input if value.name not in held)
+def _given(proto: Any, reading: Reading) -> Any:
+    """The picture among the inputs; old files list their initialisers there, and tf2onnx what nothing reads."""
+    name = str(reading.given.pieces[0])
+    return next(value for value in proto.graph.input if value.name == name)
 
 
-def _opened(onnx: Any, proto: Any, names: tuple[str, ...]) -> int:
+def _opened(onnx: Any, proto: Any, reading: Reading, names: tuple[str, ...]) -> int:
     """Open the sizes, make values outputs and norms those of inference; give the batch that the graph was traced with.
 
     A fixed batch may stand in a Reshape behind the mean over the picture.
     """
-    given = _given(proto)
+    held = {tensor.name for tensor in proto.graph.initializer}
+    given = _given(proto, reading)
+    for value in [value for value in proto.graph.input if value.name not in {*held, given.name}]:
+        proto.graph.input.remove(value)
+    if given.type.tensor_type.elem_type not in _floats(onnx):
+        given.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     sizes = given.type.tensor_type.shape.dim
     batch = int(sizes[0].dim_value) or 1
-    for size in (sizes[0], *sizes[2:]):
-        size.ClearField("dim_value")
+    for size, axis in zip(sizes, reading.given.axes, strict=True):
+        if axis != "c":
+            size.ClearField("dim_value")
     del proto.graph.value_info[:], proto.graph.output[:]
     kind = given.type.tensor_type.elem_type
     proto.graph.output.extend(onnx.helper.make_tensor_value_info(name, kind, None) for name in names)
@@ -142,7 +180,16 @@ def _opened(onnx: Any, proto: Any, names: tuple[str, ...]) -> int:
         if node.op_type in ("BatchNormalization", "Dropout"):
             del node.output[1:]
             _not_in_training(node)
+        if reading.mean and reading.mean in node.output:
+            node.op_type = "GlobalAveragePool"
+            del node.attribute[:]
     return batch
+
+
+def _floats(onnx: Any) -> tuple[int, ...]:
+    """ONNX's types of floating point that models have."""
+    proto = onnx.TensorProto
+    return proto.FLOAT, proto.FLOAT16, proto.BFLOAT16, proto.DOUBLE
 
 
 def _not_in_training(node: Any) -> None:
@@ -167,21 +214,67 @@ def _tensors(onnx: Any, proto: Any) -> Iterator[tuple[Any, Array]]:
     return ((tensor, onnx.numpy_helper.to_array(tensor)) for tensor in proto.graph.initializer)
 
 
-def _double(onnx: Any, proto: Any) -> None:
-    """Turn a model into double: initialisers, constants, casts, what goes in; and put the rest of epsilons right."""
-    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+def _double(onnx: Any, proto: Any, reading: Reading) -> None:
+    """Turn a model into double: initialisers, constants, casts, what goes in; and put the rest of decimals right."""
+    _widen(onnx, proto, _preparing(proto, reading), lambda _name: True)
+    _given(proto, reading).type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    _put_epsilons_right(onnx, proto)
+
+
+def _widen(onnx: Any, proto: Any, front: Mapping[str, bool], chosen: Callable[[str], bool]) -> None:
+    """Turn the constants and casts of the chosen values into double; `front` has those that prepare the picture."""
+    floats = _floats(onnx)[:-1]
     for tensor, array in list(_tensors(onnx, proto)):
-        if tensor.data_type in floats:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float64), tensor.name))
+        if tensor.data_type in floats and chosen(tensor.name):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(_wide(array, front.get(tensor.name)), tensor.name))
     for node in proto.graph.node:
+        if not chosen(node.output[0]):
+            continue
+        factor = front.get(node.output[0])
         for attribute in node.attribute:
             if attribute.HasField("t") and attribute.t.data_type in floats:
-                wide = onnx.numpy_helper.to_array(attribute.t).astype(np.float64)
+                wide = _wide(onnx.numpy_helper.to_array(attribute.t), factor)
                 attribute.t.CopyFrom(onnx.numpy_helper.from_array(wide))
+            elif node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
+                wide = _wide(np.array(onnx.helper.get_attribute_value(attribute), np.float32), factor)
+                attribute.CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(wide)))
             elif node.op_type == "Cast" and attribute.name == "to" and attribute.i in floats:
                 attribute.i = onnx.TensorProto.DOUBLE
-    _given(proto).type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
-    _put_epsilons_right(onnx, proto)
+
+
+def _prepare_in_double(onnx: Any, proto: Any, reading: Reading) -> None:
+    """Turn what prepares the picture into double, with a cast behind it."""
+    kind, front = _given(proto, reading).type.tensor_type.elem_type, _preparing(proto, reading)
+    _widen(onnx, proto, front, front.__contains__)
+    nodes, last = list(proto.graph.node), reading.preparation.nodes[-1]
+    del proto.graph.node[:]
+    for node in nodes:
+        proto.graph.node.append(node)
+        if last in node.output:
+            proto.graph.node[-1].output[0] = f"{last}.double"
+            proto.graph.node.append(onnx.helper.make_node("Cast", [f"{last}.double"], [last], to=kind))
+    _given(proto, reading).type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+
+
+def _preparing(proto: Any, reading: Reading) -> dict[str, bool]:
+    """The constants by which the graph prepares its picture → whether each is a factor."""
+    makers = {output: node for node in proto.graph.node for output in node.output}
+    front: dict[str, bool] = {}
+    for name in reading.preparation.nodes:
+        waiting = [*makers[name].input]
+        while waiting:
+            value = waiting.pop()
+            front[value] = makers[name].op_type == "Mul"
+            if value in makers and value not in reading.preparation.nodes:
+                waiting += makers[value].input
+    return front
+
+
+def _wide(array: Array, factor: bool | None) -> Array:
+    """An array in double; the numbers of a preparation as the decimals that are meant."""
+    if factor is None:
+        return array.astype(np.float64)
+    return np.array([meant(number, factor=factor) for number in array.reshape(-1)], np.float64).reshape(array.shape)
 
 
 def _put_epsilons_right(onnx: Any, proto: Any) -> None:

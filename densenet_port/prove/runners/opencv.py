@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from densenet_port.checkpoint import Array, array_digest
-from densenet_port.conversion.load import Network, read
+from densenet_port.conversion.load import Network
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.formats.caffe import prototxt
 from densenet_port.formats.caffe.layers import Head, layer_of, layers
@@ -25,11 +25,12 @@ from densenet_port.network.graph import Graph
 from densenet_port.network.units import HEAD
 from densenet_port.prove.job import Job, Run
 from densenet_port.prove.runners import last, versions
+from densenet_port.prove.runners.numpy import read_by_table
 
 
 def run_opencv(job: Job) -> Run:
     """OpenCV's network of a `.caffemodel`, by the `.prototxt` of the same stem, or by ours where none is there."""
-    network, net, digests = _loaded(job.path, job.reading.table)
+    network, net, digests = _loaded(job.bare())
     tapped = _tapped(_blueprint(network), net, job)
     last_layer = net.getUnconnectedOutLayersNames()[0]
     names = [last_layer, *tapped.values()]
@@ -43,6 +44,7 @@ def run_opencv(job: Job) -> Run:
         computed_in="float32",
         variables=digests,
         versions={**versions(), "opencv": _cv2().__version__},
+        read_by="file" if prototxt.beside(job.path).is_file() else "table",
     )
 
 
@@ -53,9 +55,9 @@ def _tapped(blueprint: Blueprint, net: Any, job: Job) -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
-def _loaded(path: Path, table: Path | None) -> tuple[Network, Any, dict[str, str]]:
+def _loaded(job: Job) -> tuple[Network, Any, dict[str, str]]:
     """A file as it is read, as OpenCV's network, and the digests of its blobs; kept for the next job on it."""
-    cv2, network = _cv2(), read(path, src=table)
+    cv2, path, network = _cv2(), job.path, read_by_table(job)
     if network.checkpoint.container != "caffemodel" or any(
         claim.tensor.dtype != "float32" for claim in network.ledger.claims.values()
     ):

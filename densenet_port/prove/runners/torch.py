@@ -9,6 +9,7 @@ reference independent of the tables, the conversion and the network, but not of 
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -24,11 +25,14 @@ from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError
 from densenet_port.extras import SOFTWARE, framework
 from densenet_port.formats import npz
 from densenet_port.network.architecture import Architecture
+from densenet_port.network.contract import Contract
 from densenet_port.prove.job import Job, Reading, Run
-from densenet_port.prove.runners import last, versions
+from densenet_port.prove.runners import last, runner, versions
+from densenet_port.prove.runners.torch_whole import run_whole
 
 Build = Callable[[Job], Any]  # a network with the job's numbers, as initialised
-TAR = "legacy .tar"  # what torch says of files that it reads only by unpickling them
+# What torch says of files that it reads only by running code: its oldest, programs, and exported programs.
+RUNNING = ("legacy .tar", "TorchScript", "data.pkl")
 
 
 def run_torchvision(job: Job) -> Run:
@@ -119,7 +123,12 @@ def _numbers(job: Job) -> Architecture:
 
 
 def _run(job: Job, build: Build) -> Run:
-    """A network on the images, with a hook at every tap."""
+    """A network on the images, with a hook at every tap: the file's own module, or else the class filled from it."""
+    if job.whole:
+        if answer := run_whole(job, _tapped):
+            return answer
+        if (job := _refilled(job)).network == "numpy":
+            return runner("numpy")(job)
     torch = framework("torch")
     network, digests = _filled(job.bare(), build)
     taps: dict[str, Array] = {}
@@ -136,7 +145,26 @@ def _run(job: Job, build: Build) -> Run:
         computed_in=str(output.dtype).removeprefix("torch."),
         variables=digests,
         versions=versions(*SOFTWARE[job.network].packages),
+        read_by=SOFTWARE[job.network].reads,
     )
+
+
+def _refilled(job: Job) -> Job:
+    """The job where torch does not run the file's module: by the stock class; by our own code if that is another."""
+    from densenet_port.layouts.layout import Layout  # noqa: PLC0415 (few jobs need a table)
+    from densenet_port.prove.reference import difference_of  # noqa: PLC0415
+
+    job = replace(job, whole=False)
+    layout, numbers, contract = Layout.load(_table(job)), _numbers(job), job.contract or Contract()
+    if difference_of(layout, SOFTWARE[job.network], contract):
+        return replace(job, network="numpy", taps={unit: unit for unit in job.taps})
+    units = layout.spell_units(numbers)
+    return replace(job, taps={unit: units[unit] for unit in job.taps})
+
+
+def _table(job: Job) -> Path:
+    assert job.reading.table is not None  # noqa: S101 (`recording.job_of` names it)
+    return job.reading.table
 
 
 def _tapped(network: Any, name: str) -> Any:
@@ -194,7 +222,7 @@ def _load_state(network: Any, head: str, job: Job) -> None:
     reading, ignored = job.reading, set(job.reading.ignored)
     state = {
         renamed: value
-        for name, value in _floating(_file_tensors(job.path))
+        for name, value in _floating(file_tensors(job.path))
         if name not in ignored and (renamed := _renamed(name, reading, head))
     }
     if _numbers(job).classes is None:
@@ -211,7 +239,7 @@ def _load_state(network: Any, head: str, job: Job) -> None:
         raise MisfitError(f"{job.path}: {job.network} does not take it\n{error}") from error
 
 
-def _file_tensors(path: Path) -> Mapping[str, Any]:
+def file_tensors(path: Path) -> Mapping[str, Any]:
     """Name → tensor, read by torch, by safetensors (whose header is JSON behind eight bytes of length), or by us.
 
     An archive of NumPy's is read by NumPy.
@@ -229,7 +257,7 @@ def _file_tensors(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
     except Exception as error:
-        if isinstance(error, UnpicklingError) or TAR in str(error):
+        if isinstance(error, UnpicklingError) or any(words in str(error) for words in RUNNING):
             with suppress(PortError):  # what neither reads is said in torch's words
                 return _interpreted(path)
         raise CorruptError(f"{path}: torch does not read it: {str(error).partition(chr(10))[0]}") from error

@@ -1,0 +1,203 @@
+"""Exported programs (`.pt2`, `torch.export.save`), read without torch: their state dict and their graph.
+
+A zip of one folder. Since torch 2.8:
+
+    models/model.json                             the program: its graph, and which of its inputs is which tensor
+    data/weights/model_weights_config.json        name → member, type, shape and strides of each tensor
+    data/weights/weight_0 …                       their elements, little-endian
+    archive_format                                "pt2"
+
+and before, `serialized_exported_program.json` with the state dict in a file of PyTorch's,
+`serialized_state_dict.pt`. A node of the graph names an operation (`torch.ops.aten.conv2d.default`), its arguments by
+name, each as what it is (`{"as_ints": [2, 2]}`), and what it puts out. Nothing of it runs. Pickled tensors, constants
+and custom objects are not read.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from densenet_port.checkpoint import Checkpoint, Tensor
+from densenet_port.errors import CorruptError, MisfitError, PortError
+from densenet_port.file_graph import INPUT, FileGraph, Step
+from densenet_port.formats import zip as zip_archive
+from densenet_port.formats.source import AGAIN, Source, guarded, stored
+from densenet_port.formats.torch import pth
+from densenet_port.formats.torch.aten import Held, Map, Shapes, put_out, take
+from densenet_port.formats.torch.containers import Container, open_container
+from densenet_port.formats.torch.tensors import make_storage, make_view
+from densenet_port.formats.zip import Member
+
+_PROGRAMS = ("models/model.json", "serialized_exported_program.json")
+_CONFIG, _WEIGHTS = "data/weights/model_weights_config.json", "data/weights/"
+_STATE_DICT = "serialized_state_dict.pt"
+# Numbers of types in the program's schema (torch/_export/serde/schema.py).
+_DTYPES = {
+    1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64", 12: "bool",
+    13: "bfloat16",
+}  # fmt: skip
+_MAX_NODES = 100_000
+_TRANSPOSED = ("t", "permute", "transpose", "numpy_T")
+
+
+def sniff(path: Path, head: bytes) -> bool:
+    """Whether a file that begins with `head` is an exported program."""
+    if not zip_archive.first_name(head):
+        return False
+    try:
+        with guarded(path, "zip"):
+            return _program(zip_archive.members(Source.of_file(path))) is not None
+    except PortError:
+        return False
+
+
+def read(path: Path) -> Checkpoint:
+    """The state dict of an exported program, arrays lazy, and its graph. Raises as `pth.read` does."""
+    with guarded(path, "exported program"), pth.located(path):
+        members = zip_archive.members(Source.of_file(path))
+        name = _program(members)
+        if name is None:
+            raise CorruptError("no exported program: a zip without its graph", hint=AGAIN)
+        root = next(name.removesuffix(end) for end in _PROGRAMS if name.endswith(end))
+        inside = {key.removeprefix(root): member for key, member in members.items() if key.startswith(root)}
+        program = json.loads(members[name].open().all())
+        tensors = _tensors(path, inside)
+        return Checkpoint(
+            path=path,
+            container="pt2",
+            tensors=tensors,
+            metadata={"form": "pt2", "torch_module": "", "own_code": True},
+            graph=partial(_graph, path, program, {name: tensor.shape for name, tensor in tensors.items()}),
+        )
+
+
+def _program(members: Mapping[str, Member]) -> str | None:
+    """The member that has the graph."""
+    names = [name for name in members if name.endswith(_PROGRAMS)]
+    return names[0] if len(names) == 1 else None
+
+
+def _tensors(path: Path, inside: Mapping[str, Member]) -> dict[str, Tensor]:
+    """Name → tensor."""
+    if _CONFIG in inside:
+        config = json.loads(inside[_CONFIG].open().all())["config"]
+        return {name: _tensor(path, name, entry, inside) for name, entry in config.items()}
+    if _STATE_DICT not in inside:
+        raise MisfitError(
+            "an exported program without its weights", hint="in PyTorch, `torch.save(program.state_dict, …)`"
+        )
+    state = open_container(Source.of_bytes(path, inside[_STATE_DICT].open().all()))
+    return dict(pth.tensors_of(path, state))
+
+
+def _tensor(path: Path, name: str, entry: Mapping[str, Any], inside: Mapping[str, Member]) -> Tensor:
+    """One tensor, by its entry in the list of weights. Raises MisfitError and CorruptError."""
+    meta, member = entry["tensor_meta"], inside.get(_WEIGHTS + entry["path_name"])
+    if entry["use_pickle"] or meta["dtype"] not in _DTYPES:
+        raise MisfitError(f"{name}: a tensor that is no plain array", hint="in PyTorch, save the module's state_dict()")
+    if member is None:
+        raise CorruptError(f"{name}: its elements are missing", hint=AGAIN)
+    source, dtype = member.open(), _DTYPES[meta["dtype"]]
+    storage = make_storage(entry["path_name"], dtype, source.size // stored(dtype).itemsize, None)
+    shape, strides = ([size["as_int"] for size in meta[key]] for key in ("sizes", "strides"))
+    view = make_view(name, storage, None, (meta["storage_offset"]["as_int"], shape, strides))
+    return pth.make_tensor(path, name, view, Container(form="pt2", tree=None, storages={storage.key: source}))
+
+
+# -- the graph ---------------------------------------------------------------------------------------------------------
+
+
+def _graph(path: Path, program: Mapping[str, Any], shapes: Shapes) -> FileGraph:
+    """The graph of a program. Raises CorruptError and MisfitError."""
+    with guarded(path, "exported program"), pth.located(path):
+        module = program["graph_module"]
+        graph, values = module["graph"], _Values(_inputs(module["signature"]))
+        if len(graph["nodes"]) > _MAX_NODES:
+            raise CorruptError(f"a graph of more than {_MAX_NODES} operations")
+        steps: dict[str, Step] = {}
+        for node in graph["nodes"]:
+            _take(node, values, steps, shapes)
+        outputs = [values[name] for name in _outputs(module["signature"]) if name in values]
+        return FileGraph(steps=steps, outputs=tuple(value.step for value in outputs if isinstance(value, Map)))
+
+
+class _Values(dict[str, Any]):
+    """The graph's names → values; what has no value that is known is a tensor that no unit holds."""
+
+    def __missing__(self, name: str) -> Held:
+        """A constant, or what arithmetic on sizes gives."""
+        return Held(f"{name}, which is no tensor of the state dict")
+
+
+def _inputs(signature: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The graph's names for tensors, and for the one picture that goes in."""
+    for spec in signature["input_specs"]:
+        ((kind, content),) = spec.items()
+        if kind in ("parameter", "buffer"):
+            yield content["arg"]["name"], Held(content[f"{kind}_name"])
+        elif kind == "user_input" and "as_tensor" in content["arg"]:
+            yield content["arg"]["as_tensor"]["name"], Map(INPUT)
+
+
+def _outputs(signature: Mapping[str, Any]) -> Iterator[str]:
+    """The graph's names for what comes out; not for the counters that it writes back."""
+    for spec in signature["output_specs"]:
+        ((kind, content),) = spec.items()
+        if kind == "user_output" and "as_tensor" in content["arg"]:
+            yield content["arg"]["as_tensor"]["name"]
+
+
+def _take(node: Mapping[str, Any], values: _Values, steps: dict[str, Step], shapes: Shapes) -> None:
+    """Take a node: a step, or another name for a tensor."""
+    operation = node["target"].removeprefix("torch.ops.aten.").partition(".")[0]
+    given = {entry["name"]: _value(entry["arg"], values) for entry in node["inputs"]}
+    outputs = [*_outputs_of(node)]
+    first = next(iter(given.values()), None)
+    if operation in _TRANSPOSED and isinstance(first, Held) and outputs:
+        values[outputs[0]] = first._replace(transposed=not first.transposed)
+        return
+    if operation.endswith("_") and isinstance(first, Held) and not first.name.endswith("num_batches_tracked"):
+        raise MisfitError(f"its own graph changes {first.name} in place, by {operation}")
+    taken = take(operation, [], given)
+    if operation in ("view", "reshape", "_unsafe_view") and _is_flat(given.get("size")):
+        taken = take("flatten", [given["self"], 1], {})
+    if not any(isinstance(value, Map) for value in [*given.values(), *_listed(given)]):
+        return  # arithmetic on sizes and counters
+    if outputs:
+        values[outputs[0]] = put_out(outputs[0], taken, shapes, steps)
+
+
+def _listed(given: Mapping[str, Any]) -> list[Any]:
+    """What lists among arguments hold."""
+    return [part for value in given.values() if isinstance(value, list) for part in value]
+
+
+def _outputs_of(node: Mapping[str, Any]) -> Iterator[str]:
+    """The names that a node gives to what it puts out."""
+    for output in node["outputs"]:
+        ((kind, content),) = output.items()
+        if kind == "as_tensor":
+            yield content["name"]
+        elif kind == "as_tensors":
+            yield from (tensor["name"] for tensor in content)
+
+
+def _value(argument: Mapping[str, Any], values: _Values) -> Any:
+    """An argument as a value."""
+    ((kind, content),) = argument.items()
+    match kind:
+        case "as_none":
+            return None
+        case "as_tensor":
+            return values[content["name"]]
+        case "as_tensors":
+            return [values[tensor["name"]] for tensor in content]
+        case _:
+            return content
+
+
+def _is_flat(size: Any) -> bool:
+    """Whether a shape has two axes: pictures, and one more."""
+    return isinstance(size, list) and len(size) == 2  # n c

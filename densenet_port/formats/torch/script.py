@@ -1,0 +1,255 @@
+"""The graph of a TorchScript program, from its code, which is text in the archive; nothing of it runs.
+
+`code/__torch__/….py` has classes and functions in a part of Python's grammar. They are walked through with names of
+steps in the place of maps: assignments, calls of modules, of functions and of torch's operations, lists, and branches
+whose condition the program itself decides (settings, `training`, which is taken as off, the number of axes). Loops, and
+whatever depends on numbers in a map, are not followed: then nothing of the program is known but its tensors.
+"""
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, NoReturn
+
+from densenet_port.errors import CorruptError, PortError
+from densenet_port.file_graph import INPUT, FileGraph, Step
+from densenet_port.formats.torch.aten import Held, Map, Shapes, put_out, take
+from densenet_port.formats.torch.pickle import Call, Global
+
+_UNKNOWN = "a TorchScript program whose code is not followed"
+_MAX_TEXT = 2**22  # bytes of one file of code; those of a DenseNet-201 have some 20 kB
+_MAX_CALLS = 200_000
+_MAX_DEPTH = 60
+_FLAT = ("flatten", "dense", "activation")
+_NUMBERS: dict[str, Callable[..., Any]] = {  # torch's own functions of plain numbers
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "lt": operator.lt,
+    "le": operator.le,
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "__not__": operator.not_,
+    "__is__": operator.is_,
+    "__isnot__": operator.is_not,
+    "__and__": operator.and_,
+    "__or__": operator.or_,
+    "len": len,
+}
+
+
+class NotFollowedError(Exception):
+    """A part of a program that cannot be followed."""
+
+
+class Module(NamedTuple):
+    """An object of the program: its path, and what the pickle has of it."""
+
+    name: str
+    pickled: Call
+
+
+class Function(NamedTuple):
+    """A function or an operation, by its dotted name."""
+
+    name: str
+
+
+class Method(NamedTuple):
+    """A method of an object."""
+
+    module: Module
+    name: str
+
+
+class _Returned(Exception):  # noqa: N818 (no error: how a function ends)
+    """What a function returns."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value = value
+
+
+def read_graph(tree: Any, code: Mapping[str, Callable[[], bytes]], shapes: Shapes) -> FileGraph:
+    """The graph of a program: its object, the texts of its code by their paths, and the shapes of its tensors."""
+    program = _Program(code, shapes)
+    try:
+        output = program.method(Module("", tree), "forward", [Map(INPUT)], {})
+        if isinstance(output, Map):
+            return FileGraph(steps=program.steps, outputs=(output.step,))
+    except (NotFollowedError, PortError, SyntaxError, RecursionError, MemoryError, ValueError, TypeError, LookupError):
+        pass
+    step = Step(name=":forward", kind="unknown", inputs=(INPUT,), title=_UNKNOWN)
+    return FileGraph(steps={step.name: step}, outputs=(step.name,), unknown=_UNKNOWN)
+
+
+@dataclass
+class _Program:
+    """Walks through functions; `steps` are those of the operations met."""
+
+    code: Mapping[str, Callable[[], bytes]]
+    shapes: Shapes
+    steps: dict[str, Step] = field(default_factory=dict)
+    parsed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    calls: int = 0
+    depth: int = 0
+    place: str = ""
+
+    def method(self, module: Module, name: str, positional: list[Any], named: Mapping[str, Any]) -> Any:
+        """What a method of an object returns."""
+        maker = module.pickled.maker
+        if not isinstance(maker, Global):
+            _stop("an object without a class")
+        body = self.definitions(maker.module).get(maker.name)
+        functions = {part.name: part for part in getattr(body, "body", ()) if isinstance(part, ast.FunctionDef)}
+        before, self.place = self.place, module.name
+        try:
+            return self.call(functions[name], [module, *positional], named)
+        finally:
+            self.place = before
+
+    def definitions(self, package: str) -> dict[str, Any]:
+        """Classes and functions of a file of code, by name."""
+        if package not in self.parsed:
+            text = self.code[package.replace(".", "/") + ".py"]()
+            if len(text) > _MAX_TEXT:
+                raise CorruptError(f"code of {len(text)} bytes")
+            body = ast.parse(text.decode()).body
+            self.parsed[package] = {
+                part.name: part for part in body if isinstance(part, ast.ClassDef | ast.FunctionDef)
+            }
+        return self.parsed[package]
+
+    def call(self, function: ast.FunctionDef, positional: list[Any], named: Mapping[str, Any]) -> Any:
+        """What a function returns."""
+        self.calls += 1
+        if self.calls > _MAX_CALLS or self.depth > _MAX_DEPTH:
+            _stop("calls without end")
+        names = [argument.arg for argument in function.args.args]
+        defaults = dict(zip(reversed(names), reversed(function.args.defaults), strict=False))
+        variables: dict[str, Any] = {**dict(zip(names, positional, strict=False)), **named}
+        variables |= {name: self.value(defaults[name], {}) for name in names if name not in variables}
+        self.depth += 1
+        try:
+            self.run(function.body, variables)
+        except _Returned as returned:
+            return returned.value
+        finally:
+            self.depth -= 1
+        return None
+
+    def run(self, body: list[ast.stmt], variables: dict[str, Any]) -> None:
+        """Walk through statements."""
+        for statement in body:
+            match statement:
+                case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                    variables[name] = self.value(value, variables)
+                case ast.Assign(targets=[ast.Tuple(elts=targets)], value=value):
+                    values = self.value(value, variables)
+                    variables.update(zip([target.id for target in targets], values, strict=True))  # type: ignore[attr-defined]
+                case ast.Expr(value=value):
+                    self.value(value, variables)
+                case ast.Return(value=value):
+                    raise _Returned(None if value is None else self.value(value, variables))
+                case ast.If(test=test, body=inner, orelse=other):
+                    decided = self.value(test, variables)
+                    if not isinstance(decided, bool):
+                        _stop("a branch that depends on the picture")
+                    self.run(inner if decided else other, variables)
+                case ast.Pass():
+                    pass
+                case _:
+                    _stop(f"a {type(statement).__name__}")
+
+    def value(self, node: ast.expr, variables: Mapping[str, Any]) -> Any:  # noqa: PLR0911 (a kind of node a line)
+        """What an expression gives."""
+        match node:
+            case ast.Constant(value=value):
+                return value
+            case ast.Name(id=name):
+                return variables[name] if name in variables else Function(name)
+            case ast.List(elts=parts) | ast.Tuple(elts=parts):
+                return [self.value(part, variables) for part in parts]
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+                return -number
+            case ast.Subscript(value=whole, slice=place):
+                return self.value(whole, variables)[self.value(place, variables)]
+            case ast.Attribute(value=owner, attr=name):
+                return self.attribute(self.value(owner, variables), name)
+            case ast.Call(func=function, args=arguments, keywords=keywords):
+                named = {word.arg: self.value(word.value, variables) for word in keywords if word.arg}
+                return self.called(function, arguments, named, variables)
+        return _stop(f"a {type(node).__name__}")
+
+    def attribute(self, owner: Any, name: str) -> Any:
+        """A part of an object, or a longer dotted name."""
+        if isinstance(owner, Function):
+            return Function(f"{owner.name}.{name}")
+        if not isinstance(owner, Module):
+            _stop(f"an attribute {name}")
+        if name == "training":
+            return False
+        path = f"{owner.name}.{name}" if owner.name else name
+        held = dict(owner.pickled.state.pairs) if isinstance(owner.pickled.state, Call) else {}
+        if name not in held:
+            return Method(owner, name)
+        part = held[name]
+        if path in self.shapes:
+            return Held(path)
+        is_module = (
+            isinstance(part, Call) and isinstance(part.maker, Global) and part.maker.module.startswith("__torch__")
+        )
+        if is_module:
+            return Module(path, part)
+        return [*part] if isinstance(part, tuple) else part
+
+    def called(
+        self, function: ast.expr, arguments: list[ast.expr], named: dict[str, Any], variables: Mapping[str, Any]
+    ) -> Any:
+        """What a call gives."""
+        callee = self.value(function, variables)
+        if isinstance(callee, Function) and callee.name in ("unchecked_cast", "annotate"):
+            return self.value(arguments[1], variables)  # behind a type
+        if callee == Function("uninitialized"):
+            return None
+        values = [self.value(argument, variables) for argument in arguments]
+        match callee:
+            case Method(module, name):
+                return self.method(module, name, values, named)
+            case Function(name) if name.startswith("__torch__."):
+                package, _, own = name.rpartition(".")
+                return self.call(self.definitions(package)[own], values, named)
+            case Function(name) if name.startswith("torch."):
+                return self.operation(name.removeprefix("torch."), values, named)
+        return _stop(f"a call of {ast.unparse(function)[:80]}")
+
+    def operation(self, name: str, values: list[Any], named: Mapping[str, Any]) -> Any:
+        """What one of torch's operations gives."""
+        if name in _NUMBERS and not any(isinstance(value, Map | Held) for value in values):
+            return _NUMBERS[name](*values)
+        if name in ("__is__", "__isnot__"):  # a tensor is not None
+            return name == "__isnot__"
+        if name == "append" and isinstance(values[0], list):
+            values[0].append(values[1])
+            return values[0]
+        if name in ("dim", "size") and len(values) == 1 and isinstance(values[0], Map):
+            axes = self.axes(values[0].step)
+            return axes if name == "dim" else [Function("a size")] * axes
+        taken = take(name, values, named)
+        if not any(isinstance(value, Map) for value in [*values, *(values[0] if isinstance(values[0], list) else [])]):
+            _stop(f"{name} of no map")
+        return put_out(f"{self.place}:{name}{len(self.steps)}", taken, self.shapes, self.steps)
+
+    def axes(self, step: str) -> int:
+        """How many axes a map has."""
+        while step != INPUT:
+            if self.steps[step].kind in _FLAT:
+                return 2
+            if self.steps[step].kind not in ("conv", "norm", "relu", "concat", "max_pool", "average_pool", "identity"):
+                _stop("a map of unknown axes")
+            step = self.steps[step].inputs[0]
+        return 4  # n c h w
+
+
+def _stop(what: str) -> NoReturn:
+    raise NotFollowedError(what)
