@@ -283,13 +283,12 @@ def test_what_is_no_plain_array_is_a_misfit(tmp_path, form, make):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_torchscript_is_a_misfit(tmp_path):
-    path = tmp_path / "x"
-    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+def test_torchscript_is_read_as_the_state_dict_of_its_module(tmp_path):
+    path, module = tmp_path / "x", torch.nn.Linear(2, 2)
+    torch.jit.save(torch.jit.script(module), path)
 
     assert pth.sniff(path, head(path))
-    with pytest.raises(MisfitError, match=r"TorchScript.*\n.*torch.jit.load\(file\).state_dict\(\)"):
-        pth.read(path)
+    assert ours(path) == theirs(module.state_dict())
 
 
 # -- old files, which no torch of today writes -----------------------------------------------------------------------

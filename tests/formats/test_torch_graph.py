@@ -160,9 +160,9 @@ def replaced(network: nn.Module, path: str, key: str, module: nn.Module) -> nn.M
 # -- the verdict -----------------------------------------------------------------------------------------------------
 
 
-def verdict(change: Change, layout: str, path) -> str:
+def verdict(change: Change, layout: str, path, save=torch.save) -> str:
     """Whether a changed network is read rightly, refused, assumed, none at all, or silently another."""
-    torch.save(change.network, path)
+    save(change.network, path)
     try:
         network = dp.read(path, src=layout)
     except MisfitError:

@@ -132,6 +132,8 @@ def _spell(key: Any, index: int) -> str:
 def kind_of(leaf: Call | Global | Persistent) -> str:
     """`module.name` of the class or function that a leaf comes from."""
     match leaf:
+        case Call(Global("torch.fx.graph_module")):
+            return "torch.fx.graph_module.GraphModule"
         case Call(Global() as maker) | Call(Persistent(("module", Global() as maker, *_))):
             return str(maker)
         case (Global() as maker) | Persistent(("storage", Global() as maker, *_)):
@@ -145,14 +147,26 @@ def kind_of(leaf: Call | Global | Persistent) -> str:
 
 def _effort(value: Any) -> int:
     """How many attributes must be looked at to tell a module: they may be many, and met many times."""
-    return len(value.state.pairs) if isinstance(value, Call) and isinstance(value.state, Call) else 0
+    state = _dict_of(value)
+    return len(state.pairs) if isinstance(state, Call) else 0
+
+
+def _dict_of(value: Any) -> Any:
+    """What was an object's `__dict__`: its state, or of a graph module the first argument of what makes it anew."""
+    match value:
+        case Call(Global("torch.fx.graph_module"), (Call() as body, *_)):
+            return body
+        case Call():
+            return value.state
+    return None
 
 
 def attributes_of(value: Any) -> Mapping[str, Any] | None:
     """The attributes of a module; None for anything else."""
-    if not isinstance(value, Call) or not isinstance(value.state, Call):
+    state = _dict_of(value)
+    if not isinstance(state, Call):
         return None
-    attributes = {key: held for key, held in value.state.pairs if isinstance(key, str)}
+    attributes = {key: part for key, part in state.pairs if isinstance(key, str)}
     parts = (attributes.get(name) for name in (_PARAMETERS, _BUFFERS, _MODULES))
     return attributes if all(isinstance(part, Call) and part.maker in _DICTS for part in parts) else None
 

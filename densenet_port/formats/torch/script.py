@@ -203,7 +203,7 @@ class _Program:
             return Module(path, part)
         return [*part] if isinstance(part, tuple) else part
 
-    def called(
+    def called(  # noqa: PLR0911 (a kind of call a line)
         self, function: ast.expr, arguments: list[ast.expr], named: dict[str, Any], variables: Mapping[str, Any]
     ) -> Any:
         """What a call gives."""
@@ -214,6 +214,8 @@ class _Program:
             return None
         values = [self.value(argument, variables) for argument in arguments]
         match callee:
+            case Function("getattr"):  # of a name that is a number
+                return self.attribute(values[0], str(values[1]))
             case Method(module, name):
                 return self.method(module, name, values, named)
             case Function(name) if name.startswith("__torch__."):
@@ -241,12 +243,12 @@ class _Program:
         return put_out(f"{self.place}:{name}{len(self.steps)}", taken, self.shapes, self.steps)
 
     def axes(self, step: str) -> int:
-        """How many axes a map has."""
+        """How many axes a map has; an operation that is none of a DenseNet's is taken to keep them, and is refused."""
         while step != INPUT:
             if self.steps[step].kind in _FLAT:
                 return 2
-            if self.steps[step].kind not in ("conv", "norm", "relu", "concat", "max_pool", "average_pool", "identity"):
-                _stop("a map of unknown axes")
+            if self.steps[step].kind == "mean":
+                _stop("a map of which it is not known whether it has height and width")
             step = self.steps[step].inputs[0]
         return 4  # n c h w
 

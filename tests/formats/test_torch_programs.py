@@ -1,0 +1,279 @@
+"""TorchScript archives and exported programs are read by their own graph, without torch, and nothing of them runs."""
+
+import copy
+import json
+import zipfile
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+import densenet_port as dp
+from densenet_port.errors import CorruptError, MisfitError, PortError
+from densenet_port.formats import read
+from tests.formats.test_torch_graph import PIXELS, SMALL, Change, verdict
+from tests.support.networks import torchvision_network
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def script(module, path):
+    """A program that torch compiled."""
+    torch.jit.script(module).save(path)
+
+
+def trace(module, path):
+    """A program of what ran on one picture."""
+    torch.jit.trace(module, PIXELS[3]).save(path)
+
+
+def export(module, path):
+    """An exported program."""
+    torch.export.save(torch.export.export(module, (PIXELS[3],)), path)
+
+
+SAVED = {"script": (script, "pt"), "trace": (trace, "pt"), "export": (export, "pt2")}
+STOCK = {
+    "stem_padding": "symmetric",
+    "epsilon": 1e-5,
+    "stem_pool": "max",
+    "pool_rounding": "floor",
+    "output": "logits",
+}
+
+
+def changed(change):
+    """A network in float64 with a change."""
+    network = torchvision_network(SMALL, 0).double()
+    change(network)
+    return network.eval()
+
+
+def norms_with(epsilon):
+    """Another epsilon in every norm."""
+
+    def change(network):
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = epsilon
+
+    return change
+
+
+def attribute(path, **values):
+    """Other attributes of a module."""
+    return lambda network: vars(network.get_submodule(path)).update(values)
+
+
+def part(path, module):
+    """Another module in a place."""
+
+    def change(network):
+        parent, _, own = path.rpartition(".")
+        network.get_submodule(parent)._modules[own] = copy.deepcopy(module)
+
+    return change
+
+
+def head(*modules):
+    """Modules behind the head."""
+
+    def change(network):
+        network.classifier = nn.Sequential(network.classifier, *modules)
+
+    return change
+
+
+LAYER = "features.denseblock1.denselayer1"
+CHANGES = {
+    "nothing": lambda _: None,
+    "epsilon": norms_with(1e-3),
+    "one epsilon": attribute("features.norm0", eps=1e-3),
+    "stride": attribute("features.conv0", stride=(1, 1)),
+    "padding": attribute("features.conv0", padding=(2, 2)),
+    "dilation": attribute(f"{LAYER}.conv2", dilation=(2, 2), padding=(2, 2)),
+    "no pool": part("features.pool0", nn.Identity()),
+    "an average for the pool": part("features.pool0", nn.AvgPool2d(3, 2, 1)),
+    "a pool that rounds up": attribute("features.pool0", ceil_mode=True),
+    "transitions that round up": attribute("features.transition1.pool", ceil_mode=True),
+    "a maximum for the average": part("features.transition1.pool", nn.MaxPool2d(2, 2)),
+    "LeakyReLU": part("features.relu0", nn.LeakyReLU(0.1)),
+    "SiLU": part(f"{LAYER}.relu1", nn.SiLU()),
+    "Identity": part(f"{LAYER}.relu2", nn.Identity()),
+    "Hardtanh": part("features.transition1.relu", nn.Hardtanh()),
+    "Dropout": part("features.pool0", nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.Dropout(0.5))),
+    "zeros in front": part("features.relu0", nn.Sequential(nn.ReLU(), nn.ZeroPad2d(1))),
+    "Sigmoid": head(nn.Sigmoid()),
+    "Softmax": head(nn.Softmax(dim=1)),
+    "LogSoftmax": head(nn.LogSoftmax(dim=-1)),
+    "Softmax over the batch": head(nn.Softmax(dim=0)),
+    "Tanh": head(nn.Dropout(0.5), nn.Tanh()),
+    "ReLU6": head(nn.ReLU6()),
+}
+RIGHT = {
+    "nothing",
+    "epsilon",
+    "no pool",
+    "transitions that round up",
+    "Dropout",
+    *("Sigmoid", "Softmax"),
+    "LogSoftmax",
+    "Tanh",
+}
+
+
+@pytest.mark.parametrize("form", SAVED)
+def test_no_change_of_a_program_makes_another_function_unseen(tmp_path, form):
+    """Each is read rightly, with logits that agree, or refused."""
+    save, ending = SAVED[form]
+    verdicts = {
+        what: verdict(Change(what, changed(change)), "torchvision", tmp_path / f"x.{ending}", save)
+        for what, change in CHANGES.items()
+    }
+
+    assert {what for what, kind in verdicts.items() if kind == "right"} == RIGHT
+    assert Counter(verdicts.values()) == {"right": len(RIGHT), "refused": len(CHANGES) - len(RIGHT)}
+
+
+@pytest.mark.parametrize("form", SAVED)
+def test_a_program_says_its_contract(tmp_path, form):
+    """All but the preparation of pictures, which is nowhere in it."""
+    save, ending = SAVED[form]
+    save(torchvision_network(SMALL, 0).double(), tmp_path / f"x.{ending}")
+
+    network = dp.read(tmp_path / f"x.{ending}")
+
+    assert (dict(network.evidence.facts), network.evidence.assumed) == (STOCK, ())
+
+
+class Looping(nn.Module):
+    """A network within a loop."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = torchvision_network(SMALL, 0)
+
+    def forward(self, x):
+        """As many times as there are pictures."""
+        total = self.network(x)
+        for _ in range(x.shape[0]):
+            total = total + self.network(x)
+        return total
+
+
+def test_a_program_that_is_not_followed_is_an_assumption(tmp_path):
+    """Its tensors are read; nothing of its function is known."""
+    script(Looping(), tmp_path / "x.pt")
+
+    network = dp.read(tmp_path / "x.pt")
+
+    assert network.evidence.assumed == (
+        "what a TorchScript program whose code is not followed does around the network",
+    )
+    assert set(network.origins.values()) == {"assumed"}
+
+
+def test_a_frozen_program_has_no_names(tmp_path):
+    """Its tensors are constants with numbers."""
+    torch.jit.freeze(torch.jit.script(torchvision_network(SMALL, 0))).save(tmp_path / "x.pt")
+
+    with pytest.raises(MisfitError) as caught:
+        dp.read(tmp_path / "x.pt")
+
+    assert str(caught.value) == (
+        f"{tmp_path / 'x.pt'}: a frozen TorchScript program, whose tensors have no names\n"
+        "  in PyTorch, save the module's `state_dict()` before `torch.jit.freeze`"
+    )
+
+
+# -- hostile ones ----------------------------------------------------------------------------------------------------
+
+
+def edited(path, end, edit):
+    """The archive with another content in the member that ends so."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, edit(data) if name.endswith(end) else data)
+    return path
+
+
+CODE = {
+    "no Python": b"def forward(self, x:\n",
+    "endless brackets": b"x = " + b"[" * 100_000,
+    "endless signs": b"x = " + b"-" * 200_000 + b"1",
+    "endless calls": b"class DenseNet(Module):\n  def forward(self, x):\n    return (self).forward(x, )\n",
+    "an import": b"import os\nclass DenseNet(Module):\n  def forward(self, x):\n    return os.system('touch sprung')\n",
+    "a lambda": b"class DenseNet(Module):\n  def forward(self, x):\n    return (lambda: x)()\n",
+    "no class": b"",
+    "no text": b"\xff\xfe",
+}
+
+
+@pytest.mark.parametrize("code", CODE.values(), ids=CODE.keys())
+def test_code_that_is_none_is_not_followed(tmp_path, monkeypatch, code):
+    """Nothing of it runs, whatever it is."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "x.pt"
+    script(torchvision_network(SMALL, 0), path)
+
+    network = dp.read(edited(path, "torchvision/models/densenet.py", lambda _: code))
+
+    assert network.evidence.assumed == (
+        "what a TorchScript program whose code is not followed does around the network",
+    )
+    assert not (tmp_path / "sprung").exists()
+
+
+def program(**changes):
+    """An edit of an exported program's JSON, at its top."""
+    return lambda data: json.dumps(json.loads(data) | changes).encode()
+
+
+PROGRAMS = {
+    "no JSON": ("model.json", lambda _: b"{"),
+    "no graph": ("model.json", program(graph_module=3)),
+    "endless": ("model.json", lambda _: b"[" * 200_000),
+    "no list of weights": ("model_weights_config.json", lambda _: b"{}"),
+    "a weight cut short": ("weight_0", lambda data: data[:100]),
+}
+
+
+@pytest.mark.parametrize(("end", "edit"), PROGRAMS.values(), ids=PROGRAMS.keys())
+def test_a_broken_exported_program_is_an_error_of_ours(tmp_path, end, edit):
+    """Of a file that is broken."""
+    path = tmp_path / "x.pt2"
+    export(torchvision_network(SMALL, 0).double(), path)
+
+    with pytest.raises(CorruptError, match="x.pt2: "):
+        dp.read(edited(path, end, edit))
+
+
+def test_an_exported_program_is_its_state_dict(tmp_path):
+    """The same names, with the same bits."""
+    network = torchvision_network(SMALL, 0).double()
+    export(network, tmp_path / "x.pt2")
+
+    tensors = {name: tensor.load().tobytes() for name, tensor in read(tmp_path / "x.pt2").tensors.items()}
+
+    assert tensors == {name: value.numpy().tobytes() for name, value in network.state_dict().items()}
+
+
+def test_any_order_of_the_members_is_read(tmp_path):
+    """The graph may stand anywhere in the archive."""
+    path = tmp_path / "x.pt2"
+    export(torchvision_network(SMALL, 0).double(), path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in reversed(archive.namelist())}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+    try:
+        facts = dict(dp.read(path).evidence.facts)
+    except PortError as error:
+        facts = {"error": str(error)}
+
+    assert facts == STOCK
