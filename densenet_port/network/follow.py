@@ -104,7 +104,8 @@ class _Follower:
                 self.values[operation.name] = self.take(operation, before)
             if operation.name in self.values and operation.name == "stem.pool":
                 self.note("stem_pool", self.contract.stem_pool)
-        self.end()
+        if not self.no_top:
+            self.end()
 
     def before(self, operation: Operation) -> Pieces:
         """What an operation reads; nothing where somebody's code makes it."""
