@@ -65,6 +65,7 @@ class Software(NamedTuple):
 
 
 MODULE = "torch_module"  # the entry of the metadata that says where a file has a whole module
+CONFIG = "config"  # and the one that has the configuration of a whole model of Keras's
 SOFTWARE = {
     software.name: software
     for software in (
@@ -78,15 +79,19 @@ SOFTWARE = {
             whole=MODULE,
             stems=("imagenet",),
         ),
-        Software("keras", ("keras", "run_keras"), ("keras",), on_keras=True, reads="table"),
+        Software("keras", ("keras", "run_keras"), ("keras",), on_keras=True, reads="table", whole=CONFIG),
         Software(
             *("keras.applications", ("keras", "run_applications"), ("keras",)),
             on_keras=True,
+            whole=CONFIG,
             names=("121", "169", "201"),
         ),
-        Software("keras-hub", ("keras", "run_keras_hub"), ("keras", "keras-hub"), on_keras=True),
+        Software("keras-hub", ("keras", "run_keras_hub"), ("keras", "keras-hub"), on_keras=True, whole=CONFIG),
         Software(
-            *("kimm", ("keras", "run_kimm"), ("keras", "kimm")), on_keras=True, names=("121", "161", "169", "201")
+            *("kimm", ("keras", "run_kimm"), ("keras", "kimm")),
+            on_keras=True,
+            whole=CONFIG,
+            names=("121", "161", "169", "201"),
         ),
         Software("opencv", ("opencv", "run_opencv"), ("opencv-python-headless",), float64=False, reads="file"),
         Software(

@@ -61,8 +61,9 @@ class FileGraph:
     """The steps by name, in an order in which each reads what stands before it, and the names of the outputs.
 
     `size` are the height and width of the images where the file fixes them. `unknown` says whose code stands around
-    the steps, or between them, and is not in the file ("__main__.Net"): steps of the kind `unknown` are its. `notes`
-    say what the file does that the steps leave out.
+    the steps, or between them, and is not in the file ("__main__.Net"): steps of the kind `unknown` are its.
+    `notes` say what the file does that the steps leave out, `assumed` in words what code that is not followed may
+    do beside steps that are all there.
     """
 
     steps: Mapping[str, Step]
@@ -70,9 +71,10 @@ class FileGraph:
     size: Pair | None = None
     unknown: str = ""
     notes: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
 
     def below(self, name: str) -> "FileGraph":
-        """The steps within a model or module; what they read from outside is the input."""
+        """The steps within a model or module; what they read from outside is the input, of a size that is not known."""
         starts = tuple(name.rstrip("./") + sign for sign in "./:")
         inside = {key: step for key, step in self.steps.items() if key.startswith(starts)}
         steps = {
@@ -81,4 +83,5 @@ class FileGraph:
         }
         read = {name for step in steps.values() for name in step.inputs}
         unknown = self.unknown if any(step.kind == "unknown" for step in steps.values()) else ""
-        return replace(self, steps=steps, outputs=tuple(name for name in steps if name not in read), unknown=unknown)
+        outputs = tuple(name for name in steps if name not in read)
+        return replace(self, steps=steps, outputs=outputs, unknown=unknown, size=None)

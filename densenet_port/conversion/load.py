@@ -83,6 +83,11 @@ class Network:
         return self.ledger.layout.name
 
     @property
+    def holders(self) -> dict[str, str]:
+        """Unit → the file's own module or layer, which the names of its tensors begin with; `<unit>:scale` likewise."""
+        return _holders(self.ledger)
+
+    @property
     def graph(self) -> Graph:
         """What the network computes, operation by operation."""
         return graph(self.architecture, self.contract)

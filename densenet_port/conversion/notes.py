@@ -90,11 +90,6 @@ def _brief(source: Source) -> str:
 
 def _contract_notes(source: Source, target: Layout, contract: Contract) -> Iterator[str]:
     """Where the graph of the source, or of the target, is not quite what its weights are used with."""
-    layers, last = source.checkpoint.metadata.get("layers", ()), source.ledger.layout.last_relu
-    first = source.ledger.unit_name(next(iter(source.architecture.units)))
-    listed = first in layers  # else the network is a layer of another model, and its own layers are not listed
-    if last and listed and last not in layers and HEAD in source.architecture.units:
-        yield f"the file's own graph lacks the last ReLU ({last}): its logits are not those of this network"
     if source.contract.output not in ("logits", contract.output) and HEAD in source.architecture.units:
         yield f"the network ends in {source.contract.output}, and a file of {target.name} in {contract.output}"
     if source.contract.pool_rounding != contract.pool_rounding:

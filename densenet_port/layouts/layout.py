@@ -89,7 +89,6 @@ class Layout:
     when: Mapping[str, Any]
     prefer: Mapping[str, Any]
     classes: int
-    last_relu: str
     pool: str
     body_prefix: str
     contract: Contract

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from densenet_port.checkpoint import Tensor
-from densenet_port.layouts.layout import Kernels, Layout, TensorKey
+from densenet_port.layouts.layout import SPLIT, Kernels, Layout, TensorKey
 from densenet_port.layouts.scan import FLOATS, NUMBER, Match, Place, Scan, inside
 from densenet_port.layouts.schema import FIRST_CONVS, generic, kind_of
 from densenet_port.network.architecture import Architecture
@@ -29,7 +29,9 @@ class Claim(NamedTuple):
     @property
     def holder(self) -> str:
         """What the names of its unit's tensors begin with in the file."""
-        return self.name[: self.name.rfind(self.unit_name) + len(self.unit_name)]
+        end = self.name.rfind(self.unit_name) + len(self.unit_name)
+        rest = re.match(f"(.*)[{SPLIT}]", self.name[end:])  # `conv1_bn/gamma` may be of the unit conv1
+        return self.name[:end] + (rest[1] if rest else "")
 
 
 class WrongShape(NamedTuple):

@@ -104,7 +104,7 @@ class _Follower:
                 self.values[operation.name] = self.take(operation, before)
             if operation.name in self.values and operation.name == "stem.pool":
                 self.note("stem_pool", self.contract.stem_pool)
-        if not self.no_top:
+        if not self.no_top:  # what stands behind a body is left out by the user's word
             self.end()
 
     def before(self, operation: Operation) -> Pieces:
@@ -158,7 +158,8 @@ class _Follower:
                 shown = " and ".join(sorted(map(str, values)))
                 raise MisfitError(f"its layers differ in {key}: {shown}", hint="ours can only have one")
             (facts[key],) = values
-        return Evidence(facts, tuple(self.notes), (self.assumption(),) if self.gaps else ())
+        gaps = (self.assumption(),) if self.gaps else ()
+        return Evidence(facts, tuple(self.notes), (*self.source.assumed, *gaps))
 
     def assumption(self) -> str:
         """What somebody's code is taken to do, and where."""

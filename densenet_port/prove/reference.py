@@ -17,6 +17,7 @@ from densenet_port.network.contract import Contract, Origin
 from densenet_port.prove.job import require_buildable
 
 COMPUTED = ("epsilon", "stem_padding", "stem_pool", "pool_rounding")  # the entries of a contract that logits depend on
+KERAS = ("keras", "keras-h5")  # containers whose whole models Keras loads
 CLOSE = 1e-6  # of an epsilon: a graph may keep it in float32, which is within 6e-8 of what is meant
 BY: dict[Origin, str] = {
     "graph": "by its own graph",
@@ -44,6 +45,8 @@ def reference_of(network: Network, *, trust: bool = False) -> Reference:
     With `trust` the file's own code may run.
     """
     software = SOFTWARE[network.ledger.layout.reference]
+    if network.checkpoint.graph is not None and network.checkpoint.container in KERAS and not software.on_keras:
+        return Reference("keras")  # a whole model of Keras's, in a layout that no software of ours builds
     because = None if runs_whole(network, software, trust=trust) else _untold(network) or _unlike(network, software)
     return Reference(software.name) if because is None else Reference("numpy", because)
 
@@ -52,7 +55,8 @@ def runs_whole(network: Network, software: Software, *, trust: bool = False) -> 
     """Whether the file holds a whole model, which the software runs as it is; code of its own with `trust` alone."""
     metadata = network.checkpoint.metadata
     is_known = not metadata.get("own_code") and not (network.evidence and network.evidence.assumed)
-    return software.whole is not None and software.whole in metadata and (trust or is_known)
+    is_whole = network.checkpoint.graph is not None and software.whole is not None and software.whole in metadata
+    return is_whole and (trust or is_known)
 
 
 def _untold(network: Network) -> str | None:

@@ -6,6 +6,7 @@ names that today's Keras refuses are put in afterwards, as the older software ha
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -221,28 +222,32 @@ def test_a_head_of_two_layers_is_not_taken_for_one(saved, tmp_path):
 
 
 @pytest.mark.parametrize("container", ["-whole.h5", ".keras"])
-def test_a_maximum_over_the_picture_is_told(saved, tmp_path, container):
-    """No weight shows it, and the layouts all take the mean."""
-    file = tmp_path / f"maximum{container}"
+def test_a_maximum_over_the_picture_is_another_network(saved, tmp_path, container):
+    """No weight shows it; the body is the same."""
+    file = edited(saved / f"transfer{container}", tmp_path / f"maximum{container}", pooled)
 
-    def pooled(text):
-        return text.replace("GlobalAveragePooling2D", "GlobalMaxPooling2D")
+    with pytest.raises(MisfitError, match="behind final.norm expected the mean .*, found GlobalMaxPooling2D") as error:
+        convert(file, out=None)
 
-    if container == ".keras":
-        with zipfile.ZipFile(saved / "transfer.keras") as old, zipfile.ZipFile(file, "w") as new:
-            for name in old.namelist():
-                data = old.read(name)
-                new.writestr(name, pooled(data.decode()) if name == "config.json" else data)
-    else:
-        changed(
-            saved / "transfer-whole.h5",
-            file,
-            lambda opened: opened.attrs.update(model_config=pooled(opened.attrs["model_config"])),
+    assert error.value.hint == "--no-top takes what is a DenseNet of it"
+    assert read(file, no_top=True).architecture.classes is None
+
+
+def pooled(text):
+    return text.replace("GlobalAveragePooling2D", "GlobalMaxPooling2D")
+
+
+def edited(file, path, change):
+    """A copy of a whole model whose configuration, a text, was changed."""
+    if file.suffix != ".keras":
+        return changed(
+            file, path, lambda opened: opened.attrs.update(model_config=change(opened.attrs["model_config"]))
         )
-
-    notes = [convert(path, out=None).notes for path in (file, saved / f"transfer{container}")]
-
-    assert [any("takes the maximum over the picture" in note for note in many) for many in notes] == [True, False]
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            new.writestr(name, change(data.decode()) if name == "config.json" else data)
+    return path
 
 
 def forget_us(file):
@@ -291,16 +296,27 @@ def last_relu(saved, name):
         return [layer for layer in file.attrs["layer_names"] if layer.startswith("re_lu")][-1]
 
 
-def test_a_graph_without_the_last_relu_is_told(saved, tmp_path):
-    """Keras 2.1.3 to keras_applications 1.0.4 left it out; the weights are those of the network that has it."""
-    names = {**OLD, "predictions": "fc1000", last_relu(saved, "applications"): "relu"}
-    old = with_old_names(names, saved / "applications.h5", tmp_path / "old.h5", relu=False)
+@pytest.mark.parametrize("container", ["-whole.h5", ".keras"])
+def test_a_graph_without_the_last_relu_is_another_network(saved, tmp_path, container):
+    """Keras 2.1.3 to keras_applications 1.0.4 left it out; the weights alone are those of the network that has it."""
+    file = edited(saved / f"applications{container}", tmp_path / f"old{container}", without_last_relu)
 
-    done = convert(old, out=tmp_path / "port.safetensors")
+    with pytest.raises(MisfitError, match="behind final.norm expected ReLU, found GlobalAveragePooling2D") as error:
+        convert(file, out=None)
 
-    told = "the file's own graph lacks the last ReLU (relu): its logits are not those of this network"
-    assert done.notes == (told,)
-    assert max(farthest(read(tmp_path / "port.safetensors"), truth(saved, "applications"))) <= FULL
+    assert error.value.hint == "a DenseNet that was changed is another network: only its own software runs it"
+    assert convert(saved / "applications.h5", out=None).notes == ()
+
+
+def without_last_relu(text):
+    """A configuration whose last ReLU is passed by."""
+    config = json.loads(text)
+    layers = config["config"]["layers"]
+    relu = [layer for layer in layers if layer["class_name"] == "ReLU"][-1]
+    pool = next(layer for layer in layers if layer["class_name"] == "GlobalAveragePooling2D")
+    pool["inbound_nodes"] = relu["inbound_nodes"]
+    layers.remove(relu)
+    return json.dumps(config)
 
 
 # -- files without names ---------------------------------------------------------------------------------------------
@@ -437,21 +453,33 @@ def test_a_whole_model_says_its_output(saved, container):
 def test_a_whole_model_that_only_looks_like_titu1994s_says_its_own_contract(saved, tmp_path, epsilon, padding):
     """Automatic names are any Keras user's; the graph's own epsilon and padding count."""
 
-    def other(file):
-        config = json.loads(file.attrs["model_config"])
-        for layer in config["config"]["layers"]:
+    def other(text):
+        config = json.loads(text)
+        layers = config["config"]["layers"]
+        for layer in list(layers):
             if layer["class_name"] == "BatchNormalization":
                 layer["config"]["epsilon"] = epsilon
             if layer["config"].get("strides") == [2, 2] and layer["class_name"] != "AveragePooling2D":
                 layer["config"]["padding"] = padding
-        pads = [{"class_name": "ZeroPadding2D", "config": {"name": f"pad{number}"}} for number in (1, 2)]
-        config["config"]["layers"][1:1] = pads
-        file.attrs["model_config"] = json.dumps(config)
+                if padding == "valid":
+                    zeros_before(layer, layers)
+        return json.dumps(config)
 
-    told = read(changed(saved / "titu1994-whole.h5", tmp_path / "other.h5", other))
+    told = read(edited(saved / "titu1994-whole.h5", tmp_path / "other.h5", other))
 
     expected = {"same": "same", "valid": "symmetric"}[padding]
     assert (told.contract.epsilon, told.contract.stem_padding) == (epsilon, expected)
+
+
+def zeros_before(layer, layers):
+    """Put half a kernel of zeros around what a layer reads."""
+    width = (layer["config"].get("kernel_size") or layer["config"]["pool_size"])[0] // 2
+    name = f"zeros_{width}"
+    pad = {"class_name": "ZeroPadding2D", "name": name, "config": {"name": name, "padding": [[width] * 2] * 2}}
+    layers.append(pad | {"inbound_nodes": layer["inbound_nodes"]})
+    text = json.dumps(layer["inbound_nodes"])
+    (history,) = re.findall(r'"keras_history": (\[[^]]*\])', text)
+    layer["inbound_nodes"] = json.loads(text.replace(history, json.dumps([name, 0, 0])))
 
 
 def test_an_archive_without_names_says_whose_class_it_holds(saved, tmp_path):

@@ -13,6 +13,7 @@ from densenet_port.formats.keras import archive as keras_archive
 from densenet_port.formats.keras.h5_write import write_weights_h5
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
+from densenet_port.network.follow import follow
 from tests.support.containers import SMALL, blueprint, content, peak, telling, true, weights
 from tests.support.keras_process import loaded_by_keras, real_files, truth
 
@@ -74,13 +75,12 @@ def test_an_archive_has_keras_own_tensors_in_the_model_s_order():
     assert content(found.tensors) == true(truth("automatic"))
 
 
-def test_version_configuration_and_epsilon_are_metadata():
-    """All norms of the configuration agree on an epsilon; the last layer is a Dense."""
+def test_version_and_configuration_are_metadata():
+    """What the configuration says of the network is its graph."""
     found = dict(keras_archive.read(real_files() / "automatic.keras").metadata)
     assert found.pop("layers")[:3] == ["input_layer", "stem", "batch_normalization"]
 
-    expected = {"keras_version": "3.15.1", "config": found["config"], "epsilon": 1.001e-5, "output": "logits"}
-    assert found == expected | {"kernels": "tensorflow"}
+    assert found == {"keras_version": "3.15.1", "config": found["config"], "kernels": "tensorflow"}
 
 
 def test_the_optimizer_comes_last():
@@ -135,7 +135,9 @@ def test_what_we_write_reads_back_the_same(case, tmp_path):
     keras_archive.write(tmp_path / "x", weights(arch), telling(arch, contract), blueprint(arch, contract))
 
     found = keras_archive.read(tmp_path / "x")
-    assert (content(found.tensors), found.metadata["epsilon"]) == (content(weights(arch)), contract.epsilon)
+    assert content(found.tensors) == content(weights(arch))
+    facts = follow(found.graph(), arch, blueprint(arch, contract).layers).facts
+    assert facts == {key: getattr(contract, key) for key in facts}
 
 
 def test_layers_without_weights_give_way_to_ours(tmp_path):

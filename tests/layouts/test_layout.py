@@ -182,8 +182,8 @@ BODY_UNITS = "block{b}.layer{l}.conv1, block{b}.layer{l}.conv2, block{b}.layer{l
 UNITS = f"{BODY_UNITS}, final.norm, head.dense, stem.conv, stem.norm, transition{{b}}.conv, transition{{b}}.norm"
 KEYS_OF_A_TABLE = ", ".join(
     [
-        *("about", "body", "classes", "containers", "contract", "first", "ignore", "include", "last_relu"),
-        *("layout", "only", "order", "pool", "prefer", "reference", "tensors", "units", "when"),
+        *("about", "body", "classes", "containers", "contract", "first", "ignore", "include", "layout"),
+        *("only", "order", "pool", "prefer", "reference", "tensors", "units", "when"),
     ]
 )
 CONTRACT = "epsilon, stem_padding, stem_pool, pool_rounding, output, input"

@@ -11,8 +11,6 @@ that Keras does not default, which makes it more portable than what Keras itself
 """
 
 import json
-import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -63,14 +61,17 @@ def _checkpoint(path: Path, config: Any, saved: Any, root: Node) -> Checkpoint:
     """The checkpoint of a configuration, what was saved of its making, and the root group of the weights."""
     named = dict(_named(config, ()))
     objects = sorted(keras_h5.weighted(root), key=_Order(named))
+    spelled = keras_h5.spell(path, objects, named or keras_h5.stored_names(objects))
+    tensors, graph = _keras_graph.of_file(path, config, spelled, by_class=True)
     return Checkpoint(
         path=path,
         container="keras",
-        tensors=keras_h5.spell(path, objects, named or keras_h5.stored_names(objects)),
+        tensors=tensors,
         metadata=({"keras_version": saved["keras_version"]} if "keras_version" in saved else {})
         | {"kernels": "tensorflow"}
         | _keras_graph.metadata_of(config),
         record=keras_h5.record_of(root),
+        graph=graph,
     )
 
 
@@ -97,20 +98,12 @@ def _json(member: Member) -> Any:
 
 def _named(model: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
     """Path in the weights and name of each layer of a model's configuration, in its order, models within it too."""
-    counts = Counter[str]()
     outer = tuple(part for part in place if part != "layers")
-    for layer in model["config"].get("layers", []):
-        kind = _snake(layer["class_name"])
-        path = (*place, "layers", f"{kind}_{counts[kind]}" if counts[kind] else kind)
-        counts[kind] += 1
-        yield path, "/".join((*outer, layer["config"].get("name") or layer["name"]))
+    layers = model["config"].get("layers", [])
+    for layer, part in zip(layers, _keras_graph.class_numbers(layers), strict=True):
+        path = (*place, "layers", part)
+        yield path, "/".join((*outer, _keras_graph.name_of(layer)))
         yield from _named(layer, path)
-
-
-def _snake(name: str) -> str:
-    """A class's name as Keras spells it in paths: `BatchNormalization` → `batch_normalization`."""
-    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 class _Order:

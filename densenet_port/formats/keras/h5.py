@@ -102,7 +102,9 @@ def _legacy(path: Path, root: Node, group: Node, layers: list[str]) -> Checkpoin
     if any(name.endswith("/running_std") for name in tensors) and record is None:
         notes = [*metadata.get("notes", []), *_of_keras_1(path, metadata.get("keras_version"))]
         metadata |= {"notes": notes} if notes else {}
-    return Checkpoint(path=path, container="keras-h5", tensors=tensors, metadata=metadata, record=record)
+    is_theano = metadata.get("backend") == "theano"
+    tensors, graph = _keras_graph.of_file(path, metadata.get("config"), tensors, theano=is_theano)
+    return Checkpoint(path=path, container="keras-h5", tensors=tensors, metadata=metadata, record=record, graph=graph)
 
 
 def _layer(group: Node, layer: str) -> Iterator[tuple[str, Tensor]]:

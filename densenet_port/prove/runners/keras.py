@@ -15,6 +15,7 @@ from densenet_port.network.contract import Contract
 from densenet_port.network.numpy import forward
 from densenet_port.prove.job import Job, Run
 from densenet_port.prove.runners import last, versions
+from densenet_port.prove.runners.keras_file import Answers, run_file
 from densenet_port.prove.runners.numpy import read_by_table
 
 Shape = tuple[int | None, ...]
@@ -24,8 +25,10 @@ FLOAT64 = 1e-10  # of the logits' deviation: what float64 keeps and float32 (1e-
 
 
 def run_keras(job: Job) -> Run:
-    """Our own Keras model of a file of any layout."""
+    """The model in a file that holds one; else our own Keras model of a file of any layout."""
     _set_keras(job)
+    if job.whole and (answers := run_file(job)):
+        return _of_file(answers, job)
     network, digests = _own_network(job.bare())
     return _outputs(network, digests, job)
 
@@ -65,8 +68,10 @@ def run_kimm(job: Job) -> Run:
 
 
 def _run_owned(job: Job, build: Build, shape: Shape) -> Run:
-    """The network of the software that owns the file's layout, which loads the file itself."""
+    """The model in the file where it holds one; else the software's own network, which loads the file itself."""
     _set_keras(job)
+    if job.whole and (answers := run_file(job)):
+        return _of_file(answers, job)
     if job.reading.within is not None:
         message = f"{job.path}: {job.network} loads a file as a whole, not what is within {job.reading.within}"
         raise UsageError(message, hint="save that network to a file of its own to have it run")
@@ -182,6 +187,20 @@ def _outputs(network: Any, digests: Mapping[str, str], job: Job) -> Run:
         variables=digests,
         versions=versions(package, job.backend, *more),
         read_by=SOFTWARE[job.network].reads,
+    )
+
+
+def _of_file(answers: Answers, job: Job) -> Run:
+    """The run of a model that Keras loaded from its file."""
+    logits = answers.logits
+    package, *more = SOFTWARE["keras"].packages
+    return Run(
+        logits=logits,
+        taps={unit: answers.taps[unit] for unit in job.taps if unit in answers.taps},
+        computed_in=_precision() if logits.dtype == np.float64 else logits.dtype.name,
+        variables=_digests(answers.variables),
+        versions=versions(package, job.backend, *more),
+        read_by="file",
     )
 
 
