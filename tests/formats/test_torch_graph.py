@@ -2,7 +2,7 @@
 
 import copy
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,10 +17,10 @@ from densenet_port.network.architecture import Architecture
 from tests.support.networks import images, torchvision_network
 from tests.support.torch_networks import monai_network, timm_network, torchxrayvision_network
 
-SMALL = Architecture.named("layers=1-1,growth_rate=8,init_channels=16,classes=3")
-GREY = Architecture.named("layers=1-1,growth_rate=8,init_channels=16,classes=3,channels=1")
-DEEP = Architecture.named("layers=1-1,growth_rate=8,init_channels=16,classes=3,stem=deep")
-SIDE = 28  # the map in front of the transition has an odd side
+SMALL = Architecture.named("layers=1-1,growth_rate=4,init_channels=8,classes=3")
+GREY = Architecture.named("layers=1-1,growth_rate=4,init_channels=8,classes=3,channels=1")
+DEEP = Architecture.named("layers=1-1,growth_rate=4,init_channels=8,classes=3,stem=deep")
+SIDE = 20  # the map in front of the transition has an odd side
 FUNCTIONS = {
     "logits": lambda x: x,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
@@ -31,8 +31,7 @@ FUNCTIONS = {
 }
 NETWORKS = {  # layout, and a network of it
     "torchvision": ("torchvision", lambda: torchvision_network(replace(SMALL, layers=(2, 1)), 0)),
-    "timm": ("torchvision", lambda: timm_network(SMALL, "max")),
-    "timm's with a deep stem and a blur": ("timm-blur", lambda: timm_network(DEEP, "blur")),
+    "timm": ("timm-blur", lambda: timm_network(DEEP, "blur")),
     "MONAI": ("monai", lambda: owned("monai", monai_network, SMALL)),
     "torchxrayvision": ("torchxrayvision", lambda: owned("torchxrayvision", torchxrayvision_network, GREY)),
 }
@@ -121,11 +120,14 @@ PUT_IN: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def put_in(network: nn.Module) -> Iterator[Change]:
+FEW = ("LeakyReLU", "Identity", "Dropout", "Swish")  # for classes that have more places
+
+
+def put_in(network: nn.Module, names: Iterable[str]) -> Iterator[Change]:
     """The network with a module behind a part of a sequence, in the place of one without tensors, and beside it."""
     for path, module in network.named_modules():
         for key, part in list(module.named_children()):
-            for name, make in PUT_IN.items():
+            for name, make in ((name, PUT_IN[name]) for name in names):
                 if isinstance(module, nn.Sequential):
                     yield Change(f"{name} behind {path}.{key}", behind(network, path, key, make()))
                 if not list(part.parameters()):
@@ -205,14 +207,15 @@ def test_no_change_of_a_setting_makes_another_function_unseen(tmp_path, name):
 def test_no_module_that_is_put_in_makes_another_function_unseen(tmp_path, name):
     """One at a time, at every place; somebody's own class is an assumption, if the rest fits."""
     layout, make = NETWORKS[name]
+    names = FEW if name == "timm" else PUT_IN
     network = make().double()
-    verdicts = {change.what: verdict(change, layout, tmp_path / "x.pth") for change in put_in(network)}
+    verdicts = {change.what: verdict(change, layout, tmp_path / "x.pth") for change in put_in(network, names)}
 
     counts = Counter(verdicts.values())
     assert [what for what, kind in verdicts.items() if kind == "another"] == []
     assert {what.split()[0] for what, kind in verdicts.items() if kind == "assumed"} == {"Swish"}
     assert [what for what, kind in verdicts.items() if kind == "right" and what.startswith("Swish")] == []
-    assert counts["refused"] > 200
+    assert counts["refused"] > 100
     assert counts["right"] > 20
 
 
