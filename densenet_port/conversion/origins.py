@@ -13,8 +13,10 @@ from densenet_port.conversion.modules import reasons
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.layouts.layout import Layout
 from densenet_port.layouts.match import Ledger
+from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import ENTRIES, Contract, Input, Origin
 from densenet_port.network.follow import Evidence
+from densenet_port.network.graph import graph
 
 TYPES: dict[str, Callable[[Any], object]] = {  # what a file's own graph may say of the contract
     "epsilon": float,
@@ -43,7 +45,7 @@ def known(checkpoint: Checkpoint, ledger: Ledger, evidence: Evidence | None, wor
     by_graph = {key: kind(checkpoint.metadata[key]) for key, kind in TYPES.items() if key in checkpoint.metadata}
     by_graph |= evidence.facts if evidence else {}
     contract, origins = _recorded(checkpoint) or _usual(checkpoint, ledger)
-    contract = _agreeing(checkpoint, contract, by_graph)
+    contract = _agreeing(checkpoint, ledger.architecture, contract, by_graph)
     origins = {**origins, **dict.fromkeys(by_graph, "graph"), **_outside(evidence)}
     contract, origins = _corrected(checkpoint, contract, origins, words or {})
     return Known(contract, {key: origins[key] for key in ENTRIES})
@@ -98,21 +100,30 @@ def _outside(evidence: Evidence | None) -> dict[str, Origin]:
     return {key: "assumed" for key in ENTRIES if key in ("input", "output") or key not in evidence.facts}
 
 
-def _agreeing(checkpoint: Checkpoint, contract: Contract, by_graph: Mapping[str, Any]) -> Contract:
+def _agreeing(
+    checkpoint: Checkpoint, numbers: Architecture, contract: Contract, by_graph: Mapping[str, Any]
+) -> Contract:
     """The contract with what the graph says. Raises MisfitError where a record says another thing."""
-    if checkpoint.record and "contract" in checkpoint.record:
-        for key, value in by_graph.items():
-            if not _same(getattr(contract, key), value):
-                hint = "the graph was changed after it was written; take the record out of the file to have it read"
-                recorded = getattr(contract, key)
-                raise MisfitError(
-                    f"{checkpoint.path}: its graph has the {key} {value}, its record {recorded}", hint=hint
-                )
-        return contract
     try:
-        return replace(contract, **cast("Any", dict(by_graph)))
+        by_its_graph = replace(contract, **cast("Any", dict(by_graph)))
     except MisfitError as error:
         raise MisfitError(f"{checkpoint.path}: {error.message}", hint="its graph says so; repair it there") from error
+    if not (checkpoint.record and "contract" in checkpoint.record):
+        return by_its_graph
+    for key, value in by_graph.items():
+        recorded = getattr(contract, key)
+        if not _same(recorded, value) and _matters(numbers, contract, by_its_graph, key):
+            hint = "the graph was changed after it was written; take the record out of the file to have it read"
+            raise MisfitError(f"{checkpoint.path}: its graph has the {key} {value}, its record {recorded}", hint=hint)
+    return contract
+
+
+def _matters(numbers: Architecture, contract: Contract, other: Contract, key: str) -> bool:
+    """Whether another value of an entry makes another function: a stem without a stride has no padding to choose."""
+    if key == "input":
+        return True
+    changed = replace(contract, **cast("Any", {key: getattr(other, key)}))
+    return graph(numbers, changed).operations != graph(numbers, contract).operations
 
 
 def _same(recorded: object, value: object) -> bool:

@@ -17,12 +17,12 @@ What stands there is checked when it is read, entries that are missing or unknow
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from densenet_port.errors import CorruptError, MisfitError
 from densenet_port.formats.source import AGAIN
 from densenet_port.network.architecture import Architecture
-from densenet_port.network.contract import Contract
+from densenet_port.network.contract import ENTRIES, Contract, Origin
 from densenet_port.strict import Fields
 
 RECORD = "densenet_port"
@@ -39,8 +39,13 @@ def parse_record(path: Path, text: str | bytes) -> dict[str, Any]:
     fields = Fields(where, record, refused)
     for key in _TEXTS & record.keys():
         fields.text(key)
-    for key in {"mappings", "origins", "tensors"} & record.keys():
+    for key in {"mappings", "tensors"} & record.keys():
         fields.text_map(key)
+    if "origins" in record:
+        origins = fields.fields("origins")
+        origins.check_keys(ENTRIES, optional=ENTRIES)
+        for key in origins.content:
+            origins.one_of(key, get_args(Origin))
     if record.get("absorbed") is not None:
         _check_absorbed(fields.fields("absorbed"))
     try:

@@ -1,6 +1,6 @@
 """The contract: what must hold beside the weights for a network to be the same function."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any, Literal, get_args
@@ -13,6 +13,7 @@ Rounding = Literal["floor", "ceil"]
 Activation = Literal["softmax", "sigmoid", "relu", "tanh", "log_softmax"]
 Output = Literal["logits", Activation]
 Order = Literal["rgb", "bgr", "grey"]
+_EXACT = 1e-12  # of a number: what float64's arithmetic with decimals loses at most, and far less than a float32 has
 Origin = Literal["graph", "record", "software", "user", "assumed"]
 ENTRIES = ("epsilon", "stem_padding", "stem_pool", "pool_rounding", "output", "input")
 """The entries of a contract. Each has an origin, by which it is known:
@@ -58,6 +59,36 @@ class Input:
     def to_json(self) -> dict[str, Any]:
         """The input as plain JSON values."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def input_of(factors: Sequence[float], offsets: Sequence[float], order: Order) -> Input:
+    """The input of a network whose picture is prepared as x = factor · pixel + offset, for each channel.
+
+    `scale` is 255 where mean and std are shorter decimals so: 0.485 and 0.229 of 255 rather than 123.675 and 58.395.
+    Raises MisfitError for a factor of zero, and for numbers that are not finite.
+    """
+    if not all(map(isfinite, (*factors, *offsets))) or 0 in factors:
+        raise MisfitError(f"a preparation that can be undone was expected, found a picture times {list(factors)}")
+    ways = []
+    for scale in (1.0, 255.0):
+        mean = tuple(_clean(-offset / factor / scale) for factor, offset in zip(factors, offsets, strict=True))
+        std = tuple(_clean(1 / (factor * scale)) for factor in factors)
+        ways.append(Input(order=order, scale=scale, mean=mean, std=std))
+    return min(ways, key=lambda way: sum(map(digits, (*way.mean, *way.std))))
+
+
+def _clean(number: float) -> float:
+    """The shortest decimal that differs by no more than float64's rounding."""
+    for count in range(1, 17):
+        decimal = float(f"{number:.{count}g}")
+        if abs(decimal - number) <= _EXACT * abs(number):
+            return decimal + 0.0  # no minus zero
+    return float(number)
+
+
+def digits(number: float) -> int:
+    """How many digits a decimal has, without zeros at its ends."""
+    return len(repr(abs(number)).partition("e")[0].replace(".", "").strip("0"))
 
 
 @dataclass(frozen=True, kw_only=True)

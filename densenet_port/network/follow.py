@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn, cast, get_args
 
 from densenet_port.errors import MisfitError
 from densenet_port.file_graph import INPUT, FileGraph, Step
-from densenet_port.network.contract import Activation, Contract, Input, Order
+from densenet_port.network.contract import Activation, Contract, Input, Order, input_of
 from densenet_port.network.graph import IMAGES, STEMS, Numbers, Operation, OperationKind, graph
 from densenet_port.network.units import HEAD
 
@@ -412,18 +412,10 @@ def _sum(one: Any, other: Any) -> Any:
 def _input(factors: list[float], offsets: list[float], channels: int, *, is_reversed: bool) -> Input:
     """The input that is prepared by x = pixel · factor + offset: (pixel / scale − mean) / std."""
     factors, offsets = (numbers * channels if len(numbers) == 1 else numbers for numbers in (factors, offsets))
-    if 0 in factors or len(factors) != channels:
-        raise MisfitError("its own graph prepares pictures by a factor of zero, or for another number of channels")
-    scale = 255.0 if max(map(abs, factors)) < 0.1 else 1.0  # pixels of 0 … 255 are usually brought to 0 … 1 first
-    std = tuple(_short(1 / (scale * factor)) for factor in factors)
-    mean = tuple(_short(-offset / (scale * factor)) for factor, offset in zip(factors, offsets, strict=True))
+    if len(factors) != channels:
+        raise MisfitError(f"its own graph prepares pictures of {len(factors)} channels, the network has {channels}")
     order: Order = "grey" if channels == 1 else "bgr" if is_reversed else "rgb"
-    return Input(order=order, scale=scale, mean=mean, std=std)
-
-
-def _short(number: float) -> float:
-    """The shortest decimal that is the number but for rounding in its last places."""
-    return float(f"{number:.12g}") + 0.0  # no negative zero
+    return input_of(factors, offsets, order)
 
 
 def _text(value: Any) -> str:

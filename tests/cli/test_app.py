@@ -39,7 +39,11 @@ def test_a_checkpoint_converts_with_no_option(small, tmp_path):
         "  91 tensors used, 18 ignored by '{unit}.num_batches_tracked'; 91 of 91 slots filled",
         "  7 classes; epsilon 1e-05, symmetric stem padding, rgb input",
     ]
-    assert lines[3].startswith(f"net.weights.h5: keras, {size:,} bytes, ")
+    assert lines[3] == (
+        "  assumed: input rgb, scale 255, mean 0.485/0.456/0.406, std 0.229/0.224/0.225; the rest as torchvision's "
+        "software builds it, which weights alone do not tell"
+    )
+    assert lines[4].startswith(f"net.weights.h5: keras, {size:,} bytes, ")
 
 
 def test_pools_are_told_where_they_are_not_the_original_network_s():

@@ -18,7 +18,8 @@ def layer(kind, name, reads=(), *, keywords=None, **config):
     """A layer of Keras 3 that reads others."""
     tensors = [{"class_name": "__keras_tensor__", "config": {"keras_history": [read, 0, 0]}} for read in reads]
     nodes = [{"args": [tensors] if len(tensors) > 1 else tensors, "kwargs": keywords or {}}] if tensors else []
-    return {"class_name": kind, "name": name, "config": {"name": name, **config}, "inbound_nodes": nodes}
+    config = {"name": name, "trainable": True, **config}
+    return {"class_name": kind, "name": name, "config": config, "inbound_nodes": nodes}
 
 
 def older(kind, name, reads=(), **config):
@@ -168,13 +169,15 @@ def test_models_within_models_are_paths(first):
     assert names == [["middle/inner/r", "f"], ["functional/functional/r", "f"]]
 
 
-def test_a_legacy_file_leaves_models_in_the_middle_out():
+@pytest.mark.parametrize("name", ["r", "stage1/r"])
+def test_a_legacy_file_leaves_models_in_the_middle_out(name):
     """Its tensors stand below the outermost one."""
-    inner = json.loads(json.dumps(nested()).replace('"class_name": "ReLU"', '"class_name": "Dense"'))
+    text = json.dumps(nested()).replace('"class_name": "ReLU"', '"class_name": "Dense"')
+    inner = json.loads(text.replace('"r"', f'"{name}"'))
 
-    made = graph(inner, {"middle/r/kernel": Tensor((3, 3), "float32", lambda: np.ones((3, 3)))})
+    made = graph(inner, {f"middle/{name}/kernel": Tensor((3, 3), "float32", lambda: np.ones((3, 3)))})
 
-    assert (made.steps["middle/inner/r"].holder, made.outputs) == ("middle/r", ("f",))
+    assert (made.steps[f"middle/inner/{name}"].holder, made.outputs) == (f"middle/{name}", ("f",))
 
 
 def test_what_is_called_in_training_is_another_function():
@@ -385,7 +388,7 @@ def test_the_numbers_of_a_normalization_are_settings_or_tensors_of_the_file():
 def operation(kind, *arguments, module="keras.src.ops.numpy", **config):
     """The step of an operation of Keras 3 on the pictures, which stand as None among the arguments."""
     pictures = {"class_name": "__keras_tensor__", "config": {"keras_history": ["pictures", 0, 0]}}
-    made = layer(kind, "x", **config) | {"module": module}
+    made = layer(kind, "x") | {"config": {"name": "x", **config}} | ({"module": module} if module else {})
     made["inbound_nodes"] = [{"args": [pictures if part is None else part for part in arguments], "kwargs": {}}]
     return graph(model(PICTURES, made)).steps["x"]
 
@@ -402,9 +405,11 @@ ARITHMETIC = {
 }
 
 
+@pytest.mark.parametrize("module", ["keras.src.ops.numpy", None], ids=["archive", "legacy file"])
 @pytest.mark.parametrize(("words", "factors", "offsets"), ARITHMETIC.values(), ids=ARITHMETIC)
-def test_arithmetic_is_factors_and_offsets(words, factors, offsets):
-    step = operation(*words)
+def test_arithmetic_is_factors_and_offsets(words, factors, offsets, module):
+    """A legacy file does not say the operation's module."""
+    step = operation(*words, module=module)
 
     assert (step.kind, step.factors, step.offsets) == ("affine", factors, offsets)
 

@@ -30,7 +30,7 @@ SETTINGS: dict[str, dict[str, tuple[Any, ...]]] = {
         "kernel_size": ([1, 1], [3, 3], [5, 5]),
     },
     "BatchNormalization": {
-        "axis": (1, 2, [3], 3),
+        "axis": (1, 2, 3),
         "epsilon": (1e-3, 1e-2, 1.001e-5),
         "scale": (False,),
         "center": (False,),

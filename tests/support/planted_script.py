@@ -1,7 +1,7 @@
 """Keras in a process of its own, for configurations that were changed: what the network of each answers.
 
     python planted_script.py save FOLDER     flat.keras and nested.h5, their configurations and `weights.npz`
-    python planted_script.py run FOLDER      `answers.npz`: for each of `configs.json`, what Keras puts out for `pixels`
+    python planted_script.py run FOLDER      `answers.npz`: for each of `configs.json`, what Keras puts out
 
 A configuration has the weights of the file, layer by layer; where Keras makes no network of it, it has no answer.
 """
@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import keras
 import numpy as np
@@ -21,9 +21,11 @@ from tests.support.family_script import network, randomised
 SIDE = 40
 
 
-def pixels():
-    """Two pictures `n h w c` of whole numbers from 0 to 255."""
-    return np.random.default_rng(7).integers(0, 256, (2, SIDE, SIDE, 3)).astype(np.float32)
+def pictures(name):
+    """Two pictures `n h w c`: prepared ones for `flat`, pixels from 0 to 255 for `nested`, which prepares them."""
+    random = np.random.default_rng(7)
+    pixels = random.integers(0, 256, (2, SIDE, SIDE, 3))
+    return (pixels if name == "nested" else random.standard_normal(pixels.shape)).astype(np.float32)
 
 
 def save(folder):
@@ -60,23 +62,24 @@ def weights_of(model):
     }
 
 
-def answer(config, weights):
-    """What a configuration's network puts out; None where Keras makes none, or its layers have other weights."""
+def answer(config, weights, images):
+    """What a configuration's network puts out; in words where Keras makes none, or its layers have other weights."""
     try:
         model = keras.models.model_from_json(json.dumps(config))
         for layer in layers_with_weights(model):
-            layer.set_weights([weights[f"{layer.name}|{number}"] for number in range(len(layer.weights))])
-        outputs = model(pixels(), training=False)
+            names = [name for name in weights if name.rpartition("|")[0] == layer.name]
+            layer.set_weights([weights[name] for name in names])
+        outputs = model(images, training=False)
     except Exception as error:  # noqa: BLE001 (whatever Keras says to a configuration that is none)
         return str(error)
-    return np.array(outputs[0] if isinstance(outputs, list) else outputs)
+    return keras.ops.convert_to_numpy(outputs[0] if isinstance(outputs, list) else outputs)
 
 
 def run(folder):
     answers = {}
+    weights = {name: dict(np.load(folder / f"{name}.npz")) for name in ("flat", "nested")}
     for number, (name, config) in enumerate(json.loads((folder / "configs.json").read_text())):
-        keras.backend.clear_session()
-        made = answer(config, dict(np.load(folder / f"{name}.npz")))
+        made = answer(config, weights[name], pictures(name))
         answers[f"{number}"] = made if isinstance(made, np.ndarray) else np.array(f"no network: {made}")
     np.savez(folder / "answers.npz", **answers)
 

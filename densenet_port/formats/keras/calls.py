@@ -26,15 +26,16 @@ class Ref(NamedTuple):
 
 
 class Node(NamedTuple):
-    """One call of a layer: its arguments, in which references stand as `Ref`."""
+    """One call of a layer: its arguments, in which references stand as `Ref`, and those references in order."""
 
     arguments: list[Any]
     keywords: dict[str, Any]
+    refs: list[Ref]
 
-    @property
-    def refs(self) -> list[Ref]:
-        """What it reads, in order."""
-        return [*_each(Ref, [self.arguments, self.keywords])]
+    @classmethod
+    def of(cls, arguments: list[Any], keywords: dict[str, Any]) -> "Node":
+        """A call of arguments."""
+        return cls(arguments, keywords, [*_refs([arguments, keywords])])
 
 
 class Value(NamedTuple):
@@ -53,9 +54,9 @@ class Value(NamedTuple):
 class Call:
     """A call of a layer that is no model: its class, the name of its step and its tensors', settings and arguments.
 
-    In the arguments, what it reads stands as `Value`. `first` says that channels stand in front, `theano` that Theano
-    pads, `training` that the call is made as in training. `constants` are the layer's tensors where they are numbers of
-    the graph.
+    In the arguments, what it reads stands as `Value`; `inputs` are these, in order. `first` says that channels stand in
+    front, `theano` that Theano pads, `training` that the call is made as in training. `constants` are the layer's
+    tensors where they are numbers of the graph.
     """
 
     kind: str
@@ -63,16 +64,12 @@ class Call:
     holder: str
     config: Mapping[str, Any]
     arguments: list[Any]
+    inputs: list[Value]
     keywords: Mapping[str, Any] = field(default_factory=dict)
     first: bool = False
     theano: bool = False
     training: bool = False
     constants: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def inputs(self) -> list[Value]:
-        """What it reads, in order."""
-        return [*_each(Value, [self.arguments, dict(self.keywords)])]
 
     @property
     def title(self) -> str:
@@ -108,11 +105,11 @@ def replaced(content: Any, values: Mapping[Ref, Value]) -> Any:
 def _node(node: Any, names: Mapping[str, Any]) -> Node:
     """A call in the words of any Keras."""
     if isinstance(node, dict) and "args" in node:
-        return Node(_plain(node["args"]), _plain(node.get("kwargs", {})))
+        return Node.of(_plain(node["args"]), _plain(node.get("kwargs", {})))
     entries = [node] if _is_ref(node) else node
     keywords = {key: _older(value, names) for entry in entries[:1] for key, value in [*_keywords(entry).items()]}
     parts = [entry[2] if entry[0] == "_CONSTANT_VALUE" else Ref(*entry[:_HISTORY]) for entry in entries]
-    return Node(parts if len(parts) == 1 else [parts], keywords)
+    return Node.of(parts if len(parts) == 1 else [parts], keywords)
 
 
 def _keywords(entry: list[Any]) -> dict[str, Any]:
@@ -163,10 +160,10 @@ def _is_ref(content: Any) -> bool:
     )
 
 
-def _each(kind: Any, content: Any) -> Iterator[Any]:
-    """Everything of a kind among arguments."""
-    if isinstance(content, kind):
+def _refs(content: Any) -> Iterator[Ref]:
+    """The references among arguments."""
+    if isinstance(content, Ref):
         yield content
     elif isinstance(content, list | dict):
         for part in content.values() if isinstance(content, dict) else content:
-            yield from _each(kind, part)
+            yield from _refs(part)

@@ -177,9 +177,6 @@ class _Importer:
         self.steps: dict[str, Step] = {}
         self.size: Pair | None = None
         self.custom: list[str] = []
-        self.ends: dict[str, list[str]] = {}
-        for name in origin.holders:
-            self.ends.setdefault(name.rpartition("/")[2], []).append(name)
 
     # -- models --------------------------------------------------------------------------------------------------------
 
@@ -211,7 +208,7 @@ class _Importer:
             elif not values and layers_of(layer):
                 values = self.model(layer, (*place, part), None, training=training)
             else:
-                node = Node([Ref("", 0, 0)], {})
+                node = Node.of([Ref("", 0, 0)], {})
                 values = self.layer(layer, place, part, node, {Ref("", 0, 0): values[0]}, 0, training=training)
         return values
 
@@ -320,7 +317,7 @@ class _Importer:
     ) -> Call:
         """A call with what it reads; a layer's second one is called `relu:1`."""
         kind, name = str(layer["class_name"]), "/".join((*place, name_of(layer)))
-        holder = self.holder(name)
+        holder = self.holder(place, name_of(layer))
         keywords: dict[str, Any] = replaced(node.keywords, values)
         return Call(
             kind=operation(layer) or ALIASES.get(kind, kind),
@@ -328,6 +325,7 @@ class _Importer:
             holder=holder,
             config=layer["config"],
             arguments=replaced(node.arguments, values),
+            inputs=[values[ref] for ref in node.refs],
             keywords=keywords,
             first=self.first,
             theano=self.origin.theano,
@@ -359,13 +357,10 @@ class _Importer:
         """What stands before the names within each layer."""
         return class_numbers(layers) if self.origin.by_class else [name_of(layer) for layer in layers]
 
-    def holder(self, name: str) -> str:
-        """What the names of a layer's tensors begin with: its name; a legacy file leaves models in the middle out."""
-        if name in self.origin.holders or "/" not in name:
-            return name
-        top, last = name.partition("/")[0], name.rpartition("/")[2]
-        held = [other for other in self.ends.get(last, ()) if other.startswith(top + "/") or other == last]
-        return held[0] if len(held) == 1 else name
+    def holder(self, place: tuple[str, ...], name: str) -> str:
+        """What the names of a layer's tensors begin with: its path; a legacy file leaves models in the middle out."""
+        spellings = ["/".join((*place, name)), "/".join((*place[:1], name))]
+        return next((spelling for spelling in spellings if spelling in self.origin.holders), spellings[0])
 
     def statistics(self, holder: str) -> dict[str, Any]:
         """The numbers of a Normalization layer, which some files name and others count."""

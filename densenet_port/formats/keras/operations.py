@@ -7,6 +7,7 @@ TensorFlowOpLayer     RealDiv           tf.keras from 2.0 to 2.3, a `node_def` a
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from densenet_port.file_graph import Step
@@ -52,7 +53,8 @@ def operation(layer: dict[str, Any]) -> str | None:
         return str(config["function"])
     if kind in ("TensorFlowOpLayer", "AddV2TensorFlowOpLayer"):
         return str(_definition(config)["op"])
-    return kind if module.startswith(("keras.src.ops.", "keras.ops")) else None
+    is_bare = "module" not in layer and "trainable" not in config and kind.lower() in _NAMES
+    return kind if is_bare or module.startswith(("keras.src.ops.", "keras.ops")) else None
 
 
 def taken_operation(call: Call, steps: dict[str, Step]) -> Taken:
@@ -84,20 +86,7 @@ def _with_constants(call: Call) -> Call:
     arguments: list[Any] = list(call.inputs)
     for place, constant in sorted((int(key), value) for key, value in call.config.get("constants", {}).items()):
         arguments.insert(place, constant)
-    return _replaced(call, arguments)
-
-
-def _replaced(call: Call, arguments: list[Any]) -> Call:
-    """A call with other arguments."""
-    return Call(
-        kind=call.kind,
-        name=call.name,
-        holder=call.holder,
-        config=call.config,
-        arguments=arguments,
-        keywords=call.keywords,
-        first=call.first,
-    )
+    return replace(call, arguments=arguments)
 
 
 def _setting(call: Call, name: str, place: int) -> Any:

@@ -21,10 +21,10 @@ def count_from_0(nodes: dict[str, list[Node]], outputs: list[Ref]) -> None:
     def counted(ref: Ref) -> Ref:
         return ref._replace(call=ref.call - 1) if ref.layer in late else ref
 
+    every = _Every(counted)
     for name, calls in nodes.items():
-        nodes[name] = [
-            Node(replaced(node.arguments, _Every(counted)), replaced(node.keywords, _Every(counted))) for node in calls
-        ]
+        if any(ref.layer in late for node in calls for ref in node.refs):
+            nodes[name] = [Node.of(replaced(node.arguments, every), replaced(node.keywords, every)) for node in calls]
     outputs[:] = map(counted, outputs)
 
 
@@ -83,7 +83,7 @@ def split_batches(named: Mapping[str, Mapping[str, Any]], nodes: dict[str, list[
             sources = {ref for part in slices for ref in nodes[part][0].refs}
             if len(sources) == 1 and all(len(nodes[part]) == 1 for part in slices):
                 nodes[network] = calls[:1]
-                nodes[name] = [Node([joined[0]], {})]
+                nodes[name] = [Node.of([joined[0]], {})]
                 return {*slices, name}
     return set()
 

@@ -19,10 +19,9 @@ from densenet_port.checkpoint import Array
 from densenet_port.formats.onnx.chain import Chain, spread
 from densenet_port.formats.onnx.model import Constant
 from densenet_port.formats.onnx.steps import Channel, Step
-from densenet_port.network.contract import Input, Order
+from densenet_port.network.contract import Input, Order, digits, input_of
 
 _ARITHMETIC = ("Sub", "Div", "Mul", "Add")
-_EXACT = 1e-12  # of a number: what float64's arithmetic with decimals loses at most, and far less than a float32 has
 _SMALL = 2.0  # means and deviations of pictures of values up to 1 are smaller
 _COLOURS = 3
 
@@ -102,8 +101,8 @@ def meant(number: np.generic, *, factor: bool) -> float:
     decimal, kind = float(str(number)), type(number)
     if not (factor and isinstance(number, np.floating) and np.isfinite(decimal) and decimal):
         return decimal
-    for digits in range(1, _digits(decimal)):
-        inverse = float(f"{1 / decimal:.{digits}g}")
+    for count in range(1, digits(decimal)):
+        inverse = float(f"{1 / decimal:.{count}g}")
         if number in (kind(1 / inverse), np.divide(kind(1), kind(inverse))):
             return 1 / inverse
     return decimal
@@ -112,8 +111,8 @@ def meant(number: np.generic, *, factor: bool) -> float:
 def _preparation(factor: Array, offset: Array, *, turned: bool, nodes: tuple[str, ...]) -> Preparation:
     """The contract's input of a factor and an offset for each channel of the network."""
     count, notes = len(factor), list[str]()
-    ways = [(scale, *_mean_and_std(factor, offset, scale)) for scale in (1.0, 255.0)]
-    scale, mean, std = min(ways, key=lambda way: sum(map(_digits, (*way[1], *way[2]))))
+    plain = input_of(factor.tolist(), offset.tolist(), "rgb")
+    scale, mean, std = plain.scale, plain.mean, plain.std
     order, certain = _order(count, mean, turned=turned)
     if not certain:
         notes.append(
@@ -123,26 +122,6 @@ def _preparation(factor: Array, offset: Array, *, turned: bool, nodes: tuple[str
     if any(mean) and max(map(abs, (*mean, *std))) * scale <= _SMALL:
         notes.append("the graph prepares pictures of values from 0 to 1: divide pixels by 255 before they are prepared")
     return Preparation(Input(order=order, scale=scale, mean=mean, std=std), turned, nodes, tuple(notes))
-
-
-def _mean_and_std(factor: Array, offset: Array, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of the contract for a scale, without what rounding left behind the decimals."""
-    mean = tuple(_clean(-b / a / scale) for a, b in zip(factor, offset, strict=True))
-    return mean, tuple(_clean(1 / (a * scale)) for a in factor)
-
-
-def _clean(number: float) -> float:
-    """The shortest decimal that differs by no more than float64's rounding."""
-    for digits in range(1, 17):
-        decimal = float(f"{number:.{digits}g}")
-        if abs(decimal - number) <= _EXACT * abs(number):
-            return decimal + 0.0  # no minus zero
-    return float(number)
-
-
-def _digits(number: float) -> int:
-    """How many digits a decimal has, without zeros at its ends."""
-    return len(repr(abs(number)).partition("e")[0].replace(".", "").strip("0"))
 
 
 def _order(count: int, mean: tuple[float, ...], *, turned: bool) -> tuple[Order, bool]:
