@@ -9,8 +9,10 @@ import pytest
 from densenet_port.checkpoint import Checkpoint
 from densenet_port.conversion.load import Network
 from densenet_port.extras import SOFTWARE
+from densenet_port.file_graph import FileGraph
 from densenet_port.layouts.layout import Layout, layouts
 from densenet_port.layouts.match import Ledger
+from densenet_port.layouts.scan import Place
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import ENTRIES
 from densenet_port.prove import reference as references
@@ -25,6 +27,7 @@ NUMBERS = {"timm-deep": Architecture.named("264d"), "timm-blur": Architecture.na
 GRADES = {  # of a port that agrees with the reference of a file of weights in each layout
     "caffe": "proven",
     "flyyufelix": "agrees",
+    "gpleiss": "agrees",
     "keras": "agrees",
     "keras-applications": "proven",
     "keras-hub": "proven",
@@ -57,7 +60,7 @@ def network_of(layout, path, *, architecture=None, origin="software", metadata=N
     ledger = Ledger(
         layout=layout,
         architecture=numbers,
-        prefix="",
+        place=Place(),
         claims={},
         ignored={},
         missing={},
@@ -162,6 +165,7 @@ def test_software_that_runs_the_whole_file_asks_neither(file, monkeypatch):
     whole = {**SOFTWARE, "torchvision": SOFTWARE["torchvision"]._replace(whole="whole")}
     monkeypatch.setattr(references, "SOFTWARE", whole)
     network = network_of(Layout.load("torchvision"), file, origin="graph", metadata={"whole": "model"}, epsilon=1e-3)
+    network = replace(network, checkpoint=replace(network.checkpoint, graph=lambda: FileGraph(steps={}, outputs=())))
     bare = replace(network, checkpoint=replace(network.checkpoint, metadata={}))
 
     assert [reference_of(one).software for one in (network, bare)] == ["torchvision", "numpy"]

@@ -1,6 +1,7 @@
 """Networks that run in Keras 3, on any of its backends."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from densenet_port.checkpoint import array_digest
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.extras import SOFTWARE, framework
+from densenet_port.layouts.layout import Layout
 from densenet_port.network import keras as keras_network
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
@@ -30,7 +32,14 @@ def run_keras(job: Job) -> Run:
     if job.whole and (answers := run_file(job)):
         return _of_file(answers, job)
     network, digests = _own_network(job.bare())
-    return _outputs(network, digests, job)
+    return _outputs(network, digests, _with_own_names(job) if job.whole else job)
+
+
+def _with_own_names(job: Job) -> Job:
+    """A job on a file of another layout, whose units are to be seen by the names of our own."""
+    assert job.architecture is not None  # noqa: S101 (a whole file's network has one)
+    names = Layout.load("keras").spell_units(job.architecture)
+    return replace(job, taps={unit: names[unit] for unit in job.taps})
 
 
 @lru_cache(maxsize=1)
