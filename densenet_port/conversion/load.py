@@ -85,7 +85,7 @@ class Network:
     @property
     def holders(self) -> dict[str, str]:
         """Unit → the file's own module or layer, which the names of its tensors begin with; `<unit>:scale` likewise."""
-        return _holders(self.ledger)
+        return self.ledger.holders
 
     @property
     def graph(self) -> Graph:
@@ -233,23 +233,15 @@ def _evidence(checkpoint: Checkpoint, ledger: Ledger, within: str | None, *, no_
     if not source.steps:  # a state dict beside a module
         return None
     try:
-        return follow(source, ledger.architecture, _holders(ledger), no_top=no_top)
+        return follow(source, ledger.architecture, ledger.holders, no_top=no_top)
     except MisfitError as error:
         hint = error.hint or _other_way(source, ledger, no_top=no_top)
         raise MisfitError(f"{checkpoint.path}: {error.message}", hint=hint) from error
 
 
-def _holders(ledger: Ledger) -> dict[str, str]:
-    """Unit → what the names of its tensors begin with in the file; those of a Scale behind a norm apart."""
-    holders: dict[str, str] = {}
-    for key, claim in ledger.claims.items():
-        holders.setdefault(f"{key.unit}:scale" if key.part == "second_scale" else key.unit, claim.holder)
-    return holders
-
-
 def _other_way(source: FileGraph, ledger: Ledger, *, no_top: bool) -> str:
     """How to take the network out of a graph that has more; found by trying."""
-    holders = _holders(ledger)
+    holders = ledger.holders
     stem = re.split(f"[{SPLIT}]", holders[next(iter(ledger.architecture.units))])
     sign = "/" if any("/" in name for name in source.steps) else "."
     for depth in range(len(stem)):

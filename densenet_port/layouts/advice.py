@@ -5,9 +5,12 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from densenet_port.checkpoint import Checkpoint
+from densenet_port.errors import MisfitError
 from densenet_port.layouts.identify import Words, fitting
 from densenet_port.layouts.layout import SPLIT, Layout
+from densenet_port.layouts.match import Ledger
 from densenet_port.layouts.scan import below, places
+from densenet_port.network.follow import follow
 from densenet_port.network.units import HEAD
 
 MOST = 4  # networks of a file that are tried
@@ -31,7 +34,7 @@ def advice(checkpoint: Checkpoint, words: Words, tables: Sequence[Layout]) -> st
     `tables` are those that recognise something in it.
     """
     headless = words._replace(no_top=True)
-    body = [] if words.no_top or not fitting(checkpoint, headless, tables) else [Way("--no-top", whole=False)]
+    body = [] if words.no_top or not _taken(checkpoint, "", headless, tables) else [Way("--no-top", whole=False)]
     parts = [way for name in _names(checkpoint, tables) if (way := _within(checkpoint, name, words, tables))]
     ways = [*body, *(way for way in parts if way.whole or not body)]
     return "; ".join(map(str, ways)) or None
@@ -48,7 +51,7 @@ def _within(checkpoint: Checkpoint, name: str, words: Words, tables: Sequence[La
     bodies: list[Way] = []
     for outer in _outwards(name):
         part = below(checkpoint, outer)
-        if len(part.tensors) < len(checkpoint.tensors) and (ledger := fitting(part, words, tables)):
+        if len(part.tensors) < len(checkpoint.tensors) and (ledger := _taken(part, outer, words, tables)):
             way = Way(f"--within {outer}", whole=HEAD in ledger.architecture.units)
             if way.whole:
                 return way
@@ -56,8 +59,21 @@ def _within(checkpoint: Checkpoint, name: str, words: Words, tables: Sequence[La
     if bodies or words.no_top:
         return bodies[0] if bodies else None
     part = below(checkpoint, name)
-    alone = fitting(part, words._replace(no_top=True), tables)
+    alone = _taken(part, name, words._replace(no_top=True), tables)
     return Way(f"--within {name} --no-top", whole=False) if alone else None
+
+
+def _taken(checkpoint: Checkpoint, within: str, words: Words, tables: Sequence[Layout]) -> Ledger | None:
+    """The ledger of a network that a table fits, and the file's own graph, if it has one; None where there is none."""
+    ledger = fitting(checkpoint, words, tables)
+    if ledger is None or checkpoint.graph is None:
+        return ledger
+    source = checkpoint.graph().below(within) if within else checkpoint.graph()
+    try:
+        follow(source, ledger.architecture, ledger.holders, no_top=words.no_top)
+    except MisfitError:
+        return None
+    return ledger
 
 
 def _outwards(name: str) -> Iterator[str]:

@@ -110,6 +110,14 @@ class Ledger:
         """A unit's name in this file, without the prefix; None where the file has no such unit."""
         return next((claim.unit_name for claim in self.claims.values() if claim.key.unit == unit), None)
 
+    @property
+    def holders(self) -> dict[str, str]:
+        """Unit → what the names of its tensors begin with in the file; under `<unit>:scale` a Scale's behind a norm."""
+        holders: dict[str, str] = {}
+        for key, claim in self.claims.items():
+            holders.setdefault(f"{key.unit}:scale" if key.part == "second_scale" else key.unit, claim.holder)
+        return holders
+
     def holder(self, unit: str) -> str | None:
         """What the names of a unit's tensors begin with in this file; None where the file has no such unit."""
         return next((claim.holder for claim in self.claims.values() if claim.key.unit == unit), None)

@@ -32,6 +32,7 @@ class Symptom:
     only: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
+    axes: int = 0
 
     def names(self, checkpoint: Checkpoint) -> list[str]:
         """The names that show it; none where it is not so."""
@@ -40,10 +41,19 @@ class Symptom:
         if self.dtypes:
             tensors = checkpoint.tensors.items()
             return [name for name, tensor in tensors if len(tensor.shape) > 1 and tensor.dtype in self.dtypes]
+        if self.axes:
+            return _kernels(checkpoint, self.axes)
         names = list(checkpoint.tensors)
         shown = [name for name in names if _fits(name, (*self.some, *self.each, *self.only))]
         missing = [pattern for pattern in self.each if not any(fnmatchcase(name, pattern) for name in names)]
         return [] if missing or (self.only and len(shown) < len(names)) else shown
+
+
+def _kernels(checkpoint: Checkpoint, axes: int) -> list[str]:
+    """The tensors of so many axes, where they are the convolutions' kernels: none has the four of pictures."""
+    names = [name for name, tensor in checkpoint.tensors.items() if len(tensor.shape) == axes]
+    pictures = any(len(tensor.shape) == 4 for tensor in checkpoint.tensors.values())  # o i h w
+    return [] if pictures else names
 
 
 def _fits(name: str, patterns: tuple[str, ...]) -> bool:
@@ -56,9 +66,10 @@ def symptoms() -> Iterator[Symptom]:
     table = Fields(str(path), tomllib.loads(path.read_text("utf-8")), UsageError)
     for name in table.content:
         entry = table.fields(name)
-        entry.check_keys(["what", "hint", *_SIGNS], optional=_SIGNS)
+        entry.check_keys(["what", "hint", "axes", *_SIGNS], optional=["axes", *_SIGNS])
         signs = {sign: entry.texts(sign) for sign in _SIGNS if sign in entry.content}
-        yield Symptom(what=entry.text("what"), hint=entry.text("hint"), **signs)
+        axes = entry.value("axes", int) if "axes" in entry.content else 0
+        yield Symptom(what=entry.text("what"), hint=entry.text("hint"), axes=axes, **signs)
 
 
 def explained(checkpoint: Checkpoint) -> MisfitError | None:

@@ -54,6 +54,6 @@ def test_a_way_that_a_refusal_names_works(brought):
             tried += 1
             way = outcome(form.path, folder, **words)
             assert way.is_converted, (form.name, words, way.text)
-            assert way.apart is None or way.apart <= BOUND or form.path.suffix == ".keras", (form.name, way)
+            assert way.apart is None or way.apart <= BOUND, (form.name, way)
 
     assert tried > 0

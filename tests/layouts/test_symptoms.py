@@ -186,6 +186,7 @@ SKETCHES = {  # names and shapes → what is said of them
     "a quantised PyTorch network": {"classifier._packed_params._packed_params": (2, 2)},
     "a quantised Keras network": {"dense/kernel": (3, 4), "dense/kernel_scale": (4,)},
     "parameters as FSDP keeps them": {"_fsdp_wrapped_module._flat_param": (100,)},
+    "a three-dimensional (3-D) network": {"conv3d/kernel": (3, 3, 3, 1, 24), "conv3d/bias": (24,)},
     "arrays without names": {"arr_0": (7, 7, 3, 8), "arr_1": (8,)},
 }
 

@@ -64,11 +64,15 @@ def apart(port: Path, path: Path) -> float | None:
     x = answer["x"]
     if network.origins["input"] == "graph":
         x = prepared(x, network.contract.input)
+    if x.shape[-1] != network.architecture.channels:  # of what stands in front of the network, too
+        return None
     y = network(x)
     if y.ndim == 4:  # a body alone
         y = y.mean((1, 2))
     if network.contract.output == "relu":
         y = np.maximum(y, 0)
+    if y.shape != answer["y"].shape:  # of what stands behind the body, too
+        return None
     return float(np.abs(y - answer["y"]).max() / np.abs(answer["y"]).max())
 
 

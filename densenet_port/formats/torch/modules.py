@@ -152,10 +152,16 @@ def _effort(value: Any) -> int:
 
 
 def _dict_of(value: Any) -> Any:
-    """What was an object's `__dict__`: its state, or of a graph module the first argument of what makes it anew."""
+    """What was an object's `__dict__`: its state, or what the first argument of its maker says of it.
+
+    A graph module's is that argument, a compiled module has the module itself there.
+    """
     match value:
         case Call(Global("torch.fx.graph_module"), (Call() as body, *_)):
             return body
+        case Call(Global("torch._dynamo.eval_frame", "OptimizedModule"), (inner, *_), None):
+            parts = {_PARAMETERS: Call(DICT), _BUFFERS: Call(DICT), _MODULES: Call(DICT, pairs=[("_orig_mod", inner)])}
+            return Call(DICT, pairs=[*parts.items()])
         case Call():
             return value.state
     return None

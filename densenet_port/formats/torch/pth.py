@@ -54,7 +54,6 @@ from densenet_port.checkpoint import Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, PortError
 from densenet_port.file_graph import FileGraph
 from densenet_port.formats.source import AGAIN, Source, guarded, native, stored, stored_size, write_tensor
-from densenet_port.formats.torch.aten import Shapes
 from densenet_port.formats.torch.containers import RECORD_MEMBER, Container, Order, open_container, sniff
 from densenet_port.formats.torch.modules import Described, Module, kind_of, leaves
 from densenet_port.formats.torch.pickle import Call, Global, Persistent
@@ -202,7 +201,7 @@ def _graph_of(
     return partial(_graph, path, contents, networks) if networks else None
 
 
-def _program(path: Path, contents: Container, shapes: Shapes) -> FileGraph:
+def _program(path: Path, contents: Container, shapes: Mapping[str, tuple[int, ...]]) -> FileGraph:
     """What a TorchScript program computes."""
     from densenet_port.formats.torch.script import read_graph  # noqa: PLC0415 (most files are no programs)
 
