@@ -119,7 +119,7 @@ def test_what_a_file_of_keras_1_does_not_record_is_told(tmp_path):
     said = " ".join(done.notes)
     assert "running_std is taken as the variance" in said
     assert "no record says how the kernels are stored: taken as theano has them" in said
-    assert "the file records no contract: epsilon 0.001 and same stem padding are taken" in said
+    assert "taken by their order for titu1994-v2's (epsilon 0.001 and same stem padding)" in said
 
 
 def test_the_first_code_for_keras_2_is_known_by_its_stem(tmp_path):
