@@ -254,6 +254,16 @@ def test_of_several_inputs_one_has_the_pictures():
     ]
 
 
+def test_a_model_of_several_outputs_is_told():
+    """As people make them to see a map beside the answer."""
+    config = model(PICTURES, layer("ReLU", "r", ["pictures"]), layer("Flatten", "f", ["r"]))
+    config["config"]["output_layers"] = [["f", 0, 0], ["r", 0, 0]]
+
+    made = graph(config)
+
+    assert (made.outputs, made.notes) == (("f", "r"), ("the model has 2 outputs, f, r; a DenseNet has one",))
+
+
 # -- what a layer does -----------------------------------------------------------------------------------------------
 
 IDENTITIES = ["Dropout", "SpatialDropout2D", "GaussianNoise", "RandomFlip", "RandomZoom", "ActivityRegularization"]

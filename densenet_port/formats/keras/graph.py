@@ -149,8 +149,17 @@ def file_graph(model: Any, origin: Origin) -> FileGraph:
         steps=_with_blurs(importer.steps),
         outputs=tuple(value.step for value in outputs),
         size=importer.size,
+        notes=_several(outputs),
         assumed=tuple(f"what {name} does beside its layers" for name in importer.custom),
     )
+
+
+def _several(outputs: list[Value]) -> tuple[str, ...]:
+    """What is to be said of a model of more outputs than a network has."""
+    if len(outputs) == 1:
+        return ()
+    names = ", ".join(value.step for value in outputs)
+    return (f"the model has {len(outputs)} outputs, {names}; a DenseNet has one",)
 
 
 def has_graph(model: Any) -> bool:
