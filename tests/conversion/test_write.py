@@ -291,10 +291,10 @@ def test_a_missing_tensor_is_named(small, tmp_path):
     path = altered(small, tmp_path, lambda state: state.pop("features.denseblock2.denselayer3.conv2.weight"))
 
     assert refused(MisfitError, tmp_path, path) == (
-        f"{path}: 1 misfit as torchvision layers=2-3-2,growth_rate=8,init_channels=16,classes=7\n"
+        f"{path}: 1 misfit as torchvision layers=2-3-2,growth_rate=8,init_channels=16\n"
         "  block2.layer3.conv2.kernel  is missing  "
         "(expected features.denseblock2.denselayer3.conv2.weight, our shape (3, 3, 32, 8))\n"
-        "  90 of 91 tensors fit"
+        "  90 of 91 tensors fit; --src torchvision lists what does not"
     )
 
 
@@ -303,9 +303,9 @@ def test_a_tensor_too_many_is_named(small, tmp_path):
     path = altered(small, tmp_path, lambda state: state.update({"attention.weight": torch.rand(3, 4)}))
 
     assert refused(MisfitError, tmp_path, path) == (
-        f"{path}: no line of mappings/torchvision.toml claims 1 tensor\n"
-        "  attention.weight (3, 4)\n"
-        "  name them under [units], or under `ignore` if they may be dropped"
+        f"{path}: as torchvision layers=2-3-2,growth_rate=8,init_channels=16 the body fits; beside it\n"
+        "  classifier (7, 36), attention (3, 4)\n"
+        "  --no-top takes the body"
     )
 
 
@@ -324,8 +324,10 @@ def test_two_ways_to_fill_a_slot_are_refused(small, tmp_path):
 
     path = altered(small, tmp_path, two_heads)
 
-    assert "head.dense.kernel  could be any of classifier.weight, classifier.0.weight" in refused(
-        MisfitError, tmp_path, path
+    assert refused(MisfitError, tmp_path, path) == (
+        f"{path}: as torchvision layers=2-3-2,growth_rate=8,init_channels=16 the body fits; beside it\n"
+        "  classifier (7, 36), classifier.0 (5, 36)\n"
+        "  --no-top takes the body"
     )
 
 

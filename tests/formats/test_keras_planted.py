@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from itertools import islice
 from pathlib import Path
 
 import h5py
@@ -50,6 +51,7 @@ class Archive:
     """`flat.keras` with another configuration."""
 
     base = "flat"
+    step = 1
 
     def __init__(self, folder):
         self.path = folder / "changed.keras"
@@ -64,9 +66,10 @@ class Archive:
 
 
 class Legacy:
-    """`nested.h5` with another configuration."""
+    """`nested.h5` with another configuration; every second change, for the time that they take."""
 
     base = "nested"
+    step = 2
 
     def __init__(self, folder):
         self.path = folder / "changed.h5"
@@ -107,7 +110,7 @@ def readings(request, saved):
     file = request.param(saved)
     model = json.loads((saved / f"{file.base}.json").read_text())
     answers, configs = {}, []
-    for name, config in variants(model, SHARE):
+    for name, config in islice(variants(model, SHARE), 0, None, file.step):
         file.change(config)
         try:
             answers[name] = answer(read(file.path), pictures(file.base))
@@ -129,7 +132,7 @@ def test_no_changed_model_is_read_as_another_function(readings):
         if mine is not None and truth.dtype.kind == "f" and not agrees(mine, truth)
     ]
 
-    assert len(readings) > 1000
+    assert len(readings) > 500
     assert (different, len(different)) == ([], SILENT)
 
 

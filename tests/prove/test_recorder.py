@@ -262,7 +262,8 @@ dies = lambda: __import__("os")._exit(9)
 def run(desk, *words):
     """The command as a user types it."""
     command = [sys.executable, "-m", "densenet_port", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=desk, check=False)
+    environment = os.environ | {"KERAS_BACKEND": "tensorflow"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=desk, check=False)
 
 
 def plain(text):

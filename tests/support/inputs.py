@@ -5,6 +5,7 @@ other. Beside a file `NAME.ENDING` stands `NAME.npz` where the framework has an 
 own network takes it, and `y`, its logits.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -65,9 +66,9 @@ def written(module: str, folder: Path) -> list[Written]:
     """Every form of a module, written into a folder by a process of its own."""
     code = "import sys; from pathlib import Path; from tests.support.inputs import write_all; "
     code += "write_all(sys.argv[1], Path(sys.argv[2]))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, module, str(folder)], capture_output=True, text=True, cwd=ROOT, check=False
-    )
+    command = [sys.executable, "-c", code, module, str(folder)]
+    environment = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     rows = [line.split("\t") for line in done.stdout.splitlines() if line.count("\t") == 2]  # frameworks print, too
     return [Written(name, folder / file, about) for name, file, about in rows]
