@@ -13,6 +13,7 @@ Rounding = Literal["floor", "ceil"]
 Activation = Literal["softmax", "sigmoid", "relu", "tanh", "log_softmax"]
 Output = Literal["logits", Activation]
 Order = Literal["rgb", "bgr", "grey"]
+_UNIT = 2.0  # means and deviations of pictures of values up to 1 are smaller
 _EXACT = 1e-12  # of a number: what float64's arithmetic with decimals loses at most, and far less than a float32 has
 Origin = Literal["graph", "record", "software", "user", "assumed"]
 ENTRIES = ("epsilon", "stem_padding", "stem_pool", "pool_rounding", "output", "input")
@@ -75,6 +76,14 @@ def input_of(factors: Sequence[float], offsets: Sequence[float], order: Order) -
         std = tuple(_clean(1 / (factor * scale)) for factor in factors)
         ways.append(Input(order=order, scale=scale, mean=mean, std=std))
     return min(ways, key=lambda way: sum(map(digits, (*way.mean, *way.std))))
+
+
+def unit_note(picture: Input) -> str | None:
+    """What to say of an input whose means and deviations are those of values from 0 to 1; None for any other."""
+    largest = max(map(abs, (*picture.mean, *picture.std))) * picture.scale
+    if any(picture.mean) and largest <= _UNIT:
+        return "the graph prepares pictures of values from 0 to 1: divide pixels by 255 before they are prepared"
+    return None
 
 
 def _clean(number: float) -> float:

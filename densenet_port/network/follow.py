@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn, cast, get_args
 
 from densenet_port.errors import MisfitError
 from densenet_port.file_graph import INPUT, FileGraph, Step
-from densenet_port.network.contract import Activation, Contract, Input, Order, input_of
+from densenet_port.network.contract import Activation, Contract, Input, Order, input_of, unit_note
 from densenet_port.network.graph import IMAGES, STEMS, Numbers, Operation, OperationKind, graph
 from densenet_port.network.units import HEAD
 
@@ -211,7 +211,9 @@ class _Follower:
             value = (step.name,)
             steps = [step for step in self.readers.get(value, ()) if step.kind in ("affine", "reverse")]
         if value != start:
-            self.note("input", _input(factors, offsets, self.network.channels, is_reversed=is_reversed))
+            picture = _input(factors, offsets, self.network.channels, is_reversed=is_reversed)
+            self.note("input", picture)
+            self.notes += [note] if (note := unit_note(picture)) else []
         return value
 
     def take(self, operation: Operation, value: Pieces) -> Pieces:

@@ -28,6 +28,7 @@ class Reading:
     the file (`module.classifier.0`), and the names to be `ignored`, which are no part of the network. Where it runs a
     whole module, `module` is the key under which the file has that, and `last` the path of the head in the file, or of
     the last norm where there is none. A graph with several outputs is followed to the one called `output`.
+    `prepares` says that the file's own graph prepares its pictures.
     """
 
     table: Path | None = None
@@ -40,6 +41,7 @@ class Reading:
     module: str = ""
     last: str | None = None
     output: str | None = None
+    prepares: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -243,6 +243,7 @@ def job_of(
             module=str(network.checkpoint.metadata.get(MODULE, "")),
             last=f"{ledger.prefix}{ledger.unit_name(last)}" if whole else None,
             output=network.checkpoint.metadata.get("output_name"),
+            prepares=network.origins.get("input") == "graph",
         ),
         architecture=network.architecture,
         contract=network.contract,

@@ -357,7 +357,7 @@ def test_the_module_beside_a_state_dict_says_nothing_of_that(tmp_path):
 
 
 def test_a_normalisation_in_front_is_the_input(tmp_path):
-    """As torchvision's, which takes pixels divided by 255."""
+    """As it stands: torchvision's is usually given pixels divided by 255, which a note says."""
     from torchvision.transforms import Normalize
 
     network = nn.Sequential(Normalize([0.5, 0.25, 0.125], [0.5, 0.25, 0.2]), torchvision_network(SMALL, 0))
@@ -366,5 +366,8 @@ def test_a_normalisation_in_front_is_the_input(tmp_path):
     answer = dp.read(tmp_path / "x.pth")
 
     picture = answer.contract.input
-    assert (picture.scale, picture.mean, picture.std) == (255.0, (0.5, 0.25, 0.125), (0.5, 0.25, 0.2))
+    assert (picture.scale, picture.mean, picture.std) == (1.0, (0.5, 0.25, 0.125), (0.5, 0.25, 0.2))
+    assert answer.evidence.notes == (
+        "the graph prepares pictures of values from 0 to 1: divide pixels by 255 before they are prepared",
+    )
     assert answer.origins["input"] == "graph"

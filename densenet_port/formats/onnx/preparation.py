@@ -19,10 +19,9 @@ from densenet_port.checkpoint import Array
 from densenet_port.formats.onnx.chain import Chain, spread
 from densenet_port.formats.onnx.model import Constant
 from densenet_port.formats.onnx.steps import Channel, Step
-from densenet_port.network.contract import Input, Order, digits, input_of
+from densenet_port.network.contract import Input, Order, digits, input_of, unit_note
 
 _ARITHMETIC = ("Sub", "Div", "Mul", "Add")
-_SMALL = 2.0  # means and deviations of pictures of values up to 1 are smaller
 _COLOURS = 3
 
 
@@ -119,9 +118,10 @@ def _preparation(factor: Array, offset: Array, *, turned: bool, nodes: tuple[str
             "the graph prepares its pictures itself and does not say in which order their colours come; red first is "
             f"assumed, {'which it turns round' if turned else 'as it is'}: the network's own order is {order}"
         )
-    if any(mean) and max(map(abs, (*mean, *std))) * scale <= _SMALL:
-        notes.append("the graph prepares pictures of values from 0 to 1: divide pixels by 255 before they are prepared")
-    return Preparation(Input(order=order, scale=scale, mean=mean, std=std), turned, nodes, tuple(notes))
+    picture = Input(order=order, scale=scale, mean=mean, std=std)
+    if note := unit_note(picture):
+        notes.append(note)
+    return Preparation(picture, turned, nodes, tuple(notes))
 
 
 def _order(count: int, mean: tuple[float, ...], *, turned: bool) -> tuple[Order, bool]:

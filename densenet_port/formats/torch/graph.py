@@ -342,12 +342,11 @@ def _blur(reader: _Reader, module: Module, value: str) -> str:
 
 
 def _normalize(reader: _Reader, module: Module, value: str) -> str:
-    """Torchvision's normalisation, which takes what its `ToTensor` gives: pixels divided by 255."""
+    """Torchvision's normalisation, of whatever goes in."""
     mean, std = ([*map(float, numbers)] for numbers in (_list(module, "mean"), _list(module, "std")))
     if 0 in std or len(mean) != len(std):
         raise module.odd("std")
-    scale = 255.0 if value == INPUT else 1.0
-    factors = tuple(1 / (scale * number) for number in std)
+    factors = tuple(1 / number for number in std)
     offsets = tuple(-one / other for one, other in zip(mean, std, strict=True))
     return reader.add(module.name, "affine", value, module.title, factors=factors, offsets=offsets)
 

@@ -52,7 +52,7 @@ def _run(network: Any, digests: Mapping[str, str], job: Job, tapped: Callable[[A
         for unit, name in names.items():
             handle = tapped(network, _below(job, name)).register_forward_hook(_keeper(outputs, unit))
             hooks.callback(handle.remove)
-        output = network(_pictures(network, job))
+        output = network(_pictures(job))
     computed = str(output.dtype).removeprefix("torch.")
     return Run(
         logits=_logits(job, outputs, last(output.numpy())),
@@ -99,13 +99,15 @@ _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def _pictures(network: Any, job: Job) -> Any:
+def _pictures(job: Job) -> Any:
     """The images `n c h w`; not prepared where the module itself prepares them."""
-    images = job.images.astype(job.dtype, copy=False)
-    if job.contract and any(type(part).__name__ == "Normalize" for part in network.modules()):
+    images = job.images
+    if job.contract and job.reading.prepares:
         picture = job.contract.input
-        images = (images * np.array(picture.std) + np.array(picture.mean)).astype(job.dtype)
-    return framework("torch").from_numpy(images).permute(0, 3, 1, 2).contiguous()
+        images = (images * np.array(picture.std) + np.array(picture.mean)) * picture.scale
+        images = images[..., ::-1] if picture.order == "bgr" else images
+    images = np.ascontiguousarray(images.astype(job.dtype, copy=False).transpose(0, 3, 1, 2))
+    return framework("torch").from_numpy(images)
 
 
 def _below(job: Job, name: str) -> str:
