@@ -47,7 +47,8 @@ def assumption(source: Source) -> str | None:
     ]
     assumed = ", ".join([*entries, *outside])
     rest = f"as {source.layout}'s software builds it, which weights alone do not tell"
-    if not any(source.origins[key] == "software" for key in shown):
+    is_recorded = source.checkpoint.record is not None  # what was said when it was written
+    if is_recorded or not any(source.origins[key] == "software" for key in shown):
         return f"assumed: {assumed}" if assumed else None
     return f"assumed: {assumed}; the rest {rest}" if assumed else f"assumed: {rest}"
 
