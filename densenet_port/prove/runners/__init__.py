@@ -13,6 +13,7 @@ import numpy as np
 
 from densenet_port.checkpoint import Array
 from densenet_port.extras import SOFTWARE
+from densenet_port.network.contract import Input
 from densenet_port.prove.job import Job, Run
 
 
@@ -26,6 +27,12 @@ def runner(software: str) -> Callable[[Job], Run]:
 def last(output: Array) -> Array:
     """Maps `n c h w` as `n h w c`; vectors as they are."""
     return output.transpose(0, 2, 3, 1) if output.ndim == 4 else output  # n c h w
+
+
+def pixels(images: Array, picture: Input) -> Array:
+    """The pictures, in float64, of which a preparation makes these images: `(x · std + mean) · scale`."""
+    values: Array = (images.astype(np.float64) * np.array(picture.std) + np.array(picture.mean)) * picture.scale
+    return values
 
 
 def versions(*packages: str) -> dict[str, str]:

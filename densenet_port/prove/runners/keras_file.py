@@ -19,7 +19,7 @@ from densenet_port.extras import framework
 from densenet_port.network.contract import Input
 from densenet_port.network.units import HEAD
 from densenet_port.prove.job import Job
-from densenet_port.prove.runners import last
+from densenet_port.prove.runners import last, pixels
 from densenet_port.prove.runners.numpy import read_by_table
 
 FINAL = "final.norm"
@@ -223,9 +223,9 @@ def _last_map(loaded: Loaded) -> Any:
 
 def _pictures(job: Job, loaded: Loaded) -> Any:
     """The job's images as the model takes them: pixels where it prepares them itself."""
-    images = job.images.astype(np.float64)
+    images = job.images
     if loaded.prepared:
-        images = (images * loaded.prepared.std + loaded.prepared.mean) * loaded.prepared.scale
+        images = pixels(images, loaded.prepared)
         images = images[..., ::-1] if loaded.prepared.order == "bgr" else images
     images = images.astype(job.dtype)
     return images.transpose(0, 3, 1, 2) if loaded.first else images

@@ -34,7 +34,7 @@ from densenet_port.formats.onnx.model import read_model
 from densenet_port.formats.onnx.preparation import meant
 from densenet_port.network.units import HEAD
 from densenet_port.prove.job import Job, Run
-from densenet_port.prove.runners import versions
+from densenet_port.prove.runners import pixels, versions
 
 _PLAIN_NORMS, _OPSET = 14, 17  # the first opset in which a norm says whether it is training's; the one converted to
 _QUIET = 3  # ONNX Runtime's severity of errors
@@ -87,7 +87,7 @@ def _pictures(reading: Reading, images: Array) -> Array:
     """Images `n h w c` as the file's graph takes them: not yet prepared where it does that, with its order of axes."""
     values = images.astype(np.float64)
     if picture := reading.preparation.input:
-        values = (values * np.array(picture.std) + np.array(picture.mean)) * picture.scale
+        values = pixels(images, picture)
     if reading.preparation.turned:
         values = values[..., ::-1]
     return values.transpose(["nhwc".index(axis) for axis in reading.given.axes])

@@ -20,7 +20,7 @@ from densenet_port.extras import SOFTWARE, framework
 from densenet_port.formats.torch.classes import FORWARDS, LAYERS, LEAVES
 from densenet_port.network.units import HEAD
 from densenet_port.prove.job import Job, Run
-from densenet_port.prove.runners import last, versions
+from densenet_port.prove.runners import last, pixels, versions
 
 _KNOWN = frozenset((*FORWARDS, *LAYERS, *LEAVES))
 _LAST_NORM = "final.norm"
@@ -104,7 +104,7 @@ def _pictures(job: Job) -> Any:
     images = job.images
     if job.contract and job.reading.prepares:
         picture = job.contract.input
-        images = (images * np.array(picture.std) + np.array(picture.mean)) * picture.scale
+        images = pixels(images, picture)
         images = images[..., ::-1] if picture.order == "bgr" else images
     images = np.ascontiguousarray(images.astype(job.dtype, copy=False).transpose(0, 3, 1, 2))
     return framework("torch").from_numpy(images)
