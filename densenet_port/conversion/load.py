@@ -19,7 +19,7 @@ from densenet_port.file_graph import FileGraph
 from densenet_port.layouts.identify import first_few, identify
 from densenet_port.layouts.layout import SPLIT, Kernels, Layout, Ordering, TensorKey
 from densenet_port.layouts.match import Ledger
-from densenet_port.layouts.scan import below
+from densenet_port.layouts.structure import within as network_within
 from densenet_port.layouts.transform import folded, move, unbiased
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.biases import offsets
@@ -282,7 +282,7 @@ def _located(source: str | PathLike[str]) -> Path:
 
 def _below(checkpoint: Checkpoint, within: str) -> Checkpoint:
     """The checkpoint with only the tensors below a name."""
-    part = below(checkpoint, within)
+    part = network_within(checkpoint, within)
     if not part.tensors:
         tops = dict.fromkeys(re.split(f"[{SPLIT}]", name)[0] for name in checkpoint.tensors)
         start = within.rstrip(SPLIT)
