@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from densenet_port.checkpoint import Tensor
 from densenet_port.errors import UsageError
@@ -15,6 +15,7 @@ from densenet_port.network.architecture import Architecture
 from densenet_port.network.head import USUAL
 from densenet_port.network.units import HEAD, Slot, is_head
 
+FLAT = "flatten:*/dense"
 NO_TOP = "--no-top"  # the rule of the user's own word
 HEAD_BIAS = TensorKey(HEAD, "bias")
 SHOWN = 4  # names in a note
@@ -128,7 +129,7 @@ class Ledger:
 
 
 def fitted(architecture: Architecture, scanned: Scan) -> Architecture:
-    """The architecture with the classes and input channels that the file's own shapes say."""
+    """The architecture with the classes, input channels and head that the file's own shapes or its record say."""
     sizes = scanned.kernel_sizes
     stem = next((sizes[unit] for unit in FIRST_CONVS if unit in sizes), None)
     channels = stem["i"] if stem else architecture.channels
@@ -136,9 +137,15 @@ def fitted(architecture: Architecture, scanned: Scan) -> Architecture:
     if HEAD in sizes:
         classes = sizes[HEAD]["o"]
     head = head_text(scanned, architecture) if classes else USUAL
-    if (classes, channels, head) == (architecture.classes, architecture.channels, architecture.head):
-        return architecture  # with what has been worked out from it
-    return replace(architecture, classes=classes, channels=channels, head=head)
+    final_norm = architecture.final_norm and bool(_recorded(scanned).get("final_norm", True))
+    changed = replace(architecture, classes=classes, channels=channels, head=head, final_norm=final_norm)
+    return architecture if changed == architecture else changed  # which has what has been worked out from it
+
+
+def _recorded(scanned: Scan) -> Mapping[str, Any]:
+    """The architecture that the file records of itself; nothing where it records none."""
+    numbers: Mapping[str, Any] = (scanned.checkpoint.record or {}).get("architecture", {})
+    return numbers
 
 
 def head_text(scanned: Scan, architecture: Architecture) -> str:
@@ -149,7 +156,9 @@ def head_text(scanned: Scan, architecture: Architecture) -> str:
     sizes = scanned.kernel_sizes
     if HEAD not in sizes:
         return architecture.head
-    for form in dict.fromkeys([*scanned.layout.only.get("head", ()), architecture.head, USUAL]):
+    recorded = _recorded(scanned).get("head", USUAL)
+    forms = [recorded, *scanned.layout.only.get("head", ()), architecture.head, USUAL]
+    for form in dict.fromkeys([*forms, FLAT] if scanned.layout.general else forms):
         text = _filled(form, sizes, channels=replace(architecture, classes=1, head=USUAL).units[HEAD].sizes["i"])
         try:
             units = replace(architecture, classes=sizes[HEAD]["o"], head=text).units

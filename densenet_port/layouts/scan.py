@@ -127,21 +127,31 @@ def places(layout: Layout, checkpoint: Checkpoint) -> list[Place]:
     ends = {name.format(unit=stem) for stem in stems for name in layout.tensors["conv"]["kernel"].names}
     for root in dict.fromkeys(("", layout.root)):
         prefixes = _prefixes(checkpoint, tuple(end.removeprefix(root) for end in ends))
-        if prefixes:
-            return [Place(prefix, root) for prefix in sorted(prefixes)]
+        several = [Place(prefix, root) for prefix in sorted(prefixes)]
+        if places := [place for place in several if not _is_within(layout, prefixes[place.prefix], place, several)]:
+            return places
     return []
 
 
-def _prefixes(checkpoint: Checkpoint, ends: tuple[str, ...]) -> list[str]:
-    """What stands before names that end so."""
-    prefixes: dict[str, object] = {}
+def _is_within(layout: Layout, name: str, place: Place, places: Sequence[Place]) -> bool:
+    """Whether a stem's kernel by its name is another unit's of a network further out: a layer's `1.conv1`, say."""
+    outer = [other for other in places if other != place and place.prefix.startswith(other.prefix)]
+    known = [layout.recognise(spelled) for other in outer if (spelled := other.spelled(name))]
+    return any(key and key[0].unit not in FIRST_CONVS for key in known)
+
+
+def _prefixes(checkpoint: Checkpoint, ends: tuple[str, ...]) -> dict[str, str]:
+    """What stands before names that end so, and the name."""
+    prefixes: dict[str, str] = {}
+    seen: set[object] = set()
     for name in filter(lambda name: name.endswith(ends), checkpoint.tensors):
         for end in ends:
             if name.endswith(end) and (name == end or name[-len(end) - 1] in SPLIT):
                 identity = checkpoint.tensors[name].identity
-                if identity is None or identity not in prefixes.values():
-                    prefixes[name.removesuffix(end)] = identity
-    return [*prefixes]
+                if identity is None or identity not in seen:
+                    prefixes[name.removesuffix(end)] = name
+                    seen.add(identity)
+    return prefixes
 
 
 def _place(layout: Layout, checkpoint: Checkpoint) -> Place:

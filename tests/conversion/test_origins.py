@@ -64,7 +64,7 @@ def test_a_word_of_the_user_s(files):
     assert (network.contract.epsilon, network.contract.input) == (1e-3, picture)
     assert origins(network) == {
         "user": ["epsilon", "input"],
-        "software": ["stem_padding", "stem_pool", "pool_rounding", "output"],
+        "software": ["stem_stride", "stem_padding", "stem_pool", "pool_rounding", "output"],
     }
 
 
@@ -84,7 +84,7 @@ def test_origins_stay_from_file_to_file(files, tmp_path, ending):
     dp.convert(first, out=second)
 
     kept = {
-        "software": ["epsilon", "stem_padding", "pool_rounding", "output"],
+        "software": ["epsilon", "stem_stride", "stem_padding", "pool_rounding", "output"],
         "user": ["stem_pool"],
         "assumed": ["input"],
     }
