@@ -57,7 +57,7 @@ class _Way(NamedTuple):
 
     def has(self, size: Size) -> bool:
         """Whether a wide kernel can be a layer's."""
-        return size.side == 3 and size.outputs == self.growth and self.width in (0, size.inputs)  # noqa: PLR2004
+        return size.side == 3 and size.outputs == self.growth and self.width in (0, size.inputs)
 
 
 def chains(kernels: Counter[Size], spare: int = 0) -> list[Chain]:
@@ -114,7 +114,7 @@ def _several(kernels: Counter[Size], sides: list[int], before: tuple[Size, ...] 
 
 def _ways(kernels: Counter[Size]) -> Iterator[_Way]:
     """How the layers may be built: those of which there are most first."""
-    spatial = Counter({size: number for size, number in kernels.items() if size.side == 3})  # noqa: PLR2004
+    spatial = Counter({size: number for size, number in kernels.items() if size.side == 3})
     for size, _ in spatial.most_common():
         yield _Way(size.outputs, size.inputs)
     for growth in dict.fromkeys(size.outputs for size in spatial):

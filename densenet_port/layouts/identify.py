@@ -100,10 +100,11 @@ def _identified(checkpoint: Checkpoint, words: Words) -> Ledger:
 
 def _by_structure(checkpoint: Checkpoint, words: Words) -> Ledger:
     """The complete ledger of a file by its structure. Raises MisfitError that says what it lacks."""
-    from densenet_port.layouts import structure  # noqa: PLC0415 (a file that a table fits needs none)
+    from densenet_port.layouts.closing import Words as Asked  # noqa: PLC0415 (a file that a table fits needs none)
+    from densenet_port.layouts.structure import ledger_of  # noqa: PLC0415 (as above)
 
     try:
-        return structure.ledger_of(checkpoint, structure.Words(words.arch, words.kernels, words.no_top))
+        return ledger_of(checkpoint, Asked(words.arch, words.kernels, words.no_top))
     except MisfitError as error:
         raise MisfitError(f"{checkpoint.path}: {error.message}", hint=error.hint) from error
 

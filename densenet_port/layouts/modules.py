@@ -5,7 +5,7 @@ before the last dot or slash, or else what stands side by side in the file.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import translate
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -70,7 +70,8 @@ def grouping(checkpoint: Checkpoint) -> Grouping:
 def _groups(tensors: Mapping[str, Tensor]) -> "_Groups":
     """What stands together by the beginning of its names, or else by its place: the first way that leaves the least."""
     best = None
-    for way in (*(partial(_by_holders, pattern=pattern) for pattern in BEFORE), _by_places):
+    ways: list[Callable[[Mapping[str, Tensor]], _Groups]] = [partial(_by_holders, pattern=one) for one in BEFORE]
+    for way in (*ways, _by_places):
         groups = way(tensors)
         if best is None or len(groups.left) < len(best.left):
             best = groups
@@ -203,14 +204,12 @@ def _is_norm(shapes: Sequence[tuple[int, ...]], counts: set[tuple[bool, ...]]) -
     return False
 
 
-def _joined(
-    norms: list[Vectors], left: list[str], tensors: Mapping[str, Tensor]
-) -> tuple[list[Vectors], list[str]]:
+def _joined(norms: list[Vectors], left: list[str], tensors: Mapping[str, Tensor]) -> tuple[list[Vectors], list[str]]:
     """Norms with the layer behind each that scales and shifts, where there are as many of these, by common words."""
     pairs: dict[str, list[str]] = {}
     for name in left:
         pairs.setdefault(re.sub(BEFORE[0], "", name), []).append(name)
-    scales = {holder: names for holder, names in pairs.items() if len(names) == 2}  # noqa: PLR2004 (scale, shift)
+    scales = {holder: names for holder, names in pairs.items() if len(names) == 2}
     if len(scales) != len(norms) or not norms:
         return norms, left
     joined, used = [], set[str]()
@@ -322,22 +321,20 @@ def _with_roles(groups: _Groups, tensors: Mapping[str, Tensor]) -> Grouping:
     places = {name: place for place, name in enumerate(tensors)}
     modules = []
     for name, bias in groups.kernels.items():
-        kind: Kind = "conv" if len(tensors[name].shape) == 4 else "dense"  # noqa: PLR2004 (a picture's kernel)
-        parts = {"kernel": name} | ({"bias": bias} if bias else {})
+        kind: Kind = "conv" if len(tensors[name].shape) == 4 else "dense"
+        parts: Mapping[str, str] = {"kernel": name} | ({"bias": bias} if bias else {})
         holder = _holder([*parts.values()]) if bias else name
         modules.append(_module(holder, kind, parts, tensors, places))
     if not groups.norms:
         return _grouped_as(modules, groups.left, dialects()[0], None)
-    last = {words(name)[-1:] for name in groups.kernels if len(tensors[name].shape) == 4}  # noqa: PLR2004
+    last = {words(name)[-1:] for name in groups.kernels if len(tensors[name].shape) == 4}
     reading = told(groups.norms, tensors, last if len(last) == 1 else set())
     for norm, parts in zip(groups.norms, reading.parts, strict=True):
         modules.append(_module(norm.name, "norm", parts, tensors, places))
     return _grouped_as(modules, groups.left, reading.dialect, reading.assumption)
 
 
-def _grouped_as(
-    modules: Sequence[Module], left: Sequence[str], dialect: Dialect, assumption: str | None
-) -> Grouping:
+def _grouped_as(modules: Sequence[Module], left: Sequence[str], dialect: Dialect, assumption: str | None) -> Grouping:
     ordered = tuple(sorted(modules, key=lambda module: module.place))
     return Grouping(ordered, tuple(left), dialect, by_name=False, assumption=assumption)
 

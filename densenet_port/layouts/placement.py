@@ -63,10 +63,10 @@ def _in_order(units: Mapping[str, Unit], order: Iterable[Sized]) -> dict[str, Mo
     runs = {kind: iter(of_kind.get(kind, [])) for kind in ("conv", "norm", "dense")}
     whole = {}
     for name, unit in units.items():
-        one = next(runs[unit.kind], None)
-        if one is None or one.sizes != sizes_of(unit):
+        module = next(runs[unit.kind], None)
+        if module is None or module.sizes != sizes_of(unit):
             return None
-        whole[name] = one.module
+        whole[name] = module.module
     return whole
 
 

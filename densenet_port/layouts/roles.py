@@ -152,7 +152,7 @@ def _by_values(
     if len(distinct) == 1:
         return distinct
     widest = sorted(range(len(norms)), key=lambda norm: -max(tensors[name].shape[0] for name in norms[norm].tensors))
-    columns: dict[Key, list[np.ndarray]] = {}  # type: ignore[type-arg]
+    columns: dict[Key, list[np.ndarray]] = {}
     for norm in widest[:LOOKED_AT]:
         for key, name in zip(keys[norm], norms[norm].tensors, strict=True):
             columns.setdefault(key, []).append(tensors[name].load())
@@ -166,7 +166,7 @@ def _key(roles: Roles, part: str) -> Key:
     return next(key for key, meaning in roles.items() if meaning == part)
 
 
-def _positive(values: np.ndarray) -> float:  # type: ignore[type-arg]
+def _positive(values: np.ndarray) -> float:
     return float(np.mean(values > 0))
 
 
