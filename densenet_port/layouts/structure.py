@@ -17,7 +17,7 @@ from densenet_port.files import resource
 from densenet_port.layouts.breaks import refusal
 from densenet_port.layouts.closing import Network, Words, body_name, closed, networks_in, orders_of
 from densenet_port.layouts.dialects import dialects
-from densenet_port.layouts.layout import SPLIT, Layout, TensorKey
+from densenet_port.layouts.layout import SPLIT, STRUCTURE, Layout, TensorKey, structure_path
 from densenet_port.layouts.match import Ledger, body, match
 from densenet_port.layouts.modules import Grouping, Module, grouping
 from densenet_port.layouts.placement import Candidates, in_order, placed
@@ -29,7 +29,6 @@ from densenet_port.network.contract import Contract
 from densenet_port.network.units import HEAD, Kind
 from densenet_port.strict import Fields
 
-NAME = "structure"
 TABLE = Path("structure", "contracts.toml")
 FEW = 3  # modules named in a message
 
@@ -170,9 +169,9 @@ def _layout(checkpoint: Checkpoint, groups: Grouping, network: Network, matches:
     }
     listed = "\n".join(f"{match.key} {match.name}" for match in matches)
     return Layout(
-        path=resource("mappings") / NAME,
+        path=structure_path(),
         digest=hashlib.sha256(listed.encode()).hexdigest(),
-        name=NAME,
+        name=STRUCTURE,
         about="a file read by its structure",
         containers=(),
         reference="numpy",
@@ -189,8 +188,8 @@ def _layout(checkpoint: Checkpoint, groups: Grouping, network: Network, matches:
         body_prefix="",
         contract=Contract.from_json(family.fields("contract").content),
         carried=frozenset(["input"]),
-        units={},
-        exceptions={},
+        units={match.key.unit: (re.sub(r"([{}])", r"\1\1", match.unit_name),) for match in matches},
+        exceptions={match.key.unit: {} for match in matches},
         running_names={},
         running_containers=(),
         tensors=tensors,

@@ -182,8 +182,10 @@ def test_the_result_says_that_it_is_read_by_structure_and_what_is_assumed():
 
     assert (network.layout, set(network.origins.values())) == ("structure", {"assumed"})
     assert network.ledger.notes == (
-        ("read by structure: 25 modules, from first (taken for stem.conv) to head.dense (head.dense), are placed by "
-        "their sizes and what they stand beside"),
+        (
+            "read by structure: 25 modules, from first (taken for stem.conv) to head.dense (head.dense), are placed by "
+            "their sizes and what they stand beside"
+        ),
     )
     assert assumption(network) == (
         "assumed: epsilon 1e-05, stride 1 of the stem's 3×3 convolution, pools that round down, output logits, input "
@@ -350,18 +352,24 @@ BREAKS = {
     ),
     "a layer that lacks its second convolution": (
         {"stage2.layer2.conv2.weight": None},
-        ("its convolutions chain as a DenseNet's up to block2.layer2, which leaves 16 channels\n"
-        "  expected a convolution that reads 16, or none; found stage2.layer3.conv1 (1×1, 16 to 16 channels)"),
+        (
+            "its convolutions chain as a DenseNet's up to block2.layer2, which leaves 16 channels\n"
+            "  expected a convolution that reads 16, or none; found stage2.layer3.conv1 (1×1, 16 to 16 channels)"
+        ),
     ),
     "a layer of another width": (
         {"stage2.layer3.conv2.weight": ((5, 16, 3, 3), "float32")},
-        ("stage2.layer3.conv2 is no dense layer's as the others are: expected 3×3, 16 to 4 channels, found 3×3, 16 to 5 "
-        "channels"),
+        (
+            "stage2.layer3.conv2 is no dense layer's as the others are: expected 3×3, 16 to 4 channels, "
+            "found 3×3, 16 to 5 channels"
+        ),
     ),
     "a norm of another length": (
         {f"last.{part}": ((21,), "float32") for part in ("scale", "shift", "mean", "variance")},
-        (f"its convolutions are those of a DenseNet {replace(SMALL, classes=1000).name}, its norms are not: "
-        "expected 12, found 12\n  there is none for final.norm, of 20 channels"),
+        (
+            f"its convolutions are those of a DenseNet {replace(SMALL, classes=1000).name}, its norms are not: "
+            "expected 12, found 12\n  there is none for final.norm, of 20 channels"
+        ),
     ),
 }
 
