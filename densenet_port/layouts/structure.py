@@ -16,7 +16,7 @@ from densenet_port.errors import MisfitError, UsageError
 from densenet_port.files import resource
 from densenet_port.layouts.breaks import refusal
 from densenet_port.layouts.closing import Network, Words, body_name, closed, networks_in, orders_of
-from densenet_port.layouts.dialects import dialects
+from densenet_port.layouts.dialects import ignored
 from densenet_port.layouts.layout import SPLIT, STRUCTURE, Layout, TensorKey, structure_path
 from densenet_port.layouts.match import Ledger, body, match
 from densenet_port.layouts.modules import Grouping, Module, grouping
@@ -176,7 +176,7 @@ def _layout(checkpoint: Checkpoint, groups: Grouping, network: Network, matches:
         containers=(),
         reference="numpy",
         first_numbers={},
-        ignore=tuple(dict.fromkeys(rule for one in dialects() for rule in one.ignore)),
+        ignore=ignored(),
         only={},
         when={},
         prefer={},

@@ -318,7 +318,7 @@ NEXT_STEP = (
 )
 MODELS = {
     "resnet18": "among its 20 the longest is 1 layer (layer2.0.conv2)",
-    "vgg11_bn": "among its 8 the longest is 1 layer (features.11)",
+    "vgg11_bn": "among its 8 the longest is 1 layer (features.15)",
     "mobilenet_v2": "among its 52 the longest is 0 layers",
     "efficientnet_b0": "among its 81 the longest is 0 layers",
     "vit_b_16": "among its 1 the longest is 0 layers",
