@@ -262,7 +262,8 @@ def _transition(moments: Moments, biases: Mapping[str, Array]) -> Answer | None:
 
 def _stem_pool(moments: Moments, _biases: Mapping[str, Array]) -> Answer | None:
     """The stem's pool: the norm behind it sees the mean behind the ReLU, or a maximum's, which is higher."""
-    step = next((step for step in moments.steps if step.conv is None), None)
+    pools = ({"relu"}, {"relu", "max_pool"}, {"relu", "max_pool", "pad", "blur"})
+    step = next((step for step in moments.steps if set(step.operations) in pools and step.before != IMAGES), None)
     if step is None:
         return None
     behind = moments.predicted(step, Reading())[0]

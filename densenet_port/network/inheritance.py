@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densenet_port.checkpoint import Array
+from densenet_port.network.channels import Concatenation, channel_order
 from densenet_port.network.graph import IMAGES, Graph
 from densenet_port.network.units import Slot
 
-Concatenation = Literal["old-first", "new-first"]
 Standing = Literal["evidence", "none", "contradiction"]
 Pieces = tuple[tuple[str, int], ...]  # what was joined, by the operation that made it, and how many channels
 Mask = NDArray[np.bool_]
@@ -131,15 +131,6 @@ def sources(network: Graph) -> dict[str, Pieces]:
     return carried
 
 
-def columns(pieces: Pieces, order: Concatenation) -> NDArray[np.intp]:
-    """For each channel of some pieces, old channels first: its place in a file of an order (`c`)."""
-    widths = [width for _, width in pieces]
-    if order == "old-first":
-        return np.arange(sum(widths))
-    starts = np.cumsum([0, *widths[:0:-1]])[::-1]  # a piece stands behind all that were joined later
-    return np.concatenate([np.arange(start, start + width) for start, width in zip(starts, widths, strict=True)])
-
-
 def _look(network: Graph, statistics: Mapping[str, tuple[Array, Array]], order: Concatenation) -> Inheritance:
     """What one order of concatenation makes of the statistics."""
     families = _families(network, statistics, order)
@@ -161,21 +152,22 @@ def _look(network: Graph, statistics: Mapping[str, tuple[Array, Array]], order: 
 
 def _families(network: Graph, statistics: Mapping[str, tuple[Array, Array]], order: Concatenation) -> "list[_Family]":
     """The norms, by the source that they read first."""
-    carried = sources(network)
+    carried, columns = sources(network), channel_order(network, order, "h w c")
     families: dict[str, list[_Norm]] = {}
     for name, values in statistics.items():
         pieces = carried[network.operations[name].inputs[0]]
-        families.setdefault(pieces[0][0], []).append(_Norm(name, pieces, order, values))
+        norm = _Norm(name, pieces, values, columns.get(name))
+        families.setdefault(pieces[0][0], []).append(norm)
     return [_Family(norms) for norms in families.values()]
 
 
 class _Norm:
     """A norm's statistics (`2 c`, mean and variance, float64) with old channels first."""
 
-    def __init__(self, name: str, pieces: Pieces, order: Concatenation, statistics: tuple[Array, Array]) -> None:
+    def __init__(self, name: str, pieces: Pieces, statistics: tuple[Array, Array], columns: Array | None) -> None:
         self.name = name
         self.pieces = pieces
-        self.columns = columns(pieces, order)
+        self.columns = np.arange(len(statistics[0])) if columns is None else columns
         self.precision = _precision(np.asarray(statistics[1]))
         self.values = np.stack([np.asarray(one, np.float64)[self.columns] for one in statistics])
         self.bits = self.values.view(np.int64)

@@ -24,6 +24,8 @@ from densenet_port.network.units import Role, Slot
 
 SIDES = (16, 28, 32, 64, 128, 224)
 """Sides of pictures that networks are trained on; above 224 a border no longer counts."""
+KEEPING = {"relu", "conv", "average_pool", "mean"}
+"""The operations behind which a mean is known."""
 SAMPLE = 16
 """Steps of a kind that are looked at for a question; a median of so many is as good as one of all."""
 NODES, SHARES = np.polynomial.hermite_e.hermegauss(15)
@@ -193,15 +195,20 @@ class Moments:
         if len(products) == 1:
             whole: Array = products[0]
             return whole
-        share = 1 - 1 / self.places[side][step.conv or step.source]
+        share = 1 - 1 / self.places[side].get(step.source, np.inf)
         result: Array = np.array([1, share, share * share], np.float32) @ products
         return result
 
     @cached_property
     def places(self) -> dict[int, dict[str, int]]:
-        """Side of pictures → places along one axis, by operation, for the sides that leave each operation some."""
+        """Side of pictures → places along one axis, by convolution, for the sides that leave each of them some.
+
+        Where none does, 0 stands for a map without a border.
+        """
+        convs = [name for name, step in self.network.operations.items() if step.kind == "conv"]
         sides = {side: self.network.sides(side) for side in SIDES}
-        return {side: places for side, places in sides.items() if min(places.values()) > 0}
+        places = {side: {name: sides[side][name] for name in convs} for side in SIDES}
+        return {side: there for side, there in places.items() if min(there.values(), default=0) > 0} or {0: {}}
 
     @cached_property
     def side(self) -> int:
@@ -306,7 +313,7 @@ def predict(network: Graph, weights: Mapping[Slot, Array]) -> dict[str, Predicti
     means: dict[str, Array] = {}
     with np.errstate(all="ignore"):
         for step in moments.steps:
-            is_told = step.before != IMAGES and "max_pool" not in step.operations
+            is_told = step.before != IMAGES and KEEPING.issuperset(step.operations)
             unknown = np.full(step.stop - step.start, np.nan, np.float32)
             products = moments.predicted(step, reading) if is_told else unknown
             means[step.source] = moments.summed(step, products, moments.side) if is_told else unknown
