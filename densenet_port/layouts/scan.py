@@ -127,9 +127,17 @@ def places(layout: Layout, checkpoint: Checkpoint) -> list[Place]:
     ends = {name.format(unit=stem) for stem in stems for name in layout.tensors["conv"]["kernel"].names}
     for root in dict.fromkeys(("", layout.root)):
         prefixes = _prefixes(checkpoint, tuple(end.removeprefix(root) for end in ends))
-        if prefixes:
-            return [Place(prefix, root) for prefix in sorted(prefixes)]
+        several = [Place(prefix, root) for prefix in sorted(prefixes)]
+        networks = [place for place in several if _has_layers(layout, checkpoint, place)]
+        if networks or (several and layout.root):
+            return networks or several
     return []
+
+
+def _has_layers(layout: Layout, checkpoint: Checkpoint, place: Place) -> bool:
+    """Whether a dense layer is in a place: `features.conv0` is a stem, `conv1` may be a layer of anything."""
+    matches = (_recognised(layout, name, place) for name in checkpoint.tensors)
+    return any(match.key.unit.startswith("block") for match in matches if match)
 
 
 def _prefixes(checkpoint: Checkpoint, ends: tuple[str, ...]) -> list[str]:

@@ -23,8 +23,13 @@ from densenet_port.prove.reference import Reference, dependence, read_by, refere
 
 OTHER = {"epsilon": 3e-4, "stem_padding": "same", "stem_pool": "none", "pool_rounding": "ceil"}
 IMAGENET = Architecture.named("121")
-NUMBERS = {"timm-deep": Architecture.named("264d"), "timm-blur": Architecture.named("121d")}
+NUMBERS = {
+    "andreasveit": Architecture.named("cifar-bc-100-12"),
+    "timm-blur": Architecture.named("121d"),
+    "timm-deep": Architecture.named("264d"),
+}
 GRADES = {  # of a port that agrees with the reference of a file of weights in each layout
+    "andreasveit": "agrees",
     "caffe": "proven",
     "flyyufelix": "agrees",
     "gpleiss": "agrees",
@@ -32,6 +37,7 @@ GRADES = {  # of a port that agrees with the reference of a file of weights in e
     "keras-applications": "proven",
     "keras-hub": "proven",
     "kimm": "proven",
+    "mmpretrain": "agrees",
     "monai": "proven",
     "onnx": "proven",
     "onnx-caffe2": "proven",
@@ -146,7 +152,8 @@ def test_a_user_s_own_table_with_any_reference(layout, software, file, tmp_path)
         network = network_of(own, file, origin="user", **entries)
         contract = network.contract
         computed = (contract.epsilon, contract.stem_padding, contract.stem_pool, contract.pool_rounding)
-        buildable = network.architecture == IMAGENET or software in ("keras-hub", "timm", *FILES)
+        deep = software == "timm" and network.architecture.stem == "deep"
+        buildable = network.architecture == IMAGENET or deep or software in ("keras-hub", *FILES)
         proof = software in FILES or (computed in CLASSES.get(software, []) and buildable)
         assert (entries, grade_of(planned(network))) == (entries, "proven" if proof else "agrees")
 
