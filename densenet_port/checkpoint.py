@@ -13,7 +13,8 @@ from densenet_port.file_graph import FileGraph
 Array = np.ndarray[Any, np.dtype[Any]]  # numpy.typing takes 10 ms to import
 MEANING = frozenset(
     (
-        *("epsilon", "stem_padding", "stem_pool", "pool_rounding", "output", "input"),  # the contract
+        *("epsilon", "stem_stride", "stem_padding", "stem_pool", "pool_rounding", "head_pool"),  # the contract
+        *("output", "input"),
         *(
             "kernels",
             "layers",

@@ -48,6 +48,11 @@ OutputName = Annotated[
     str | None, typer.Option(help="The output of an ONNX model that is the network's, where it has several.")
 ]
 Epsilon = Annotated[float | None, typer.Option(help="What norms add to their variance, where the file does not say.")]
+StemStride = Annotated[int | None, typer.Option(help="The stride of a stem's only convolution, likewise.")]
+HeadPool = Annotated[
+    int | None,
+    typer.Option(help="The pool before a head that reads every place of the last map; 1 for none."),
+]
 StemPadding = Annotated[
     str | None, typer.Option(help="symmetric or same: how the stem pads, where the file does not say.")
 ]
@@ -74,18 +79,22 @@ Limit = Annotated[float, typer.Option(help="Seconds that each run may take.")]
 
 def contract_words(
     epsilon: float | None,
+    stem_stride: int | None,
     stem_padding: str | None,
     stem_pool: str | None,
     pool_rounding: str | None,
+    head_pool: int | None,
     output: str | None,
     picture: str | None,
 ) -> dict[str, Any]:
     """The entries of the contract that the options give. Raises UsageError for an input that is none."""
     words = {
         "epsilon": epsilon,
+        "stem_stride": stem_stride,
         "stem_padding": stem_padding,
         "stem_pool": stem_pool,
         "pool_rounding": pool_rounding,
+        "head_pool": head_pool,
         "output": output,
         "input": None if picture is None else _picture(picture),
     }

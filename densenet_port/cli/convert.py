@@ -15,6 +15,7 @@ from densenet_port.cli.base import (
     Arch,
     AsJson,
     Epsilon,
+    HeadPool,
     InputOption,
     KernelsOption,
     Output,
@@ -23,6 +24,7 @@ from densenet_port.cli.base import (
     Src,
     StemPadding,
     StemPool,
+    StemStride,
     Table,
     Within,
     app,
@@ -70,9 +72,11 @@ def convert(
     output_name: OutputName = None,
     mapping: Table = None,
     epsilon: Epsilon = None,
+    stem_stride: StemStride = None,
     stem_padding: StemPadding = None,
     stem_pool: StemPool = None,
     pool_rounding: PoolRounding = None,
+    head_pool: HeadPool = None,
     output: Output = None,
     picture: InputOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
@@ -100,7 +104,9 @@ def convert(
             dim_ordering=choice("--dim-ordering", dim_ordering, ORDERINGS),
             no_top=no_top,
             output_name=output_name,
-            contract=contract_words(epsilon, stem_padding, stem_pool, pool_rounding, output, picture),
+            contract=contract_words(
+                epsilon, stem_stride, stem_padding, stem_pool, pool_rounding, head_pool, output, picture
+            ),
             dtype=dtype,
             force=force,
             progress=progress,
@@ -226,9 +232,11 @@ def inspect(
     output_name: OutputName = None,
     mapping: Table = None,
     epsilon: Epsilon = None,
+    stem_stride: StemStride = None,
     stem_padding: StemPadding = None,
     stem_pool: StemPool = None,
     pool_rounding: PoolRounding = None,
+    head_pool: HeadPool = None,
     output: Output = None,
     picture: InputOption = None,
     as_json: AsJson = False,
@@ -241,7 +249,7 @@ def inspect(
     word = choice("--kernels", kernels, KERNELS)
     network, misfit = None, None
     try:
-        words = contract_words(epsilon, stem_padding, stem_pool, pool_rounding, output, picture)
+        words = contract_words(epsilon, stem_stride, stem_padding, stem_pool, pool_rounding, head_pool, output, picture)
         network = read(checkpoint, src=mapping or src, kernels=word, within=within, contract=words)
     except MisfitError as error:
         misfit = error

@@ -11,6 +11,7 @@ from densenet_port.cli.base import (
     AsJson,
     Backend,
     Epsilon,
+    HeadPool,
     InputOption,
     KernelsOption,
     Limit,
@@ -22,6 +23,7 @@ from densenet_port.cli.base import (
     Src,
     StemPadding,
     StemPool,
+    StemStride,
     Table,
     TrustCode,
     Within,
@@ -47,9 +49,11 @@ def check(
     output_name: OutputName = None,
     mapping: Table = None,
     epsilon: Epsilon = None,
+    stem_stride: StemStride = None,
     stem_padding: StemPadding = None,
     stem_pool: StemPool = None,
     pool_rounding: PoolRounding = None,
+    head_pool: HeadPool = None,
     output: Output = None,
     picture: InputOption = None,
     backend: Backend = "tensorflow",
@@ -74,7 +78,9 @@ def check(
         src=mapping or src,
         kernels=choice("--kernels", kernels, KERNELS),
         within=within,
-        contract=contract_words(epsilon, stem_padding, stem_pool, pool_rounding, output, picture),
+        contract=contract_words(
+            epsilon, stem_stride, stem_padding, stem_pool, pool_rounding, head_pool, output, picture
+        ),
         output_name=output_name,
         reference=reference,
         backend=backend,
@@ -103,9 +109,11 @@ def diagnose(
     output_name: OutputName = None,
     mapping: Table = None,
     epsilon: Epsilon = None,
+    stem_stride: StemStride = None,
     stem_padding: StemPadding = None,
     stem_pool: StemPool = None,
     pool_rounding: PoolRounding = None,
+    head_pool: HeadPool = None,
     output: Output = None,
     picture: InputOption = None,
     backend: Backend = "numpy",
@@ -121,7 +129,9 @@ def diagnose(
         src=mapping or src,
         kernels=choice("--kernels", kernels, KERNELS),
         within=within,
-        contract=contract_words(epsilon, stem_padding, stem_pool, pool_rounding, output, picture),
+        contract=contract_words(
+            epsilon, stem_stride, stem_padding, stem_pool, pool_rounding, head_pool, output, picture
+        ),
         output_name=output_name,
         reference=reference,
         backend=backend,
@@ -162,9 +172,11 @@ def record(
     within: Within = None,
     mapping: Table = None,
     epsilon: Epsilon = None,
+    stem_stride: StemStride = None,
     stem_padding: StemPadding = None,
     stem_pool: StemPool = None,
     pool_rounding: PoolRounding = None,
+    head_pool: HeadPool = None,
     output: Output = None,
     picture: InputOption = None,
     size: Sizes = None,
@@ -190,7 +202,7 @@ def record(
         images=None if images is None else str(images),
         seed=seed,
     )
-    contract = contract_words(epsilon, stem_padding, stem_pool, pool_rounding, output, picture)
+    contract = contract_words(epsilon, stem_stride, stem_padding, stem_pool, pool_rounding, head_pool, output, picture)
     recording = record_factory(words, contract=contract, limit=limit)
     show("record", as_json, lambda: _recording_json(recording, out), lambda: _recording_text(recording, out))
 

@@ -295,13 +295,22 @@ def _below(checkpoint: Checkpoint, within: str) -> Checkpoint:
 
 def _readers(ledger: Ledger) -> dict[Slot, Callable[[], Array]]:
     """Slot → a function that reads its tensor in our axes; means less the biases in front of their norms."""
-    readers = {slot: _reader(ledger, slot) for slot in ledger.filled}
+    order = ledger.layout.channel_order(ledger.architecture)
+    readers = {slot: _ordered(_reader(ledger, slot), ledger.architecture, slot, order) for slot in ledger.filled}
     if biases := {unit: claim.tensor.load for unit, claim in ledger.biases.items()}:
         for unit, parts in offsets(graph(ledger.architecture, Contract()), biases.keys()).items():
             pieces = [(biases[conv] if conv else None, channels) for conv, channels in parts]
             mean = Slot(unit, "mean")
             readers[mean] = partial(unbiased, readers[mean], pieces)
     return readers
+
+
+def _ordered(
+    read: Callable[[], Array], architecture: Architecture, slot: Slot, order: Mapping[str, Array]
+) -> Callable[[], Array]:
+    """What reads a slot's tensor with the channels in our order, where the layout has another."""
+    axis = architecture.units[slot.unit].channel_axis(slot.role)
+    return read if slot.unit not in order or axis is None else lambda: read().take(order[slot.unit], axis=axis)
 
 
 def _reader(ledger: Ledger, slot: Slot) -> Callable[[], Array]:

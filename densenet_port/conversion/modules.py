@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from densenet_port.checkpoint import Checkpoint
 from densenet_port.layouts.match import Ledger
-from densenet_port.network.graph import STEMS
+from densenet_port.network.graph import stem_of
 from densenet_port.network.units import HEAD
 
 
@@ -16,7 +16,7 @@ def reasons(checkpoint: Checkpoint, ledger: Ledger) -> dict[str, str]:
     place, head = ledger.place, ledger.holder(HEAD)
     pool = place.prefix + ledger.layout.pool.removeprefix(place.root)
     why = {}
-    if STEMS[ledger.architecture.stem].pool and ledger.layout.pool and pool not in modules:
+    if stem_of(ledger.architecture.stem).pool and ledger.layout.pool and pool not in modules:
         why["stem_pool"] = f"the state dict lists no module {pool}"
     if head and head in modules and (behind := list(_behind(checkpoint, modules, head))):
         stands, that = ("stands a module", "that") if len(behind) == 1 else ("stand modules", "which")

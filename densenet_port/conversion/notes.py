@@ -9,7 +9,9 @@ import numpy as np
 from densenet_port.conversion.modules import reasons
 from densenet_port.conversion.source import Source
 from densenet_port.layouts.layout import Layout
+from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
+from densenet_port.network.graph import graph
 from densenet_port.network.units import HEAD
 
 
@@ -38,14 +40,15 @@ def notes(source: Source, target: Layout, contract: Contract, dtype: np.dtype[An
 
 def assumption(source: Source) -> str | None:
     """What of the contract nothing in the file tells, in one line; None where everything is known."""
-    shown = _entries_of(source.contract, source.architecture.classes)
+    entries_of = _entries_of(source.architecture, source.contract)
+    shown = {key: text for key, text in entries_of.items() if key in source.origins}
     outside, why = source.evidence.assumed if source.evidence else (), reasons(source.checkpoint, source.ledger)
     entries = [
         f"{text} ({why[key]})" if key in why else text
         for key, text in shown.items()
         if source.origins[key] == "assumed"
     ]
-    assumed = ", ".join([*entries, *outside])
+    assumed = ", ".join([*entries, *source.ledger.assumed, *outside])
     rest = f"as {source.layout}'s software builds it, which weights alone do not tell"
     is_recorded = source.checkpoint.record is not None  # what was said when it was written
     if is_recorded or not any(source.origins[key] == "software" for key in shown):
@@ -53,20 +56,25 @@ def assumption(source: Source) -> str | None:
     return f"assumed: {assumed}; the rest {rest}" if assumed else f"assumed: {rest}"
 
 
-def _entries_of(contract: Contract, classes: int | None) -> dict[str, str]:
+def _entries_of(architecture: Architecture, contract: Contract) -> dict[str, str]:
     """The entries of a contract in words; a network without a head has no output of its own."""
     picture = contract.input
     mean, std = ("/".join(f"{number:.4g}" for number in numbers) for numbers in (picture.mean, picture.std))
+    stem = graph(architecture, contract).operations[next(iter(architecture.units))]
     entries = {
         "epsilon": f"epsilon {contract.epsilon:g}",
+        "stem_stride": f"stride {stem.stride} of the stem's {stem.kernel}×{stem.kernel} convolution",
         "stem_padding": f"{contract.stem_padding} stem padding",
         "stem_pool": {"max": "a max pool", "blur": "a blur pool", "none": "no pool"}[contract.stem_pool]
         + " in the stem",
+        "head_pool": f"a pool of {contract.head_pool}×{contract.head_pool} before the head"
+        if contract.head_pool > 1
+        else "no pool before the head",
         "pool_rounding": f"pools that round {'up' if contract.pool_rounding == 'ceil' else 'down'}",
         "output": f"output {contract.output}",
         "input": f"input {picture.order}, scale {picture.scale:g}, mean {mean}, std {std}",
     }
-    if classes is None:
+    if architecture.classes is None:
         del entries["output"]
     return entries
 

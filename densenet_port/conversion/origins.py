@@ -4,7 +4,7 @@ The file's own graph comes first, then what is recorded beside the weights, then
 software; where none of them tells, an entry is what such files usually have: an assumption.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -16,13 +16,16 @@ from densenet_port.layouts.match import Ledger
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import ENTRIES, Contract, Input, Origin
 from densenet_port.network.follow import Evidence
-from densenet_port.network.graph import graph
+from densenet_port.network.graph import graph, stem_of
+from densenet_port.network.head import head_of
 
 TYPES: dict[str, Callable[[Any], object]] = {  # what a file's own graph may say of the contract
     "epsilon": float,
+    "stem_stride": int,
     "stem_padding": str,
     "stem_pool": str,
     "pool_rounding": str,
+    "head_pool": int,
     "output": str,
     "input": Input.from_json,
 }
@@ -50,7 +53,20 @@ def known(checkpoint: Checkpoint, ledger: Ledger, evidence: Evidence | None, wor
     if recorded is None:  # a graph of densenet-port's has an assumption like anything else
         origins = {**origins, **dict.fromkeys(by_graph, "graph"), **_outside(evidence)}
     contract, origins = _corrected(checkpoint, contract, origins, words or {})
-    return Known(contract, {key: origins[key] for key in ENTRIES})
+    relevant = set(entries_of(ledger.architecture))
+    return Known(contract, {key: origins[key] for key in ENTRIES if key in relevant})
+
+
+def entries_of(architecture: Architecture) -> Iterator[str]:
+    """The entries of a contract that say something of a network of these numbers.
+
+    A stem of several convolutions has strides of its own, and only a head that flattens the last map has a pool.
+    """
+    strides = len(stem_of(architecture.stem).convs) == 1
+    pools = not head_of(architecture.head).pools
+    for key in ENTRIES:
+        if (key != "stem_stride" or strides) and (key != "head_pool" or pools):
+            yield key
 
 
 def _recorded(checkpoint: Checkpoint) -> Known | None:
@@ -77,7 +93,12 @@ def _usual(checkpoint: Checkpoint, ledger: Ledger) -> Known:
         contract, origins["output"] = replace(contract, output="logits"), "assumed"
     why = reasons(checkpoint, ledger)
     origins |= dict.fromkeys(why, "assumed")
-    if ledger.architecture.stem == "cifar-norm" or "stem_pool" in why:
+    stem = ledger.architecture.stem
+    if stem not in layout.only.get("stem", ("imagenet", "cifar", "deep")):  # somebody put another in
+        contract = replace(contract, stem_stride=None)
+        origins["stem_stride"] = origins["stem_pool"] = "assumed"
+        contract = contract if stem_of(stem).convs[0].stride > 1 else replace(contract, stem_pool="none")
+    if "stem_pool" in why:
         contract, origins["stem_pool"] = replace(contract, stem_pool="none"), "assumed"
     return Known(contract, origins)
 

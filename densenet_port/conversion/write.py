@@ -33,6 +33,13 @@ SMALL = 1 << 15  # bytes that are hashed sooner than handed over
 BEHIND = 16  # tensors that may wait to be hashed, which bounds the memory they hold
 DTYPES = ("float16", "float32", "float64")
 
+_FIXED = {  # entries of a contract that no weights can make up for → what a network does by them
+    "stem_stride": "has the stem stride {}",
+    "stem_padding": "pads the stem {}",
+    "stem_pool": "pools the stem by {}",
+    "head_pool": "pools by {} before the head",
+}
+
 Progress = Callable[[int, int], None]  # tensors done, and of how many
 
 
@@ -166,17 +173,16 @@ def _target_contract(source: Source, target: Layout) -> Contract:
     """
     carried = {key: getattr(source.contract, key) for key in target.carried}
     contract = replace(target.contract, **cast("Any", carried))
-    stem = {"stem_padding": source.contract.stem_padding, "stem_pool": source.contract.stem_pool}
-    if not _pads_by_contract(source.architecture):
-        return replace(contract, **cast("Any", stem))
-    for key, verb in (("stem_padding", "pads the stem {}"), ("stem_pool", "pools the stem by {}")):
-        own, other = stem[key], getattr(contract, key)
-        if own != other:
+    for key, verb in _FIXED.items():
+        own, other = getattr(source.contract, key), getattr(contract, key)
+        changed = replace(contract, **cast("Any", {key: own}))
+        if own != other and graph(source.architecture, changed) != graph(source.architecture, contract):
             raise MisfitError(
                 f"{source.checkpoint.path}: its network {verb.format(own)}, {target.name} only {other}: "
                 "the same weights would be another function",
                 hint="convert to a layout that carries its contract (keras)",
             )
+        contract = changed
     return contract
 
 
@@ -194,8 +200,16 @@ def _target_tensor(
         return np.full(_shape(source.architecture, key, axes), content, dtype)
     slot = Slot(key.unit, content)
     array = replaced[slot] if slot in replaced else source.weights[slot]
+    order, axis = target.channel_order(source.architecture).get(key.unit), _channel_axis(source.architecture, slot)
+    if order is not None and axis is not None:
+        array = array.take(np.argsort(order), axis=axis)
     turned = move(array, target.canonical_axes(key), axes)
     return np.ascontiguousarray(_cast(turned, dtype, slot))
+
+
+def _channel_axis(architecture: Architecture, slot: Slot) -> int | None:
+    """Which axis of a slot has the channels that its unit reads."""
+    return architecture.units[slot.unit].channel_axis(slot.role)
 
 
 def _cast(array: Array, dtype: np.dtype[Any], slot: Slot) -> Array:

@@ -16,7 +16,7 @@ from densenet_port.layouts.match import NO_TOP, Ledger, body, fitted, match
 from densenet_port.layouts.scan import FLOATS, Scan, places, scan, with_head
 from densenet_port.layouts.symptoms import explained, without_statistics
 from densenet_port.network.architecture import Architecture, infer
-from densenet_port.network.units import HEAD
+from densenet_port.network.units import is_head
 
 SHOWN = 6  # tensors listed in an error before "and n more"
 FEW = 3  # of them in one line
@@ -141,7 +141,7 @@ def _ledger(scanned: Scan, words: Words) -> Ledger:
 
 def _architecture(scanned: Scan, arch: Architecture | None) -> Architecture:
     """The architecture asked for, with the file's own classes and channels; or the one its shapes say."""
-    if not scanned.unclaimed and all(match.key.unit == HEAD for match in scanned.matches):
+    if not scanned.unclaimed and all(is_head(match.key.unit) for match in scanned.matches):
         raise MisfitError(
             f"it holds a head without a network: {', '.join(match.name for match in scanned.matches)}",
             hint="take the file of the whole network; KerasHub's presets keep the body in another one beside it",

@@ -11,19 +11,24 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property, lru_cache
 from itertools import chain, count, product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
+from densenet_port.checkpoint import Array
 from densenet_port.errors import DiskError, MisfitError, UsageError
 from densenet_port.files import resource
 from densenet_port.layouts.schema import Pattern, compiled, generic, kind_of, part_axes, regex, shared_rules, skeleton
 from densenet_port.layouts.transform import FOLDS, Fold, Recipe
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.blueprint import Blueprint
+from densenet_port.network.channels import Concatenation, Flatten, channel_order
 from densenet_port.network.contract import Contract
-from densenet_port.network.units import HEAD, Kind, Role, Slot, Unit
+from densenet_port.network.graph import graph
+from densenet_port.network.head import USUAL
+from densenet_port.network.units import HEAD, Kind, Role, Slot, Unit, is_head
 from densenet_port.strict import Fields
 
 SPLIT = "./"  # what may stand between a prefix and a name
@@ -69,6 +74,9 @@ class Layout:
     `first_numbers` are those of the first block, layer and running number. `units` gives the patterns of each generic
     unit, the usual one first, and `exceptions` the pattern that an architecture has instead. `running_names` are
     patterns by kind, for files that keep no names, and `running_containers` the containers that do not (none: all).
+    `general` says that it can hold whatever the graph can say; any other layout has the usual head, a final norm and
+    one reduction, unless `only` says so. `concatenation` and `flatten` are the order in which its software joins maps,
+    and reads a flattened one (`network.channels`).
     `body_prefix` stands before the names of the body of a network with a head, `pool` is the module of the stem's pool.
     `classes` are those of the networks that the software publishes, `carried` the entries of the contract that go with
     the weights from file to file.
@@ -90,6 +98,9 @@ class Layout:
     prefer: Mapping[str, Any]
     classes: int
     pool: str
+    general: bool
+    concatenation: Concatenation
+    flatten: Flatten
     body_prefix: str
     contract: Contract
     carried: frozenset[str]
@@ -127,12 +138,21 @@ class Layout:
 
     def refusal(self, architecture: Architecture) -> str | None:
         """Why the layout cannot hold a network of these numbers; None where it can."""
-        for number, allowed in self.only.items():
+        for number, allowed in self._allowed(architecture).items():
             value = getattr(architecture, number)
-            if value not in allowed:
+            if value not in allowed and not (number == "head" and any(fnmatchcase(value, form) for form in allowed)):
                 known = " or ".join(map(str, allowed))
                 return f"{self.name} cannot hold this network: {number} must be {known}, found {value}"
         return None
+
+    def _allowed(self, architecture: Architecture) -> dict[str, tuple[Any, ...]]:
+        """Number of an architecture → the values that the layout can hold."""
+        if self.general:
+            return {**self.only}
+        usual: dict[str, tuple[Any, ...]] = {"final_norm": (True,), "head": (USUAL,)}
+        if isinstance(architecture.reduction, tuple):
+            usual["reduction"] = ("the same for all transitions",)
+        return {**usual, **self.only}
 
     def spell(
         self, architecture: Architecture, ordering: Ordering | None = None, kernels: Kernels | None = None
@@ -192,13 +212,13 @@ class Layout:
             return self._spell_in_order(architecture)
         body = self.body_prefix if HEAD in architecture.units else ""
         return {
-            unit.name: ("" if unit.name == HEAD else body) + self.spell_unit(unit, architecture)
+            unit.name: ("" if is_head(unit.name) else body) + self.spell_unit(unit, architecture)
             for unit in architecture.units.values()
         }
 
     def spell_unit(self, unit: Unit, architecture: Architecture) -> str:
         """The name of one unit, without what stands before those of the body. Raises MisfitError where it has none."""
-        unnumbered, numbers = generic(unit.name)
+        unnumbered, numbers = (unit.name, {}) if unit.name in self.units else generic(unit.name)
         if unnumbered not in self.units:
             raise MisfitError(f"{self.name} has no place for {unit.name}")
         pattern = self.exceptions[unnumbered].get(architecture.name, self.units[unnumbered][0])
@@ -241,6 +261,10 @@ class Layout:
         fold = self._fold_of(key.unit)
         return cast("Role | float", fold.written.get(key.part, key.part) if fold else key.part)
 
+    def channel_order(self, architecture: Architecture) -> Mapping[str, Array]:
+        """Unit → for each channel that it reads in our order, its place in the layout's, where that is another."""
+        return channel_order(graph(architecture, Contract()), self.concatenation, self.flatten)
+
     def recipe(self, slot: Slot) -> Recipe | None:
         """How a slot is computed of several of the layout's tensors; None where it is the one of its role's name."""
         fold = self._fold_of(slot.unit)
@@ -260,7 +284,7 @@ class Layout:
     @cached_property
     def root(self) -> str:
         """What every name of the body begins with, up to a dot or a slash: `features.`; or nothing."""
-        names = [name for unit, patterns in self.units.items() if unit != HEAD for name in patterns]
+        names = [name for unit, patterns in self.units.items() if not is_head(unit) for name in patterns]
         root = re.match(r"\w+[./]", names[0]) if names else None
         return root[0] if root and all(name.startswith(root[0]) for name in names) else ""
 
@@ -282,7 +306,7 @@ class Layout:
     def _unit(self, unnumbered: str, match: re.Match[str]) -> str:
         """The unit with the numbers of a name: `block{b}.layer{l}.norm1` → `block2.layer3.norm1`."""
         groups = match.groupdict()
-        numbers = {key: int(groups[key]) + 1 - self.first_numbers.get(key, 1) for key in "bl" if groups.get(key)}
+        numbers = {key: int(groups[key]) + 1 - self.first_numbers.get(key, 1) for key in "blh" if groups.get(key)}
         return unnumbered.format(**numbers)
 
     @cached_property
@@ -292,7 +316,7 @@ class Layout:
         for unit, patterns in self.units.items():
             names = [(name, part) for part, pattern in self.patterns(kind_of(unit)) for name in pattern.names]
             for pattern in patterns:
-                numbered = re.sub(r"\{[bln]\}", "0", pattern)
+                numbered = re.sub(r"\{[blhn]\}", "0", pattern)
                 samples = {numbered.replace("{_n}", number) for number in ("", "_0")}
                 for sample, (name, part) in product(samples, names):
                     line = Line(name, pattern, unit, part)

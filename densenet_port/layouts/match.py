@@ -3,15 +3,19 @@
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from math import isqrt
+from typing import Any, NamedTuple
 
 from densenet_port.checkpoint import Tensor
+from densenet_port.errors import UsageError
 from densenet_port.layouts.layout import SPLIT, Kernels, Layout, TensorKey
 from densenet_port.layouts.scan import FLOATS, NUMBER, Match, Place, Scan, inside
 from densenet_port.layouts.schema import FIRST_CONVS, generic, kind_of
 from densenet_port.network.architecture import Architecture
-from densenet_port.network.units import HEAD, Slot
+from densenet_port.network.head import USUAL
+from densenet_port.network.units import HEAD, Slot, is_head
 
+FLAT = "flatten:*/dense"
 NO_TOP = "--no-top"  # the rule of the user's own word
 HEAD_BIAS = TensorKey(HEAD, "bias")
 SHOWN = 4  # names in a note
@@ -53,7 +57,7 @@ class Ledger:
     name expected), `unclaimed` ones of the file, `ambiguous` ones that several of the file's could be, and wrong
     shapes. `kernels` says how convolution kernels were taken where the layout has both ways, and `kernels_assumed`
     that nothing in the file tells it. `place` is where the network is in the file, `notes` are what its owner should
-    know of this.
+    know of this, and `assumed` in words what of the network nothing in the file tells.
     """
 
     layout: Layout
@@ -69,6 +73,7 @@ class Ledger:
     kernels_assumed: bool
     blank: frozenset[TensorKey] = frozenset()
     notes: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
 
     @property
     def prefix(self) -> str:
@@ -124,16 +129,56 @@ class Ledger:
 
 
 def fitted(architecture: Architecture, scanned: Scan) -> Architecture:
-    """The architecture with the classes and input channels that the file's own shapes say."""
+    """The architecture with the classes, input channels and head that the file's own shapes or its record say."""
     sizes = scanned.kernel_sizes
     stem = next((sizes[unit] for unit in FIRST_CONVS if unit in sizes), None)
     channels = stem["i"] if stem else architecture.channels
     classes = architecture.classes if scanned.has_head else None
     if HEAD in sizes:
         classes = sizes[HEAD]["o"]
-    if (classes, channels) == (architecture.classes, architecture.channels):
-        return architecture  # with what has been worked out from it
-    return replace(architecture, classes=classes, channels=channels)
+    head = head_text(scanned, architecture) if classes else USUAL
+    final_norm = architecture.final_norm and bool(_recorded(scanned).get("final_norm", True))
+    changed = replace(architecture, classes=classes, channels=channels, head=head, final_norm=final_norm)
+    return architecture if changed == architecture else changed  # which has what has been worked out from it
+
+
+def _recorded(scanned: Scan) -> Mapping[str, Any]:
+    """The architecture that the file records of itself; nothing where it records none."""
+    numbers: Mapping[str, Any] = (scanned.checkpoint.record or {}).get("architecture", {})
+    return numbers
+
+
+def head_text(scanned: Scan, architecture: Architecture) -> str:
+    """The one of the layout's heads that the kernels' sizes fit; the usual one where none does.
+
+    A `*` of a head stands for a size: the outputs of a dense layer, or the side of a flattened map.
+    """
+    sizes = scanned.kernel_sizes
+    if HEAD not in sizes:
+        return architecture.head
+    recorded = _recorded(scanned).get("head", USUAL)
+    forms = [recorded, *scanned.layout.only.get("head", ()), architecture.head, USUAL]
+    for form in dict.fromkeys([*forms, FLAT] if scanned.layout.general else forms):
+        text = _filled(form, sizes, channels=replace(architecture, classes=1, head=USUAL).units[HEAD].sizes["i"])
+        try:
+            units = replace(architecture, classes=sizes[HEAD]["o"], head=text).units
+        except UsageError:  # a form of anything, or a size that the file does not have
+            continue
+        dense = {name: unit.sizes for name, unit in units.items() if unit.kind == "dense"}
+        if dense == {name: axes for name, axes in sizes.items() if kind_of(name) == "dense"}:
+            return text
+    return USUAL
+
+
+def _filled(form: str, sizes: Mapping[str, Mapping[str, int]], channels: int) -> str:
+    """A head with its sizes in place of every `*`; `channels` are those of the last map."""
+    outputs = (axes["o"] for name, axes in sizes.items() if kind_of(name) == "dense" and name != HEAD)
+    first = next(axes["i"] for name, axes in sizes.items() if kind_of(name) == "dense")
+    words = [
+        word.replace("*", str(isqrt(first // channels) if word.startswith("flatten") else next(outputs, 0)))
+        for word in form.split("/")
+    ]
+    return "/".join(words)
 
 
 def match(scanned: Scan, architecture: Architecture) -> Ledger:
@@ -182,7 +227,7 @@ def body(scanned: Scan, architecture: Architecture) -> Ledger:
     left = ledger.unclaimed.keys() - within.keys()
     outside = {name: NO_TOP for name in scanned.checkpoint.tensors if name in left}
     holders = [*dict.fromkeys(re.sub(r"(?<=.)[./#][^./#]*$", "", name) for name in outside)]
-    heads = {match.name for match in scanned.matches if match.key.unit == HEAD}
+    heads = {match.name for match in scanned.matches if is_head(match.key.unit)}
     note = f"{NO_TOP} leaves out what is no part of the body: {_some(holders)}"
     return replace(
         ledger,

@@ -16,7 +16,7 @@ from densenet_port.errors import MisfitError
 from densenet_port.layouts.layout import SPLIT, Kernels, Layout, TensorKey
 from densenet_port.layouts.schema import FIRST_CONVS, kind_of, regex
 from densenet_port.network.architecture import Architecture, infer, name_in_order
-from densenet_port.network.units import HEAD, Kind
+from densenet_port.network.units import HEAD, Kind, is_head
 
 NUMBER = "a single number"  # the rule by which a loss or a score is left out
 TWIN = "the same tensor under another name"
@@ -74,7 +74,7 @@ class Scan:
     @property
     def has_head(self) -> bool:
         """Whether a tensor of the head is there."""
-        return any(match.key.unit == HEAD for match in self.matches)
+        return any(is_head(match.key.unit) for match in self.matches)
 
 
 # -- what is recognised ------------------------------------------------------------------------------------------------
@@ -128,9 +128,10 @@ def places(layout: Layout, checkpoint: Checkpoint) -> list[Place]:
     for root in dict.fromkeys(("", layout.root)):
         prefixes = _prefixes(checkpoint, tuple(end.removeprefix(root) for end in ends))
         several = [Place(prefix, root) for prefix in sorted(prefixes)]
-        networks = [place for place in several if _has_layers(layout, checkpoint, place)]
-        if networks or (several and layout.root):
-            return networks or several
+        apart = [place for place in several if not _is_within(layout, prefixes[place.prefix], place, several)]
+        networks = [place for place in apart if _has_layers(layout, checkpoint, place)]
+        if networks or (apart and layout.root):
+            return networks or apart
     return []
 
 
@@ -140,16 +141,25 @@ def _has_layers(layout: Layout, checkpoint: Checkpoint, place: Place) -> bool:
     return any(match.key.unit.startswith("block") for match in matches if match)
 
 
-def _prefixes(checkpoint: Checkpoint, ends: tuple[str, ...]) -> list[str]:
-    """What stands before names that end so."""
-    prefixes: dict[str, object] = {}
+def _is_within(layout: Layout, name: str, place: Place, places: Sequence[Place]) -> bool:
+    """Whether a stem's kernel by its name is another unit's of a network further out: a layer's `1.conv1`, say."""
+    outer = [other for other in places if other != place and place.prefix.startswith(other.prefix)]
+    known = [layout.recognise(spelled) for other in outer if (spelled := other.spelled(name))]
+    return any(key and key[0].unit not in FIRST_CONVS for key in known)
+
+
+def _prefixes(checkpoint: Checkpoint, ends: tuple[str, ...]) -> dict[str, str]:
+    """What stands before names that end so, and the name."""
+    prefixes: dict[str, str] = {}
+    seen: set[object] = set()
     for name in filter(lambda name: name.endswith(ends), checkpoint.tensors):
         for end in ends:
             if name.endswith(end) and (name == end or name[-len(end) - 1] in SPLIT):
                 identity = checkpoint.tensors[name].identity
-                if identity is None or identity not in prefixes.values():
-                    prefixes[name.removesuffix(end)] = identity
-    return [*prefixes]
+                if identity is None or identity not in seen:
+                    prefixes[name.removesuffix(end)] = name
+                    seen.add(identity)
+    return prefixes
 
 
 def _place(layout: Layout, checkpoint: Checkpoint) -> Place:
@@ -179,9 +189,9 @@ def _by_name(layout: Layout, checkpoint: Checkpoint, place: Place) -> list[Match
     if outside != place.prefix:  # a network within another may have its head there
         others = [name for name in checkpoint.tensors if not name.startswith(place.prefix)]
         heads = [match for name in others if (match := _recognised(layout, name, Place(outside)))]
-        matches += [match for match in heads if match.key.unit == HEAD]
+        matches += [match for match in heads if is_head(match.key.unit)]
     for match in matches:
-        if match.key.unit != HEAD or match.unit_name in layout.units[HEAD]:
+        if not is_head(match.key.unit) or match.unit_name in layout.units[HEAD]:
             return matches
     return []  # a head with a number for its name is nobody's without a network
 
@@ -244,7 +254,7 @@ def inside(scanned: Scan) -> Callable[[str], bool]:
     """
     place, root = scanned.place, scanned.layout.root
     start = place.prefix if place.root else place.prefix + root
-    units = [match for match in scanned.matches if match.key.unit != HEAD]
+    units = [match for match in scanned.matches if not is_head(match.key.unit)]
     modules = {_first(match.name[len(start) :]) for match in units}
     others = [name for name in scanned.checkpoint.tensors if name not in scanned.ignored]
     apart = bool(root and start) and not (place.root and all(name.startswith(start) for name in others))

@@ -1,8 +1,9 @@
 """A mapping table checked strictly, key by key: TOML in, the compiled fields of a `Layout` out.
 
 An unknown key is an error, and so is a missing one, or a pattern whose places are not those that its key can fill. What
-the keys mean stands in CONTRIBUTING.md. Patterns hold `{b}` (block), `{l}` (layer), `{n}` (layers in the block), each
-counted from `first`; `{unit}` is the unit as the layout spells it; `{_n}` is a running number, absent for number 0.
+the keys mean stands in CONTRIBUTING.md. Patterns hold `{b}` (block), `{l}` (layer), `{h}` (layer of the head), `{n}`
+(layers in the block), each counted from `first`; `{unit}` is the unit as the layout spells it; `{_n}` is a running
+number, absent for number 0.
 """
 
 import re
@@ -18,13 +19,14 @@ from densenet_port.errors import MisfitError, UsageError
 from densenet_port.extras import SOFTWARE
 from densenet_port.layouts.transform import FOLDS, compile_move
 from densenet_port.network.architecture import Architecture
+from densenet_port.network.channels import CONCATENATIONS, FLATTENS
 from densenet_port.network.contract import Contract, Input
-from densenet_port.network.graph import STEMS
+from densenet_port.network.graph import STEMS, stem_of
 from densenet_port.network.units import HEAD, ROLES, Kind, Unit
 from densenet_port.strict import Fields
 
 NUMBER = r"(?:0|[1-9][0-9]{0,8})"  # as layouts write them: no zeros before, no other script's digits
-PLACES = {key: f"(?P<{key}>{NUMBER})" for key in "bln"} | {"_n": f"(?:_(?P<order>{NUMBER}))?"}
+PLACES = {key: f"(?P<{key}>{NUMBER})" for key in "blhn"} | {"_n": f"(?:_(?P<order>{NUMBER}))?"}
 DEFAULTS: dict[str, Any] = {
     "reference": "numpy",
     "first": {},
@@ -35,16 +37,22 @@ DEFAULTS: dict[str, Any] = {
     "ignore": [],
     "classes": 1000,
     "pool": "",
+    "general": False,
+    "concatenation": CONCATENATIONS[0],
+    "flatten": FLATTENS[0],
     "body": "",
     "order": {},
 }
 KEYS = ("layout", "about", "containers", "contract", "units", "tensors", *DEFAULTS)
+OPTIONAL_ENTRIES = ("stem_stride", "stem_pool", "pool_rounding", "head_pool")
 OPTIONAL: dict[Kind, dict[str, str]] = {"conv": {"bias": "o"}}  # kind → part that a network need not have → its axes
 
 
 def generic(unit: str) -> tuple[str, dict[str, int]]:
     """A unit's name without its numbers, and its numbers: `block{b}.layer{l}.norm1` and b=2, l=3."""
     match = re.fullmatch(r"(?:(block)(\d+)\.layer(\d+)|(transition)(\d+))\.(\w+)", unit)
+    if match is None and (head := re.fullmatch(r"(head\.[a-z]+)(\d+)", unit)):
+        return f"{head[1]}{{h}}", {"h": int(head[2])}
     if match is None:
         return unit, {}
     if match[1]:
@@ -55,6 +63,7 @@ def generic(unit: str) -> tuple[str, dict[str, int]]:
 STEM_UNITS = tuple(dict.fromkeys(unit for stem in STEMS.values() for unit in stem.units))
 FIRST_CONVS = tuple(dict.fromkeys(stem.names("conv")[0] for stem in STEMS.values()))  # each begins one stem or several
 SMALLEST = Architecture(layers=(1, 1), growth_rate=1, init_channels=1)  # has every unit behind a stem that there is
+IN_HEAD = re.compile(r"head\.(?:norm|dense)(?:[1-9]\d*|\{h\})")  # units before the head's last dense layer
 BODY = tuple(dict.fromkeys(generic(unit)[0] for unit in SMALLEST.units if unit not in STEM_UNITS))
 
 
@@ -99,6 +108,9 @@ def compiled(path: Path, content: dict[str, Any], shared: tuple[str, ...] = ()) 
         "prefer": table.fields("prefer").content,
         "classes": table.value("classes", int),
         "pool": table.text("pool"),
+        "general": table.value("general", bool),
+        "concatenation": table.one_of("concatenation", CONCATENATIONS),
+        "flatten": table.one_of("flatten", FLATTENS),
         "body_prefix": table.text("body"),
         "contract": contract,
         "carried": carried,
@@ -117,7 +129,7 @@ def compiled(path: Path, content: dict[str, Any], shared: tuple[str, ...] = ()) 
 
 def _first(first: Fields) -> dict[str, int]:
     """The number that the first block, layer or running number has."""
-    places = ("b", "l", "n")
+    places = ("b", "l", "h", "n")
     first.check_keys(places, optional=places)
     return {place: first.value(place, int) for place in first.content}
 
@@ -130,15 +142,18 @@ def _only(only: Fields) -> dict[str, tuple[Any, ...]]:
     for number, value in only.content.items():
         alternatives = value if isinstance(value, list) else [value]
         allowed[number] = tuple(tuple(one) if isinstance(one, list) else one for one in alternatives)
-    if unknown := [stem for stem in allowed.get("stem", ()) if stem not in STEMS]:
-        raise only.wrong("stem", f"one of {', '.join(STEMS)}", repr(unknown[0]))
+    for stem in allowed.get("stem", ()):
+        try:
+            stem_of(stem)
+        except KeyError as error:
+            raise only.wrong("stem", f"one of {', '.join(STEMS)}, or such as 5x5-norm", repr(stem)) from error
     return allowed
 
 
 def _contract(contract: Fields) -> tuple[Contract, frozenset[str]]:
     """The contract, and which of its entries go with the weights from file to file: the input always does."""
     keys = [entry.name for entry in fields(Contract)]
-    contract.check_keys([*keys, "carried"], optional=("carried", "stem_pool", "pool_rounding"))
+    contract.check_keys([*keys, "carried"], optional=("carried", *OPTIONAL_ENTRIES))
     contract.value("epsilon", float)
     image = contract.fields("input")
     image.check_keys(entry.name for entry in fields(Input))
@@ -169,8 +184,9 @@ def _units(units: Fields, stems: Iterable[str]) -> tuple[dict[str, tuple[str, ..
     `stems` are those that the layout can hold; where none is named, those that the table begins.
     """
     begun = [kind for kind, stem in STEMS.items() if stem.units[0] in units.content]
-    kinds = [kind for kind in STEMS if kind in stems] or begun or list(STEMS)[:1]
-    units.check_keys([*(unit for kind in kinds for unit in STEMS[kind].units), *BODY])
+    kinds = [*stems] or begun or list(STEMS)[:1]
+    optional = [unit for unit in units.content if IN_HEAD.fullmatch(unit)]
+    units.check_keys([*(unit for kind in kinds for unit in stem_of(kind).units), *BODY, *optional])
     patterns: dict[str, tuple[str, ...]] = {}
     exceptions: dict[str, dict[str, str]] = {}
     for unit in units.content:
@@ -301,4 +317,4 @@ def regex(pattern: str) -> re.Pattern[str]:
 def kind_of(unit: str) -> Kind:
     """The kind of a unit, from its last word."""
     last = unit.rpartition(".")[2]
-    return "dense" if last == "dense" else "norm" if last.startswith("norm") else "conv"
+    return "dense" if last.startswith("dense") else "norm" if last.startswith("norm") else "conv"

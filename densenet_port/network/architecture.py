@@ -10,7 +10,8 @@ from typing import Any
 
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.network.contract import Contract
-from densenet_port.network.graph import STEMS, Stem, StemKind, graph
+from densenet_port.network.graph import STEMS, Stem, StemKind, graph, stem_kind, stem_of
+from densenet_port.network.head import USUAL, head_of
 from densenet_port.network.units import ROLES, Slot, Unit
 
 _MOST = 2**31 - 1  # of any number; ONNX and Caffe keep sizes in 32 bits
@@ -27,7 +28,9 @@ class Architecture:
     """The numbers of one DenseNet.
 
     `layers` holds the dense layers of each block. `bottleneck` is the width of the 1×1 convolution in growth rates (4
-    in every published BC network), 0 for none. A transition keeps `int(channels * (1 - reduction))`. `classes` is None
+    in every published BC network), 0 for none. A transition keeps `int(channels * (1 - reduction))`; where transitions
+    differ, `reduction` has a number for each. `stem` is a kind of `graph.stem_of`, `final_norm` says whether a norm and
+    a ReLU stand behind the last block, and `head` what stands behind that, as `network.head` has it. `classes` is None
     without the head. Raises UsageError for numbers that describe no network.
     """
 
@@ -35,10 +38,12 @@ class Architecture:
     growth_rate: int
     init_channels: int
     bottleneck: int = 4
-    reduction: float = 0.5
+    reduction: float | tuple[float, ...] = 0.5
     stem: StemKind = "imagenet"
     channels: int = 3
     classes: int | None = 1000
+    final_norm: bool = True
+    head: str = USUAL
 
     def __post_init__(self) -> None:
         """Refuse numbers that describe no network."""
@@ -49,11 +54,17 @@ class Architecture:
             raise UsageError(f"no DenseNet has these numbers: {asdict(self)}", hint=hint)
         if sum(self.layers) > _LAYERS:
             raise UsageError(f"a DenseNet of {sum(self.layers)} dense layers, at most {_LAYERS} are taken")
-        if not 0 <= self.reduction < 1:
+        reductions = self.reduction if isinstance(self.reduction, tuple) else (self.reduction,)
+        if not all(0 <= reduction < 1 for reduction in reductions):
             raise UsageError(f"reduction must be at least 0 and below 1, found {self.reduction}")
-        if self.stem not in STEMS:
-            raise UsageError(f"unknown stem {self.stem!r} (known: {', '.join(STEMS)})")
-        divisor = max(conv.divisor for conv in STEMS[self.stem].convs)
+        if isinstance(self.reduction, tuple) and len(reductions) != len(self.layers) - 1:
+            raise UsageError(f"{len(self.layers) - 1} transitions, and {len(reductions)} reductions: {self.reduction}")
+        head_of(self.head)
+        try:
+            stem = stem_of(self.stem)
+        except (KeyError, TypeError) as error:
+            raise UsageError(f"unknown stem {self.stem!r} (known: {', '.join(STEMS)}, 5x5, 5x5-norm …)") from error
+        divisor = max(conv.divisor for conv in stem.convs)
         if self.init_channels % divisor:
             found = f"must be a multiple of {divisor}, found {self.init_channels}"
             raise UsageError(f"a {self.stem} stem's init_channels {found}")
@@ -78,17 +89,20 @@ class Architecture:
     def from_json(cls, data: Mapping[str, Any]) -> "Architecture":
         """The architecture that `to_json` wrote. Raises MisfitError for anything else."""
         try:
-            return cls(**{**data, "layers": tuple(data["layers"])})
-        except (KeyError, TypeError, UsageError) as error:
+            plain: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in data.items()}
+            return cls(**plain)
+        except (AttributeError, KeyError, TypeError, UsageError) as error:
             raise MisfitError(f"the file's own record of its architecture is unreadable: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers as plain JSON values."""
-        return {**asdict(self), "layers": list(self.layers)}
+        """The numbers as plain JSON values; of `final_norm` and `head` what is not the usual."""
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        usual = {"final_norm": True, "head": USUAL}
+        return {key: value for key, value in plain.items() if key not in usual or value != usual[key]}
 
     @cached_property
     def name(self) -> str:
-        """The published name if the body has one (`121`), else the `spec`."""
+        """The published name if the body has one (`121`) and the head is the usual, else the `spec`."""
         body = replace(self, classes=1000, channels=3)
         return next((name for name, known in NAMED.items() if replace(known, classes=1000) == body), self.spec)
 
@@ -99,7 +113,7 @@ class Architecture:
         for entry in fields(self):
             value = getattr(self, entry.name)
             if entry.name != "layers" and value != entry.default:
-                given[entry.name] = "none" if value is None else str(value)
+                given[entry.name] = _spelled(value)
         return ",".join(f"{key}={value}" for key, value in given.items())
 
     @property
@@ -134,7 +148,7 @@ class Architecture:
 
     def without_head(self) -> "Architecture":
         """The same body without the head."""
-        return replace(self, classes=None)
+        return replace(self, classes=None, head=USUAL)
 
 
 def infer(sizes: Mapping[str, Mapping[str, int]], norms: int | None = None) -> Architecture:
@@ -153,7 +167,7 @@ def infer(sizes: Mapping[str, Mapping[str, int]], norms: int | None = None) -> A
         second = sizes.get("block1.layer1.conv2")
         growth = second["o"] if second else first["o"]
         stems = _stems_of(sizes)
-        names = STEMS[stems[0]].names("conv")
+        names = stem_of(stems[0]).names("conv")
         channels, init_channels = sizes[names[0]]["i"], sizes[names[-1]]["o"]
     except KeyError as error:
         raise MisfitError(f"no DenseNet without {error.args[0]}") from error
@@ -222,11 +236,13 @@ def _stems_of(sizes: Mapping[str, Mapping[str, int]]) -> list[StemKind]:
     Raises KeyError that names a kernel that is missing.
     """
     several = "stem.conv1" in sizes
+    if not several and (side := sizes["stem.conv"]["h"]) % 2:
+        kinds = [stem_kind(side, norms=norms) for norms in (True, False)]
+        usual = [kind for kind in STEMS if kind in kinds]  # a 7×7 kernel without a norm is nobody's
+        return usual or kinds
     kinds = [kind for kind, stem in STEMS.items() if (len(stem.convs) > 1) == several]
     seen = sorted(unit for unit in sizes if unit.startswith("stem.conv"))
-    kinds = [kind for kind in kinds if STEMS[kind].names("conv") == seen] or kinds
-    side = sizes[STEMS[kinds[0]].names("conv")[0]]["h"]
-    return [kind for kind in kinds if STEMS[kind].convs[0].kernel == side] or kinds[-1:]
+    return [kind for kind in kinds if STEMS[kind].names("conv") == seen] or kinds[-1:]
 
 
 def _count_layers(sizes: Mapping[str, Mapping[str, int]]) -> tuple[int, ...]:
@@ -253,14 +269,35 @@ def _count_layers(sizes: Mapping[str, Mapping[str, int]]) -> tuple[int, ...]:
     return tuple(counts[block] for block in sorted(counts))
 
 
-def _reduction(transitions: list[Mapping[str, int]]) -> float:
-    """The shortest decimal that explains every transition's channels; one block alone has the usual half."""
+def _reduction(transitions: list[Mapping[str, int]]) -> float | tuple[float, ...]:
+    """The shortest decimal that explains every transition's channels, or one for each where none does.
+
+    One block alone has the usual half.
+    """
+    one = _decimal(transitions)
+    if one is not None:
+        return one
+    each = [_decimal([transition]) for transition in transitions]
+    if None not in each:
+        return tuple(number for number in each if number is not None)
+    found = ", ".join(f"{t['i']} to {t['o']}" for t in transitions)
+    raise MisfitError(f"no reduction explains the transitions' channels: {found}")
+
+
+def _decimal(transitions: list[Mapping[str, int]]) -> float | None:
+    """The shortest decimal that explains the channels of transitions; None where none does."""
     most: float = min((1 - t["o"] / t["i"] for t in transitions), default=0.5)
     for guess in (0.5, *(floor(most * 10**digits + 1e-9) / 10**digits for digits in range(9))):
         if 0 <= guess < 1 and all(int(t["i"] * (1.0 - guess)) == t["o"] for t in transitions):
             return float(guess)
-    found = ", ".join(f"{t['i']} to {t['o']}" for t in transitions)
-    raise MisfitError(f"no single reduction explains the transitions' channels: {found}")
+    return None
+
+
+def _spelled(value: object) -> str:
+    """A number of an architecture in its `spec`; several reductions have a colon between them."""
+    if isinstance(value, tuple):
+        return ":".join(map(str, value))
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _parse_spec(text: str) -> Architecture:
@@ -273,14 +310,16 @@ def _parse_spec(text: str) -> Architecture:
             if key == "layers":
                 given[key] = tuple(int(count) for count in value.split("-"))
             elif key == "reduction":
-                given[key] = float(value)
-            elif key == "stem":
+                given[key] = tuple(map(float, value.split(":"))) if ":" in value else float(value)
+            elif key in ("stem", "head"):
                 given[key] = value
+            elif key == "final_norm":
+                given[key] = {"true": True, "false": False}[value]
             elif key in kinds:
                 given[key] = None if value == "none" else int(value)
             else:
                 raise UsageError(f"unknown number {key!r} in --arch {text} (known: {', '.join(kinds)})")
-        except ValueError as error:
+        except (KeyError, ValueError) as error:
             raise UsageError(f"--arch {text}: {key} cannot be {value!r}") from error
     if missing := [key for key in ("layers", "growth_rate", "init_channels") if key not in given]:
         raise UsageError(f"--arch {text} lacks {', '.join(missing)}")

@@ -15,12 +15,13 @@ Output = Literal["logits", Activation]
 Order = Literal["rgb", "bgr", "grey"]
 _UNIT = 2.0  # means and deviations of pictures of values up to 1 are smaller
 _EXACT = 1e-12  # of a number: what float64's arithmetic with decimals loses at most, and far less than a float32 has
-Origin = Literal["graph", "record", "software", "user", "assumed"]
-ENTRIES = ("epsilon", "stem_padding", "stem_pool", "pool_rounding", "output", "input")
+Origin = Literal["graph", "record", "statistics", "software", "user", "assumed"]
+ENTRIES = ("epsilon", "stem_stride", "stem_padding", "stem_pool", "pool_rounding", "head_pool", "output", "input")
 """The entries of a contract. Each has an origin, by which it is known:
 
     graph      the file's own graph has it
     record     a file beside the weights, or one that densenet-port wrote, records it
+    statistics the running statistics of its norms testify to it
     software   the layout's own software builds its networks so
     user       the user's word
     assumed    nothing tells; it is what files like this one usually have
@@ -104,20 +105,24 @@ def digits(number: float) -> int:
 class Contract:
     """What must hold beside the weights for the network to be the same function.
 
-    `epsilon` is what every norm adds to its variance. `stem_padding` is "symmetric" (3 and 1 zeros on every side, the
-    original network) or "same" (TensorFlow's rule, which shifts even sizes by three pixels). `stem_pool` is the stem's
-    3×3 pool: "max" of stride 2, "blur", a max of stride 1 and then a binomial 3×3 filter of stride 2 over the map
-    and its reflection at the border (timm's blur pool; `stem_padding` has no say in it), or "none". `pool_rounding` is
-    how a transition pools a map of odd size: "floor" drops the last row and column, "ceil" averages what is there of
-    them (Caffe's default). `output` says what the layout's own network puts out: the activation behind the head, or
-    logits; weights are the same for all.
+    `epsilon` is what every norm adds to its variance. `stem_stride` is the stride of a stem's only convolution, None
+    for the one that its kind usually has (`graph.stem_of`). `stem_padding` is "symmetric" (3 and 1 zeros on every side,
+    the original network) or "same" (TensorFlow's rule, which shifts even sizes by three pixels). `stem_pool` is the
+    stem's 3×3 pool: "max" of stride 2, "blur", a max of stride 1 and then a binomial 3×3 filter of stride 2 over the
+    map and its reflection at the border (timm's blur pool; `stem_padding` has no say in it), or "none". `pool_rounding`
+    is how a transition pools a map of odd size: "floor" drops the last row and column, "ceil" averages what is there of
+    them (Caffe's default). `head_pool` is the window, and the stride, of the average pool in front of a head that reads
+    every place of the map; 1 for none, and for every other head. `output` says what the layout's own network puts out:
+    the activation behind the head, or logits; weights are the same for all.
     Raises MisfitError for values that no network has.
     """
 
     epsilon: float = 1e-5
+    stem_stride: int | None = None
     stem_padding: StemPadding = "symmetric"
     stem_pool: StemPool = "max"
     pool_rounding: Rounding = "floor"
+    head_pool: int = 1
     output: Output = "logits"
     input: Input = field(default_factory=Input)
 
@@ -125,6 +130,9 @@ class Contract:
         """Refuse values that no network has."""
         if not _is_number(self.epsilon) or self.epsilon < 0:
             raise MisfitError(f"contract: epsilon: expected a finite number from 0 on, found {self.epsilon!r}")
+        for key in ("stem_stride", "head_pool"):
+            if not _is_count(getattr(self, key)) and (key, self.stem_stride) != ("stem_stride", None):
+                raise MisfitError(f"contract: {key}: expected a whole number from 1 on, found {getattr(self, key)!r}")
         _check_choice("stem_padding", self.stem_padding, get_args(StemPadding))
         _check_choice("stem_pool", self.stem_pool, get_args(StemPool))
         _check_choice("pool_rounding", self.pool_rounding, get_args(Rounding))
@@ -139,8 +147,17 @@ class Contract:
             raise MisfitError(f"contract: unreadable: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
-        """The contract as plain JSON values."""
-        return {**asdict(self), "input": self.input.to_json()}
+        """The contract as plain JSON values; `stem_stride` and `head_pool` where they are not the usual."""
+        plain = {**asdict(self), "input": self.input.to_json()}
+        return {key: value for key, value in plain.items() if key not in _RARE or value != _RARE[key]}
+
+
+_RARE: dict[str, Any] = {"stem_stride": None, "head_pool": 1}  # entries that few networks have → what all others have
+
+
+def _is_count(value: object) -> bool:
+    """Whether a value is a whole number from 1 on."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _is_number(value: object) -> bool:

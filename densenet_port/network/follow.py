@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn, cast, get_args
 from densenet_port.errors import MisfitError
 from densenet_port.file_graph import INPUT, FileGraph, Step
 from densenet_port.network.contract import Activation, Contract, Input, Order, input_of, unit_note
-from densenet_port.network.graph import IMAGES, STEMS, Numbers, Operation, OperationKind, graph
+from densenet_port.network.graph import IMAGES, Numbers, Operation, OperationKind, graph, stem_of
 from densenet_port.network.units import HEAD
 
 TITLES: dict[OperationKind, str] = {
@@ -65,7 +65,7 @@ class _Follower:
         self.readers = _readers(source, self.pieces)
         self.contract = self.usual()
         self.network = graph(numbers, self.contract)
-        self.has_pool = STEMS[numbers.stem].pool
+        self.has_pool = stem_of(numbers.stem).pool
         self.values: dict[str, Pieces] = {}
         self.facts: dict[str, set[Any]] = {}
         self.notes: list[str] = list(source.notes)

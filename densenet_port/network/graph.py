@@ -12,9 +12,11 @@ A **unit** is an operation that holds weights, by its dotted name, in order of e
 
 The others are called after what they belong to: `stem.pool`, `block1.layer1.relu1`, `block1.layer1.concat`,
 `transition1.pool`, `final.relu`, `final.pool`, `head.softmax`. A dense block concatenates old channels first, then the
-new ones.
+new ones. What may stand between the last map and the head's last dense layer is told by `network.head`: its units are
+`head.norm1`, `head.dense1` and so on, before `head.dense`.
 """
 
+import re
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -22,14 +24,29 @@ from itertools import count
 from typing import Any, Literal, NamedTuple, Protocol
 
 from densenet_port.network.contract import Activation, Contract, Rounding
+from densenet_port.network.head import Head, head_of
 from densenet_port.network.units import HEAD, Unit, conv_unit, dense_unit, norm_unit
 
 IMAGES = "images"  # the name of what goes in
 
 OperationKind = Literal[
-    "conv", "norm", "relu", "max_pool", "average_pool", "pad", "blur", "concat", "mean", "dense", "activation"
+    "conv",
+    "norm",
+    "relu",
+    "max_pool",
+    "average_pool",
+    "pad",
+    "blur",
+    "concat",
+    "mean",
+    "max",
+    "flatten",
+    "dense",
+    "activation",
 ]
-StemKind = Literal["imagenet", "cifar", "cifar-norm", "deep"]
+StemKind = (
+    str  # a name in STEMS; or the side of one convolution's kernel, and whether a norm follows: "5x5", "5x5-norm"
+)
 Padding = int | Literal["same"]
 
 
@@ -71,6 +88,29 @@ STEMS: dict[StemKind, Stem] = {
     # timm 1.0.31, models/densenet.py: its growth rate is half of the stem's channels
     "deep": Stem(convs=(StemConv(3, 2, 2), StemConv(3, 1, 2), StemConv(3, 1)), norms=True, pool=True),
 }
+_STEM = re.compile(r"([1-9]\d?)x\1(-norm)?")
+_WIDE = 7  # the side from which on a kernel usually has a stride of 2
+
+
+@lru_cache(maxsize=1 << 6)
+def stem_of(kind: StemKind) -> Stem:
+    """The stem of a kind; one of another size has the stride that its size usually has. Raises KeyError for none."""
+    if kind in STEMS:
+        return STEMS[kind]
+    match = _STEM.fullmatch(kind)
+    if match is None or int(match[1]) % 2 == 0:
+        raise KeyError(kind)
+    side = int(match[1])
+    return Stem(convs=(StemConv(side, 1 if side < _WIDE else 2),), norms=bool(match[2]), pool=bool(match[2]))
+
+
+def stem_kind(side: int, *, norms: bool) -> StemKind:
+    """The kind of a stem of one convolution, whose kernel has a side; the name of a usual one where it is that."""
+    usual = (kind for kind, stem in STEMS.items() if len(stem.convs) == 1)
+    for kind in usual:
+        if (STEMS[kind].convs[0].kernel, STEMS[kind].norms) == (side, norms):
+            return kind
+    return f"{side}x{side}{'-norm' if norms else ''}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +125,8 @@ class Operation:
     - pad: one place around, mirrored at the border, which is not repeated: 1 | 0 1 2 …
     - blur: the binomial filter [1 2 1]/4 along both axes for each channel, with `stride` and no padding.
     - concat: the channels of the first input, then those of the second.
-    - mean: over height and width; what it gives has no places any more.
+    - mean, max: over height and width; what they give has no places any more.
+    - flatten: a map of `kernel` × `kernel` places, row by row, each with all its channels.
     - dense: `x · kernel + bias`. activation: `function` of the classes; a softmax is over all of them.
 
     `padding` is a number of places on every side, or "same": as many as ⌈size / stride⌉ results need, the smaller half
@@ -107,6 +148,8 @@ class Operation:
     def side(self, side: int) -> int:
         """Places that come out along an axis on which `side` places go in; 0 or less where there is nothing to do."""
         match self.kind:
+            case "flatten":
+                return 1 if side == self.kernel else 0
             case "pad":
                 return side + 2 if side > 1 else 0  # the first place but one is what is mirrored
             case "conv" | "max_pool" | "average_pool" | "blur" if self.padding == "same":
@@ -138,8 +181,16 @@ class Numbers(Hashable, Protocol):
         """Width of the 1×1 convolution in growth rates; 0 for none."""
 
     @property
-    def reduction(self) -> float:
-        """Share of the channels that a transition drops."""
+    def reduction(self) -> float | tuple[float, ...]:
+        """Share of the channels that a transition drops; several where transitions differ, one for each."""
+
+    @property
+    def final_norm(self) -> bool:
+        """Whether a norm and a ReLU stand behind the last block."""
+
+    @property
+    def head(self) -> str:
+        """What stands behind the last map, as `network.head` has it."""
 
     @property
     def stem(self) -> StemKind:
@@ -203,7 +254,20 @@ class Graph:
 
     def is_flat(self, name: str) -> bool:
         """Whether an operation puts out one number for each channel, without height and width."""
-        return self.operations[name].kind in ("mean", "dense", "activation")
+        return name in self._flat
+
+    @cached_property
+    def _flat(self) -> frozenset[str]:
+        """The operations whose output has no places: from the one that takes them away to the end."""
+        flat: set[str] = set()
+        for name, step in self.operations.items():
+            if step.kind in ("mean", "max", "flatten", "dense") or flat.issuperset(step.inputs):
+                flat.add(name)
+        return frozenset(flat)
+
+    def takes(self, side: int) -> bool:
+        """Whether every operation has a place to work on, for images with `side` places along an axis."""
+        return _survives(side, [*self.operations.values()])
 
     @cached_property
     def smallest_side(self) -> int:
@@ -260,16 +324,18 @@ class _Builder:
             for layer in range(1, layers + 1):
                 yield from self.layer(f"block{block}.layer{layer}")
             if block < blocks:
-                yield from self.transition(f"transition{block}")
-        yield from self.norm("final.norm")
+                yield from self.transition(f"transition{block}", self.reduction(block))
+        if self.numbers.final_norm:
+            yield from self.norm("final.norm")
         if self.numbers.classes is not None:
-            yield from self.head(self.numbers.classes)
+            yield from self.head(head_of(self.numbers.head), self.numbers.classes)
 
     def stem(self) -> Iterator[Operation]:
         """The stem: its convolutions, and its pool."""
-        stem = STEMS[self.numbers.stem]
+        stem = stem_of(self.numbers.stem)
+        only = self.contract.stem_stride if len(stem.convs) == 1 else None
         for name, norm, conv in zip(stem.names("conv"), stem.names("norm"), stem.convs, strict=True):
-            yield self.conv(name, conv.kernel, self.numbers.init_channels // conv.divisor, conv.stride)
+            yield self.conv(name, conv.kernel, self.numbers.init_channels // conv.divisor, only or conv.stride)
             if stem.norms:
                 yield from self.norm(norm)
         if stem.pool and self.contract.stem_pool != "none":
@@ -301,21 +367,59 @@ class _Builder:
         self.channels += width
         yield self.add(f"{name}.concat", "concat", inputs=(before, self.last))
 
-    def transition(self, name: str) -> Iterator[Operation]:
+    def reduction(self, block: int) -> float:
+        """The reduction of the transition behind a block."""
+        reduction = self.numbers.reduction
+        return reduction[block - 1] if isinstance(reduction, tuple) else reduction
+
+    def transition(self, name: str, reduction: float) -> Iterator[Operation]:
         """A transition keeps `int(channels · (1 − reduction))` channels, and halves height and width."""
         yield from self.norm(f"{name}.norm")
-        yield self.conv(f"{name}.conv", 1, int(self.channels * (1.0 - self.numbers.reduction)))
+        yield self.conv(f"{name}.conv", 1, int(self.channels * (1.0 - reduction)))
         rounding = self.contract.pool_rounding
         yield self.add(f"{name}.pool", "average_pool", kernel=2, stride=2, rounding=rounding)
 
-    def head(self, classes: int) -> Iterator[Operation]:
-        """The mean over the last map, the dense layer, and what the contract puts behind it."""
-        yield self.add("final.pool", "mean")
-        unit = dense_unit(HEAD, self.channels, classes)
-        self.channels = classes
-        yield self.add(HEAD, "dense", unit=unit)
+    def head(self, head: Head, classes: int) -> Iterator[Operation]:
+        """One vector of the last map, dense layers with what stands between them, and what the contract puts behind."""
+        yield from self.vector(head)
+        counts: dict[str, int] = {}
+        for step in head.steps:
+            counts[step.kind] = counts.get(step.kind, 0) + 1
+            name = f"head.{step.kind}{counts[step.kind]}"
+            if step.kind == "norm":
+                unit = norm_unit(name, self.channels)
+                yield self.add(name, "norm", unit=unit, epsilon=self.contract.epsilon)
+            elif step.kind == "relu":
+                yield self.add(name, "relu")
+            elif step.kind == "dense":
+                yield self.dense(name if step.outputs else HEAD, step.outputs or classes)
+            else:
+                yield self.add(name, "activation", function=step.kind)
         if self.contract.output != "logits":
             yield self.add(f"head.{self.contract.output}", "activation", function=self.contract.output)
+
+    def vector(self, head: Head) -> Iterator[Operation]:
+        """The means over the last map, joined where there are several; or every place of the map."""
+        last, channels = self.last, self.channels
+        if head.side > 1 or not head.pools:
+            side = self.contract.head_pool
+            if side > 1:
+                yield self.add("final.pool", "average_pool", kernel=side, stride=side)
+            self.channels *= head.side**2
+            yield self.add("head.flatten", "flatten", kernel=head.side)
+            return
+        names = ["final.pool"] if len(head.pools) == 1 else [f"final.{kind}" for kind in head.pools]
+        for name, kind in zip(names, head.pools, strict=True):
+            yield self.add(name, kind, inputs=(last,))
+        if len(names) > 1:
+            self.channels = channels * len(names)
+            yield self.add("final.concat", "concat", inputs=tuple(names))
+
+    def dense(self, name: str, outputs: int) -> Operation:
+        """A dense layer."""
+        unit = dense_unit(name, self.channels, outputs)
+        self.channels = outputs
+        return self.add(name, "dense", unit=unit)
 
     def conv(self, name: str, kernel: int, outputs: int, stride: int = 1) -> Operation:
         """A convolution; with a stride it is padded as the contract says, otherwise so that the map keeps its size."""

@@ -199,7 +199,7 @@ def _max_pool(step: Operation, _weights: Mapping[Slot, Map], x: Map) -> Map:
 
 
 def _average_pool(step: Operation, _weights: Mapping[Slot, Map], x: Map) -> Map:
-    return halved(x, step.rounding)
+    return halved(x, step.rounding) if (step.kernel, step.stride) == (2, 2) else averages(x, step.kernel)
 
 
 def _pad(_step: Operation, _weights: Mapping[Slot, Map], x: Map) -> Map:
@@ -213,6 +213,15 @@ def _blur(_step: Operation, _weights: Mapping[Slot, Map], x: Map) -> Map:
 def _mean(_step: Operation, _weights: Mapping[Slot, Map], x: Map) -> Map:
     pooled: Map = x.mean(axis=(1, 2))
     return pooled
+
+
+def _max(_step: Operation, _weights: Mapping[Slot, Map], x: Map) -> Map:
+    largest: Map = x.max(axis=(1, 2))
+    return largest
+
+
+def _flatten(_step: Operation, _weights: Mapping[Slot, Map], x: Map) -> Map:
+    return x.reshape(len(x), -1)
 
 
 def _dense(step: Operation, weights: Mapping[Slot, Map], x: Map) -> Map:
@@ -256,6 +265,8 @@ _OPERATIONS: dict[OperationKind, Callable[[Operation, Mapping[Slot, Map], Map], 
     "pad": _pad,
     "blur": _blur,
     "mean": _mean,
+    "max": _max,
+    "flatten": _flatten,
     "dense": _dense,
     "activation": _activation,
 }
@@ -332,6 +343,14 @@ def halved(x: Map, rounding: Rounding) -> Map:
     return result
 
 
+def averages(x: Map, side: int) -> Map:
+    """The average of every `side` × `side` places; what is left over at the edge is dropped."""
+    rows, columns = (size // side for size in x.shape[1:3])
+    tiles = x[:, : rows * side, : columns * side].reshape(len(x), rows, side, columns, side, x.shape[3])
+    result: Map = tiles.mean(axis=(2, 4))
+    return result
+
+
 def padded(x: Map, kernel: int, stride: int, padding: Padding) -> Map:
     """The map with zeros around it, as an operation's `padding` says."""
     around = []
@@ -359,4 +378,8 @@ def _checked(network: Graph, images: Array, title: str) -> Array:
     if min(images.shape[1:3]) < least:
         size = f"{images.shape[1]} by {images.shape[2]} pixels"
         raise UsageError(f"images of {size} are too small: {title} needs {least} by {least}")
+    if not all(map(network.takes, images.shape[1:3])):
+        size = f"{images.shape[1]} by {images.shape[2]} pixels"
+        fitting = f"the head of {title} reads every place of its map: {least} by {least} pixels fit"
+        raise UsageError(f"images of {size} do not fit: {fitting}")
     return images

@@ -22,10 +22,15 @@ ROLES: dict[Kind, tuple[Role, ...]] = {
 AXES: dict[Kind, str] = {"conv": "h w i o", "norm": "c", "dense": "i o"}
 
 
+def is_head(unit: str) -> bool:
+    """Whether a unit is the head's: its last dense layer, or a norm or dense layer before it."""
+    return unit.startswith("head.")
+
+
 class Unit(NamedTuple):
     """A place in the network: its name, kind and the sizes of its axes.
 
-    `sizes` maps the axes' names to lengths: `h w i o` for a convolution, `c` for a norm, `i o` for the head.
+    `sizes` maps the axes' names to lengths: `h w i o` for a convolution, `c` for a norm, `i o` for a dense layer.
     """
 
     name: str
@@ -37,6 +42,11 @@ class Unit(NamedTuple):
         """Number of the dense block or transition, from 1; None in the stem, the final norm and the head."""
         match = re.match(r"(?:block|transition)(\d+)", self.name)
         return int(match[1]) if match else None
+
+    def channel_axis(self, role: Role) -> int | None:
+        """Which of our axes has the channels that the unit reads, for one role; None where none has."""
+        axes = self.axes(role).split()
+        return next((axes.index(axis) for axis in ("i", "c") if axis in axes), None)
 
     def axes(self, role: Role) -> str:
         """The order of our axes for one role of this unit."""

@@ -22,7 +22,7 @@ from densenet_port.conversion.load import Network, read
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.layouts.layout import Kernels
 from densenet_port.network.contract import Activation
-from densenet_port.network.graph import STEMS, graph
+from densenet_port.network.graph import graph
 from densenet_port.network.numpy import forward, run
 from densenet_port.prove.checks import GROSS, PROBABILITIES, is_probabilities
 from densenet_port.prove.figures import largest
@@ -105,7 +105,7 @@ def _probes(
     seed: int,
 ) -> tuple[Probe, ...]:
     """The standard probes, of sizes that the model takes."""
-    strided = STEMS[network.architecture.stem].convs[0].stride > 1
+    strided = next(iter(network.graph.operations.values())).stride > 1
     side = fixed_side(model, kind)
     sizes = sizes or (SMALL if not strided else SIZES)
     if side is not None:

@@ -16,7 +16,8 @@ from densenet_port.layouts.layout import Layout, layouts
 from densenet_port.network.contract import Contract, Origin
 from densenet_port.prove.job import require_buildable
 
-COMPUTED = ("epsilon", "stem_padding", "stem_pool", "pool_rounding")  # the entries of a contract that logits depend on
+# the entries of a contract that logits depend on
+COMPUTED = ("epsilon", "stem_stride", "stem_padding", "stem_pool", "pool_rounding", "head_pool")
 KERAS = ("keras", "keras-h5")  # containers whose whole models Keras loads
 CLOSE = 1e-6  # of an epsilon: a graph may keep it in float32, which is within 6e-8 of what is meant
 BY: dict[Origin, str] = {
@@ -143,6 +144,8 @@ def _shared(metadata: Mapping[str, Any]) -> Iterator[str]:
     origins: Mapping[str, Origin] = metadata.get("origins", {})
     untold: tuple[Origin, ...] = ("user", "assumed")
     for origin in untold:
-        entries = [f"{key} {_shown(metadata['contract'][key])}" for key in COMPUTED if origins.get(key) == origin]
+        contract = metadata["contract"]
+        keys = [key for key in COMPUTED if origins.get(key) == origin and key in contract]
+        entries = [f"{key} {_shown(contract[key])}" for key in keys]
         if entries:
             yield f"both sides take {', '.join(entries)} {BY[origin]}"

@@ -183,12 +183,12 @@ BODY_UNITS = "block{b}.layer{l}.conv1, block{b}.layer{l}.conv2, block{b}.layer{l
 UNITS = f"{BODY_UNITS}, final.norm, head.dense, stem.conv, stem.norm, transition{{b}}.conv, transition{{b}}.norm"
 KEYS_OF_A_TABLE = ", ".join(
     [
-        *("about", "body", "classes", "containers", "contract", "first", "ignore", "include", "layout"),
-        *("only", "order", "pool", "prefer", "reference", "tensors", "units", "when"),
+        *("about", "body", "classes", "concatenation", "containers", "contract", "first", "flatten", "general"),
+        *("ignore", "include", "layout", "only", "order", "pool", "prefer", "reference", "tensors", "units", "when"),
     ]
 )
-CONTRACT = "epsilon, stem_padding, stem_pool, pool_rounding, output, input"
-NUMBERS = "bottleneck, channels, classes, growth_rate, init_channels, layers, reduction, stem"
+CONTRACT = "epsilon, stem_stride, stem_padding, stem_pool, pool_rounding, head_pool, output, input"
+NUMBERS = "bottleneck, channels, classes, final_norm, growth_rate, head, init_channels, layers, reduction, stem"
 FAULTS = [
     (("layout     =", "layuot     ="), f"unknown key 'layuot' (known: {KEYS_OF_A_TABLE})"),
     (('about      = "', 'about      = 3 # "'), "about: expected a string, found 3"),
@@ -240,11 +240,11 @@ FAULTS = [
     ((', variance = "{unit}.running_var"', ""), "missing key 'tensors.norm.variance'"),
     (('include    = "torch"', 'include    = "tensorflow"'), "include: expected one of torch, found 'tensorflow'"),
     (('include    = "torch"', 'include    = ["torch"]'), "include: expected one of torch, found ['torch']"),
-    (("first      = { b = 1", "first      = { c = 1"), "unknown key 'first.c' (known: b, l, n)"),
+    (("first      = { b = 1", "first      = { c = 1"), "unknown key 'first.c' (known: b, h, l, n)"),
     (("only       = { stem", "only       = { stemm"), f"unknown key 'only.stemm' (known: {NUMBERS})"),
     (
         ('only       = { stem = "imagenet"', 'only       = { stem = "image"'),
-        "only.stem: expected one of imagenet, cifar, cifar-norm, deep, found 'image'",
+        "only.stem: expected one of imagenet, cifar, cifar-norm, deep, or such as 5x5-norm, found 'image'",
     ),
     (("[units]", "[units"), "not TOML: Expected ']' at the end of a table declaration (at line 20, column 8)"),
     (

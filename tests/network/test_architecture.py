@@ -161,7 +161,7 @@ def test_a_deep_stem_is_no_dense_block():
         ("layers=6,growth_rate=4,init_channels=8,reduction=1.5", "reduction must be at least 0 and below 1, found 1.5"),
         (
             "layers=6,growth_rate=4,init_channels=8,stem=wide",
-            "unknown stem 'wide' (known: imagenet, cifar, cifar-norm, deep)",
+            "unknown stem 'wide' (known: imagenet, cifar, cifar-norm, deep, 5x5, 5x5-norm …)",
         ),
         (
             "layers=6,growth_rate=4,init_channels=9,stem=deep",

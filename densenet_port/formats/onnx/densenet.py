@@ -48,7 +48,7 @@ from densenet_port.formats.onnx.preparation import Preparation
 from densenet_port.formats.onnx.steps import Channel, Map, Step, Steps, steps, summary
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
-from densenet_port.network.graph import IMAGES, STEMS, Graph, Operation, OperationKind, graph
+from densenet_port.network.graph import IMAGES, Graph, Operation, OperationKind, graph, stem_of
 from densenet_port.network.units import HEAD
 
 _BINOMIAL = np.outer([1, 2, 1], [1, 2, 1]) / 16
@@ -269,7 +269,7 @@ class _Reader:
                 message = f"{self.chain.model.path}: its layers differ in {key}: {shown}"
                 raise MisfitError(message, hint="ours can only have one")
             (facts[key],) = values
-        if STEMS[self.architecture.stem].pool:
+        if stem_of(self.architecture.stem).pool:
             facts["stem_pool"] = self.contract.stem_pool
         if self.network.logits == HEAD:
             facts["output"] = self.contract.output

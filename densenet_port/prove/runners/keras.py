@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -159,7 +159,7 @@ def _keras_hub(job: Job, numbers: Architecture, shape: Shape) -> Any:
     network = models.DenseNetBackbone(
         stackwise_num_repeats=list(numbers.layers),
         image_shape=shape,
-        compression_ratio=1 - numbers.reduction,
+        compression_ratio=1 - cast("float", numbers.reduction),
         growth_rate=numbers.growth_rate,
     )
     if numbers.classes is not None:
