@@ -25,6 +25,7 @@ OTHER = {"epsilon": 3e-4, "stem_padding": "same", "stem_pool": "none", "pool_rou
 IMAGENET = Architecture.named("121")
 NUMBERS = {
     "andreasveit": Architecture.named("cifar-bc-100-12"),
+    "kuangliu": Architecture.named("layers=6-12-24-16,growth_rate=12,init_channels=24,stem=cifar"),
     "timm-blur": Architecture.named("121d"),
     "timm-deep": Architecture.named("264d"),
 }
@@ -37,6 +38,7 @@ GRADES = {  # of a port that agrees with the reference of a file of weights in e
     "keras-applications": "proven",
     "keras-hub": "proven",
     "kimm": "proven",
+    "kuangliu": "agrees",
     "mmpretrain": "agrees",
     "monai": "proven",
     "onnx": "proven",

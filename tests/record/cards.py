@@ -33,7 +33,7 @@ from densenet_port.layouts.cards import Measured
 from densenet_port.layouts.layout import Layout, layouts
 from densenet_port.layouts.match import fitted, match
 from densenet_port.layouts.scan import scan
-from densenet_port.network.architecture import NAMED
+from densenet_port.network.architecture import NAMED, Architecture
 from densenet_port.network.numpy import forward
 from densenet_port.prove import checks
 from densenet_port.prove.recording import job_of
@@ -107,7 +107,7 @@ def probe(layout):
 
 def logits_rows(table, name, folder):
     """Both directions of one network, and the versions of what took part."""
-    architecture, out, pictures = NAMED[name], folder / f"theirs{table.containers[0]}", probe(table.name)
+    architecture, out, pictures = Architecture.named(name), folder / f"theirs{table.containers[0]}", probe(table.name)
     weights = random_weights(architecture)
     truth = forward(architecture, table.contract, weights, pictures)
     source = keras_file(folder / "ours.safetensors", architecture, table.contract, weights)
@@ -139,7 +139,7 @@ def misplaced(table, path, name):
     """How many tensors of a recorded list the table does not place, and how many places it leaves empty."""
     file = recorded(path)
     scanned = scan(table, file)
-    return match(scanned, fitted(NAMED[name], scanned)).problems
+    return match(scanned, fitted(Architecture.named(name), scanned)).problems
 
 
 def names_rows(table):
@@ -164,7 +164,8 @@ def record(layout):
         rows[found.architecture, "names"] = found
         versions[software] = number
     measurable = table.reference != "numpy" or layout in STAND_INS
-    for name in [name for name in NAMED if measurable and support.holds(table, NAMED[name])]:
+    names = zoo.SOFTWARE[layout].architectures if layout in zoo.SOFTWARE else NAMED
+    for name in [name for name in names if measurable and support.holds(table, Architecture.named(name))]:
         with TemporaryDirectory() as folder:
             try:
                 measured, took_part = logits_rows(table, name, Path(folder))
@@ -177,7 +178,8 @@ def record(layout):
     if rows:
         software = table.reference if table.reference != "numpy" else ", ".join([*versions][1:])
         software = STAND_INS[layout].title if layout in STAND_INS else software
-        write(layout, software, versions, sorted(rows.values(), key=lambda one: list(NAMED).index(one.architecture)))
+        order = [*NAMED, *names]
+        write(layout, software, versions, sorted(rows.values(), key=lambda one: order.index(one.architecture)))
 
 
 def say(line):

@@ -38,8 +38,9 @@ Network = tuple[str, Mapping[str, Any]]
 
 
 def software_and_network(path: Path) -> tuple[str, str]:
-    """The two that a list is named after: `titu1994-v2` and `cifar-40-12` of `titu1994-v2-cifar-40-12.txt`."""
-    name = max((name for name in NAMED if path.stem.endswith(f"-{name}")), key=len)
+    """The two that a list is named after: `titu1994-v2` and `cifar-40-12`; a network without a name is its numbers."""
+    names = [name for name in NAMED if path.stem.endswith(f"-{name}")]
+    name = max(names, key=len) if names else path.stem[path.stem.index("-layers=") + 1 :]
     return path.stem.removesuffix(f"-{name}"), name
 
 

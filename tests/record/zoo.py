@@ -4,8 +4,9 @@ Where it is a package, install it beside the rest: it is often tied to versions 
 
     git clone https://github.com/andreasveit/densenet-pytorch FOLDER/andreasveit
     git clone https://github.com/gpleiss/efficient_densenet_pytorch FOLDER/gpleiss
-    DENSENET_PORT_ZOO=FOLDER python -m tests.record.keys andreasveit gpleiss
-    DENSENET_PORT_ZOO=FOLDER python -m tests.record.cards andreasveit gpleiss
+    git clone https://github.com/kuangliu/pytorch-cifar FOLDER/kuangliu
+    DENSENET_PORT_ZOO=FOLDER python -m tests.record.keys andreasveit gpleiss kuangliu
+    DENSENET_PORT_ZOO=FOLDER python -m tests.record.cards andreasveit gpleiss kuangliu
 
 run what stands in the folder, and nothing of it is kept here but names and figures.
 """
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from densenet_port.network.architecture import NAMED
+from densenet_port.network.architecture import Architecture
 
 FOLDER = "DENSENET_PORT_ZOO"
 
@@ -66,6 +67,17 @@ def gpleiss(module, numbers):
     )
 
 
+def kuangliu(module, numbers):
+    """Four blocks; `reduction` is the share that a transition keeps."""
+    return module.DenseNet(
+        module.Bottleneck,
+        numbers.layers,
+        growth_rate=numbers.growth_rate,
+        reduction=1.0 - numbers.reduction,
+        num_classes=numbers.classes,
+    )
+
+
 def mmpretrain(module, numbers):
     """The classifier of its configuration, whose head it may also leave out."""
     arch = {"growth_rate": numbers.growth_rate, "depths": numbers.layers, "init_channels": numbers.init_channels}
@@ -79,9 +91,13 @@ def mmpretrain(module, numbers):
 
 CIFAR = ("cifar-40-12", "cifar-100-12", "cifar-100-24", "cifar-bc-100-12", "cifar-bc-250-24", "cifar-bc-190-40")
 IMAGENET = ("121", "161", "169", "201")
+SMALL_STEM = tuple(  # kuangliu's densenet_cifar, and its DenseNet121
+    f"layers=6-12-24-16,growth_rate={growth},init_channels={2 * growth},stem=cifar,classes=10" for growth in (12, 32)
+)
 SOFTWARE = {
     "andreasveit": Own("andreasveit/densenet-pytorch", "densenet", andreasveit, CIFAR, side=32),
     "gpleiss": Own("gpleiss/efficient_densenet_pytorch", "models.densenet", gpleiss, (*IMAGENET, *CIFAR[3:])),
+    "kuangliu": Own("kuangliu/pytorch-cifar", "models.densenet", kuangliu, SMALL_STEM, side=32),
     "mmpretrain": Own("mmpretrain", "mmpretrain.models", mmpretrain, IMAGENET, is_package=True),
 }
 
@@ -116,7 +132,7 @@ def networks(layout):
 
     for name in SOFTWARE[layout].architectures:
         with torch.device("meta"):
-            yield name, network(layout, NAMED[name]).state_dict()
+            yield name, network(layout, Architecture.named(name)).state_dict()
 
 
 def logits(told, pictures):
