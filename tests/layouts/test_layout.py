@@ -410,7 +410,10 @@ def test_no_layer_name_of_any_framework_stands_in_python():
     code = "\n".join(text for path in package.rglob("*.py") for text in strings_of(path))
     for layout in set(layouts()) - {"keras", "onnx", "onnx-caffe2"}:  # which have the names of our own units
         for patterns in Layout.load(layout).units.values():
-            stems = {re.split(r"\{\w+\}", pattern)[0] for pattern in patterns} - {"transition", "linear"}  # read as well; an activation
+            stems = {re.split(r"\{\w+\}", pattern)[0] for pattern in patterns} - {
+                "transition",
+                "linear",
+            }  # words of ours
             assert [stem for stem in stems if len(stem) > 5 and stem in code] == [], layout
 
 
