@@ -97,7 +97,7 @@ def matrix() -> Iterator[Support]:
 
 def holds(table: Layout, architecture: Architecture) -> bool:
     """Whether a layout has a place for every unit of an architecture, and can be of its numbers."""
-    named = not table.units or all(generic(unit)[0] in table.units for unit in architecture.units)
+    named = not table.units or all({unit, generic(unit)[0]} & table.units.keys() for unit in architecture.units)
     return named and table.refusal(architecture) is None
 
 

@@ -25,6 +25,7 @@ OTHER = {"epsilon": 3e-4, "stem_padding": "same", "stem_pool": "none", "pool_rou
 IMAGENET = Architecture.named("121")
 NUMBERS = {
     "andreasveit": Architecture.named("cifar-bc-100-12"),
+    "fastai": replace(IMAGENET, head="no-relu/max+mean/norm/dense:512/relu/norm/dense"),
     "kuangliu": Architecture.named("layers=6-12-24-16,growth_rate=12,init_channels=24,stem=cifar"),
     "timm-blur": Architecture.named("121d"),
     "timm-deep": Architecture.named("264d"),
@@ -32,6 +33,7 @@ NUMBERS = {
 GRADES = {  # of a port that agrees with the reference of a file of weights in each layout
     "andreasveit": "agrees",
     "caffe": "proven",
+    "fastai": "agrees",
     "flyyufelix": "agrees",
     "gpleiss": "agrees",
     "keras": "agrees",
@@ -167,6 +169,14 @@ def test_numbers_that_a_class_cannot_have_leave_numpy(software, file):
     network = network_of(layout, file, architecture=Architecture.named("cifar-bc-100-12"))
 
     assert reference_of(network) == Reference("numpy", f"{software} has no DenseNet cifar-bc-100-12")
+
+
+@pytest.mark.parametrize("head", ["max+mean/dense", "no-relu/mean/dense", "mean/norm/dense"])
+def test_another_head_than_a_class_has_leaves_numpy(head, file):
+    """A class has the mean behind a ReLU, and one dense layer."""
+    network = network_of(Layout.load("torchvision"), file, architecture=replace(IMAGENET, head=head))
+
+    assert reference_of(network) == Reference("numpy", f"torchvision has no DenseNet {network.architecture.name}")
 
 
 def test_software_that_runs_the_whole_file_asks_neither(file, monkeypatch):

@@ -2,10 +2,10 @@
 
     python -m tests.record.keys
 
-writes `data/keys/<layout>-<arch>.txt`. The first line is a comment, `# software version date`, perhaps with what the
-file's metadata says (`key=value`); each other line is one tensor in the software's order: name, sizes of the axes with
-spaces between (none for a scalar), and type, with tabs between. `read_keys` gives such a file back as a checkpoint, for
-tests that need no framework.
+writes `data/keys/<layout>-<arch>.txt`, with %2F for a slash. The first line is a comment, `# software version date`,
+perhaps with what the file's metadata says (`key=value`); each other line is one tensor in the software's order: name,
+sizes of the axes with spaces between (none for a scalar), and type, with tabs between. `read_keys` gives such a file
+back as a checkpoint, for tests that need no framework.
 
 Names that Keras 1 and 2 gave are recorded by old_family.py (titu1994, and keras-applications_old) and by
 flyyufelix.py. Software of zoo.py is not installed with the rest: its lists are written when they are asked for.
@@ -26,6 +26,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote, unquote
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def software_and_network(path: Path) -> tuple[str, str]:
     """The two that a list is named after: `titu1994-v2` and `cifar-40-12`; a network without a name is its numbers."""
     names = [name for name in NAMED if path.stem.endswith(f"-{name}")]
     name = max(names, key=len) if names else path.stem[path.stem.index("-layers=") + 1 :]
-    return path.stem.removesuffix(f"-{name}"), name
+    return path.stem.removesuffix(f"-{name}"), unquote(name)
 
 
 def read_keys(path: Path) -> Checkpoint:
@@ -256,7 +257,7 @@ def record(layout: str) -> None:
         lines = [f"{head} {SAID[layout]}" if layout in SAID else head]
         for name, tensor in tensors.items():
             lines.append(f"{name}\t{' '.join(map(str, tensor.shape))}\t{str(tensor.dtype).removeprefix('torch.')}")
-        (KEYS / f"{layout}-{arch}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (KEYS / f"{layout}-{quote(arch, safe='=,+')}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

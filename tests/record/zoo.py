@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from densenet_port.network.architecture import Architecture
+from densenet_port.network.head import USUAL, head_of
 
 FOLDER = "DENSENET_PORT_ZOO"
 
@@ -67,6 +69,18 @@ def gpleiss(module, numbers):
     )
 
 
+def fastai(module, numbers):
+    """Its head on torchvision's body: a hidden layer, and one pool or two."""
+    first, hidden = head_of(numbers.head), [step.outputs for step in head_of(numbers.head).steps if step.outputs]
+    return module.create_vision_model(
+        getattr(module.models, f"densenet{replace(numbers, head=USUAL).name}"),
+        numbers.classes,
+        pretrained=False,
+        lin_ftrs=hidden,
+        concat_pool=len(first.pools) > 1,
+    )
+
+
 def kuangliu(module, numbers):
     """Four blocks; `reduction` is the share that a transition keeps."""
     return module.DenseNet(
@@ -94,8 +108,20 @@ IMAGENET = ("121", "161", "169", "201")
 SMALL_STEM = tuple(  # kuangliu's densenet_cifar, and its DenseNet121
     f"layers=6-12-24-16,growth_rate={growth},init_channels={2 * growth},stem=cifar,classes=10" for growth in (12, 32)
 )
+FASTAI = tuple(
+    f"layers={layers},growth_rate={growth},init_channels={2 * growth},"
+    f"head=no-relu/{pools}/norm/dense:512/relu/norm/dense"
+    for layers, growth, pools in (
+        ("6-12-24-16", 32, "max+mean"),
+        ("6-12-24-16", 32, "mean"),
+        ("6-12-36-24", 48, "max+mean"),
+        ("6-12-32-32", 32, "max+mean"),
+        ("6-12-48-32", 32, "max+mean"),
+    )
+)
 SOFTWARE = {
     "andreasveit": Own("andreasveit/densenet-pytorch", "densenet", andreasveit, CIFAR, side=32),
+    "fastai": Own("fastai", "fastai.vision.all", fastai, FASTAI, is_package=True),
     "gpleiss": Own("gpleiss/efficient_densenet_pytorch", "models.densenet", gpleiss, (*IMAGENET, *CIFAR[3:])),
     "kuangliu": Own("kuangliu/pytorch-cifar", "models.densenet", kuangliu, SMALL_STEM, side=32),
     "mmpretrain": Own("mmpretrain", "mmpretrain.models", mmpretrain, IMAGENET, is_package=True),
@@ -145,6 +171,7 @@ def logits(told, pictures):
     layout = told.layout
     model = network(layout, told.architecture).double().eval()
     state = torch.load(told.checkpoint.path, weights_only=True)
+    _give_biases(model, state)
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert ({name.rpartition(".")[2] for name in missing}, unexpected) <= ({"num_batches_tracked"}, [])
     with torch.inference_mode():
@@ -152,3 +179,12 @@ def logits(told, pictures):
     assert output.dtype == torch.float64
     own = SOFTWARE[layout]
     return output.numpy(), {own.title: own_version(layout), "torch": torch.__version__, "numpy": np.__version__}
+
+
+def _give_biases(model, state):
+    """Give dense layers the biases that a file has for them: fastai 1's have some where fastai 2's have none."""
+    import torch
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and module.bias is None and f"{name}.bias" in state:
+            module.bias = torch.nn.Parameter(torch.empty_like(module.weight[:, 0]))
