@@ -128,9 +128,17 @@ def places(layout: Layout, checkpoint: Checkpoint) -> list[Place]:
     for root in dict.fromkeys(("", layout.root)):
         prefixes = _prefixes(checkpoint, tuple(end.removeprefix(root) for end in ends))
         several = [Place(prefix, root) for prefix in sorted(prefixes)]
-        if places := [place for place in several if not _is_within(layout, prefixes[place.prefix], place, several)]:
-            return places
+        apart = [place for place in several if not _is_within(layout, prefixes[place.prefix], place, several)]
+        networks = [place for place in apart if _has_layers(layout, checkpoint, place)]
+        if networks or (apart and layout.root):
+            return networks or apart
     return []
+
+
+def _has_layers(layout: Layout, checkpoint: Checkpoint, place: Place) -> bool:
+    """Whether a dense layer is in a place: `features.conv0` is a stem, `conv1` may be a layer of anything."""
+    matches = (_recognised(layout, name, place) for name in checkpoint.tensors)
+    return any(match.key.unit.startswith("block") for match in matches if match)
 
 
 def _is_within(layout: Layout, name: str, place: Place, places: Sequence[Place]) -> bool:
