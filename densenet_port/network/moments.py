@@ -177,12 +177,7 @@ class Moments:
     def taps(self, conv: str) -> Array:
         """A kernel's taps, summed (`taps i o`): a 3×3 kernel's centre, edges and corners; any other's all together."""
         if conv not in self._taps:
-            kernel = _float32(self.weights[Slot(conv, "kernel")])
-            parts = [kernel.sum((0, 1))]
-            if kernel.shape[:2] == (3, 3):
-                corners, centre = kernel[::2, ::2].sum((0, 1)), kernel[1, 1]
-                parts = [centre, parts[0] - centre - corners, corners]
-            self._taps[conv] = np.stack(parts)
+            self._taps[conv] = summed_taps(_float32(self.weights[Slot(conv, "kernel")]))
         return self._taps[conv]
 
     def products(self, step: Step, mean: Array) -> Array:
@@ -251,6 +246,15 @@ class Moments:
         with np.errstate(all="ignore"):
             difference = (self.summed(step, products, side) + bias - norm.mean) / norm.deviation
         return np.nan_to_num(difference, nan=np.inf, posinf=np.inf, neginf=-np.inf)
+
+
+def summed_taps(kernel: Array) -> Array:
+    """A kernel's taps (`h w i o`), summed (`taps i o`): a 3×3 kernel's centre, edges, corners; any other's together."""
+    parts = [kernel.sum((0, 1))]
+    if kernel.shape[:2] == (3, 3):
+        corners, centre = kernel[::2, ::2].sum((0, 1)), kernel[1, 1]
+        parts = [centre, parts[0] - centre - corners, corners]
+    return np.stack(parts)
 
 
 def _float32(array: Array) -> Array:
