@@ -116,7 +116,7 @@ def _origins_of(layout: Layout) -> dict[str, Origin]:
     """
     if not layout.is_own:
         return dict.fromkeys(ENTRIES, "user")
-    named = bool(layout.units)
+    named = bool(layout.units) and layout.has_software
     return {
         key: "software" if named and (key == "input" or key not in layout.carried) else "assumed" for key in ENTRIES
     }

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import MisfitError, PortError
-from densenet_port.layouts.layout import Kernels, Layout, layouts
+from densenet_port.layouts.layout import STRUCTURE, Kernels, Layout, layouts, structure_path
 from densenet_port.layouts.match import NO_TOP, Ledger, body, fitted, match
 from densenet_port.layouts.scan import FLOATS, Scan, places, scan, with_head
 from densenet_port.layouts.symptoms import explained, without_statistics
@@ -20,7 +20,6 @@ from densenet_port.network.units import is_head
 
 SHOWN = 6  # tensors listed in an error before "and n more"
 FEW = 3  # of them in one line
-STRUCTURE = "structure"  # the layout of a file that is read without a table
 
 
 class Words(NamedTuple):
@@ -76,7 +75,7 @@ def identify(
 
 def _identified(checkpoint: Checkpoint, words: Words) -> Ledger:
     """As `identify`, whose errors know nothing of what the tensors say of themselves."""
-    if words.src == STRUCTURE:
+    if words.src in (STRUCTURE, structure_path()):
         return _floating(checkpoint, _by_structure(checkpoint, words))
     attempts, others = _attempts(checkpoint, words)
     best = _preferred(checkpoint, [ledger for attempt in attempts if (ledger := attempt.complete)])

@@ -19,6 +19,7 @@ from densenet_port.network.architecture import Architecture, infer, name_in_orde
 from densenet_port.network.units import HEAD, Kind, is_head
 
 NUMBER = "a single number"  # the rule by which a loss or a score is left out
+ROOT = "."  # the word for what stands before no name
 TWIN = "the same tensor under another name"
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -167,7 +168,7 @@ def _place(layout: Layout, checkpoint: Checkpoint) -> Place:
     several = places(layout, checkpoint)
     if len(several) > 1:
         listed = ", ".join(repr(place.prefix) for place in several)
-        choices = " or ".join(f"--within {place.prefix.rstrip(SPLIT)}" for place in several if place.prefix)
+        choices = " or ".join(f"--within {place.prefix.rstrip(SPLIT) or ROOT}" for place in several)
         raise MisfitError(
             f"{len(several)} networks in one file, under {listed}",
             hint=f"say which one to take: {choices}",
