@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from densenet_port.checkpoint import Array
-from densenet_port.network.graph import IMAGES, Graph
+from densenet_port.network.graph import IMAGES
+from densenet_port.network.inheritance import EPSILONS
 from densenet_port.network.moments import (
     ACTIVATIONS,
     Affine,
@@ -18,7 +19,6 @@ from densenet_port.network.moments import (
     swapped_affine,
     swapped_statistics,
 )
-from densenet_port.network.units import Slot
 
 Verdict = Literal["supported", "contradicted", "open"]
 
@@ -85,16 +85,12 @@ class Explanation:
         return inf if self.best is None else self.alternatives[self.best] / max(self.residual, 1e-9)
 
 
-def explain(
-    network: Graph, weights: Mapping[Slot, Array], *, trained: bool, biases: Mapping[str, Array] | None = None
-) -> tuple[Explanation, ...]:
-    """What the moments of a network say of what a graph assumes, question by question.
+def explain(moments: Moments, *, trained: bool, biases: Mapping[str, Array] | None = None) -> tuple[Explanation, ...]:
+    """What the moments of a network say of what its graph assumes, question by question.
 
-    `weights` gives every slot in our axes, in the canonical order of channels, and their statistics are `trained` where
-    inheritance is evident; without that everything is open. `biases` are those of convolutions (`c` by unit) that the
-    norms' means do not contain.
+    The statistics are `trained` where inheritance is evident; without that everything is open. `biases` are those of
+    convolutions (`c` by unit) that the norms' means do not contain.
     """
-    moments = Moments(network, weights)
     questions: tuple[Question, ...] = (
         _activation,
         _affine,
@@ -134,6 +130,19 @@ def pictures(moments: Moments) -> Pictures | None:
         return None
     mean = np.linalg.lstsq(kernel, stored)[0]
     return Pictures(mean, float(np.median(np.abs(kernel @ mean - stored))))
+
+
+def epsilons(moments: Moments) -> dict[float, float]:
+    """Another epsilon in use → by what share it would change the slope of a norm's channel at most.
+
+    No statistics tell an epsilon: the slope is scale / √(variance + epsilon).
+    """
+    norms = [unit.name for unit in moments.network.units.values() if unit.kind == "norm"]
+    with np.errstate(all="ignore"):
+        wide = np.concatenate([moments.norm(name).variance for name in norms]).astype(np.float64)
+        own = moments.norm(norms[0]).epsilon
+        changes = {other: np.abs(np.sqrt((wide + own) / (wide + other)) - 1) for other in EPSILONS if other != own}
+    return {other: float(change.max()) for other, change in changes.items()}
 
 
 class Answer(NamedTuple):
