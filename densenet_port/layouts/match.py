@@ -174,11 +174,10 @@ def _filled(form: str, sizes: Mapping[str, Mapping[str, int]], channels: int) ->
     """A head with its sizes in place of every `*`; `channels` are those of the last map."""
     outputs = (axes["o"] for name, axes in sizes.items() if kind_of(name) == "dense" and name != HEAD)
     first = next(axes["i"] for name, axes in sizes.items() if kind_of(name) == "dense")
-    words = [
-        word.replace("*", str(isqrt(first // channels) if word.startswith("flatten") else next(outputs, 0)))
-        for word in form.split("/")
-    ]
-    return "/".join(words)
+    while "*" in form:
+        size = isqrt(first // channels) if "flatten:*" in form else next(outputs, 0)
+        form = form.replace("*", str(size), 1)
+    return form
 
 
 def match(scanned: Scan, architecture: Architecture) -> Ledger:
@@ -216,7 +215,7 @@ def match(scanned: Scan, architecture: Architecture) -> Ledger:
         kernels=_kernels(scanned),
         kernels_assumed=scanned.kernels_assumed,
         blank=blank,
-        notes=tuple(_notes(scanned, claims, blank)),
+        notes=tuple(_notes(scanned, architecture, claims, blank)),
     )
 
 
@@ -243,19 +242,24 @@ def _is_optional(layout: Layout, key: TensorKey) -> bool:
 
 
 def _blank(missing: Mapping[TensorKey, str], claims: Mapping[TensorKey, Claim]) -> frozenset[TensorKey]:
-    """The bias of a head that has none: zeros do the same."""
-    return frozenset(key for key in missing if key == HEAD_BIAS and TensorKey(HEAD, "kernel") in claims)
+    """The biases that dense layers do not have: zeros do the same."""
+    return frozenset(key for key in missing if key.part == "bias" and TensorKey(key.unit, "kernel") in claims)
 
 
-def _notes(scanned: Scan, claims: Mapping[TensorKey, Claim], blank: Collection[TensorKey]) -> Iterator[str]:
+def _notes(
+    scanned: Scan, architecture: Architecture, claims: Mapping[TensorKey, Claim], blank: Collection[TensorKey]
+) -> Iterator[str]:
     """What a file's owner should know of the ledger."""
     head = next((claim.unit_name for key, claim in claims.items() if key.unit == HEAD), None)
     if head and scanned.layout.units and not scanned.layout.names_head(head):
         yield f"{head} is taken for the head: it is the only layer left over, and reads the channels of the last map"
-    if blank:
+    if blank == {HEAD_BIAS}:
         yield f"the head ({head}) has no bias: it gets one of zeros, which does the same"
+    elif blank:
+        yield "the dense layers of the head have no biases: they get zeros, which do the same"
     if biased := [claim.name for key, claim in claims.items() if _is_optional(scanned.layout, key)]:
-        yield f"the means of the norms behind take up the biases of convolutions: {_some(biased)}"
+        takers = "the means of the norms" if architecture.final_norm else "the means of the norms and the head's bias"
+        yield f"{takers} behind take up the biases of convolutions: {_some(biased)}"
     numbers = [name for name, rule in scanned.ignored.items() if rule == NUMBER]
     if shown := [name for name in numbers if scanned.checkpoint.tensors[name].dtype in FLOATS]:
         yield f"single numbers beside the network are left out, as a training's own: {_some(shown)}"
@@ -281,7 +285,7 @@ def _missing(scanned: Scan, architecture: Architecture, claims: Mapping[TensorKe
     for unit in architecture.units.values():
         if unit.name in spellings:
             layer = spellings[unit.name]
-        elif generic(unit.name)[0] in layout.units:
+        elif {unit.name, generic(unit.name)[0]} & layout.units.keys():
             layer = layout.spell_unit(unit, architecture)
         else:
             layer = unit.name
