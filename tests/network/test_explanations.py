@@ -83,7 +83,7 @@ def test_a_missing_or_surplus_factor_is_contradicted(name, factor):
     ]
 
     assert told.verdict == "contradicted"
-    assert float(told.best) == pytest.approx(factor, rel=0.1)
+    assert float(told.best) == pytest.approx(factor, rel=0.2)
 
 
 @pytest.mark.parametrize("name", sorted(TRAINED.keys() - WITHOUT_BOTTLENECK - {"digits"}))
