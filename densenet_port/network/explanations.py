@@ -58,6 +58,10 @@ PLAIN = 0.3
 Measured with those of trained networks taken away: 0.51 to 1.7; 0.056 and 0.067 in two that were trained briefly."""
 
 
+STEM_POOL = "stem pool"
+"""The question that an entry of the contract answers."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """One question: the residual of what is assumed, and of each alternative, the smaller the better.
@@ -105,6 +109,13 @@ def explain(moments: Moments, *, trained: bool, biases: Mapping[str, Array] | No
     with np.errstate(all="ignore"):
         answers = [question(moments, biases or {}) for question in questions]
     return tuple(_judged(answer, moments, trained=trained) for answer in answers if answer is not None)
+
+
+def stem_pool(moments: Moments) -> Explanation | None:
+    """What trained statistics say of the stem's pool alone; None where a graph has no place for one."""
+    with np.errstate(all="ignore"):
+        answer = _stem_pool(moments, {})
+    return None if answer is None else _judged(answer, moments, trained=True)
 
 
 class Pictures(NamedTuple):
@@ -284,7 +295,7 @@ def _stem_pool(moments: Moments, _biases: Mapping[str, Array]) -> Answer | None:
         pool: float(np.median(np.abs(behind * raised - norm.mean) / norm.deviation)),
     }
     assumed = pool if "max_pool" in step.operations else "none"
-    return Answer("stem pool", assumed, residuals.pop(assumed), residuals)
+    return Answer(STEM_POOL, assumed, residuals.pop(assumed), residuals)
 
 
 def _stem(moments: Moments, _biases: Mapping[str, Array]) -> Answer | None:
