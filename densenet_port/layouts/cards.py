@@ -25,12 +25,13 @@ card does not name, follows from the table alone.
 
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
 from typing import Literal
 
-from densenet_port.errors import CorruptError
+from densenet_port.errors import CorruptError, UsageError
 from densenet_port.files import resource
 from densenet_port.layouts.layout import Layout, layouts
 from densenet_port.layouts.schema import generic
@@ -50,7 +51,7 @@ PROOF: dict[Direction, str] = {"source": "read", "target": "written"}
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One figure of a card: `passed` is `figure <= bound`."""
+    """One figure of a card: `passed` is `figure <= bound`. An architecture without a name is its numbers."""
 
     architecture: str
     what: str
@@ -96,7 +97,7 @@ def matrix() -> Iterator[Support]:
 
 def holds(table: Layout, architecture: Architecture) -> bool:
     """Whether a layout has a place for every unit of an architecture, and can be of its numbers."""
-    named = not table.units or all(generic(unit)[0] in table.units for unit in architecture.units)
+    named = not table.units or all({unit, generic(unit)[0]} & table.units.keys() for unit in architecture.units)
     return named and table.refusal(architecture) is None
 
 
@@ -155,7 +156,7 @@ def _measured(row: Fields) -> Measured:
     """One row, whose verdict must follow from its figure."""
     row.check_keys(entry.name for entry in fields(Measured))
     measured = Measured(
-        architecture=row.one_of("architecture", NAMED),
+        architecture=_architecture(row),
         what=row.one_of("what", WHAT),
         dtype=row.one_of("dtype", ("float32", "float64")),
         figure=row.number("figure"),
@@ -166,3 +167,11 @@ def _measured(row: Fields) -> Measured:
         verdict = f"{measured.figure} with the bound {measured.bound}"
         raise row.wrong("passed", f"the verdict on {verdict}", measured.passed)
     return measured
+
+
+def _architecture(row: Fields) -> str:
+    """The name of an architecture, or its numbers where it has none."""
+    text = row.text("architecture")
+    with suppress(UsageError):
+        return Architecture.named(text).name if "=" in text else row.one_of("architecture", NAMED)
+    return row.one_of("architecture", NAMED)

@@ -17,6 +17,7 @@ from densenet_port.network.architecture import Architecture
 from densenet_port.network.head import USUAL
 from densenet_port.network.units import FINAL_NORM, HEAD, Slot, is_head
 
+HEAD_BIAS = TensorKey(HEAD, "bias")
 NO_TOP = "--no-top"  # the rule of the user's own word
 SHOWN = 4  # names in a note
 
@@ -182,11 +183,10 @@ def _filled(form: str, sizes: Mapping[str, Mapping[str, int]], channels: int) ->
     """A head with its sizes in place of every `*`; `channels` are those of the last map."""
     outputs = (axes["o"] for name, axes in sizes.items() if kind_of(name) == "dense" and name != HEAD)
     first = next(axes["i"] for name, axes in sizes.items() if kind_of(name) == "dense")
-    words = [
-        word.replace("*", str(isqrt(first // channels) if word.startswith("flatten") else next(outputs, 0)))
-        for word in form.split("/")
-    ]
-    return "/".join(words)
+    while "*" in form:
+        size = isqrt(first // channels) if "flatten:*" in form else next(outputs, 0)
+        form = form.replace("*", str(size), 1)
+    return form
 
 
 def match(scanned: Scan, architecture: Architecture) -> Ledger:
@@ -224,7 +224,7 @@ def match(scanned: Scan, architecture: Architecture) -> Ledger:
         kernels=_kernels(scanned),
         kernels_assumed=scanned.kernels_assumed,
         blank=blank,
-        notes=tuple(_notes(scanned, claims, blank)),
+        notes=tuple(_notes(scanned, architecture, claims, blank)),
         assumed=tuple(_assumed(scanned, architecture)),
     )
 
@@ -252,9 +252,8 @@ def _is_optional(layout: Layout, key: TensorKey) -> bool:
 
 
 def _blank(missing: Mapping[TensorKey, str], claims: Mapping[TensorKey, Claim]) -> frozenset[TensorKey]:
-    """The biases of a head's dense layers that have none: zeros do the same."""
-    biases = (key for key in missing if is_head(key.unit) and key.part == "bias")
-    return frozenset(key for key in biases if TensorKey(key.unit, "kernel") in claims)
+    """The biases that dense layers do not have: zeros do the same."""
+    return frozenset(key for key in missing if key.part == "bias" and TensorKey(key.unit, "kernel") in claims)
 
 
 def _assumed(scanned: Scan, architecture: Architecture) -> Iterator[str]:
@@ -267,7 +266,9 @@ def _assumed(scanned: Scan, architecture: Architecture) -> Iterator[str]:
         yield BARE
 
 
-def _notes(scanned: Scan, claims: Mapping[TensorKey, Claim], blank: Collection[TensorKey]) -> Iterator[str]:
+def _notes(
+    scanned: Scan, architecture: Architecture, claims: Mapping[TensorKey, Claim], blank: Collection[TensorKey]
+) -> Iterator[str]:
     """What a file's owner should know of the ledger."""
     head = next((claim.unit_name for key, claim in claims.items() if key.unit == HEAD), None)
     layers = [*dict.fromkeys(claim.unit_name for key, claim in claims.items() if is_head(key.unit))]
@@ -275,11 +276,13 @@ def _notes(scanned: Scan, claims: Mapping[TensorKey, Claim], blank: Collection[T
         yield f"{', '.join(layers)} are taken for the head: each reads what the one before puts out"
     elif head and scanned.layout.units and not scanned.layout.names_head(head):
         yield f"{head} is taken for the head: it is the only layer left over, and reads the channels of the last map"
-    if blank:
-        bare = [claims[TensorKey(key.unit, "kernel")].unit_name for key in blank]
-        yield f"the head ({', '.join(sorted(bare))}) has no bias: it gets one of zeros, which does the same"
+    if blank == {HEAD_BIAS}:
+        yield f"the head ({head}) has no bias: it gets one of zeros, which does the same"
+    elif blank:
+        yield "the dense layers of the head have no biases: they get zeros, which do the same"
     if biased := [claim.name for key, claim in claims.items() if _is_optional(scanned.layout, key)]:
-        yield f"the means of the norms behind take up the biases of convolutions: {_some(biased)}"
+        takers = "the means of the norms" if architecture.final_norm else "the means of the norms and the head's bias"
+        yield f"{takers} behind take up the biases of convolutions: {_some(biased)}"
     numbers = [name for name, rule in scanned.ignored.items() if rule == NUMBER]
     if shown := [name for name in numbers if scanned.checkpoint.tensors[name].dtype in FLOATS]:
         yield f"single numbers beside the network are left out, as a training's own: {_some(shown)}"
@@ -305,7 +308,7 @@ def _missing(scanned: Scan, architecture: Architecture, claims: Mapping[TensorKe
     for unit in architecture.units.values():
         if unit.name in spellings:
             layer = spellings[unit.name]
-        elif generic(unit.name)[0] in layout.units:
+        elif {unit.name, generic(unit.name)[0]} & layout.units.keys():
             layer = layout.spell_unit(unit, architecture)
         else:
             layer = unit.name

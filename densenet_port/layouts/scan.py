@@ -92,10 +92,10 @@ def scan(layout: Layout, checkpoint: Checkpoint, kernels: Kernels | None = None)
     place = _place(layout, checkpoint)
     matches = _by_name(layout, checkpoint, place)
     matches = matches or _by_order(layout, checkpoint, kernels or _recorded_kernels(checkpoint))
-    return _scan_of(layout, checkpoint, place, _distinct(matches, checkpoint.tensors), kernels)
+    return scan_of(layout, checkpoint, place, _distinct(matches, checkpoint.tensors), kernels)
 
 
-def _scan_of(
+def scan_of(
     layout: Layout, checkpoint: Checkpoint, place: Place, matches: Sequence[Match], kernels: Kernels | None
 ) -> Scan:
     """What follows from the tensors that are recognised."""
@@ -131,9 +131,17 @@ def places(layout: Layout, checkpoint: Checkpoint) -> list[Place]:
     for root in dict.fromkeys(("", layout.root)):
         prefixes = _prefixes(checkpoint, tuple(end.removeprefix(root) for end in ends))
         several = [Place(prefix, root) for prefix in sorted(prefixes)]
-        if places := [place for place in several if not _is_within(layout, prefixes[place.prefix], place, several)]:
-            return places
+        apart = [place for place in several if not _is_within(layout, prefixes[place.prefix], place, several)]
+        networks = [place for place in apart if _has_layers(layout, checkpoint, place)]
+        if networks or (apart and layout.root):
+            return networks or apart
     return []
+
+
+def _has_layers(layout: Layout, checkpoint: Checkpoint, place: Place) -> bool:
+    """Whether a dense layer is in a place: `features.conv0` is a stem, `conv1` may be a layer of anything."""
+    matches = (_recognised(layout, name, place) for name in checkpoint.tensors)
+    return any(match.key.unit.startswith("block") for match in matches if match)
 
 
 def _is_within(layout: Layout, name: str, place: Place, places: Sequence[Place]) -> bool:
@@ -225,7 +233,7 @@ def with_head(scanned: Scan, architecture: Architecture, kernels: Kernels | None
         return scanned
     matches = [match for match in scanned.matches if match not in heads]
     matches += [Match(key, name, layer) for key, (name, layer) in keys_of(layers).items()]
-    headed = _scan_of(scanned.layout, scanned.checkpoint, scanned.place, matches, kernels)
+    headed = scan_of(scanned.layout, scanned.checkpoint, scanned.place, matches, kernels)
     return scanned if headed.unclaimed else headed
 
 

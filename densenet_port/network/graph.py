@@ -20,7 +20,7 @@ import re
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from itertools import count
+from itertools import count, islice
 from math import prod
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -338,10 +338,12 @@ class _Builder:
                 yield from self.layer(f"block{block}.layer{layer}")
             if block < blocks:
                 yield from self.transition(f"transition{block}", self.reduction(block))
+        head = None if self.numbers.classes is None else head_of(self.numbers.head)
         if self.numbers.final_norm:
-            yield from self.norm("final.norm")
-        if self.numbers.classes is not None:
-            yield from self.head(head_of(self.numbers.head), self.numbers.classes)
+            steps = self.norm("final.norm")
+            yield from islice(steps, 1) if head and head.bare else steps
+        if head and self.numbers.classes is not None:
+            yield from self.head(head, self.numbers.classes)
 
     def stem(self) -> Iterator[Operation]:
         """The stem: its convolutions, and its pool."""

@@ -12,7 +12,7 @@ from densenet_port.errors import CorruptError, MisfitError
 from densenet_port.files import resource
 from densenet_port.layouts import cards as support
 from densenet_port.layouts.layout import Layout, layouts
-from densenet_port.network.architecture import NAMED
+from densenet_port.network.architecture import NAMED, Architecture
 from tests.record.cards import genuine, misplaced
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +103,7 @@ def test_a_card_is_of_a_layout_that_is_there_and_passed(path):
     assert date(2026, 1, 1) <= card.date <= datetime.now(UTC).date()
     assert [number for number in card.versions.values() if not re.match(r"\d+(\.\d+)*", number)] == []
     assert [row for row in card.measured if not row.passed or row.bound > bound_of(row)] == []
-    assert [row for row in card.measured if not support.holds(table, NAMED[row.architecture])] == []
+    assert [row for row in card.measured if not support.holds(table, Architecture.named(row.architecture))] == []
 
 
 def bound_of(row):

@@ -190,7 +190,7 @@ NEAR = {
         """sketch.pth: as titu1994: 0 norms for 120 convolutions, expected 121
   without layer names the order is all there is, so every layer must be there""",
     ),
-    "torchvision's ResNet-50": (resnet(), "sketch.pth: as torchvision: no DenseNet without block1.layer1.conv1"),
+    "torchvision's ResNet-50": (resnet(), "sketch.pth: as andreasveit: no DenseNet without block1.layer1.conv1"),
     "torchvision's ResNet-50 in a bigger model": (resnet("net."), silent("320 tensors", FIRST)),
     "keras.applications' ResNet-50": (
         keras_resnet(),

@@ -20,6 +20,7 @@ from densenet_port.layouts.layout import Layout, layouts
 from densenet_port.layouts.match import match
 from densenet_port.layouts.scan import scan
 from densenet_port.network.architecture import NAMED, Architecture, infer
+from tests.record.keys import software_and_network
 
 KEYS = Path(__file__).parent.parent / "data" / "keys"
 LAYOUT_OF = {  # software whose names another table says
@@ -70,7 +71,7 @@ def spelled_by(layout, arch, prefix=""):
 @pytest.mark.parametrize("path", sorted(KEYS.glob("*.txt")), ids=lambda path: path.stem)
 def test_every_recorded_tensor_is_claimed_once(path):
     """Table, architecture and real software agree: nothing missing, nothing left over, and the file says which."""
-    software, _, name = path.stem.rpartition("-")
+    software, name = software_and_network(path)
 
     ledger = identify(recorded(path))
 
@@ -409,7 +410,10 @@ def test_no_layer_name_of_any_framework_stands_in_python():
     code = "\n".join(text for path in package.rglob("*.py") for text in strings_of(path))
     for layout in set(layouts()) - {"keras", "onnx", "onnx-caffe2"}:  # which have the names of our own units
         for patterns in Layout.load(layout).units.values():
-            stems = {re.split(r"\{\w+\}", pattern)[0] for pattern in patterns} - {"transition"}  # read as well
+            stems = {re.split(r"\{\w+\}", pattern)[0] for pattern in patterns} - {
+                "transition",
+                "linear",
+            }  # words of ours
             assert [stem for stem in stems if len(stem) > 5 and stem in code] == [], layout
 
 
