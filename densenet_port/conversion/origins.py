@@ -97,6 +97,8 @@ def _usual(checkpoint: Checkpoint, ledger: Ledger) -> Known:
         origins["output"] = origins["output"] if contract.output == "logits" else "assumed"
     if classes == 1 and contract.output == "softmax":  # which would be 1 whatever the picture
         contract, origins["output"] = replace(contract, output="logits"), "assumed"
+    if ledger.assumed:
+        origins["head_pool"] = "assumed"
     why = reasons(checkpoint, ledger)
     origins |= dict.fromkeys(why, "assumed")
     stem = ledger.architecture.stem

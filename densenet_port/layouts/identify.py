@@ -169,7 +169,9 @@ def _ledger(scanned: Scan, words: Words) -> Ledger:
     if words.no_top:
         return body(scanned, architecture)
     headed = with_head(scanned, architecture, words.kernels)
-    return match(headed, architecture if headed is scanned else _architecture(headed, words.arch))
+    ledger = match(headed, architecture if headed is scanned else _architecture(headed, words.arch))
+    is_word = words.arch and words.arch.head == ledger.architecture.head
+    return replace(ledger, assumed=()) if is_word and ledger.assumed else ledger
 
 
 def _architecture(scanned: Scan, arch: Architecture | None) -> Architecture:
