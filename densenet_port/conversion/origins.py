@@ -21,7 +21,7 @@ from densenet_port.network.head import head_of
 
 TYPES: dict[str, Callable[[Any], object]] = {  # what a file's own graph may say of the contract
     "epsilon": float,
-    "stem_stride": int,
+    "stem_stride": lambda stride: None if stride is None else int(stride),
     "stem_padding": str,
     "stem_pool": str,
     "pool_rounding": str,

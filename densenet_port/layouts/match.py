@@ -146,8 +146,11 @@ def fitted(architecture: Architecture, scanned: Scan) -> Architecture:
 
 
 def _recorded(scanned: Scan) -> Mapping[str, Any]:
-    """The architecture that the file records of itself; nothing where it records none."""
-    numbers: Mapping[str, Any] = (scanned.checkpoint.record or {}).get("architecture", {})
+    """The architecture that the file's own graph has, or that it records of itself; nothing where neither tells."""
+    checkpoint = scanned.checkpoint
+    numbers: Mapping[str, Any] = checkpoint.metadata.get("architecture") or (checkpoint.record or {}).get(
+        "architecture", {}
+    )
     return numbers
 
 
