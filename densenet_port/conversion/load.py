@@ -19,8 +19,9 @@ from densenet_port.file_graph import FileGraph
 from densenet_port.layouts.identify import first_few, identify
 from densenet_port.layouts.layout import SPLIT, Kernels, Layout, Ordering, TensorKey
 from densenet_port.layouts.match import Ledger
-from densenet_port.layouts.scan import below
-from densenet_port.layouts.transform import folded, move, unbiased
+from densenet_port.layouts.schema import kind_of
+from densenet_port.layouts.structure import within as network_within
+from densenet_port.layouts.transform import biased, folded, move, unbiased
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.biases import offsets
 from densenet_port.network.contract import Contract, Origin
@@ -282,7 +283,7 @@ def _located(source: str | PathLike[str]) -> Path:
 
 def _below(checkpoint: Checkpoint, within: str) -> Checkpoint:
     """The checkpoint with only the tensors below a name."""
-    part = below(checkpoint, within)
+    part = network_within(checkpoint, within)
     if not part.tensors:
         tops = dict.fromkeys(re.split(f"[{SPLIT}]", name)[0] for name in checkpoint.tensors)
         start = within.rstrip(SPLIT)
@@ -300,8 +301,12 @@ def _readers(ledger: Ledger) -> dict[Slot, Callable[[], Array]]:
     if biases := {unit: claim.tensor.load for unit, claim in ledger.biases.items()}:
         for unit, parts in offsets(graph(ledger.architecture, Contract()), biases.keys()).items():
             pieces = [(biases[conv] if conv else None, channels) for conv, channels in parts]
-            mean = Slot(unit, "mean")
-            readers[mean] = partial(unbiased, readers[mean], pieces)
+            if kind_of(unit) == "norm":
+                mean = Slot(unit, "mean")
+                readers[mean] = partial(unbiased, readers[mean], pieces)
+            else:
+                bias, kernel = Slot(unit, "bias"), Slot(unit, "kernel")
+                readers[bias] = partial(biased, readers[bias], readers[kernel], pieces)
     return readers
 
 

@@ -20,6 +20,7 @@ from densenet_port.network.units import is_head
 
 SHOWN = 6  # tensors listed in an error before "and n more"
 FEW = 3  # of them in one line
+STRUCTURE = "structure"  # the layout of a file that is read without a table
 
 
 class Words(NamedTuple):
@@ -75,6 +76,8 @@ def identify(
 
 def _identified(checkpoint: Checkpoint, words: Words) -> Ledger:
     """As `identify`, whose errors know nothing of what the tensors say of themselves."""
+    if words.src == STRUCTURE:
+        return _floating(checkpoint, _by_structure(checkpoint, words))
     attempts, others = _attempts(checkpoint, words)
     best = _preferred(checkpoint, [ledger for attempt in attempts if (ledger := attempt.complete)])
     if len(best) == 1:
@@ -84,7 +87,38 @@ def _identified(checkpoint: Checkpoint, words: Words) -> Ledger:
     for layout in others:
         if _attempt(checkpoint, layout, words).complete:
             raise _unrecorded(checkpoint, layout.name)
-    raise _misfit(checkpoint, attempts, words)
+    if words.src is not None or len(attempts) == 1 or _other_numbers(attempts, words):  # somebody's word, or the file's
+        raise _misfit(checkpoint, attempts, words)
+    try:
+        return _floating(checkpoint, _by_structure(checkpoint, words))
+    except MisfitError as error:
+        nearest = _nearest(attempts, words)
+        if nearest and _is_near(checkpoint, nearest):
+            raise _misfit(checkpoint, attempts, words) from error
+        raise
+
+
+def _by_structure(checkpoint: Checkpoint, words: Words) -> Ledger:
+    """The complete ledger of a file by its structure. Raises MisfitError that says what it lacks."""
+    from densenet_port.layouts.closing import Words as Asked  # noqa: PLC0415 (a file that a table fits needs none)
+    from densenet_port.layouts.structure import ledger_of  # noqa: PLC0415 (as above)
+
+    try:
+        return ledger_of(checkpoint, Asked(words.arch, words.kernels, words.no_top))
+    except MisfitError as error:
+        raise MisfitError(f"{checkpoint.path}: {error.message}", hint=error.hint) from error
+
+
+def _other_numbers(attempts: Sequence[Attempt], words: Words) -> bool:
+    """Whether a table fits but for the user's architecture."""
+    return words.arch is not None and any(_inferred(attempt, words) for attempt in attempts)
+
+
+def _is_near(checkpoint: Checkpoint, nearest: Attempt) -> bool:
+    """Whether a table fits most of a file, or says that several networks are in it."""
+    if nearest.ledger is None:
+        return len(places(nearest.layout, checkpoint)) > 1
+    return 2 * nearest.ledger.fit_count >= len(checkpoint.tensors)
 
 
 # -- trying ------------------------------------------------------------------------------------------------------------

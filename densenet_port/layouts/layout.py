@@ -80,8 +80,8 @@ class Layout:
     `body_prefix` stands before the names of the body of a network with a head, `pool` is the module of the stem's pool.
     `classes` are those of the networks that the software publishes, `carried` the entries of the contract that go with
     the weights from file to file.
-    `tensors` gives name and axes by kind and part, `optional` those of parts that a network need not have, and `fold`
-    the name of what makes a norm's roles of its parts.
+    `tensors` gives name and axes by kind and part, `optional` those of parts that a network need not have, `norm_parts`
+    the parts of a norm in the order of the table, and `fold` the name of what makes a norm's roles of its parts.
     `digest` is the SHA-256 of the table, followed by what it includes.
     """
 
@@ -110,6 +110,7 @@ class Layout:
     running_containers: tuple[str, ...]
     tensors: Mapping[Kind, Mapping[str, Pattern]]
     optional: Mapping[Kind, Mapping[str, Pattern]]
+    norm_parts: tuple[str, ...]
     fold: str | None
 
     @classmethod

@@ -215,7 +215,7 @@ def match(scanned: Scan, architecture: Architecture) -> Ledger:
         kernels=_kernels(scanned),
         kernels_assumed=scanned.kernels_assumed,
         blank=blank,
-        notes=tuple(_notes(scanned, claims, blank)),
+        notes=tuple(_notes(scanned, architecture, claims, blank)),
     )
 
 
@@ -246,7 +246,9 @@ def _blank(missing: Mapping[TensorKey, str], claims: Mapping[TensorKey, Claim]) 
     return frozenset(key for key in missing if key.part == "bias" and TensorKey(key.unit, "kernel") in claims)
 
 
-def _notes(scanned: Scan, claims: Mapping[TensorKey, Claim], blank: Collection[TensorKey]) -> Iterator[str]:
+def _notes(
+    scanned: Scan, architecture: Architecture, claims: Mapping[TensorKey, Claim], blank: Collection[TensorKey]
+) -> Iterator[str]:
     """What a file's owner should know of the ledger."""
     head = next((claim.unit_name for key, claim in claims.items() if key.unit == HEAD), None)
     if head and scanned.layout.units and not scanned.layout.names_head(head):
@@ -256,7 +258,8 @@ def _notes(scanned: Scan, claims: Mapping[TensorKey, Claim], blank: Collection[T
     elif blank:
         yield "the dense layers of the head have no biases: they get zeros, which do the same"
     if biased := [claim.name for key, claim in claims.items() if _is_optional(scanned.layout, key)]:
-        yield f"the means of the norms behind take up the biases of convolutions: {_some(biased)}"
+        takers = "the means of the norms" if architecture.final_norm else "the means of the norms and the head's bias"
+        yield f"{takers} behind take up the biases of convolutions: {_some(biased)}"
     numbers = [name for name, rule in scanned.ignored.items() if rule == NUMBER]
     if shown := [name for name in numbers if scanned.checkpoint.tensors[name].dtype in FLOATS]:
         yield f"single numbers beside the network are left out, as a training's own: {_some(shown)}"

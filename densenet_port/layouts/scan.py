@@ -89,10 +89,10 @@ def scan(layout: Layout, checkpoint: Checkpoint, kernels: Kernels | None = None)
     place = _place(layout, checkpoint)
     matches = _by_name(layout, checkpoint, place)
     matches = matches or _by_order(layout, checkpoint, kernels or _recorded_kernels(checkpoint))
-    return _scan_of(layout, checkpoint, place, _distinct(matches, checkpoint.tensors), kernels)
+    return scan_of(layout, checkpoint, place, _distinct(matches, checkpoint.tensors), kernels)
 
 
-def _scan_of(
+def scan_of(
     layout: Layout, checkpoint: Checkpoint, place: Place, matches: Sequence[Match], kernels: Kernels | None
 ) -> Scan:
     """What follows from the tensors that are recognised."""
@@ -230,7 +230,7 @@ def with_head(scanned: Scan, architecture: Architecture, kernels: Kernels | None
         for name in (form.format(unit=unit) for form in pattern.names)
         if name in scanned.unclaimed
     ]
-    headed = _scan_of(layout, checkpoint, scanned.place, [*scanned.matches, *heads], kernels)
+    headed = scan_of(layout, checkpoint, scanned.place, [*scanned.matches, *heads], kernels)
     channels = [one.sizes["c"] for one in architecture.units.values() if one.kind == "norm"][-1]
     return headed if not headed.unclaimed and headed.kernel_sizes.get(HEAD, {}).get("i") == channels else scanned
 
