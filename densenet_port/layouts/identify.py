@@ -66,11 +66,19 @@ def identify(
     """
     words = Words(src, arch, kernels, no_top)
     try:
-        return _identified(checkpoint, words)
+        return _in_file_order(checkpoint, _identified(checkpoint, words))
     except MisfitError as error:
         if symptom := explained(checkpoint):
             raise symptom from error
         raise
+
+
+def _in_file_order(checkpoint: Checkpoint, ledger: Ledger) -> Ledger:
+    """The ledger under a layout that joins and flattens maps as the file's own graph does, where it tells."""
+    known = {key: checkpoint.metadata[key] for key in ("concatenation", "flatten") if key in checkpoint.metadata}
+    if all(getattr(ledger.layout, key) == value for key, value in known.items()):
+        return ledger
+    return replace(ledger, layout=replace(ledger.layout, **known))
 
 
 def _identified(checkpoint: Checkpoint, words: Words) -> Ledger:
@@ -169,7 +177,9 @@ def _ledger(scanned: Scan, words: Words) -> Ledger:
     if words.no_top:
         return body(scanned, architecture)
     headed = with_head(scanned, architecture, words.kernels)
-    return match(headed, architecture if headed is scanned else _architecture(headed, words.arch))
+    ledger = match(headed, architecture if headed is scanned else _architecture(headed, words.arch))
+    is_word = words.arch and words.arch.head == ledger.architecture.head
+    return replace(ledger, assumed=()) if is_word and ledger.assumed else ledger
 
 
 def _architecture(scanned: Scan, arch: Architecture | None) -> Architecture:
@@ -179,7 +189,9 @@ def _architecture(scanned: Scan, arch: Architecture | None) -> Architecture:
             f"it holds a head without a network: {', '.join(match.name for match in scanned.matches)}",
             hint="take the file of the whole network; KerasHub's presets keep the body in another one beside it",
         )
-    return fitted(arch or infer(scanned.kernel_sizes, scanned.norm_count), scanned)
+    known = scanned.checkpoint.metadata.get("architecture")  # by the file's own graph
+    numbers = arch or (Architecture.from_json(known) if known else infer(scanned.kernel_sizes, scanned.norm_count))
+    return fitted(numbers, scanned)
 
 
 # -- deciding ----------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from densenet_port.network.units import HEAD, Kind
 from densenet_port.strict import Fields
 
 TABLE = Path("structure", "contracts.toml")
+OLD_FIRST = "old channels before new ones"  # what is assumed of a file without a table
 FEW = 3  # modules named in a message
 
 
@@ -126,7 +127,7 @@ def _reading(checkpoint: Checkpoint, groups: Grouping, network: Network, choices
     ]
     layout = _layout(checkpoint, groups, network, matches)
     scanned = scan_of(layout, checkpoint, Place(prefix), matches, choices.kernels)
-    assumed = ("old channels before new ones", *([groups.assumption] if groups.assumption else []))
+    assumed = (OLD_FIRST, *([groups.assumption] if groups.assumption else []))
     return Reading(scanned, network.architecture, _note(network, modules), assumed)
 
 
