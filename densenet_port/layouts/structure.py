@@ -89,7 +89,7 @@ def ledger_of(checkpoint: Checkpoint, choices: Words) -> Ledger:
     ledger = body(scanned, architecture) if choices.no_top else match(scanned, architecture)
     if ledger.problems:
         raise _beside(ledger)
-    return replace(ledger, notes=(reading.note, *ledger.notes), assumed=reading.assumed)
+    return replace(ledger, notes=(reading.note, *ledger.notes), assumed=(*ledger.assumed, *reading.assumed))
 
 
 def _beside(ledger: Ledger) -> MisfitError:
@@ -117,7 +117,7 @@ def _reading(checkpoint: Checkpoint, groups: Grouping, network: Network, choices
         raise _open(network.architecture, candidates)
     modules = dict(candidates.placed)
     if network.head:
-        modules[HEAD] = network.head.module
+        modules |= network.head.units
     prefix = _prefix([name for module in modules.values() for name in module.parts.values()])
     matches = [
         Match(TensorKey(unit, part), name, modules[unit].name[len(prefix) :])
