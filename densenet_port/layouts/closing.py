@@ -89,7 +89,8 @@ def _network(
     body = [one for one in modules if one not in last]
     norms = sum(one.module.kind == "norm" for one in body) - spare
     counts = Counter(one.sizes for one in body)
-    for architecture in [one for final in (0, 1) if (one := inferred(chain, norms, final))]:
+    finals = (0,) if spare else (0, 1)  # a norm that is left over is a final norm of another size rather than a head's
+    for architecture in [one for final in finals if (one := inferred(chain, norms, final))]:
         sizes = Counter(map(sizes_of, architecture.units.values()))
         if not sizes - counts and (counts - sizes).total() == spare:
             behind = _norms_behind(architecture, body, counts - sizes, groups)

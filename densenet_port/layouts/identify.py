@@ -122,9 +122,10 @@ def _other_numbers(attempts: Sequence[Attempt], words: Words) -> bool:
 
 
 def _is_near(checkpoint: Checkpoint, nearest: Attempt) -> bool:
-    """Whether a table fits most of a file, or says that several networks are in it."""
+    """Whether a table fits most of a file, or has all of its names, or says that several networks are in it."""
     if nearest.ledger is None:
-        return len(places(nearest.layout, checkpoint)) > 1
+        is_whole = nearest.scanned is not None and not nearest.scanned.unclaimed
+        return is_whole or len(places(nearest.layout, checkpoint)) > 1
     return 2 * nearest.ledger.fit_count >= len(checkpoint.tensors)
 
 
