@@ -20,6 +20,7 @@ def notes(source: Source, target: Layout, contract: Contract, dtype: np.dtype[An
     yield from source.checkpoint.metadata.get("notes", ())
     yield from source.ledger.notes
     yield from source.evidence.notes if source.evidence else ()
+    yield from source.witness.notes if source.witness else ()
     yield from _contract_notes(source, target, contract)
     if source.ledger.kernels_assumed:
         yield (

@@ -33,6 +33,8 @@ from densenet_port.strict import Fields
 
 SPLIT = "./"  # what may stand between a prefix and a name
 
+STRUCTURE = "structure"  # the layout of a file that is read without a table
+
 Kernels = Literal["theano", "tensorflow"]
 Ordering = Literal["th", "tf"]
 
@@ -134,6 +136,11 @@ class Layout:
     def is_own(self) -> bool:
         """Whether the table is one of this project's, and no user's own."""
         return self.path.parent == resource("mappings")
+
+    @property
+    def has_software(self) -> bool:
+        """Whether the layout is some software's, and was not made for one file by its structure."""
+        return self.path != structure_path()
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -352,3 +359,8 @@ def _included(path: Path, content: dict[str, Any]) -> Path:
 def layouts() -> tuple[str, ...]:
     """The names of the layouts that have a table, in alphabetical order."""
     return tuple(sorted(path.stem for path in resource("mappings").glob("*.toml")))
+
+
+def structure_path() -> Path:
+    """What stands for the table of a layout that was made for one file by its structure."""
+    return resource("mappings") / STRUCTURE

@@ -15,13 +15,13 @@ from densenet_port.checkpoint import Checkpoint
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.files import resource
 from densenet_port.layouts.breaks import refusal
-from densenet_port.layouts.closing import ROOT, Network, Words, body_name, closed, networks_in, orders_of
+from densenet_port.layouts.closing import Network, Words, body_name, closed, networks_in, orders_of
 from densenet_port.layouts.dialects import dialects
-from densenet_port.layouts.layout import SPLIT, Layout, TensorKey
+from densenet_port.layouts.layout import SPLIT, STRUCTURE, Layout, TensorKey, structure_path
 from densenet_port.layouts.match import Ledger, body, match
 from densenet_port.layouts.modules import Grouping, Module, grouping
-from densenet_port.layouts.placement import Candidates, placed
-from densenet_port.layouts.scan import Match, Place, Scan, below, scan_of
+from densenet_port.layouts.placement import Candidates, in_order, placed
+from densenet_port.layouts.scan import ROOT, Match, Place, Scan, below, scan_of
 from densenet_port.layouts.schema import Pattern
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.channels import CONCATENATIONS, FLATTENS
@@ -29,8 +29,8 @@ from densenet_port.network.contract import Contract
 from densenet_port.network.units import HEAD, Kind
 from densenet_port.strict import Fields
 
-NAME = "structure"
 TABLE = Path("structure", "contracts.toml")
+OLD_FIRST = "old channels before new ones"  # what is assumed of a file without a table
 FEW = 3  # modules named in a message
 
 
@@ -59,13 +59,21 @@ def read_by_structure(checkpoint: Checkpoint, choices: Words) -> Reading:
         raise MisfitError(
             f"by structure a DenseNet {body_name(distinct[0].architecture)}", hint=f"leave out --arch {name}"
         )
-    if len(asked) > 1:
-        names = [body_name(one.architecture) for one in asked]
+    likely = _likely(asked)
+    if len(likely) > 1:
+        names = [body_name(one.architecture) for one in likely]
         raise MisfitError(
             f"{len(names)} DenseNets have kernels and norms of these sizes: {', '.join(names)}",
             hint=" or ".join(f"--arch {name}" for name in names),
         )
-    return _reading(checkpoint, groups, asked[0], choices)
+    return _reading(checkpoint, groups, likely[0], choices)
+
+
+def _likely(networks: Sequence[Network]) -> Sequence[Network]:
+    """Of several networks of the same sizes those whose modules stand in order; else those of one reduction."""
+    ordered = [one for one in networks if in_order(one.architecture.without_head().units, one.body)]
+    plain = [one for one in networks if not isinstance(one.architecture.reduction, tuple)]
+    return networks if len(networks) == 1 else ordered or plain or networks
 
 
 def _like(architecture: Architecture, other: Architecture | None) -> Architecture:
@@ -119,7 +127,7 @@ def _reading(checkpoint: Checkpoint, groups: Grouping, network: Network, choices
     ]
     layout = _layout(checkpoint, groups, network, matches)
     scanned = scan_of(layout, checkpoint, Place(prefix), matches, choices.kernels)
-    assumed = ("old channels before new ones", *([groups.assumption] if groups.assumption else []))
+    assumed = (OLD_FIRST, *([groups.assumption] if groups.assumption else []))
     return Reading(scanned, network.architecture, _note(network, modules), assumed)
 
 
@@ -162,9 +170,9 @@ def _layout(checkpoint: Checkpoint, groups: Grouping, network: Network, matches:
     }
     listed = "\n".join(f"{match.key} {match.name}" for match in matches)
     return Layout(
-        path=resource("mappings") / NAME,
+        path=structure_path(),
         digest=hashlib.sha256(listed.encode()).hexdigest(),
-        name=NAME,
+        name=STRUCTURE,
         about="a file read by its structure",
         containers=(),
         reference="numpy",
@@ -181,8 +189,8 @@ def _layout(checkpoint: Checkpoint, groups: Grouping, network: Network, matches:
         body_prefix="",
         contract=Contract.from_json(family.fields("contract").content),
         carried=frozenset(["input"]),
-        units={},
-        exceptions={},
+        units={match.key.unit: (re.sub(r"([{}])", r"\1\1", match.unit_name),) for match in matches},
+        exceptions={match.key.unit: {} for match in matches},
         running_names={},
         running_containers=(),
         tensors=tensors,
@@ -221,8 +229,7 @@ def within(checkpoint: Checkpoint, name: str) -> Checkpoint:
     """The checkpoint with only the tensors below a name; for `.` those of the root, beside which others stand."""
     if name != ROOT:
         return below(checkpoint, name)
-    groups = grouping(checkpoint)
-    others = {prefix for prefix in networks_in(groups, Words()) if prefix} | _copies(checkpoint)
+    others = _copies(checkpoint) or {prefix for prefix in networks_in(grouping(checkpoint), Words()) if prefix}
     tensors = {key: tensor for key, tensor in checkpoint.tensors.items() if not key.startswith(tuple(others))}
     return replace(checkpoint, tensors=tensors)
 

@@ -4,7 +4,7 @@ A module that stands where another belongs makes a bad prediction, or is predict
 those that fit when they are put back. `assign` places what shapes leave open.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -21,7 +21,6 @@ from densenet_port.network.moments import (
     swapped_affine,
     swapped_statistics,
 )
-from densenet_port.network.units import Slot
 
 STRANGE = 0.15
 """From which residual on one step is bad, where it is `UNUSUAL` too.
@@ -99,15 +98,13 @@ def residuals(predicted: Array, stored: Array, deviation: Array) -> Array:
     return costs
 
 
-def exchanged(network: Graph, weights: Mapping[Slot, Array]) -> tuple[Exchange, ...]:
+def exchanged(moments: Moments) -> tuple[Exchange, ...]:
     """The modules, vectors and channels of a network whose predictions are bad, and good when they change places.
 
-    `weights` gives every slot in our axes, in the canonical order of channels; their statistics must be trained ones. A
-    norm that stands behind a concatenation is left to inheritance.
+    Its statistics must be trained ones. A norm that stands behind a concatenation is left to inheritance.
     """
-    moments = Moments(network, weights)
     with np.errstate(all="ignore"):
-        places = [_Place(moments, step) for step in moments.steps if _is_inner(network, step)]
+        places = [_Place(moments, step) for step in moments.steps if _is_inner(moments.network, step)]
         strange = _strange(places)
         pairs = [one for two in combinations(strange, 2) for one in _pair(*two)]
         alone = [one for place in strange for one in place.vectors()]

@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from densenet_port.checkpoint import Array
-from densenet_port.network.graph import IMAGES, Graph
+from densenet_port.network.graph import IMAGES
+from densenet_port.network.inheritance import EPSILONS
 from densenet_port.network.moments import (
     ACTIVATIONS,
     Affine,
@@ -18,7 +19,6 @@ from densenet_port.network.moments import (
     swapped_affine,
     swapped_statistics,
 )
-from densenet_port.network.units import Slot
 
 Verdict = Literal["supported", "contradicted", "open"]
 
@@ -58,6 +58,10 @@ PLAIN = 0.3
 Measured with those of trained networks taken away: 0.51 to 1.7; 0.056 and 0.067 in two that were trained briefly."""
 
 
+STEM_POOL = "stem pool"
+"""The question that an entry of the contract answers."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """One question: the residual of what is assumed, and of each alternative, the smaller the better.
@@ -85,16 +89,12 @@ class Explanation:
         return inf if self.best is None else self.alternatives[self.best] / max(self.residual, 1e-9)
 
 
-def explain(
-    network: Graph, weights: Mapping[Slot, Array], *, trained: bool, biases: Mapping[str, Array] | None = None
-) -> tuple[Explanation, ...]:
-    """What the moments of a network say of what a graph assumes, question by question.
+def explain(moments: Moments, *, trained: bool, biases: Mapping[str, Array] | None = None) -> tuple[Explanation, ...]:
+    """What the moments of a network say of what its graph assumes, question by question.
 
-    `weights` gives every slot in our axes, in the canonical order of channels, and their statistics are `trained` where
-    inheritance is evident; without that everything is open. `biases` are those of convolutions (`c` by unit) that the
-    norms' means do not contain.
+    The statistics are `trained` where inheritance is evident; without that everything is open. `biases` are those of
+    convolutions (`c` by unit) that the norms' means do not contain.
     """
-    moments = Moments(network, weights)
     questions: tuple[Question, ...] = (
         _activation,
         _affine,
@@ -109,6 +109,13 @@ def explain(
     with np.errstate(all="ignore"):
         answers = [question(moments, biases or {}) for question in questions]
     return tuple(_judged(answer, moments, trained=trained) for answer in answers if answer is not None)
+
+
+def stem_pool(moments: Moments) -> Explanation | None:
+    """What trained statistics say of the stem's pool alone; None where a graph has no place for one."""
+    with np.errstate(all="ignore"):
+        answer = _stem_pool(moments, {})
+    return None if answer is None else _judged(answer, moments, trained=True)
 
 
 class Pictures(NamedTuple):
@@ -134,6 +141,19 @@ def pictures(moments: Moments) -> Pictures | None:
         return None
     mean = np.linalg.lstsq(kernel, stored)[0]
     return Pictures(mean, float(np.median(np.abs(kernel @ mean - stored))))
+
+
+def epsilons(moments: Moments) -> dict[float, float]:
+    """Another epsilon in use → by what share it would change the slope of a norm's channel at most.
+
+    No statistics tell an epsilon: the slope is scale / √(variance + epsilon).
+    """
+    norms = [unit.name for unit in moments.network.units.values() if unit.kind == "norm"]
+    with np.errstate(all="ignore"):
+        wide = np.concatenate([moments.norm(name).variance for name in norms]).astype(np.float64)
+        own = moments.norm(norms[0]).epsilon
+        changes = {other: np.abs(np.sqrt((wide + own) / (wide + other)) - 1) for other in EPSILONS if other != own}
+    return {other: float(change.max()) for other, change in changes.items()}
 
 
 class Answer(NamedTuple):
@@ -275,7 +295,7 @@ def _stem_pool(moments: Moments, _biases: Mapping[str, Array]) -> Answer | None:
         pool: float(np.median(np.abs(behind * raised - norm.mean) / norm.deviation)),
     }
     assumed = pool if "max_pool" in step.operations else "none"
-    return Answer("stem pool", assumed, residuals.pop(assumed), residuals)
+    return Answer(STEM_POOL, assumed, residuals.pop(assumed), residuals)
 
 
 def _stem(moments: Moments, _biases: Mapping[str, Array]) -> Answer | None:

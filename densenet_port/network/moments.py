@@ -24,6 +24,8 @@ from densenet_port.network.units import Role, Slot
 
 SIDES = (16, 28, 32, 64, 128, 224)
 """Sides of pictures that networks are trained on; above 224 a border no longer counts."""
+PARTS = np.array([[0, 0, 0, 0, 1, 0, 0, 0, 0], [0, 1, 0, 1, 0, 1, 0, 1, 0], [1, 0, 1, 0, 0, 0, 1, 0, 1]], np.float32)
+"""The taps of a 3×3 kernel, row by row: its centre, its edges, its corners."""
 KEEPING = {"relu", "conv", "average_pool", "mean"}
 """The operations behind which a mean is known."""
 SAMPLE = 16
@@ -229,7 +231,9 @@ class Moments:
         """The residual of steps under a reading, on pictures of the side that makes it smallest."""
         with np.errstate(all="ignore"):
             parts = [(step, self.predicted(step, reading)) for step in chosen]
-            by_side = {side: self._residual(parts, reading, side) for side in self.places}
+            has_border = any(len(products) > 1 for _, products in parts)
+            sides = [*self.places] if has_border else [next(iter(self.places))]
+            by_side = {side: self._residual(parts, reading, side) for side in sides}
         side = min(by_side, key=by_side.__getitem__)
         return Measured(by_side[side], side)
 
@@ -249,12 +253,18 @@ class Moments:
 
 
 def summed_taps(kernel: Array) -> Array:
-    """A kernel's taps (`h w i o`), summed (`taps i o`): a 3×3 kernel's centre, edges, corners; any other's together."""
-    parts = [kernel.sum((0, 1))]
-    if kernel.shape[:2] == (3, 3):
-        corners, centre = kernel[::2, ::2].sum((0, 1)), kernel[1, 1]
-        parts = [centre, parts[0] - centre - corners, corners]
-    return np.stack(parts)
+    """A kernel's taps (`h w i o`), summed (`taps i o`): a 3×3 kernel's centre, edges, corners; any other's together.
+
+    One product, in the order that memory has them.
+    """
+    height, width, inputs, outputs = kernel.shape
+    parts = PARTS if (height, width) == (3, 3) else np.ones((1, height * width), np.float32)
+    if kernel.flags.c_contiguous:
+        summed: Array = (parts @ kernel.reshape(height * width, -1)).reshape(-1, inputs, outputs)
+        return summed
+    products = kernel.transpose(3, 2, 0, 1).reshape(-1, height * width) @ parts.T
+    turned: Array = products.T.reshape(-1, outputs, inputs).transpose(0, 2, 1)
+    return turned
 
 
 def _float32(array: Array) -> Array:

@@ -21,8 +21,8 @@ def test_a_trained_network_has_nothing_exchanged(name):
     network = TRAINED[name]
     weights = weights_of(network)
 
-    assert exchanged(network.graph, weights) == ()
-    assert exchanged(network.graph, {slot: array.astype(np.float16) for slot, array in weights.items()}) == ()
+    assert exchanged(Moments(network.graph, weights)) == ()
+    assert exchanged(Moments(network.graph, {slot: array.astype(np.float16) for slot, array in weights.items()})) == ()
 
 
 @pytest.mark.parametrize("name", BOTTLENECKS)
@@ -32,7 +32,7 @@ def test_each_two_norms_of_a_block_exchanged(name):
     weights = weights_of(network)
     norms = [unit for unit in network.graph.units if unit.endswith("norm2")]
     for one, other in list(pairwise(norms))[::5]:
-        told = exchanged(network.graph, swapped(weights, one, other))
+        told = exchanged(Moments(network.graph, swapped(weights, one, other)))
         assert (one, other) in [exchange.units for exchange in told]
 
 
@@ -40,7 +40,7 @@ def test_an_exchange_is_told_in_words():
     """Both units, and the residual before and after."""
     weights = swapped(weights_of(DIGITS), "block1.layer1.norm2", "block3.layer2.norm2")
 
-    (told,) = map(str, exchanged(DIGITS.graph, weights))
+    (told,) = map(str, exchanged(Moments(DIGITS.graph, weights)))
 
     assert told == ("block1.layer1.norm2 and block3.layer2.norm2 are exchanged: residual 0.45 as it is, 0.05 exchanged")
 
@@ -53,7 +53,7 @@ def test_a_layer_exchanged_with_another(name):
     for part in ("norm2", "conv2"):
         weights = swapped(weights, f"block2.layer1.{part}", f"block2.layer3.{part}")
 
-    told = [exchange.units for exchange in exchanged(network.graph, weights)]
+    told = [exchange.units for exchange in exchanged(Moments(network.graph, weights))]
 
     assert ("block2.layer1.norm2", "block2.layer3.norm2") in told
     assert ("block2.layer1.conv2", "block2.layer3.conv2") in told
@@ -66,7 +66,7 @@ def test_two_vectors_of_one_norm_exchanged(name, one, other):
     network = TRAINED[name]
     weights = turned(weights_of(network), "block2.layer3.norm2", one, other)
 
-    (told,) = exchanged(network.graph, weights)
+    (told,) = exchanged(Moments(network.graph, weights))
 
     assert (told.units, told.what) == (("block2.layer3.norm2",), f"{one} and {other}")
 
@@ -83,7 +83,7 @@ def test_two_channels_of_one_norm_exchanged(name):
         vector[[one, other]] = vector[[other, one]]
         weights[Slot(unit, role)] = vector
 
-    (told,) = exchanged(network.graph, weights)
+    (told,) = exchanged(Moments(network.graph, weights))
 
     assert (told.units, told.what) == ((unit,), f"channels {one} and {other}")
 
