@@ -14,7 +14,7 @@ from densenet_port.layouts.chain import Chain, Size, chains
 from densenet_port.layouts.dialects import dialects
 from densenet_port.layouts.layout import SPLIT, Kernels
 from densenet_port.layouts.modules import Grouping, Module, common
-from densenet_port.layouts.placement import Resolve, Sized, sizes_of
+from densenet_port.layouts.placement import Sized, sizes_of
 from densenet_port.network.architecture import Architecture, infer, name_in_order
 
 ORDERS = ("o i h w", "h w i o")  # of a file's kernels; which way they are turned is for `scan` to say
@@ -23,12 +23,11 @@ MOST_PARTS = 64  # beginnings of names that are tried as networks
 
 
 class Words(NamedTuple):
-    """What the user says: the architecture, how kernels are stored, no head; and what decides what stays open."""
+    """What the user says: the architecture, how kernels are stored, no head."""
 
     arch: Architecture | None = None
     kernels: Kernels | None = None
     no_top: bool = False
-    resolve: Resolve | None = None
 
 
 class Network(NamedTuple):

@@ -198,10 +198,13 @@ def _architecture(scanned: Scan, arch: Architecture | None) -> Architecture:
 
 
 def _preferred(checkpoint: Checkpoint, ledgers: Sequence[Ledger]) -> list[Ledger]:
-    """Those of the highest rank: the layout's software can have the network, and then the file's record prefers it."""
+    """Those of the highest rank: the layout's software can have the network, and the file's record prefers it.
+
+    Where no software can, the one that is off in the fewest numbers.
+    """
     ranks = [
         (
-            ledger.layout.refusal(ledger.architecture) is None,
+            -len([*ledger.layout.refusals(ledger.architecture)]),
             bool(ledger.layout.prefer) and _records(checkpoint, ledger.layout.prefer),
         )
         for ledger in ledgers

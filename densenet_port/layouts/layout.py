@@ -146,12 +146,14 @@ class Layout:
 
     def refusal(self, architecture: Architecture) -> str | None:
         """Why the layout cannot hold a network of these numbers; None where it can."""
+        return next((f"{self.name} cannot hold this network: {reason}" for reason in self.refusals(architecture)), None)
+
+    def refusals(self, architecture: Architecture) -> Iterator[str]:
+        """Each number that the layout cannot hold, with those that it can."""
         for number, allowed in self._allowed(architecture).items():
             value = getattr(architecture, number)
             if value not in allowed and not (number == "head" and any(fnmatchcase(value, form) for form in allowed)):
-                known = " or ".join(map(str, allowed))
-                return f"{self.name} cannot hold this network: {number} must be {known}, found {value}"
-        return None
+                yield f"{number} must be {' or '.join(map(str, allowed))}, found {value}"
 
     def _allowed(self, architecture: Architecture) -> dict[str, tuple[Any, ...]]:
         """Number of an architecture → the values that the layout can hold."""

@@ -25,9 +25,6 @@ class Candidates(NamedTuple):
     open: Mapping[str, tuple[Module, ...]]
 
 
-Resolve = Callable[[Candidates], Mapping[str, Module]]
-
-
 class Sized(NamedTuple):
     """A module with its sizes under the order of axes that its file has."""
 

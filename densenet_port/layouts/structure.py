@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from densenet_port.checkpoint import Checkpoint
+from densenet_port.checkpoint import Array, Checkpoint
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.files import resource
 from densenet_port.layouts.breaks import refusal
@@ -23,6 +23,7 @@ from densenet_port.layouts.modules import Grouping, Module, grouping
 from densenet_port.layouts.placement import Candidates, in_order, placed
 from densenet_port.layouts.scan import ROOT, Match, Place, Scan, below, scan_of
 from densenet_port.layouts.schema import Pattern
+from densenet_port.layouts.transform import move
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.channels import CONCATENATIONS, FLATTENS
 from densenet_port.network.contract import Contract
@@ -108,15 +109,13 @@ def _beside(ledger: Ledger) -> MisfitError:
 
 def _reading(checkpoint: Checkpoint, groups: Grouping, network: Network, choices: Words) -> Reading:
     """The places of all tensors, under a layout made for this file. Raises MisfitError where some stay open."""
-    candidates = placed(network.architecture.without_head().units, network.body)
-    modules = dict(candidates.placed)
-    if candidates.open and choices.resolve:
-        modules |= choices.resolve(candidates)
-        candidates = candidates._replace(
-            open={one: there for one, there in candidates.open.items() if one not in modules}
-        )
+    units = network.architecture.without_head().units
+    candidates = placed(units, network.body)
+    if candidates.open:
+        candidates = _by_statistics(checkpoint, network, candidates)
     if candidates.open:
         raise _open(network.architecture, candidates)
+    modules = dict(candidates.placed)
     if network.head:
         modules[HEAD] = network.head.module
     prefix = _prefix([name for module in modules.values() for name in module.parts.values()])
@@ -129,6 +128,19 @@ def _reading(checkpoint: Checkpoint, groups: Grouping, network: Network, choices
     scanned = scan_of(layout, checkpoint, Place(prefix), matches, choices.kernels)
     assumed = (OLD_FIRST, *([groups.assumption] if groups.assumption else []))
     return Reading(scanned, network.architecture, _note(network, modules), assumed)
+
+
+def _by_statistics(checkpoint: Checkpoint, network: Network, candidates: Candidates) -> Candidates:
+    """The placement that the statistics of a trained network tell; the one that is there where they tell nothing."""
+    from densenet_port.layouts.trained import open_after, placed_by_statistics  # noqa: PLC0415 (few files need it)
+
+    def load(module: Module, part: str) -> Array:
+        axes = network.order if part == "kernel" else "c"
+        return move(checkpoint.tensors[module.parts[part]].load(), axes, "h w i o" if part == "kernel" else "c")
+
+    units = network.architecture.without_head().units
+    modules = placed_by_statistics(units, network.body, load)
+    return candidates if modules is None else open_after(units, network.body, modules.modules)
 
 
 def _open(architecture: Architecture, candidates: Candidates) -> MisfitError:

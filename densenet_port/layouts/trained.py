@@ -73,6 +73,19 @@ def open_after(units: Mapping[str, Unit], modules: Sequence[Sized], placed: Mapp
     return Candidates(placed, still)
 
 
+class _Choice(NamedTuple):
+    """A convolution in a place, beside a norm that comes before or behind it there, and the residual."""
+
+    residual: float
+    place: str
+    conv: Sized
+    norm: Sized
+
+    def excludes(self, other: "_Choice") -> bool:
+        """Whether one place or one module would be taken twice."""
+        return other.place == self.place or other.conv is self.conv or other.norm is self.norm
+
+
 class _Placing:
     """A placement under one order of concatenation: first the chains of norms, then the convolutions between."""
 
@@ -155,9 +168,9 @@ class _Placing:
             for conv in (free if known is None else [known]) if start else ():
                 if start and conv.sizes == sizes_of(self.units[f"{layer}.conv1"]):
                     off = _residuals(self._predicted(start, conv)[0], stored, deviation)
-                    choices += [(float(one), layer, conv, norm) for one, norm in zip(off, norms, strict=True)]
-        for layer, conv, norm in _nearest(choices):
-            self.placed[f"{layer}.conv1"], self.placed[f"{layer}.norm2"] = conv, norm
+                    choices += [_Choice(float(one), layer, conv, norm) for one, norm in zip(off, norms, strict=True)]
+        for choice in _nearest(choices):
+            self.placed[f"{choice.place}.conv1"], self.placed[f"{choice.place}.norm2"] = choice.conv, choice.norm
 
     def _new_channels(self, conv: str) -> _Link | None:
         """What a layer's last convolution leads to: the channels that the next norm of the block reads anew."""
@@ -190,10 +203,10 @@ class _Placing:
         for link in links:
             blocks.setdefault(self.units[link.conv].block, []).append(link)
         choices = [choice for same in blocks.values() for choice in self._choices(same)]
-        for conv, one, _ in _nearest(choices):
-            self.placed[conv] = one
+        for choice in _nearest(choices):
+            self.placed[choice.place] = choice.conv
 
-    def _choices(self, links: Sequence[_Link]) -> "list[tuple[float, str, Sized, Sized | None]]":
+    def _choices(self, links: Sequence[_Link]) -> "list[_Choice]":
         """The residual of each link of a block with each convolution, on maps of the size that explains most."""
         free = [[one for one in self._free() if one.sizes == sizes_of(self.units[link.conv])] for link in links]
         off = [
@@ -202,7 +215,7 @@ class _Placing:
         ]
         best = int(np.argmin(sum(one.min(axis=1) for one in off)))
         return [
-            (float(residual), link.conv, one, None)
+            _Choice(float(residual), link.conv, one, self.placed[link.before])
             for link, there, rows in zip(links, free, off, strict=True)
             for one, residual in zip(there, rows[best if len(rows) > 1 else 0], strict=True)
         ]
@@ -248,25 +261,17 @@ def _residuals(mean: Array, others: Array, deviation: Array) -> Array:
     return off
 
 
-def _nearest(choices: "list[tuple[float, str, Sized, Sized | None]]") -> "list[tuple[str, Sized, Sized | None]]":
-    """Of residuals, places, convolutions and norms: the nearest first, each place and each module once.
+def _nearest(choices: "Sequence[_Choice]") -> "list[_Choice]":
+    """The best of choices: the nearest first, each place and each module once.
 
-    What is not near, or has another place that is nearly as near and still free, is left out.
+    What is not near, or has another way that is nearly as near and still free, is left out.
     """
     chosen = []
-    left = sorted(choices, key=lambda choice: choice[0])
-    while left and left[0][0] <= RIGHT:
-        off, place, conv, norm = left[0]
-        rivals = [
-            other[0] for other in left[1:] if other[1] == place or other[2] is conv or (norm and other[3] is norm)
-        ]
-        if min(rivals, default=np.inf) < SURE * off:
-            left = left[1:]
-            continue
-        chosen.append((place, conv, norm))
-        left = [
-            other
-            for other in left
-            if other[1] != place and other[2] is not conv and (norm is None or other[3] is not norm)
-        ]
+    left = sorted(choices, key=lambda choice: choice.residual)
+    while left and left[0].residual <= RIGHT:
+        best, *left = left
+        rivals = [other.residual for other in left if best.excludes(other)]
+        if min(rivals, default=np.inf) >= SURE * best.residual:
+            chosen.append(best)
+            left = [other for other in left if not best.excludes(other)]
     return chosen

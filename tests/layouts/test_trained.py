@@ -7,7 +7,7 @@ import densenet_port as dp
 from densenet_port.errors import MisfitError
 from densenet_port.files import resource
 from tests.support.bags import bag, bag_of, slots_of
-from tests.support.networks import random_weights
+from tests.support.random_weights import random_weights
 from tests.support.real import REAL
 
 SAMPLE = resource("weights") / "sample" / "digits.pth"

@@ -1,6 +1,5 @@
 """Networks as bags: the same tensors without a name, the modules in any order."""
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +22,7 @@ def bag(tensors: dict[str, np.ndarray], out: Path, seed: int = 0) -> Path:
     for name in tensors:
         units.setdefault(name.rpartition(".")[0], []).append(name)
     order = [*units]
-    random.Random(seed).shuffle(order)
+    order = [order[place] for place in np.random.default_rng(seed).permutation(len(order))]
     arrays = [tensors[name] for unit in order for name in _in_order(units[unit])]
     np.savez(out, **{f"t{place:04}": array for place, array in enumerate(arrays)})
     return out
