@@ -16,6 +16,9 @@ MEANING = frozenset(
         *("epsilon", "stem_stride", "stem_padding", "stem_pool", "pool_rounding", "head_pool"),  # the contract
         *("output", "input"),
         *(
+            "architecture",
+            "concatenation",
+            "flatten",
             "kernels",
             "layers",
             "module",

@@ -17,6 +17,7 @@ from densenet_port.conversion.statistics import Witness, heard, wired
 from densenet_port.conversion.write import Conversion, plan, write
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.file_graph import FileGraph
+from densenet_port.layouts.heads import BARE, assumed_of
 from densenet_port.layouts.identify import first_few, identify
 from densenet_port.layouts.layout import SPLIT, Kernels, Layout, Ordering, TensorKey
 from densenet_port.layouts.match import Ledger
@@ -214,6 +215,7 @@ def read(
         outside = {name: f"--within {within}" for name in checkpoint.tensors if name not in chosen.tensors}
         ledger = replace(ledger, ignored={**ledger.ignored, **outside})
     evidence = _evidence(chosen, ledger, within, no_top=no_top)
+    ledger = ledger if evidence is None else _by_graph(ledger, evidence)
     one = wired(checkpoint.path, ledger, Weights(_readers(ledger)), ignore=ignore_inheritance)
     ledger, weights = one.ledger, Weights(_readers(one.ledger))
     function, witness = heard(
@@ -252,6 +254,23 @@ def _evidence(checkpoint: Checkpoint, ledger: Ledger, within: str | None, *, no_
     except MisfitError as error:
         hint = error.hint or _other_way(source, ledger, no_top=no_top)
         raise MisfitError(f"{checkpoint.path}: {error.message}", hint=hint) from error
+
+
+def _by_graph(ledger: Ledger, evidence: Evidence) -> Ledger:
+    """The ledger with what the file's own graph says of the head, and of the order of channels."""
+    layout, architecture = ledger.layout, ledger.architecture
+    orders: dict[str, Any] = {
+        key: order
+        for key in ("concatenation", "flatten")
+        if (order := getattr(evidence, key)) not in (None, getattr(layout, key))
+    }
+    if orders:
+        ledger = replace(ledger, layout=replace(layout, **orders))
+    if evidence.head is None:
+        return ledger
+    known_now = {*assumed_of(architecture.head), BARE}
+    assumed = tuple(text for text in ledger.assumed if text not in known_now)
+    return replace(ledger, architecture=replace(architecture, head=evidence.head), assumed=assumed)
 
 
 def _other_way(source: FileGraph, ledger: Ledger, *, no_top: bool) -> str:

@@ -21,7 +21,7 @@ from densenet_port.network.head import head_of
 
 TYPES: dict[str, Callable[[Any], object]] = {  # what a file's own graph may say of the contract
     "epsilon": float,
-    "stem_stride": int,
+    "stem_stride": lambda stride: None if stride is None else int(stride),
     "stem_padding": str,
     "stem_pool": str,
     "pool_rounding": str,
@@ -97,6 +97,8 @@ def _usual(checkpoint: Checkpoint, ledger: Ledger) -> Known:
         origins["output"] = origins["output"] if contract.output == "logits" else "assumed"
     if classes == 1 and contract.output == "softmax":  # which would be 1 whatever the picture
         contract, origins["output"] = replace(contract, output="logits"), "assumed"
+    if ledger.assumed:
+        origins["head_pool"] = "assumed"
     why = reasons(checkpoint, ledger)
     origins |= dict.fromkeys(why, "assumed")
     stem = ledger.architecture.stem
@@ -116,7 +118,7 @@ def _origins_of(layout: Layout) -> dict[str, Origin]:
     """
     if not layout.is_own:
         return dict.fromkeys(ENTRIES, "user")
-    named = bool(layout.units)
+    named = bool(layout.units) and layout.has_software
     return {
         key: "software" if named and (key == "input" or key not in layout.carried) else "assumed" for key in ENTRIES
     }

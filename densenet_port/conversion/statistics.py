@@ -15,8 +15,8 @@ import numpy as np
 from densenet_port.checkpoint import Array
 from densenet_port.conversion.origins import Known
 from densenet_port.errors import MisfitError
+from densenet_port.layouts.layout import STRUCTURE
 from densenet_port.layouts.match import Ledger
-from densenet_port.layouts.structure import NAME as STRUCTURE
 from densenet_port.layouts.structure import OLD_FIRST
 from densenet_port.network.channels import Concatenation
 from densenet_port.network.contract import Contract, Input, StemPool

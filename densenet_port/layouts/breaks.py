@@ -6,13 +6,15 @@ from typing import NamedTuple
 
 from densenet_port.errors import MisfitError
 from densenet_port.layouts.chain import Chain, Size, chains, furthest
-from densenet_port.layouts.closing import ROOT, Words, body_name, inferred, networks_in, size_of, sized
+from densenet_port.layouts.closing import Words, body_name, inferred, networks_in, size_of, sized
 from densenet_port.layouts.layout import SPLIT
 from densenet_port.layouts.modules import Grouping
 from densenet_port.layouts.placement import Sized, sizes_of
+from densenet_port.layouts.scan import ROOT
 from densenet_port.network.architecture import Architecture
 
 CHANCE = 3  # dense layers: fewer may be there by chance
+WIDE = (2, 3)  # sides of kernels with which some replace a transition's convolution and pool
 HINT = (
     "only a DenseNet is converted; if it is one, a table of your own names its tensors "
     "(--mapping, see docs/add-a-layout.md)"
@@ -34,7 +36,7 @@ def refusal(groups: Grouping, orders: Sequence[str], choices: Words) -> MisfitEr
         )
     convs = [module for module in groups.modules if module.kind == "conv"]
     if not convs:
-        return MisfitError(f"it has no convolutions: {_tally(groups)}", hint=HINT)
+        return MisfitError(_tally(groups), hint=HINT)
     best = max((_furthest(sized(groups, order)) for order in orders), key=lambda way: way.depth)
     return MisfitError(best.message, hint=HINT)
 
@@ -75,12 +77,14 @@ def _named(convs: Sequence[Sized], size: Size) -> str:
 def _broken(convs: Sequence[Sized], chain: Chain) -> str:
     """Where a chain breaks, and on what."""
     channels, place = chain.channels, f"block{len(chain.layers)}.layer{chain.layers[-1]}"
-    reads = [size for size in chain.left if size.inputs == channels]
-    narrow = [size for size in reads if size.side > 1 and size.outputs < channels]
-    if narrow:
-        side = narrow[0].side
-        name = _named(convs, narrow[0])
-        return f"its transition {name} has a {side}×{side} kernel, expected 1×1 behind {channels} channels"
+    read = {channels, *(size.inputs for size in chain.kernels)}
+    for size in chain.left:
+        if _is_of_a_layer(size, chain):
+            expected = size._replace(outputs=chain.growth)
+            return f"{_named(convs, size)} is no dense layer's as the others are: expected {expected}, found {size}"
+        if size.side in WIDE and size.inputs in read and size.outputs < size.inputs and size.outputs != chain.growth:
+            name = _named(convs, size)
+            return f"its transition {name} has a {size.side}×{size.side} kernel, expected 1×1 ({size.inputs} channels)"
     last = max(place for place, one in enumerate(convs) if size_of(one) == chain.kernels[-1])
     left = [one for one in [*convs[last:], *convs[:last]] if size_of(one) in chain.left]
     return (
@@ -88,6 +92,11 @@ def _broken(convs: Sequence[Sized], chain: Chain) -> str:
         f"expected a convolution that reads {channels}, or none; found {left[0].module.title} ({size_of(left[0])})"
         + (f" and {len(left) - 1} more" if len(left) > 1 else "")
     )
+
+
+def _is_of_a_layer(size: Size, chain: Chain) -> bool:
+    """Whether a kernel would be a layer's with a bottleneck, did it not add another number of channels."""
+    return size.side == WIDE[-1] and size.inputs == chain.width and size.outputs != chain.growth
 
 
 def _other_norms(norms: Sequence[Sized], architecture: Architecture) -> str:
@@ -104,6 +113,8 @@ def _other_norms(norms: Sequence[Sized], architecture: Architecture) -> str:
 
 
 def _tally(groups: Grouping) -> str:
-    """How many modules of each kind there are, and other tensors."""
+    """What there is of a file without convolutions."""
     kinds = Counter(module.kind for module in groups.modules)
-    return f"{kinds['norm']} norms, {kinds['dense']} dense layers, {len(groups.left)} other tensors"
+    counts = {"norm": kinds["norm"], "dense layer": kinds["dense"], "other tensor": len(groups.left)}
+    listed = ", ".join(f"{count} {noun}{'' if count == 1 else 's'}" for noun, count in counts.items())
+    return f"it has no convolutions: {listed}" if any(counts.values()) else "it has no tensors"

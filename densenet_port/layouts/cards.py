@@ -26,7 +26,7 @@ card does not name, follows from the table alone.
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Literal
@@ -85,14 +85,20 @@ class Support:
 
 
 def matrix() -> Iterator[Support]:
-    """Every layout with every architecture that has a name."""
+    """Every layout with every architecture that has a name, with the head that is usual there."""
     for layout in layouts():
         table, card = Layout.load(layout), card_of(layout)
-        for name, architecture in NAMED.items():
+        for name, body in NAMED.items():
+            architecture = headed(table, body)
             held = holds(table, architecture)
-            source = _level(card, name, "source") if held else None
-            target = _level(card, name, "target") if held and table.containers else None
+            source = _level(card, architecture.name, "source") if held else None
+            target = _level(card, architecture.name, "target") if held and table.containers else None
             yield Support(layout=layout, architecture=name, source=source, target=target)
+
+
+def headed(table: Layout, architecture: Architecture) -> Architecture:
+    """The architecture with the layout's usual head, the first that its table allows."""
+    return replace(architecture, head=table.only.get("head", (architecture.head,))[0])
 
 
 def holds(table: Layout, architecture: Architecture) -> bool:

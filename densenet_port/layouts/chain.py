@@ -29,13 +29,16 @@ class Size(NamedTuple):
 class Chain(NamedTuple):
     """Kernels in order of execution, what is left of those given, and how many dense layers each block has.
 
-    `channels` are those that the last layer leaves.
+    `channels` are those that the last layer leaves, `growth` those that each adds; `width` is that of the 1×1
+    convolutions, 0 without them.
     """
 
     kernels: tuple[Size, ...]
     left: Mapping[Size, int]
     layers: tuple[int, ...]
     channels: int
+    growth: int
+    width: int
 
     @property
     def depth(self) -> int:
@@ -151,7 +154,7 @@ class _Search:
             block.append(layer)
             channels += way.growth
         if block and self.left <= self.spare:
-            yield self._chain((*before, *block), (*layers, len(block)), channels)
+            yield self._chain(way, (*before, *block), (*layers, len(block)), channels)
         for count in range(len(block), 0, -1):
             for size in self.narrow.get(channels, ()):
                 if self._take((size,)):
@@ -161,10 +164,10 @@ class _Search:
             self._give_back(block[count - 1])
             channels -= way.growth
 
-    def _chain(self, path: _Path, layers: tuple[int, ...], channels: int) -> Chain:
+    def _chain(self, way: _Way, path: _Path, layers: tuple[int, ...], channels: int) -> Chain:
         """The chain of some kernels; the rest is left."""
         left = {size: number for size, number in self.rest.items() if number}
-        return Chain(tuple(chain.from_iterable(path)), left, layers, channels)
+        return Chain(tuple(chain.from_iterable(path)), left, layers, channels, way.growth, way.width)
 
     def _take(self, sizes: tuple[Size, ...]) -> bool:
         """Take kernels, if all of them are there."""

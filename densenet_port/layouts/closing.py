@@ -14,22 +14,20 @@ from densenet_port.layouts.chain import Chain, Size, chains
 from densenet_port.layouts.dialects import dialects
 from densenet_port.layouts.layout import SPLIT, Kernels
 from densenet_port.layouts.modules import Grouping, Module, common
-from densenet_port.layouts.placement import Resolve, Sized, sizes_of
+from densenet_port.layouts.placement import Sized, sizes_of
 from densenet_port.network.architecture import Architecture, infer, name_in_order
 
 ORDERS = ("o i h w", "h w i o")  # of a file's kernels; which way they are turned is for `scan` to say
-ROOT = "."  # the word for what stands before no name
 SMALLEST = 4  # convolutions of a network that is looked for beside others: a stem and a few layers
 MOST_PARTS = 64  # beginnings of names that are tried as networks
 
 
 class Words(NamedTuple):
-    """What the user says: the architecture, how kernels are stored, no head; and what decides what stays open."""
+    """What the user says: the architecture, how kernels are stored, no head."""
 
     arch: Architecture | None = None
     kernels: Kernels | None = None
     no_top: bool = False
-    resolve: Resolve | None = None
 
 
 class Network(NamedTuple):
@@ -168,7 +166,16 @@ def networks_in(groups: Grouping, choices: Words) -> dict[str, Architecture]:
     rest = tuple(module for module in groups.modules if not module.title.startswith(tuple(parts)))
     if parts and (networks := closed(groups._replace(modules=rest), choices)):
         parts[""] = networks[0].architecture
+    elif rest and all(module.kind == "dense" for module in rest):
+        parts = {"" if _has_head(groups, prefix, rest) else prefix: numbers for prefix, numbers in parts.items()}
     return parts
+
+
+def _has_head(groups: Grouping, prefix: str, rest: Sequence[Module]) -> bool:
+    """Whether the body below a name has its head beside it, at the root."""
+    inside = [module for module in groups.modules if module.title.startswith(prefix)]
+    whole = closed(groups._replace(modules=(*inside, *rest)), Words())
+    return bool(whole and whole[0].head and whole[0].head.module in rest)
 
 
 def _prefixes(groups: Grouping) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import MisfitError, PortError
-from densenet_port.layouts.layout import Kernels, Layout, layouts
+from densenet_port.layouts.layout import STRUCTURE, Kernels, Layout, layouts, structure_path
 from densenet_port.layouts.match import NO_TOP, Ledger, body, fitted, match
 from densenet_port.layouts.scan import FLOATS, Scan, places, scan, with_head
 from densenet_port.layouts.symptoms import explained, without_statistics
@@ -20,7 +20,6 @@ from densenet_port.network.units import is_head
 
 SHOWN = 6  # tensors listed in an error before "and n more"
 FEW = 3  # of them in one line
-STRUCTURE = "structure"  # the layout of a file that is read without a table
 
 
 class Words(NamedTuple):
@@ -67,16 +66,24 @@ def identify(
     """
     words = Words(src, arch, kernels, no_top)
     try:
-        return _identified(checkpoint, words)
+        return _in_file_order(checkpoint, _identified(checkpoint, words))
     except MisfitError as error:
         if symptom := explained(checkpoint):
             raise symptom from error
         raise
 
 
+def _in_file_order(checkpoint: Checkpoint, ledger: Ledger) -> Ledger:
+    """The ledger under a layout that joins and flattens maps as the file's own graph does, where it tells."""
+    known = {key: checkpoint.metadata[key] for key in ("concatenation", "flatten") if key in checkpoint.metadata}
+    if all(getattr(ledger.layout, key) == value for key, value in known.items()):
+        return ledger
+    return replace(ledger, layout=replace(ledger.layout, **known))
+
+
 def _identified(checkpoint: Checkpoint, words: Words) -> Ledger:
     """As `identify`, whose errors know nothing of what the tensors say of themselves."""
-    if words.src == STRUCTURE:
+    if words.src in (STRUCTURE, structure_path()):
         return _floating(checkpoint, _by_structure(checkpoint, words))
     attempts, others = _attempts(checkpoint, words)
     best = _preferred(checkpoint, [ledger for attempt in attempts if (ledger := attempt.complete)])
@@ -170,7 +177,9 @@ def _ledger(scanned: Scan, words: Words) -> Ledger:
     if words.no_top:
         return body(scanned, architecture)
     headed = with_head(scanned, architecture, words.kernels)
-    return match(headed, architecture if headed is scanned else _architecture(headed, words.arch))
+    ledger = match(headed, architecture if headed is scanned else _architecture(headed, words.arch))
+    is_word = words.arch and words.arch.head == ledger.architecture.head
+    return replace(ledger, assumed=()) if is_word and ledger.assumed else ledger
 
 
 def _architecture(scanned: Scan, arch: Architecture | None) -> Architecture:
@@ -180,17 +189,22 @@ def _architecture(scanned: Scan, arch: Architecture | None) -> Architecture:
             f"it holds a head without a network: {', '.join(match.name for match in scanned.matches)}",
             hint="take the file of the whole network; KerasHub's presets keep the body in another one beside it",
         )
-    return fitted(arch or infer(scanned.kernel_sizes, scanned.norm_count), scanned)
+    known = scanned.checkpoint.metadata.get("architecture")  # by the file's own graph
+    numbers = arch or (Architecture.from_json(known) if known else infer(scanned.kernel_sizes, scanned.norm_count))
+    return fitted(numbers, scanned)
 
 
 # -- deciding ----------------------------------------------------------------------------------------------------------
 
 
 def _preferred(checkpoint: Checkpoint, ledgers: Sequence[Ledger]) -> list[Ledger]:
-    """Those of the highest rank: the layout's software can have the network, and then the file's record prefers it."""
+    """Those of the highest rank: the layout's software can have the network, and the file's record prefers it.
+
+    Where no software can, the one that is off in the fewest numbers.
+    """
     ranks = [
         (
-            ledger.layout.refusal(ledger.architecture) is None,
+            -len([*ledger.layout.refusals(ledger.architecture)]),
             bool(ledger.layout.prefer) and _records(checkpoint, ledger.layout.prefer),
         )
         for ledger in ledgers

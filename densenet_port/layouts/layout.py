@@ -33,6 +33,8 @@ from densenet_port.strict import Fields
 
 SPLIT = "./"  # what may stand between a prefix and a name
 
+STRUCTURE = "structure"  # the layout of a file that is read without a table
+
 Kernels = Literal["theano", "tensorflow"]
 Ordering = Literal["th", "tf"]
 
@@ -135,16 +137,23 @@ class Layout:
         """Whether the table is one of this project's, and no user's own."""
         return self.path.parent == resource("mappings")
 
+    @property
+    def has_software(self) -> bool:
+        """Whether the layout is some software's, and was not made for one file by its structure."""
+        return self.path != structure_path()
+
     # -- writing -------------------------------------------------------------------------------------------------------
 
     def refusal(self, architecture: Architecture) -> str | None:
         """Why the layout cannot hold a network of these numbers; None where it can."""
+        return next((f"{self.name} cannot hold this network: {reason}" for reason in self.refusals(architecture)), None)
+
+    def refusals(self, architecture: Architecture) -> Iterator[str]:
+        """Each number that the layout cannot hold, with those that it can."""
         for number, allowed in self._allowed(architecture).items():
             value = getattr(architecture, number)
             if value not in allowed and not (number == "head" and any(fnmatchcase(value, form) for form in allowed)):
-                known = " or ".join(map(str, allowed))
-                return f"{self.name} cannot hold this network: {number} must be {known}, found {value}"
-        return None
+                yield f"{number} must be {' or '.join(map(str, allowed))}, found {value}"
 
     def _allowed(self, architecture: Architecture) -> dict[str, tuple[Any, ...]]:
         """Number of an architecture → the values that the layout can hold."""
@@ -352,3 +361,8 @@ def _included(path: Path, content: dict[str, Any]) -> Path:
 def layouts() -> tuple[str, ...]:
     """The names of the layouts that have a table, in alphabetical order."""
     return tuple(sorted(path.stem for path in resource("mappings").glob("*.toml")))
+
+
+def structure_path() -> Path:
+    """What stands for the table of a layout that was made for one file by its structure."""
+    return resource("mappings") / STRUCTURE

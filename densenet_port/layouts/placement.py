@@ -8,9 +8,11 @@ that have exactly a layer's sizes are sought, and put where their block is.
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from densenet_port.layouts.modules import Module, common
+from densenet_port.layouts.schema import skeleton
 from densenet_port.network.units import Unit
 
 Sizes = tuple[str | int, ...]  # the kind of a unit, and the lengths of its axes
@@ -21,9 +23,6 @@ class Candidates(NamedTuple):
 
     placed: Mapping[str, Module]
     open: Mapping[str, tuple[Module, ...]]
-
-
-Resolve = Callable[[Candidates], Mapping[str, Module]]
 
 
 class Sized(NamedTuple):
@@ -38,12 +37,21 @@ def sizes_of(unit: Unit) -> Sizes:
     return unit.kind, *unit.sizes.values()
 
 
+def in_order(units: Mapping[str, Unit], modules: Sequence[Sized]) -> dict[str, Module] | None:
+    """The module of each unit, where the file or its names have them in order of execution; None where neither does."""
+    return next((whole for order in _orders(modules) if (whole := _in_order(units, order))), None)
+
+
+def _orders(modules: Sequence[Sized]) -> tuple[Sequence[Sized], Sequence[Sized]]:
+    """The order of the file, and that of its names."""
+    return modules, sorted(modules, key=lambda one: natural(one.module.title))
+
+
 def placed(units: Mapping[str, Unit], modules: Sequence[Sized]) -> Candidates:
     """The module of each unit. There are as many of every size as the units have."""
-    orders = (modules, sorted(modules, key=lambda one: natural(one.module.title)))
-    for order in orders:
-        if whole := _in_order(units, order):
-            return Candidates(whole, {})
+    if whole := in_order(units, modules):
+        return Candidates(whole, {})
+    orders = _orders(modules)
     ways = [_Placing(units, modules, clusters) for clusters in _clusterings(modules, orders)]
     done = next((way for way in ways if way.complete(orders)), None) or max(ways, key=lambda way: len(way.placed))
     still = {unit: tuple(one.module for one in modules if done.can_be(unit, one)) for unit in done.lacking()}
@@ -80,15 +88,16 @@ class _Cluster(NamedTuple):
     marks: tuple[object, ...]
 
 
-Clusters = Callable[[Sequence[Sized], Counter[Sizes]], list[_Cluster]]
+Signature = tuple[Sizes, ...]  # the sizes of a group's units
+Clusters = Callable[[Sequence[Sized], Sequence[Signature]], dict[Signature, list[_Cluster]]]
 
 
 def _clusterings(modules: Sequence[Sized], orders: Sequence[Sequence[Sized]]) -> Iterator[Clusters]:
     """The ways to find what stands together: in the names, in the file, in the order of names."""
     nodes = _nodes(modules)
-    yield lambda free, sizes: _in_names(nodes, free, sizes)
+    yield partial(_in_names, nodes)
     for order in orders:
-        yield lambda free, sizes, order=order: _in_windows(order, free, sizes)  # type: ignore[misc]
+        yield partial(_in_windows, order)
 
 
 def _nodes(modules: Sequence[Sized]) -> dict[tuple[str, ...], list[Sized]]:
@@ -102,29 +111,37 @@ def _nodes(modules: Sequence[Sized]) -> dict[tuple[str, ...], list[Sized]]:
 
 
 def _in_names(
-    nodes: Mapping[tuple[str, ...], Sequence[Sized]], free: Sequence[Sized], sizes: Counter[Sizes]
-) -> list[_Cluster]:
-    """Modules of exactly these sizes whose names begin alike, as no other module's does."""
+    nodes: Mapping[tuple[str, ...], Sequence[Sized]], free: Sequence[Sized], signatures: Sequence[Signature]
+) -> dict[Signature, list[_Cluster]]:
+    """Modules of exactly the sizes of a group whose names begin alike, as no other module's does."""
     allowed = {id(one) for one in free}
-    clusters: dict[frozenset[int], _Cluster] = {}
+    known = {frozenset(Counter(sizes).items()): sizes for sizes in signatures}
+    lengths = set(map(len, signatures))
+    clusters: dict[Signature, dict[frozenset[int], _Cluster]] = {sizes: {} for sizes in signatures}
     for words, there in nodes.items():
-        if len(there) == sizes.total() and Counter(one.sizes for one in there) == sizes:
-            ids = frozenset(map(id, there))
-            if ids <= allowed:
-                marks = tuple((one.sizes[0], one.module.words[len(words) :]) for one in there)
-                clusters.setdefault(ids, _Cluster(tuple(there), marks))
-    return [*clusters.values()]
+        if len(there) not in lengths:
+            continue
+        sizes = known.get(frozenset(Counter(one.sizes for one in there).items()))
+        ids = frozenset(map(id, there))
+        if sizes and ids <= allowed:
+            marks = tuple((one.sizes[0], one.module.words[len(words) :]) for one in there)
+            clusters[sizes].setdefault(ids, _Cluster(tuple(there), marks))
+    return {sizes: [*there.values()] for sizes, there in clusters.items()}
 
 
-def _in_windows(order: Sequence[Sized], free: Sequence[Sized], sizes: Counter[Sizes]) -> list[_Cluster]:
-    """Modules of exactly these sizes that follow one another; none is in two."""
+def _in_windows(
+    order: Sequence[Sized], free: Sequence[Sized], signatures: Sequence[Signature]
+) -> dict[Signature, list[_Cluster]]:
+    """Modules of exactly the sizes of a group that follow one another, from the first on; none is in two."""
     allowed = {id(one) for one in free}
     row = [one for one in order if id(one) in allowed]
-    clusters, start, width = [], 0, sizes.total()
+    known = {frozenset(Counter(sizes).items()): sizes for sizes in signatures}
+    clusters: dict[Signature, list[_Cluster]] = {sizes: [] for sizes in signatures}
+    start, width = 0, len(signatures[0])
     while start + width <= len(row):
         window = row[start : start + width]
-        if Counter(one.sizes for one in window) == sizes:
-            clusters.append(_Cluster(tuple(window), tuple(range(width))))
+        if sizes := known.get(frozenset(Counter(one.sizes for one in window).items())):
+            clusters[sizes].append(_Cluster(tuple(window), tuple(range(width))))
             start += width
         else:
             start += 1
@@ -152,7 +169,11 @@ class _Placing:
         for count in sorted({len(self.groups[group]) for group in several}, reverse=True):
             self._place_groups([group for group in several if len(self.groups[group]) == count], orders)
         self._place_alone()
-        self._place_beside(orders)
+        self._place_beside(lambda one, other: common(one.module.words, other.module.words))
+        self._place_by_numbers()
+        places = {id(one): place for place, one in enumerate(orders[0])}
+        if self._stands_together(places):
+            self._place_beside(lambda one, other: int(abs(places[id(one)] - places[id(other)]) == 1))
         return len(self.placed) == len(self.units)
 
     def lacking(self) -> list[str]:
@@ -171,15 +192,14 @@ class _Placing:
 
     def _place_groups(self, groups: Sequence[str], orders: Sequence[Sequence[Sized]]) -> None:
         """Place the groups of which there are as many as there are clusters of their sizes."""
-        alike: dict[tuple[Sizes, ...], list[str]] = {}
+        alike: dict[Signature, list[str]] = {}
         for group in groups:
             alike.setdefault(tuple(sizes_of(self.units[unit]) for unit in self.groups[group]), []).append(group)
-        free = self._free()
+        there = self.clusters(self._free(), [*alike])
         options: dict[str, list[_Cluster]] = {}
         for sizes, same in alike.items():
-            clusters = self.clusters(free, Counter(sizes))
-            if len(clusters) == len(same):
-                options |= dict.fromkeys(same, clusters)
+            if len(there[sizes]) == len(same):
+                options |= dict.fromkeys(same, there[sizes])
         chosen = {group: clusters[0] for group, clusters in options.items() if len(clusters) == 1}
         chosen |= _by_kin(options, chosen)
         if len(chosen) < len(options):
@@ -218,17 +238,28 @@ class _Placing:
             if len(names) == 1 == len(free.get(sizes, [])):
                 self.placed[names[0]] = free[sizes][0]
 
-    def _place_beside(self, orders: Sequence[Sequence[Sized]]) -> None:
-        """Place what stands beside a module of its group that is placed, in the names or in the file's order."""
-        places = {id(one): place for place, one in enumerate(orders[0])}
-        nearness: list[Callable[[Sized, Sized], int]] = [
-            lambda one, other: common(one.module.words, other.module.words),
-            lambda one, other: -abs(places[id(one)] - places[id(other)]),
-        ]
-        for near in nearness:
-            while unit := next(self._beside(near), None):
-                self.placed[unit[0]] = unit[1]
-                self._place_alone()
+    def _place_beside(self, near: Callable[[Sized, Sized], int]) -> None:
+        """Place what is nearest to a module of its group that is placed, in the names or in the file's order."""
+        while unit := next(self._beside(near), None):
+            self.placed[unit[0]] = unit[1]
+            self._place_alone()
+
+    def _stands_together(self, places: Mapping[int, int]) -> bool:
+        """Whether the modules of every layer that is placed follow one another in the file."""
+        rows = [[self.placed[name] for name in names if name in self.placed] for names in self.groups.values()]
+        spans = [sorted(places[id(one)] for one in row) for row in rows if len(row) > 1 and _is_layer(row)]
+        return bool(spans) and all(span[-1] - span[0] == len(span) - 1 for span in spans)
+
+    def _place_by_numbers(self) -> None:
+        """Place what only differs in a number, as do the names of what it can be: numbers count up."""
+        alike: dict[tuple[str, Sizes], list[str]] = {}
+        for unit in self.lacking():
+            alike.setdefault((skeleton(unit), sizes_of(self.units[unit])), []).append(unit)
+        free = self._free()
+        for (_, sizes), units in alike.items():
+            same = sorted((one for one in free if one.sizes == sizes), key=lambda one: natural(one.module.title))
+            if len(same) == len(units) and len({skeleton(one.module.title) for one in same}) == 1:
+                self.placed |= zip(units, same, strict=True)
 
     def _beside(self, near: Callable[[Sized, Sized], int]) -> Iterator[tuple[str, Sized]]:
         """The units with the one module that is nearest to their group, which is nearer to no other group."""
@@ -236,23 +267,32 @@ class _Placing:
         for unit in self.lacking():
             kin = self._kin(unit)
             same = [one for one in free if one.sizes == sizes_of(self.units[unit])]
-            scores = [max((near(one, other) for other in kin), default=None) for one in same]
-            if not kin or scores.count(max(scores)) != 1:  # type: ignore[type-var]
+            scores = [near(one, kin[0]) for one in same] if kin else []
+            highest = max(scores, default=0)
+            if highest < 1 or scores.count(highest) != 1:
                 continue
-            best = same[scores.index(max(scores))]  # type: ignore[type-var]
-            others = [other for other in self.lacking() if other != unit and self.units[other] is not None]
+            best = same[scores.index(highest)]
+            others = [other for other in self.lacking() if other != unit]
             rivals = [
                 near(best, one)
                 for other in others
                 if sizes_of(self.units[other]) == best.sizes
                 for one in self._kin(other)
             ]
-            if not rivals or max(rivals) < max(scores):  # type: ignore[operator,type-var]
+            if max(rivals, default=0) < highest:
                 yield unit, best
 
     def _kin(self, unit: str) -> list[Sized]:
-        """The modules that are placed in a unit's group."""
-        return [self.placed[name] for name in self.groups[unit.rpartition(".")[0]] if name in self.placed]
+        """The module that is placed before a unit in its group; of the first unit, the one behind."""
+        group = self.groups[unit.rpartition(".")[0]]
+        place = group.index(unit)
+        beside = group[place - 1 : place] if place else group[1:2]
+        return [self.placed[name] for name in beside if name in self.placed]
+
+
+def _is_layer(row: Sequence[Sized]) -> bool:
+    """Whether the modules of a group have a norm and a convolution, as layers and transitions do."""
+    return len({one.sizes[0] for one in row}) > 1
 
 
 def _block(group: str) -> str:

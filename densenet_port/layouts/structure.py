@@ -11,25 +11,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from densenet_port.checkpoint import Checkpoint
+from densenet_port.checkpoint import Array, Checkpoint
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.files import resource
 from densenet_port.layouts.breaks import refusal
-from densenet_port.layouts.closing import ROOT, Network, Words, body_name, closed, networks_in, orders_of
+from densenet_port.layouts.closing import Network, Words, body_name, closed, networks_in, orders_of
 from densenet_port.layouts.dialects import dialects
-from densenet_port.layouts.layout import SPLIT, Layout, TensorKey
+from densenet_port.layouts.layout import SPLIT, STRUCTURE, Layout, TensorKey, structure_path
 from densenet_port.layouts.match import Ledger, body, match
 from densenet_port.layouts.modules import Grouping, Module, grouping
-from densenet_port.layouts.placement import Candidates, placed
-from densenet_port.layouts.scan import Match, Place, Scan, below, scan_of
+from densenet_port.layouts.placement import Candidates, in_order, placed
+from densenet_port.layouts.scan import ROOT, Match, Place, Scan, below, scan_of
 from densenet_port.layouts.schema import Pattern
+from densenet_port.layouts.transform import move
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.channels import CONCATENATIONS, FLATTENS
 from densenet_port.network.contract import Contract
 from densenet_port.network.units import HEAD, Kind
 from densenet_port.strict import Fields
 
-NAME = "structure"
 TABLE = Path("structure", "contracts.toml")
 OLD_FIRST = "old channels before new ones"  # what is assumed of a file without a table
 FEW = 3  # modules named in a message
@@ -60,13 +60,21 @@ def read_by_structure(checkpoint: Checkpoint, choices: Words) -> Reading:
         raise MisfitError(
             f"by structure a DenseNet {body_name(distinct[0].architecture)}", hint=f"leave out --arch {name}"
         )
-    if len(asked) > 1:
-        names = [body_name(one.architecture) for one in asked]
+    likely = _likely(asked)
+    if len(likely) > 1:
+        names = [body_name(one.architecture) for one in likely]
         raise MisfitError(
             f"{len(names)} DenseNets have kernels and norms of these sizes: {', '.join(names)}",
             hint=" or ".join(f"--arch {name}" for name in names),
         )
-    return _reading(checkpoint, groups, asked[0], choices)
+    return _reading(checkpoint, groups, likely[0], choices)
+
+
+def _likely(networks: Sequence[Network]) -> Sequence[Network]:
+    """Of several networks of the same sizes those whose modules stand in order; else those of one reduction."""
+    ordered = [one for one in networks if in_order(one.architecture.without_head().units, one.body)]
+    plain = [one for one in networks if not isinstance(one.architecture.reduction, tuple)]
+    return networks if len(networks) == 1 else ordered or plain or networks
 
 
 def _like(architecture: Architecture, other: Architecture | None) -> Architecture:
@@ -101,15 +109,13 @@ def _beside(ledger: Ledger) -> MisfitError:
 
 def _reading(checkpoint: Checkpoint, groups: Grouping, network: Network, choices: Words) -> Reading:
     """The places of all tensors, under a layout made for this file. Raises MisfitError where some stay open."""
-    candidates = placed(network.architecture.without_head().units, network.body)
-    modules = dict(candidates.placed)
-    if candidates.open and choices.resolve:
-        modules |= choices.resolve(candidates)
-        candidates = candidates._replace(
-            open={one: there for one, there in candidates.open.items() if one not in modules}
-        )
+    units = network.architecture.without_head().units
+    candidates = placed(units, network.body)
+    if candidates.open:
+        candidates = _by_statistics(checkpoint, network, candidates)
     if candidates.open:
         raise _open(network.architecture, candidates)
+    modules = dict(candidates.placed)
     if network.head:
         modules[HEAD] = network.head.module
     prefix = _prefix([name for module in modules.values() for name in module.parts.values()])
@@ -122,6 +128,19 @@ def _reading(checkpoint: Checkpoint, groups: Grouping, network: Network, choices
     scanned = scan_of(layout, checkpoint, Place(prefix), matches, choices.kernels)
     assumed = (OLD_FIRST, *([groups.assumption] if groups.assumption else []))
     return Reading(scanned, network.architecture, _note(network, modules), assumed)
+
+
+def _by_statistics(checkpoint: Checkpoint, network: Network, candidates: Candidates) -> Candidates:
+    """The placement that the statistics of a trained network tell; the one that is there where they tell nothing."""
+    from densenet_port.layouts.trained import open_after, placed_by_statistics  # noqa: PLC0415 (few files need it)
+
+    def load(module: Module, part: str) -> Array:
+        axes = network.order if part == "kernel" else "c"
+        return move(checkpoint.tensors[module.parts[part]].load(), axes, "h w i o" if part == "kernel" else "c")
+
+    units = network.architecture.without_head().units
+    modules = placed_by_statistics(units, network.body, load)
+    return candidates if modules is None else open_after(units, network.body, modules.modules)
 
 
 def _open(architecture: Architecture, candidates: Candidates) -> MisfitError:
@@ -163,9 +182,9 @@ def _layout(checkpoint: Checkpoint, groups: Grouping, network: Network, matches:
     }
     listed = "\n".join(f"{match.key} {match.name}" for match in matches)
     return Layout(
-        path=resource("mappings") / NAME,
+        path=structure_path(),
         digest=hashlib.sha256(listed.encode()).hexdigest(),
-        name=NAME,
+        name=STRUCTURE,
         about="a file read by its structure",
         containers=(),
         reference="numpy",
@@ -182,8 +201,8 @@ def _layout(checkpoint: Checkpoint, groups: Grouping, network: Network, matches:
         body_prefix="",
         contract=Contract.from_json(family.fields("contract").content),
         carried=frozenset(["input"]),
-        units={},
-        exceptions={},
+        units={match.key.unit: (re.sub(r"([{}])", r"\1\1", match.unit_name),) for match in matches},
+        exceptions={match.key.unit: {} for match in matches},
         running_names={},
         running_containers=(),
         tensors=tensors,
@@ -222,8 +241,7 @@ def within(checkpoint: Checkpoint, name: str) -> Checkpoint:
     """The checkpoint with only the tensors below a name; for `.` those of the root, beside which others stand."""
     if name != ROOT:
         return below(checkpoint, name)
-    groups = grouping(checkpoint)
-    others = {prefix for prefix in networks_in(groups, Words()) if prefix} | _copies(checkpoint)
+    others = _copies(checkpoint) or {prefix for prefix in networks_in(grouping(checkpoint), Words()) if prefix}
     tensors = {key: tensor for key, tensor in checkpoint.tensors.items() if not key.startswith(tuple(others))}
     return replace(checkpoint, tensors=tensors)
 

@@ -21,6 +21,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import count, islice
+from math import prod
 from typing import Any, Literal, NamedTuple, Protocol
 
 from densenet_port.network.contract import Activation, Contract, Rounding
@@ -274,6 +275,18 @@ class Graph:
         """The smallest height and width that leave every operation a place: 29 for the original ImageNet networks."""
         resizing = [step for step in self.operations.values() if step.side(1 << 20) != 1 << 20]
         return next(side for side in count(1) if _survives(side, resizing))
+
+    @property
+    def fixed_side(self) -> int | None:
+        """The height and width of images whose every place a head reads, as many as the strides divide; None for any.
+
+        224 for a head that flattens a map of 7 × 7 places of an ImageNet network.
+        """
+        flat = next((step for step in self.operations.values() if step.kind == "flatten"), None)
+        if flat is None:
+            return None
+        side = flat.kernel * prod(step.stride for step in self.operations.values())
+        return side if self.takes(side) else self.smallest_side
 
     def edited(self, name: str, **changes: object) -> "Graph":
         """The same network with other attributes in one operation."""

@@ -179,7 +179,7 @@ class Moments:
     def taps(self, conv: str) -> Array:
         """A kernel's taps, summed (`taps i o`): a 3×3 kernel's centre, edges and corners; any other's all together."""
         if conv not in self._taps:
-            self._taps[conv] = _summed(_float32(self.weights[Slot(conv, "kernel")]))
+            self._taps[conv] = summed_taps(_float32(self.weights[Slot(conv, "kernel")]))
         return self._taps[conv]
 
     def products(self, step: Step, mean: Array) -> Array:
@@ -252,8 +252,11 @@ class Moments:
         return np.nan_to_num(difference, nan=np.inf, posinf=np.inf, neginf=-np.inf)
 
 
-def _summed(kernel: Array) -> Array:
-    """The taps of a kernel `h w i o`, summed as in `Moments.taps`; one product in the order that memory has them."""
+def summed_taps(kernel: Array) -> Array:
+    """A kernel's taps (`h w i o`), summed (`taps i o`): a 3×3 kernel's centre, edges, corners; any other's together.
+
+    One product, in the order that memory has them.
+    """
     height, width, inputs, outputs = kernel.shape
     parts = PARTS if (height, width) == (3, 3) else np.ones((1, height * width), np.float32)
     if kernel.flags.c_contiguous:

@@ -148,9 +148,9 @@ def check(
     `sizes` are of the noise, `batch` images of each; `images` is a folder of the user's own pictures, without it
     scikit-learn's two photographs are taken where they are installed. `limit` is each run's time in seconds, `threads`
     bounds each side's threads: on one, figures do not depend on the number of cores; without it two sides that run at
-    once take half of the cores each. `trust_code` lets code run that `against` holds or names (a class of somebody's
-    own in a pickled module): only for files whose source is trusted. Raises UsageError for options that do not go
-    together, MisfitError for networks with different numbers, and what reading and running raise.
+    once take half of the cores each. `trust_code` lets code run that `against` holds or names (a class of
+    somebody's own in a pickled module): only for files whose source is trusted. Raises UsageError for options that do
+    not go together, MisfitError for networks with different numbers, and what reading and running raise.
     """
     started = time.perf_counter()
     settings = Settings(backend=backend, limit=limit, threads=threads, trust_code=trust_code)

@@ -455,8 +455,8 @@ def added_instead_of_joined(model):
     del node_of(model, "Add").attribute[:]
 
 
-def other_stride(model):
-    attribute(node_of(model, "Conv"), "strides", [1, 1])
+def two_strides(model):
+    attribute(node_of(model, "Conv"), "strides", [1, 2])
 
 
 def no_padding(model):
@@ -550,9 +550,10 @@ def another_head(model):
 LAYER = "/features/denseblock1/denselayer"
 NEAR = {
     new_channels_first: (
-        "no DenseNet: in block1.layer2.norm1 expected BatchNormalization that reads (/features/pool0/MaxPool_output_0, "
-        f"{LAYER}1/conv2/Conv_output_0), found BatchNormalization '{LAYER}2/norm1/BatchNormalization', which reads "
-        f"({LAYER}1/conv2/Conv_output_0, /features/pool0/MaxPool_output_0)"
+        f"no DenseNet: in transition1.norm expected BatchNormalization that reads ({LAYER}2/conv2/Conv_output_0, "
+        f"{LAYER}1/conv2/Conv_output_0, /features/pool0/MaxPool_output_0), found BatchNormalization "
+        "'/features/transition1/norm/BatchNormalization', which reads (/features/pool0/MaxPool_output_0, "
+        f"{LAYER}1/conv2/Conv_output_0, {LAYER}2/conv2/Conv_output_0)"
     ),
     a_layer_left_out_of_a_concat: (
         "no DenseNet: in block1.layer2.norm1 expected BatchNormalization that reads (/features/pool0/MaxPool_output_0, "
@@ -563,8 +564,8 @@ NEAR = {
         f"no DenseNet: in block1.layer2.norm1 expected Add of one map, found Add '{LAYER}2/Concat' of several, as "
         "residual networks have it"
     ),
-    other_stride: (
-        "no DenseNet: in stem.conv expected Conv '/features/conv0/Conv' to have strides [2, 2], found [1, 1]"
+    two_strides: (
+        "no DenseNet: in stem.conv expected Conv '/features/conv0/Conv' to have strides [1, 1], found [1, 2]"
     ),
     no_padding: (
         "no DenseNet: in stem.conv expected padding by 3 on every side, found Conv '/features/conv0/Conv' with "
@@ -628,7 +629,7 @@ OF_THE_ZOO = {
     ),
     "vgg19": "in stem.conv1 expected Conv 'n0' to have strides [2, 2], found [1, 1]",
     "squeezenet": (
-        "in stem.conv expected Conv 'n0' to have strides [1, 1], found [2, 2]; "
+        "in stem.conv expected padding by 1 on every side, found Conv 'n0' with [0, 0, 0, 0]; "
         "of its kernels: no DenseNet without block1"
     ),
 }

@@ -30,6 +30,7 @@ from tests.support.onnx_models import PICTURES, SINGLE, SMALL, apart, random_mod
 
 CIFAR = replace(SMALL, stem="cifar", bottleneck=0, reduction=0.0, channels=1)
 DEEP = replace(SMALL, stem="deep")
+OTHER = replace(SMALL, layers=(2, 1, 2), stem="5x5-norm", reduction=(0.5, 0.0), final_norm=False, head="mean+max/dense")
 CONTRACTS = {
     "plain": (SMALL, Contract()),
     "same padding, softmax": (SMALL, Contract(stem_padding="same", output="softmax")),
@@ -40,6 +41,11 @@ CONTRACTS = {
     "a stem of 3×3 with a norm, tanh": (replace(SMALL, stem="cifar-norm"), Contract(output="tanh")),
     "the same without a pool, relu": (replace(SMALL, stem="cifar-norm"), Contract(stem_pool="none", output="relu")),
     "no pool, log of softmax": (SMALL, Contract(stem_pool="none", output="log_softmax")),
+    "fastai's head": (replace(SMALL, head="max+mean/norm/dense:9/relu/norm/dense"), Contract(output="softmax")),
+    "functions between": (replace(SMALL, head="max/tanh/dense:6/softmax/dense:4/sigmoid/dense"), Contract()),
+    "a stem, transitions and an end of its own": (OTHER, Contract(stem_stride=2, stem_padding="same")),
+    "a stem of 7×7 that keeps the size": (SMALL, Contract(stem_stride=1)),
+    "no final norm, no head": (replace(SMALL.without_head(), final_norm=False), Contract()),
 }
 NEW_STEMS = {
     "5x5 and no pool": Stem(convs=(StemConv(5, 2),), norms=True, pool=False),

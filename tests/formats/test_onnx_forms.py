@@ -503,12 +503,12 @@ def test_an_output_of_two_inputs_is_refused(model, tmp_path):
 # -- heads that are others ---------------------------------------------------------------------------------------------
 
 
-def two_layers():
-    """A head of two matrices."""
+def an_elu_between():
+    """A head of two matrices, and a function that no head of ours has."""
     from torch import nn
 
     network = small_network()
-    network.classifier = nn.Sequential(nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 5))
+    network.classifier = nn.Sequential(nn.Linear(12, 9), nn.ELU(), nn.Linear(9, 5))
     return network
 
 
@@ -519,24 +519,24 @@ def a_map_of_classes():
     return nn.Sequential(small_network().features, nn.ReLU(), nn.Conv2d(12, 5, 1), nn.Upsample(scale_factor=2))
 
 
-def both_pools():
-    """Mean and maximum side by side, as fastai has them."""
+def three_pools():
+    """Mean, maximum and the last map's corner side by side."""
     import torch
 
     class Both(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.inner, self.last = small_network(), torch.nn.Linear(24, 5)
+            self.inner, self.last = small_network(), torch.nn.Linear(36, 5)
 
         def forward(self, x):
             x = torch.relu(self.inner.features(x))
-            return self.last(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
+            return self.last(torch.cat([x.mean((2, 3)), x.amax((2, 3)), x[:, :, 0, 0]], 1))
 
     return Both()
 
 
-LEFT = {two_layers: "GlobalAveragePool, Flatten, 2 Gemm, Relu", a_map_of_classes: "Conv, Resize"}
-HEADS = [two_layers, a_map_of_classes, both_pools]
+LEFT = {an_elu_between: "GlobalAveragePool, Flatten, 2 Gemm, Elu", a_map_of_classes: "Conv, Resize"}
+HEADS = [an_elu_between, a_map_of_classes, three_pools]
 
 
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: head.__name__)
@@ -619,16 +619,34 @@ def test_a_pool_over_a_part_of_the_map_is_refused(model, tmp_path):
     )
 
 
-def test_a_pool_over_a_map_of_any_size_is_refused(model, tmp_path):
-    """It is the mean of some."""
-    pooled(model, 4)
+def opened(model, strides):
+    """A pool of 4 × 4 places in the mean's place, of a map of any size."""
+    pooled(model, 4, strides)
     for size in model.graph.input[0].type.tensor_type.shape.dim[2:]:
         size.ClearField("dim_value")
+
+
+def test_a_pool_of_a_map_of_any_size_is_one_in_front_of_a_flattened_map(model, tmp_path):
+    """Of maps of 4 × 4 to 7 × 7 places it leaves one, and a matrix of so many columns takes no other."""
+    opened(model, 4)
+    path = saved(model, tmp_path)
+
+    network = read(path)
+
+    assert (network.architecture.head, network.contract.head_pool) == ("flatten:1/dense", 4)
+    assert apart(by_numpy(network), by_onnx(path, architecture=network.architecture).logits) <= FULL
+
+
+def test_a_pool_that_takes_every_place_of_a_map_of_any_size_is_refused(model, tmp_path):
+    """It is the mean of some."""
+    opened(model, 1)
     path = saved(model, tmp_path)
 
     with pytest.raises(MisfitError) as caught:
         formats.read(path)
-    assert "in final.pool expected the mean over the map, found AveragePool" in caught.value.message
+    assert caught.value.message.endswith(
+        "in final.pool expected AveragePool '/GlobalAveragePool_output_0' to have strides [4, 4], found [1, 1]"
+    )
 
 
 @pytest.mark.parametrize("opset", [17, 18])

@@ -1,6 +1,6 @@
 """Planted: whatever is changed in an ONNX graph, what is read is the graph's own function, or it is refused.
 
-A script changes three exports of a small network, one thing at a time: every attribute of every node, given or not, and
+A script changes exports of small networks, one thing at a time: every attribute of every node, given or not, and
 every number of the small tensors that say shapes; each node taken out, and others put in at every place; inputs turned
 round. ONNX Runtime says what the changed file computes.
 """
@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import defs, helper, numpy_helper
 
 from densenet_port.conversion.load import read
@@ -21,12 +22,14 @@ from densenet_port.formats.onnx.model import read_model
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.numpy import forward
 from tests.support.networks import torchvision_network
-from tests.support.onnx_models import export
+from tests.support.onnx_models import export, randomised
 
 # conv, pool and transition each see an even side and an odd one, and no map is square
 PICTURES = np.random.default_rng(0).uniform(0, 2, (2, 3, 34, 36)).astype("f4")
+SMALLER = np.random.default_rng(0).uniform(0, 2, (2, 3, 16, 19)).astype("f4")  # of which a head reads every place
 CLOSE = 1e-4  # of the output's deviation: float32's rounding of a network of this size is a hundredth of it
 NETWORK = Architecture.named("layers=1-1,growth_rate=4,init_channels=8,classes=7")
+BODY = Architecture.named("layers=1,growth_rate=4,init_channels=8,classes=5")
 TEXTS = {
     "auto_pad": ["VALID", "SAME_UPPER", "SAME_LOWER"],
     "mode": ["constant", "reflect", "edge"],
@@ -46,7 +49,6 @@ def old(folder):
 
 def prepared(folder):
     """Pictures n h w c, blue first, prepared in the graph; a softmax behind; opset 18."""
-    import torch
 
     class Prepared(torch.nn.Module):
         def __init__(self):
@@ -63,6 +65,37 @@ def prepared(folder):
     axes = {"input_names": ["x"], "dynamic_axes": {"x": {0: "n", 1: "h", 2: "w"}}}
     path = folder / "prepared.onnx"
     return export(Prepared(), path, "unfolded", shape=(1, 32, 32, 3), opset_version=18, **axes)
+
+
+class Head(torch.nn.Module):
+    """A network of one dense layer, which joins new channels first, and a head."""
+
+    def __init__(self, pool, *layers):
+        super().__init__()
+        self.inner = torchvision_network(BODY, 0).features
+        self.layer, self.pool, self.layers = self.inner.denseblock1.denselayer1, pool, torch.nn.Sequential(*layers)
+
+    def forward(self, x):
+        """What the head makes of a picture n c h w."""
+        x = self.inner.pool0(self.inner.relu0(self.inner.norm0(self.inner.conv0(x))))
+        x = self.inner.norm5(torch.cat([self.layer(x), x], 1))
+        return self.layers(self.pool(torch.relu(x)))
+
+
+def joined(folder):
+    """Maximum and mean, norms, two matrices, as fastai has them; new channels first."""
+    nn, norms = torch.nn, [torch.nn.BatchNorm1d(24), torch.nn.BatchNorm1d(4)]
+    layers = [norms[0], nn.Linear(24, 4), nn.ReLU(), norms[1], nn.Linear(4, 5, bias=False)]
+    head = Head(lambda x: torch.cat([x.amax((2, 3)), x.mean((2, 3))], 1), *layers)
+    return export(randomised(head), folder / "joined.onnx", "unfolded", opset_version=18, **OPEN)
+
+
+def flattened(folder):
+    """A pool, every place of what it leaves, a matrix, a norm and a function; new channels first."""
+    nn = torch.nn
+    layers = [nn.Flatten(), nn.Linear(48, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 5), nn.Softmax(1)]
+    head = Head(nn.AvgPool2d(2), *layers)
+    return export(randomised(head), folder / "flattened.onnx", "unfolded", size=16, opset_version=17, **OPEN)
 
 
 OPEN = {"input_names": ["x"], "dynamic_axes": {"x": {0: "n", 2: "h", 3: "w"}}}
@@ -351,14 +384,17 @@ BASES = {  # what is changed, where others are put in, and how many changes are 
     plain: (lambda _node: True, 230, 1500),
     old: (lambda node: node.op_type in ("Pad", "AveragePool"), 100, 380),
     prepared: (lambda node: node.op_type in ("Gather", "Sub", "Mul", "Transpose", "Div", "ReduceMean"), 200, 580),
+    joined: (lambda node: node.op_type in ("ReduceMax", "ReduceMean", "Concat", "Gemm", "MatMul"), 140, 480),
+    flattened: (lambda node: node.op_type in ("AveragePool", "Flatten", "Gemm", "Tanh", "Softmax"), 125, 450),
 }
+GIVEN = {prepared: PICTURES.transpose(0, 2, 3, 1), flattened: SMALLER}
 
 
 @pytest.mark.parametrize("base", BASES, ids=lambda base: base.__name__)
 def test_no_change_of_a_graph_is_read_as_another_function(base, tmp_path, monkeypatch):
     """Each of some hundred changes is read rightly, or refused."""
     path, (places, read_least, refused_least) = base(tmp_path), BASES[base]
-    pictures = PICTURES.transpose(0, 2, 3, 1) if base is prepared else PICTURES
+    pictures = GIVEN.get(base, PICTURES)
     assert outcome(path, pictures, monkeypatch) == "read"
 
     outcomes = {}

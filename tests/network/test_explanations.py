@@ -208,7 +208,7 @@ def test_margin_and_best():
 
 
 def test_what_another_epsilon_would_change():
-    """Nothing tells it; the sample's smallest variance is 0.014, so that Keras's would change a slope by 3 % at most."""
+    """Nothing tells it; the sample's smallest variance is 0.014: Keras's would change a slope by 3 % at most."""
     variance = min(float(array.min()) for slot, array in weights_of(DIGITS).items() if slot.role == "variance")
 
     changes = epsilons(Moments(DIGITS.graph, weights_of(DIGITS)))

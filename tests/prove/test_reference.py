@@ -27,6 +27,7 @@ NUMBERS = {
     "andreasveit": Architecture.named("cifar-bc-100-12"),
     "fastai": replace(IMAGENET, head="no-relu/max+mean/norm/dense:512/relu/norm/dense"),
     "kuangliu": Architecture.named("layers=6-12-24-16,growth_rate=12,init_channels=24,stem=cifar"),
+    "torchreid": replace(IMAGENET, head="mean/dense:512/norm/relu/dense"),
     "timm-blur": Architecture.named("121d"),
     "timm-deep": Architecture.named("264d"),
 }
@@ -49,6 +50,7 @@ GRADES = {  # of a port that agrees with the reference of a file of weights in e
     "timm-deep": "proven",
     "titu1994": "agrees",
     "titu1994-v2": "agrees",
+    "torchreid": "agrees",
     "torchvision": "proven",
     "torchxrayvision": "proven",
 }

@@ -222,22 +222,26 @@ def onnx_caffe2_networks() -> Iterator[Network]:
     yield "121", formats.read(LIGHT / "light_densenet121.onnx").tensors
 
 
-RECORDED: dict[str, tuple[str, Callable[[], Iterator[Network]]]] = {
-    "torchvision": ("torchvision", torchvision_networks),
-    "torchvision_dotted": ("torchvision", torchvision_dotted_networks),
-    "timm": ("timm", timm_networks),
-    "timm-blur": ("timm", timm_blur_networks),
-    "timm-deep": ("timm", timm_deep_networks),
-    "monai": ("monai", monai_networks),
-    "torchxrayvision": ("torchxrayvision", torchxrayvision_networks),
-    "keras-applications": ("keras", keras_applications_networks),
-    "keras-hub": ("keras-hub", keras_hub_networks),
-    "kimm": ("kimm", kimm_networks),
-    "onnx": ("torch", onnx_networks),
-    "onnx_folded": ("torch", onnx_folded_networks),
-    "onnx-caffe2": ("onnx", onnx_caffe2_networks),
-    "caffe": ("protobuf", caffe_networks),
-} | {layout: (own.title, partial(zoo.networks, layout)) for layout, own in zoo.SOFTWARE.items()}
+RECORDED: dict[str, tuple[str, Callable[[], Iterator[Network]]]] = (
+    {
+        "torchvision": ("torchvision", torchvision_networks),
+        "torchvision_dotted": ("torchvision", torchvision_dotted_networks),
+        "timm": ("timm", timm_networks),
+        "timm-blur": ("timm", timm_blur_networks),
+        "timm-deep": ("timm", timm_deep_networks),
+        "monai": ("monai", monai_networks),
+        "torchxrayvision": ("torchxrayvision", torchxrayvision_networks),
+        "keras-applications": ("keras", keras_applications_networks),
+        "keras-hub": ("keras-hub", keras_hub_networks),
+        "kimm": ("kimm", kimm_networks),
+        "onnx": ("torch", onnx_networks),
+        "onnx_folded": ("torch", onnx_folded_networks),
+        "onnx-caffe2": ("onnx", onnx_caffe2_networks),
+        "caffe": ("protobuf", caffe_networks),
+    }
+    | {layout: (own.title, partial(zoo.networks, layout)) for layout, own in zoo.SOFTWARE.items()}
+    | zoo.NAMES
+)
 
 SAID = {  # in the first line: where the software that wrote such names is not installed, and what a file's metadata say
     "torchxrayvision": "module=torchxrayvision.models.DenseNet",
@@ -262,7 +266,7 @@ def record(layout: str) -> None:
 
 if __name__ == "__main__":
     KEYS.mkdir(parents=True, exist_ok=True)
-    for given in sys.argv[1:] or RECORDED.keys() - zoo.SOFTWARE.keys():
+    for given in sys.argv[1:] or RECORDED.keys() - zoo.SOFTWARE.keys() - zoo.NAMES.keys():
         if sys.argv[1:]:
             record(given)
         else:

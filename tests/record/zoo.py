@@ -33,7 +33,7 @@ class Own(NamedTuple):
     """What a layout's software is called, which module has its class, and how that builds an architecture.
 
     `side` is that of the pictures that its head is made for. `is_package` says that pip brings it; else it is a
-    repository, in a folder of the layout's name.
+    repository, in a folder of the layout's name. `answer` gives the logits of a model.
     """
 
     title: str
@@ -42,6 +42,7 @@ class Own(NamedTuple):
     architectures: tuple[str, ...]
     side: int = 64
     is_package: bool = False
+    answer: Callable[[Any, Any], Any] = lambda model, pictures: model(pictures)
 
 
 def andreasveit(module, numbers):
@@ -103,6 +104,66 @@ def mmpretrain(module, numbers):
     )
 
 
+def torchreid(module, numbers):
+    """Its class with a hidden layer before the classifier."""
+    return module.DenseNet(
+        numbers.classes,
+        "softmax",
+        growth_rate=numbers.growth_rate,
+        block_config=numbers.layers,
+        num_init_features=numbers.init_channels,
+        fc_dims=[step.outputs for step in head_of(numbers.head).steps if step.outputs],
+    )
+
+
+def pretrainedmodels():
+    """The state dicts of Cadene's networks."""
+    import pretrainedmodels as own
+
+    for name in IMAGENET:
+        yield name, getattr(own, f"densenet{name}")(1000, None).state_dict()
+
+
+def torchreid_plain():
+    """The state dicts of torchreid's networks that have torchvision's head."""
+    import torchreid as own
+
+    for name in IMAGENET:
+        yield name, own.models.build_model(f"densenet{name}", 1000, pretrained=False).state_dict()
+
+
+def classification_models():
+    """The weights of classification_models' networks, which are keras_applications' on tf_keras (Keras 2)."""
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
+    from classification_models.tfkeras import Classifiers
+
+    for name in ("121", "169", "201"):
+        make, _ = Classifiers.get(f"densenet{name}")
+        model = make(input_shape=(224, 224, 3), weights=None, classes=1000)
+        layers = {id(weight): layer.name for layer in model.layers for weight in layer.weights}
+        yield name, {f"{layers[id(one)]}/{_variable(one)}": _Sketch(one) for one in model.weights}
+
+
+class _Sketch:
+    """Shape and type of a variable of Keras 2."""
+
+    def __init__(self, variable):
+        self.shape, self.dtype = tuple(variable.shape), variable.dtype.name
+
+
+def _variable(weight):
+    """`gamma` of `conv1/bn/gamma:0`."""
+    return weight.name.rpartition(":")[0].rpartition("/")[2]
+
+
+def segmentation_models():
+    """The state dict of a U-Net whose encoder is torchvision's network without its head."""
+    import segmentation_models_pytorch as own
+
+    for name in IMAGENET:
+        yield name, own.Unet(f"densenet{name}", encoder_weights=None).state_dict()
+
+
 CIFAR = ("cifar-40-12", "cifar-100-12", "cifar-100-24", "cifar-bc-100-12", "cifar-bc-250-24", "cifar-bc-190-40")
 IMAGENET = ("121", "161", "169", "201")
 SMALL_STEM = tuple(  # kuangliu's densenet_cifar, and its DenseNet121
@@ -119,12 +180,26 @@ FASTAI = tuple(
         ("6-12-48-32", 32, "max+mean"),
     )
 )
+TORCHREID = ("layers=6-12-24-16,growth_rate=32,init_channels=64,head=mean/dense:512/norm/relu/dense",)
 SOFTWARE = {
     "andreasveit": Own("andreasveit/densenet-pytorch", "densenet", andreasveit, CIFAR, side=32),
     "fastai": Own("fastai", "fastai.vision.all", fastai, FASTAI, is_package=True),
     "gpleiss": Own("gpleiss/efficient_densenet_pytorch", "models.densenet", gpleiss, (*IMAGENET, *CIFAR[3:])),
     "kuangliu": Own("kuangliu/pytorch-cifar", "models.densenet", kuangliu, SMALL_STEM, side=32),
     "mmpretrain": Own("mmpretrain", "mmpretrain.models", mmpretrain, IMAGENET, is_package=True),
+    "torchreid": Own(
+        *("torchreid", "torchreid.reid.models.densenet", torchreid, TORCHREID),
+        is_package=True,
+        answer=lambda model, pictures: model.classifier(model(pictures)),
+    ),
+}
+
+
+NAMES = {  # software whose names another table says → the package, and what gives them
+    "pretrainedmodels": ("pretrainedmodels", pretrainedmodels),
+    "torchreid_plain": ("torchreid", torchreid_plain),
+    "classification-models": ("image-classifiers", classification_models),
+    "parts/segmentation-models": ("segmentation-models-pytorch", segmentation_models),
 }
 
 
@@ -168,16 +243,15 @@ def logits(told, pictures):
     """
     import torch
 
-    layout = told.layout
+    layout, own = told.layout, SOFTWARE[told.layout]
     model = network(layout, told.architecture).double().eval()
     state = torch.load(told.checkpoint.path, weights_only=True)
     _give_biases(model, state)
     missing, unexpected = model.load_state_dict(state, strict=False)
     assert ({name.rpartition(".")[2] for name in missing}, unexpected) <= ({"num_batches_tracked"}, [])
     with torch.inference_mode():
-        output = model(torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).double())
+        output = own.answer(model, torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))).double())
     assert output.dtype == torch.float64
-    own = SOFTWARE[layout]
     return output.numpy(), {own.title: own_version(layout), "torch": torch.__version__, "numpy": np.__version__}
 
 

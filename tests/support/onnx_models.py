@@ -72,7 +72,7 @@ def randomised(network):
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         for norm in network.modules():
-            if isinstance(norm, torch.nn.BatchNorm2d):
+            if isinstance(norm, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
                 norm.weight.uniform_(0.5, 1.5)
                 norm.bias.normal_(0, 0.2)
                 norm.running_mean.normal_(0, 0.2)

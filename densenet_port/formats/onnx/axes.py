@@ -20,12 +20,31 @@ def reordered(axes: str, order: Sequence[int]) -> str:
 
 
 def one_more(node: Node, axes: str, others: Sequence[Constant | None]) -> str | None:
-    """The axes with that of the channels again, where one channel was taken out; None for another axis that is new."""
+    """The axes with that of the channels again, where one channel was taken out; None for another axis that is new.
+
+    Behind a vector axes of length one may follow, as many as one likes.
+    """
     new = axes_of(node, [None, *others])
+    if new and axes == "nc" and sorted(axis % (len(axes) + len(new)) for axis in new) == [*range(2, 2 + len(new))]:
+        return axes + "1" * len(new)
     if new is None or len(new) != 1 or "c" in axes or UNKNOWN in axes:
         return None
     place = new[0] % (len(axes) + 1)
     return f"{axes[:place]}c{axes[place:]}"
+
+
+def common(axes: Sequence[str]) -> str | None:
+    """The axes of maps side by side; None where they differ.
+
+    A place beside an axis of length one has that length, and what cannot be told beside `nc` has those two axes.
+    """
+    if set(axes) == {UNKNOWN, "nc"}:
+        return "nc"
+    letters = [set(letter) for letter in zip(*axes, strict=False)]
+    alike = all(len(letter - {"1"}) <= 1 and (len(letter) == 1 or letter & set(_PLACES[:2])) for letter in letters)
+    if len({*map(len, axes)}) > 1 or not alike:
+        return None
+    return "".join("1" if "1" in letter else letter.pop() for letter in letters)
 
 
 def axes_behind(node: Node, axes: str, others: Sequence[Constant | None]) -> str:
@@ -40,7 +59,7 @@ def is_vector(axes: str) -> bool:
 
 
 def reduced_places(node: Node, axes: str, others: Sequence[Constant | None]) -> str:
-    """The letters of the axes over which a ReduceMean goes, sorted; all where it names none."""
+    """The letters of the axes over which a ReduceMean or ReduceMax goes, sorted; all where it names none."""
     named = axes_of(node, [None, *others])
     if not named:
         return "".join(sorted(axes))
@@ -48,7 +67,7 @@ def reduced_places(node: Node, axes: str, others: Sequence[Constant | None]) -> 
 
 
 def _reduced(node: Node, axes: str, others: Sequence[Constant | None]) -> str:
-    """Behind a ReduceMean: the axes gone, or of length one."""
+    """Behind a ReduceMean or ReduceMax: the axes gone, or of length one."""
     gone = reduced_places(node, axes, others)
     kept = node.attributes.get("keepdims", 1)
     return "".join(("1" if kept else "") if axis in gone else axis for axis in axes)
@@ -78,8 +97,9 @@ def _pooled(_node: Node, axes: str, _others: Sequence[Constant | None]) -> str:
 
 
 def _flattened(node: Node, axes: str, _others: Sequence[Constant | None]) -> str:
-    """Behind a Flatten."""
-    return "nc" if node.attributes.get("axis", 1) == 1 and (axes == UNKNOWN or is_vector(axes)) else UNKNOWN
+    """Behind a Flatten, of a map as well, whose places are channels then."""
+    is_flat = axes == UNKNOWN or (axes[:1] == "n" and "c" in axes)
+    return "nc" if node.attributes.get("axis", 1) in (1, 1 - len(axes)) and is_flat else UNKNOWN
 
 
 def _multiplied(node: Node, axes: str, _others: Sequence[Constant | None]) -> str:
@@ -89,7 +109,9 @@ def _multiplied(node: Node, axes: str, _others: Sequence[Constant | None]) -> st
 
 _BEHIND: dict[str, Callable[[Node, str, Sequence[Constant | None]], str]] = {
     "GlobalAveragePool": _pooled,
+    "GlobalMaxPool": _pooled,
     "ReduceMean": _reduced,
+    "ReduceMax": _reduced,
     "Squeeze": _squeezed,
     "Flatten": _flattened,
     "Reshape": _reshaped,

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from densenet_port.errors import MisfitError
+from densenet_port.formats.onnx.axes import UNKNOWN
 from densenet_port.formats.onnx.constants import moved, numbers
 from densenet_port.formats.onnx.model import Constant, Model
 from densenet_port.formats.onnx.steps import CHANNELS_SECOND, Map, Step, Steps, summary
@@ -68,7 +69,8 @@ class Chain:
             self.fail(f"{expected} of one map", f"{step.node} of several, as residual networks have it")
         if step.reads.pieces != self.x.pieces or (step.place and step.op not in _EITHER):
             self.fail(f"{expected} that reads {self.x}", f"{step.node}, which reads {step.reads}")
-        if step.op in CHANNELS_SECOND and step.reads.axes not in ("nchw", "nc11"):
+        flat = ("nc", "nc1", UNKNOWN) if step.op == "BatchNormalization" else ()
+        if step.op in CHANNELS_SECOND and step.reads.axes not in ("nchw", "nc11", *flat):
             self.fail(f"{expected} of a map n c h w", f"{step.node} of one {' '.join(step.reads.axes)}")
         self.at, self.x = self.at + 1, step.gives
         return step

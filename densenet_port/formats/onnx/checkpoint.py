@@ -6,11 +6,13 @@ kernel's own name, merge equal tensors, and number what is left. It must be the 
 
     stem.conv.weight  block1.layer2.conv1.weight     o i h w
     stem.norm.scale  .shift  .mean  .variance        c; .second_scale and .second_shift where a Scale follows
+    head.dense1.weight  .bias  head.norm1.scale …     of what stands before the head's last dense layer
     head.dense.weight  .bias                         o i; o
 
-`metadata` has producer, version and opset; epsilon, stem_padding, stem_pool, pool_rounding, output and input as the
-graph has them; `norms` ("batchnorm", "batchnorm+scale"); `fold` where tensors are worked out of several; `notes`; and
-`output_name`, the output that was asked for where a graph has several.
+`metadata` has producer, version and opset; the `architecture`; epsilon, stem_stride, stem_padding, stem_pool,
+pool_rounding, head_pool, output and input as the graph has them; concatenation and flatten, the order of channels;
+`norms` ("batchnorm", "batchnorm+scale"); `fold` where tensors are worked out of several; `notes`; and `output_name`,
+the output that was asked for where a graph has several.
 
 What is written runs anywhere (see `write`). densenet-port's record is the entry `densenet_port` of the model's
 metadata_props.
@@ -88,7 +90,7 @@ def _compare(path: Path, facts: Mapping[str, Any], record: Mapping[str, Any] | N
     """See that a record's contract is the graph's. Raises MisfitError for a graph that was changed under it."""
     recorded = (record or {}).get("contract") or {}
     for key in sorted(facts.keys() & recorded.keys()):
-        if key == "input":  # which is compared with the rest of the contract
+        if key in ("input", "stem_stride"):  # which are compared with the rest of the contract
             continue
         kind = np.float32 if key == "epsilon" else str  # an attribute is a float32
         if kind(recorded[key]) != kind(facts[key]):
@@ -104,6 +106,7 @@ def _metadata(source: Model, reading: Reading, output: str | None) -> dict[str, 
         "producer": source.producer,
         "version": source.version,
         "opset": source.opset,
+        "architecture": reading.architecture.to_json(),
         **reading.facts,
         "notes": [*reading.notes, *beside],
         **({"fold": _FOLD} if reading.derived else {}),

@@ -10,14 +10,16 @@ read what the operation reads, hold tensors of its shapes and do what it does:
     max_pool      MaxPool, perhaps behind a Pad of zeros
     average_pool  AveragePool; to pad as TensorFlow does is to round up
     pad, blur     Pad that reflects; Conv with one binomial filter for each channel
-    concat        no step: what the next one reads must have the channels of both maps, in their order
-    mean          GlobalAveragePool or ReduceMean, or an AveragePool over the whole map where the picture's size is
-                  fixed; Flatten, Reshape, Squeeze behind it
-    dense         Gemm, MatMul and perhaps Add, or Conv 1×1; Flatten, Reshape, Squeeze behind it
-    activation    Softmax, Sigmoid, Relu, Tanh or LogSoftmax; Flatten, Reshape, Squeeze behind it
+    concat        no step: what the next one reads must have the channels of both maps, old ones first, or new ones
+                  first in all blocks
+    mean, max     GlobalAveragePool or ReduceMean, GlobalMaxPool or ReduceMax, or an AveragePool or MaxPool over the
+                  whole map where the picture's size is fixed
+    flatten       Flatten or Reshape of a map, c h w or h w c
+    dense         Gemm, MatMul and perhaps Add, or Conv 1×1
+    activation    Softmax, Sigmoid, Relu, Tanh or LogSoftmax
 
-Epsilon, padding and rounding may be any, but one for the whole network. `epsilon` is the shortest decimal that has the
-attribute's float32: exporters write 1e-5 so.
+Behind what has no places any more may stand Flatten, Reshape and Squeeze. Epsilon, padding and rounding may be any, but
+one for the whole network. `epsilon` is the shortest decimal that has the attribute's float32: exporters write 1e-5 so.
 """
 
 from collections import Counter
@@ -33,20 +35,23 @@ from densenet_port.formats.onnx import norms, preparation
 from densenet_port.formats.onnx.axes import UNKNOWN, is_vector, reduced_places
 from densenet_port.formats.onnx.chain import Chain, any_of, attribute
 from densenet_port.formats.onnx.constants import moved, numbers
-from densenet_port.formats.onnx.evidence import (
+from densenet_port.formats.onnx.ending import (
     ACTIVATIONS,
     FLAT,
     HEADS,
+    MAXIMA,
     MEANS,
-    architecture_of,
-    beginning_of,
-    contract_of,
+    WINDOWS,
+    end_of_body,
+    in_order,
     is_mean,
 )
+from densenet_port.formats.onnx.evidence import beginning_of, network_of, stem_of_steps
 from densenet_port.formats.onnx.model import Constant, Model
 from densenet_port.formats.onnx.preparation import Preparation
 from densenet_port.formats.onnx.steps import Channel, Map, Step, Steps, steps, summary
 from densenet_port.network.architecture import Architecture
+from densenet_port.network.channels import Concatenation
 from densenet_port.network.contract import Contract
 from densenet_port.network.graph import IMAGES, Graph, Operation, OperationKind, graph, stem_of
 from densenet_port.network.units import HEAD
@@ -54,6 +59,7 @@ from densenet_port.network.units import HEAD
 _BINOMIAL = np.outer([1, 2, 1], [1, 2, 1]) / 16
 _AXIS_OF_ONE = 13  # the first opset in which a softmax is over one axis; before, over all from it on
 _RESIZING = ("stem_padding", "pool_rounding")  # facts on which the sizes of maps depend
+_UNPADDED = ("NOTSET", "VALID")
 _TRIED = 8  # outputs, or ends of a body, that are tried
 _FRONT = (
     "in front of the network are read: Sub, Div, Mul and Add of one number a channel, channels turned round, a Cast, "
@@ -78,18 +84,21 @@ class UnitReading(NamedTuple):
 class Reading(NamedTuple):
     """What a graph is as a DenseNet: its units in order of execution, what it says of the contract, and notes.
 
-    `facts` are epsilon, stem_padding, stem_pool, pool_rounding, output and input, where the graph has such a thing, and
-    norms ("batchnorm" or "batchnorm+scale"). `derived` says that some norms are worked out, `features` is the last map,
-    before its ReLU or behind it, `mean` the value of a mean that is an AveragePool, `given` the map that goes in, and
-    `preparation` what is done to it.
+    `facts` are epsilon, stem_stride (None for the usual one), stem_padding, stem_pool, pool_rounding, head_pool, output
+    and input, where the graph has such a thing, norms ("batchnorm" or "batchnorm+scale"), and as `network.channels` has
+    them concatenation, where new channels come first, and flatten, where a map is flattened. `derived` says that some
+    norms are worked out, `features` are the values, each with its axes, that are the last map side by side, before its
+    ReLU or behind it, `pools` those that are pools over the whole map by its size, with the operator for any size,
+    `given` is the map that goes in, and `preparation` what is done to it.
     """
 
+    architecture: Architecture
     units: tuple[UnitReading, ...]
     facts: Mapping[str, Any]
     notes: tuple[str, ...]
     derived: bool
-    features: Map
-    mean: str
+    features: tuple[tuple[str, str], ...]
+    pools: Mapping[str, str]
     given: Map
     preparation: Preparation
 
@@ -141,21 +150,28 @@ def _named(model: Model) -> str:
 
 def _read(model: Model, walked: Steps) -> Reading:
     """The DenseNet that steps are. Raises MisfitError."""
-    chain = Chain(model, walked)
-    contract = contract_of(chain.steps)
+    ordered = in_order(walked.steps, end_of_body(walked.steps))
+    chain = Chain(model, walked._replace(steps=ordered))
     try:
-        architecture = architecture_of(chain.steps)
+        architecture, contract = network_of(chain.steps, fixed=_is_fixed(walked))
     except MisfitError as error:
-        raise _difference(chain, contract, error) from error
+        raise _difference(chain, error) from error
     reader = _Reader(chain, architecture, contract)
     reader.follow()
     return reader.reading()
 
 
-def _difference(chain: Chain, contract: Contract, error: MisfitError) -> MisfitError:
+def _is_fixed(walked: Steps) -> bool:
+    """Whether the graph says height and width of its picture."""
+    sizes = dict(zip(walked.first.axes, walked.given.shape, strict=False))
+    return len(walked.given.shape) == len(walked.first.axes) and all(sizes.get(axis, 0) > 0 for axis in "hw")
+
+
+def _difference(chain: Chain, error: MisfitError) -> MisfitError:
     """The error for a graph whose kernels no DenseNet has: where its steps leave one that begins with the same."""
     try:
-        _Reader(chain, beginning_of(chain.steps), contract).follow()
+        beginning = beginning_of(chain.steps)
+        _Reader(chain, beginning, stem_of_steps(chain.steps, beginning)).follow()
     except MisfitError as difference:
         return MisfitError(f"{difference.message}; of its kernels: {error.message}", hint=difference.hint)
     return MisfitError(f"{chain.model.path}: no DenseNet: {error.message}", hint=summary(chain.model))
@@ -187,7 +203,7 @@ def _bodies(taken: list[Step]) -> Iterator[int]:
         made = step.gives.pieces[0]
         if step.op == "Relu" and step.gives.axes.count("h") and later <= {made}:
             yield place + 1
-        if len(step.reads.pieces) > 1 and step.op not in (*FLAT, *HEADS[:2]):
+        if len(step.reads.pieces) > 1 and "h" in step.reads.axes and step.op not in (*FLAT, *HEADS[:2]):
             return
         later.discard(made)
         for value in (step.reads, *step.others):
@@ -208,7 +224,8 @@ class _Reader:
         self.biases: dict[str, Constant] = {}  # of convolutions in front of a norm
         self.units: list[UnitReading | norms.Norm] = []
         self.notes: list[str] = []
-        self.mean_of_pool = ""
+        self.pools: dict[str, str] = {}
+        self.concatenation: Concatenation | None = None
 
     def follow(self) -> None:
         """Take all steps. Raises MisfitError for the first that is another, and where any is left over."""
@@ -218,9 +235,12 @@ class _Reader:
             chain.where = operation.name
             chain.x = self.maps[operation.inputs[0]]
             _STEPS[operation.kind](self, operation)
+            if self.network.is_flat(operation.name):
+                _take_flat(chain, operation.channels)
             self.maps[operation.name] = chain.x
         if self.network.logits != HEAD and chain.next() and is_mean(chain.steps, chain.at):
-            self.take_mean()
+            self.take_whole("mean")
+            _take_flat(chain, self.network.operations[self.features].channels)
             self.notes.append("the graph ends in the mean over the picture, without a head")
         if chain.next() or chain.x.pieces != chain.last.pieces:
             chain.fail(f"the end at {chain.last}", chain.here())
@@ -253,12 +273,18 @@ class _Reader:
             units=tuple(_settled(unit, facts) for unit in self.units),
             facts=facts,
             notes=(*self.notes, *norms.lost(own)),
+            architecture=self.architecture,
             derived=any(norm.derived for norm in own),
-            features=self.maps[self.features],
-            mean=self.mean_of_pool,
+            features=self.last_map(),
+            pools=self.pools,
             given=self.chain.first,
             preparation=self.preparation,
         )
+
+    def last_map(self) -> tuple[tuple[str, str], ...]:
+        """The values that are the last map side by side, each with its axes."""
+        axes = {step.gives.pieces[0]: step.gives.axes for step in self.chain.steps}
+        return tuple((str(piece), axes[piece]) for piece in self.maps[self.features].pieces)
 
     def facts(self, *, double: bool) -> dict[str, Any]:
         """One value for each fact. Raises MisfitError where the graph has several."""
@@ -271,6 +297,12 @@ class _Reader:
             (facts[key],) = values
         if stem_of(self.architecture.stem).pool:
             facts["stem_pool"] = self.contract.stem_pool
+        if len(stem_of(self.architecture.stem).convs) == 1:
+            facts["stem_stride"] = self.contract.stem_stride
+        if self.concatenation == "new-first":
+            facts["concatenation"] = self.concatenation
+        if any(operation.kind == "flatten" for operation in self.network.operations.values()):
+            facts["head_pool"] = self.contract.head_pool
         if self.network.logits == HEAD:
             facts["output"] = self.contract.output
         if self.preparation.input is not None:
@@ -300,6 +332,11 @@ class _Reader:
         self.units.append(UnitReading(operation.name, {"weight": weight}, output, chain.x.axes))
 
     def norm(self, operation: Operation) -> None:
+        """A norm; of axes that cannot be told only in front of a Gemm, which reads no others than n c."""
+        chain = self.chain
+        matrix = next((step.op for step in chain.steps[chain.at :] if step.op in HEADS), "")
+        if chain.x.axes == UNKNOWN and matrix != HEADS[0]:
+            chain.fail("a norm of n c", f"{chain.here()} of axes that cannot be told")
         self.units.append(norms.take(self.chain, operation, self.biases.get(operation.inputs[0])))
 
     def relu(self, operation: Operation) -> None:
@@ -319,6 +356,9 @@ class _Reader:
         """An average pool; a place below and right that does not count is what rounding up makes of an odd side."""
         chain = self.chain
         step = chain.take("AveragePool")
+        if operation.inputs == (self.features,):
+            chain.must(step, **_window(operation), dilations=[1, 1], pads=[0] * 4, auto_pad=_UNPADDED, ceil_mode=0)
+            return
         chain.must(step, **_window(operation), dilations=[1, 1], auto_pad=("NOTSET", "VALID", "SAME_UPPER"))
         same = attribute(step, "auto_pad") == "SAME_UPPER"
         over = attribute(step, "auto_pad") == "NOTSET" and attribute(step, "pads") == [0, 0, 1, 1]
@@ -344,47 +384,72 @@ class _Reader:
 
     def concat(self, operation: Operation) -> None:
         """Maps side by side, which is no step."""
-        self.chain.x = Map(tuple(piece for name in operation.inputs for piece in self.maps[name].pieces))
+        maps = [self.maps[name] for name in operation.inputs]
+        if not self.network.is_flat(operation.name) and self.order_of(*maps) == "new-first":
+            maps.reverse()
+        self.chain.x = Map(tuple(piece for value in maps for piece in value.pieces), maps[0].axes)
 
-    def mean(self, _operation: Operation) -> None:
-        self.take_mean()
+    def order_of(self, old: Map, new: Map) -> Concatenation:
+        """The order in which all blocks join their maps: that of the first which is joined."""
+        if self.concatenation is None:
+            chain = self.chain
+            reads = chain.steps[chain.at].reads if chain.next() else chain.last
+            self.concatenation = "new-first" if reads.pieces == (*new.pieces, *old.pieces) else "old-first"
+        return self.concatenation
 
-    def take_mean(self) -> None:
-        """Take the mean over height and width, with or without their axes."""
-        chain = self.chain
-        if chain.next() == "AveragePool":
-            self.take_pool_of_all()
-        elif chain.next() == "ReduceMean":
-            _take_reduced(chain)
+    def mean(self, operation: Operation) -> None:
+        self.take_whole(operation.kind)
+
+    def take_whole(self, kind: OperationKind) -> None:
+        """Take the mean or the maximum over height and width, with or without their axes."""
+        chain, ops = self.chain, MEANS if kind == "mean" else MAXIMA
+        window = WINDOWS[kind == "max"]
+        if chain.next() == window:
+            self.take_window_of_all(window, ops[0])
+        elif chain.next() == ops[1]:
+            _take_reduced(chain, ops[1])
         else:
-            chain.take(*MEANS)
-        _take_flat(chain, self.network.operations[self.features].channels)
+            chain.take(*ops)
 
-    def take_pool_of_all(self) -> None:
-        """Take an AveragePool over the whole map, whose size is known where the picture's is fixed."""
+    def take_window_of_all(self, op: str, whole: str) -> None:
+        """Take a pool over the whole map, whose size is known where the picture's is fixed."""
         chain = self.chain
-        step = chain.take("AveragePool")
-        sides = self.last_sides()
+        step = chain.take(op)
+        sides = self.sides_of(self.features)
         if sides is None:
+            what = "mean" if op == WINDOWS[0] else "maximum"
             chain.fail(
-                "the mean over the map", f"{step.node}, over {attribute(step, 'kernel_shape')} places of any size"
+                f"the {what} over the map", f"{step.node}, over {attribute(step, 'kernel_shape')} places of any size"
             )
-        chain.must(step, kernel_shape=sides, pads=[0] * 4, auto_pad=("NOTSET", "VALID"), dilations=[1, 1])
-        self.mean_of_pool = step.node.outputs[0]
+        chain.must(step, kernel_shape=sides, pads=[0] * 4, auto_pad=_UNPADDED, dilations=[1, 1])
+        self.pools[step.node.outputs[0]] = whole
 
-    def last_sides(self) -> list[int] | None:
-        """Height and width of the last map; None where the picture's are open."""
+    def sides_of(self, name: str) -> list[int] | None:
+        """Height and width of what an operation puts out; None where the picture's are open."""
         sizes = dict(zip(self.chain.first.axes, self.chain.given.shape, strict=False))
         sides = [sizes.get(axis, 0) for axis in "hw"]
         if not all(sides) or len(self.chain.given.shape) != len(self.chain.first.axes):
             return None
         known = {key: next(iter(self.chain.facts[key])) for key in _RESIZING if key in self.chain.facts}
-        contract = replace(self.contract, **known)
-        for operation in graph(self.architecture, contract).operations.values():
-            if operation.name == "final.pool":
-                break
-            sides = [operation.side(side) for side in sides]
-        return sides
+        network = graph(self.architecture, replace(self.contract, **known))
+        return [network.sides(side)[name] for side in sides]
+
+    def flatten(self, operation: Operation) -> None:
+        """A map of a size as a vector: channel by channel, or place by place where the channels are last."""
+        chain, side = self.chain, operation.kernel
+        step = chain.take(*FLAT[:2])
+        order = {"nchw": "c h w", "nhwc": "h w c"}.get(step.reads.axes)
+        if order is None:
+            chain.fail("n c h w or n h w c to be flattened", f"{step.node} of {' '.join(step.reads.axes)}")
+        sides = self.sides_of(operation.inputs[0])
+        if sides not in (None, [side, side]):
+            chain.fail(f"a map of {side} by {side} to be flattened", f"one of {sides[0]} by {sides[1]}")
+        if step.op == "Flatten":
+            chain.must(step, axis=(1, 1 - len(step.reads.axes)))
+        else:
+            _compare_shape(chain, step, operation.channels)
+        if side > 1:
+            chain.record("flatten", order)
 
     def dense(self, operation: Operation) -> None:
         chain, sizes = self.chain, self.network.units[operation.name].sizes
@@ -397,7 +462,6 @@ class _Reader:
         shift = bias or norms.filled(weight, 0.0, shape)
         output = str(chain.x.pieces[0])
         self.units.append(UnitReading(operation.name, {"weight": weight, "bias": shift}, output, chain.x.axes))
-        _take_flat(chain, operation.channels)
 
     def activation(self, operation: Operation) -> None:
         chain = self.chain
@@ -405,7 +469,6 @@ class _Reader:
         if step.op in ("Softmax", "LogSoftmax") and not _is_over_classes(step, chain.model.opset):
             axis = step.node.attributes.get("axis", "not given")
             chain.fail(f"{step.op} over the classes", f"{step.node} of {' '.join(step.reads.axes)}, axis {axis}")
-        _take_flat(chain, operation.channels)
 
 
 _STEPS: dict[OperationKind, Callable[[_Reader, Operation], None]] = {
@@ -418,6 +481,8 @@ _STEPS: dict[OperationKind, Callable[[_Reader, Operation], None]] = {
     "blur": _Reader.blur,
     "concat": _Reader.concat,
     "mean": _Reader.mean,
+    "max": _Reader.mean,
+    "flatten": _Reader.flatten,
     "dense": _Reader.dense,
     "activation": _Reader.activation,
 }
@@ -439,8 +504,10 @@ def _is_true(constant: Constant | None) -> bool:
 
 def _features(network: Graph) -> str:
     """The operation that puts out the last map."""
-    means = [operation for operation in network.operations.values() if operation.kind == "mean"]
-    return means[-1].inputs[0] if means else network.output
+    for operation in network.operations.values():
+        if operation.name == "final.pool" or network.is_flat(operation.name):
+            return operation.inputs[0]
+    return network.output
 
 
 def _window(operation: Operation) -> dict[str, list[int]]:
@@ -448,24 +515,24 @@ def _window(operation: Operation) -> dict[str, list[int]]:
     return {"kernel_shape": [operation.kernel] * 2, "strides": [operation.stride] * 2}
 
 
-def _take_reduced(chain: Chain) -> None:
-    """Take ReduceMeans over height and width, both at once or one after the other."""
-    gone = ""
-    while chain.next() == "ReduceMean" and len(gone) < len("hw"):
-        step = chain.take("ReduceMean")
+def _take_reduced(chain: Chain, op: str) -> None:
+    """Take ReduceMeans, or ReduceMaxs, over height and width, both at once or one after the other."""
+    gone, what = "", f"the {'mean' if op == MEANS[1] else 'maximum'} over height and width"
+    while chain.next() == op and len(gone) < len("hw"):
+        step = chain.take(op)
         given = [value if isinstance(value, Constant) else None for value in step.others]
         unclear = any(value is not None and not isinstance(value, Constant) for value in step.others)
         places = UNKNOWN if unclear else reduced_places(step.node, step.reads.axes, given)
         if places not in ("hw", "h", "w") or set(places) & set(gone):
-            chain.fail("the mean over height and width", step.node)
+            chain.fail(what, step.node)
         gone += places
     if sorted(gone) != ["h", "w"]:
-        chain.fail("the mean over height and width", chain.here())
+        chain.fail(what, chain.here())
 
 
 def _take_flat(chain: Chain, count: int) -> None:
     """Take steps that take axes of length one away from so many channels."""
-    while chain.next() in FLAT:
+    while chain.next() in FLAT and chain.steps[chain.at].reads.pieces == chain.x.pieces:
         step = chain.take(*FLAT)
         if step.op == "Flatten":
             chain.must(step, axis=(1, 1 - len(step.reads.axes)))

@@ -20,11 +20,11 @@ from math import prod
 from typing import NamedTuple
 
 from densenet_port.errors import CorruptError, MisfitError
-from densenet_port.formats.onnx.axes import axes_behind, one_more, reordered
+from densenet_port.formats.onnx.axes import axes_behind, common, one_more, reordered
 from densenet_port.formats.onnx.constants import evaluate, numbers
 from densenet_port.formats.onnx.model import DTYPES, Constant, Given, Model, Node
 
-CHANNELS_SECOND = ("Conv", "BatchNormalization", "MaxPool", "AveragePool", "GlobalAveragePool")
+CHANNELS_SECOND = ("Conv", "BatchNormalization", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
 _FLOATS = ("float32", "float64", "float16", "bfloat16")  # a cast to one is for graphs of other precision
 _QUANTISED = ("QLinearConv", "ConvInteger", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _MOST = 4096  # maps side by side; the deepest published network has 65
@@ -187,10 +187,10 @@ def _output(model: Model, node: Node, args: Sequence[Value | None]) -> Value | S
 
 def _joined(model: Model, node: Node, maps: Sequence[Map]) -> Map | None:
     """Maps side by side, or None; their number is bounded, since a graph may double it with every node."""
-    axes = maps[0].axes
     if node.op == "CastLike":
         return maps[0]
-    if node.op != "Concat" or any(value.axes != axes for value in maps) or not _is_channel(axes, node, 1):
+    axes = common([value.axes for value in maps])
+    if node.op != "Concat" or axes is None or not _is_channel(axes, node, 1):
         return None
     if (count := sum(len(value.pieces) for value in maps)) > _MOST:
         raise CorruptError(f"{model.path}: {node} joins {count} maps, no DenseNet more than {_MOST}")
@@ -237,7 +237,7 @@ def _turned(node: Node, value: Map, _others: Sequence[Constant | None]) -> Map |
 
 
 def _with_channel(node: Node, value: Map, others: Sequence[Constant | None]) -> Map | None:
-    """A map of one channel with an axis for it again."""
+    """A map of one channel with an axis for it again, or a vector with axes of length one."""
     axes = one_more(node, value.axes, others)
     return None if axes is None else Map(value.pieces, axes)
 

@@ -5,11 +5,13 @@ A lowering of the network's graph. Each operation becomes nodes, whose values ar
 
     conv, max_pool      Conv without bias, MaxPool; `pads`, or `auto_pad` SAME_UPPER where the padding is "same"
     norm                BatchNormalization with its epsilon; Mul and Add behind it where the layout has a Scale
-    relu, concat, mean  Relu, Concat of channels, GlobalAveragePool
+    relu, concat        Relu, Concat of channels
     average_pool        AveragePool, which rounds by `ceil_mode`
     pad, blur           with the blur that reads it a pad is one Pad that reflects, then a Conv of a filter a channel
-    dense               Flatten and Gemm, `logits`; Conv and Flatten where the head's kernel is `o i 1 1`
-    activation          Softmax or Sigmoid, `probabilities`
+    mean, max           GlobalAveragePool, GlobalMaxPool; behind it a Flatten, where a norm, a matrix or a softmax reads
+    flatten             Flatten: channel by channel
+    dense               Gemm, the last one `logits`; Conv and Flatten where the usual head's kernel is `o i 1 1`
+    activation          Softmax, Sigmoid, Relu, Tanh or LogSoftmax, the last one `probabilities`
 """
 
 from collections.abc import Callable, Mapping
@@ -29,6 +31,7 @@ from densenet_port.formats.source import Writable, stored, write_tensor
 from densenet_port.network.blueprint import Blueprint
 from densenet_port.network.contract import Activation
 from densenet_port.network.graph import IMAGES, Operation, OperationKind
+from densenet_port.network.head import USUAL
 from densenet_port.network.units import HEAD, ROLES, Unit
 
 _IR, _OPSET = 8, 17
@@ -79,7 +82,7 @@ class _Lowering:
         """Begin without nodes. Raises UsageError unless the tensors are the blueprint's, of one type."""
         self.network, self.units = blueprint.graph, blueprint.tensors
         kernel = tensors.get(self.units.get(HEAD, {}).get("kernel", ""))
-        self.wide = kernel is not None and len(kernel.shape) == 4  # o i 1 1
+        self.wide = blueprint.architecture.head == USUAL and kernel is not None and len(kernel.shape) == 4  # o i 1 1
         blueprint.check("an ONNX model", tensors, self.shapes)
         dtypes = {tensor.dtype for tensor in tensors.values()}
         if len(dtypes) != 1 or not dtypes <= _KINDS.keys():
@@ -88,6 +91,7 @@ class _Lowering:
         self.taken = set(tensors)
         self.nodes: list[Part] = []
         self.values = {IMAGES: IMAGES}
+        self.flat: dict[str, str] = {}  # a value n c 1 1 → the same without places
 
     def shapes(self, unit: Unit) -> dict[str, tuple[int, ...]]:
         """Part → shape of a unit's tensors, with the axes that ONNX's operators take."""
@@ -97,7 +101,7 @@ class _Lowering:
             return dict.fromkeys((*ROLES["norm"], *scale), (sizes["c"],))
         if unit.kind == "conv":
             return {"kernel": (sizes["o"], sizes["i"], sizes["h"], sizes["w"])}
-        places = (1, 1) if self.wide else ()
+        places = (1, 1) if self.wide and unit.name == HEAD else ()
         return {"kernel": (sizes["o"], sizes["i"], *places), "bias": (sizes["o"],)}
 
     def lower(self) -> None:
@@ -130,6 +134,12 @@ class _Lowering:
         """Append a constant of integers."""
         return self.add("Constant", output, value=(INT64, np.array(values, "<i8")))
 
+    def vector(self, x: str) -> str:
+        """A value without places: behind a mean or a maximum, whose axes of length one go."""
+        if x in self.flat and not self.flat[x]:
+            self.flat[x] = self.add("Flatten", "final.flat", x, axis=1)
+        return self.flat.get(x, x)
+
     # -- operations --------------------------------------------------------------------------------------------------
 
     def conv(self, step: Operation, x: str) -> str:
@@ -137,16 +147,21 @@ class _Lowering:
 
     def norm(self, step: Operation, x: str) -> str:
         """A norm, and the Scale where the layout has one: vectors that a node gives the axes of a map."""
-        parts = self.units[step.name]
+        parts, x = self.units[step.name], self.vector(x)
         x = self.add("BatchNormalization", step.name, x, *(parts[role] for role in ROLES["norm"]), epsilon=step.epsilon)
         for op, part in zip(("Mul", "Add"), _SCALE, strict=True):
             if name := parts.get(part):
-                axes = self.integers(f"{name}.axes", [1, 2])
-                x = self.add(op, f"{step.name}.{op.lower()}", x, self.add("Unsqueeze", f"{name}.channels", name, axes))
+                x = self.add(op, f"{step.name}.{op.lower()}", x, self.spread(step, name))
         return x
 
+    def spread(self, step: Operation, name: str) -> str:
+        """A vector with the axes of what it is for: `c 1 1` for a map, `c` for what has no places."""
+        if self.network.is_flat(step.name):
+            return name
+        return self.add("Unsqueeze", f"{name}.channels", name, self.integers(f"{name}.axes", [1, 2]))
+
     def relu(self, step: Operation, x: str) -> str:
-        return self.add("Relu", step.name, x)
+        return self.add("Relu", step.name, self.vector(x))
 
     def max_pool(self, step: Operation, x: str) -> str:
         return self.add("MaxPool", step.name, x, **_window(step))
@@ -168,20 +183,34 @@ class _Lowering:
         return self.add("Conv", step.name, x, filters, **_sizes(step), group=step.channels)
 
     def concat(self, step: Operation, *maps: str) -> str:
-        return self.add("Concat", step.name, *maps, axis=1)
+        return self.add("Concat", step.name, *map(self.vector, maps), axis=1)
 
     def mean(self, step: Operation, x: str) -> str:
-        return self.add("GlobalAveragePool", step.name, x)
+        return self.reduced("GlobalAveragePool", step, x)
+
+    def max(self, step: Operation, x: str) -> str:
+        return self.reduced("GlobalMaxPool", step, x)
+
+    def reduced(self, op: str, step: Operation, x: str) -> str:
+        """One number for each channel, `n c 1 1`."""
+        x = self.add(op, step.name, x)
+        self.flat[x] = ""
+        return x
+
+    def flatten(self, step: Operation, x: str) -> str:
+        return self.add("Flatten", step.name, x, axis=1)
 
     def dense(self, step: Operation, x: str) -> str:
         kernel, bias = (self.units[step.name][role] for role in ROLES["dense"])
         if self.wide:
             return self.add("Flatten", "logits", self.add("Conv", step.name, x, kernel, bias), axis=1)
-        return self.add("Gemm", "logits", self.add("Flatten", "final.flat", x, axis=1), kernel, bias, transB=1)
+        name = "logits" if step.name == HEAD else step.name
+        return self.add("Gemm", name, self.vector(x), kernel, bias, transB=1)
 
     def activation(self, step: Operation, x: str) -> str:
         assert step.function is not None  # noqa: S101 (an activation has one)
-        return self.add(_ACTIVATIONS[step.function], "probabilities", x)
+        name = "probabilities" if step.name == self.network.output else step.name
+        return self.add(_ACTIVATIONS[step.function], name, self.vector(x))
 
 
 _NODES: dict[OperationKind, Callable[..., str]] = {  # a method of `_Lowering`, the operation, its inputs → its output
@@ -194,6 +223,8 @@ _NODES: dict[OperationKind, Callable[..., str]] = {  # a method of `_Lowering`, 
     "blur": _Lowering.blur,
     "concat": _Lowering.concat,
     "mean": _Lowering.mean,
+    "max": _Lowering.max,
+    "flatten": _Lowering.flatten,
     "dense": _Lowering.dense,
     "activation": _Lowering.activation,
 }

@@ -20,6 +20,7 @@ that its numbers mean: pixels around 100 have no room in a float32 for the noise
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,10 @@ from densenet_port.extras import framework
 from densenet_port.formats.onnx.densenet import Reading, densenet
 from densenet_port.formats.onnx.model import read_model
 from densenet_port.formats.onnx.preparation import meant
+from densenet_port.network.channels import CONCATENATIONS, FLATTENS, channel_order
+from densenet_port.network.contract import Contract
+from densenet_port.network.graph import graph
+from densenet_port.network.head import USUAL
 from densenet_port.network.units import HEAD
 from densenet_port.prove.job import Job, Run
 from densenet_port.prove.runners import pixels, versions
@@ -58,18 +63,23 @@ def run_onnxruntime(job: Job) -> Run:
     if unknown := [unit for unit in job.taps if unit not in units]:
         raise UsageError(f"{path}: has no unit {unknown[0]} to look at")
     taps = {unit: units[unit] for unit in job.taps if units[unit].output}
-    logits = str(reading.features.pieces[0]) if headless else units[HEAD].output
-    names = tuple(dict.fromkeys((logits, *(tap.output for tap in taps.values()))))
+    last = reading.features if headless else ((units[HEAD].output, units[HEAD].axes),)
+    names = tuple(dict.fromkeys((*(name for name, _ in last), *(tap.output for tap in taps.values()))))
     with _taken(path):
         ready = _ready(path, job.reading.output, job.dtype, names, job.threads, body=headless)
         pictures = _pictures(reading, job.images).astype("float64" if reading.preparation.nodes else job.dtype)
         outputs = _outputs(ready, names, pictures)
-    answer = outputs[logits].reshape(len(job.images), -1)
+    orders = _orders(reading)
+    maps = {
+        unit: _ordered(_channels_last(outputs[tap.output], tap.axes), orders.get(unit)) for unit, tap in taps.items()
+    }
+    answer = outputs[last[0][0]].reshape(len(job.images), -1)
     if headless:
-        answer = np.maximum(_channels_last(outputs[logits], reading.features.axes), 0)
+        answer = np.concatenate([_channels_last(outputs[name], axes) for name, axes in last], axis=-1)
+        answer = _ordered(np.maximum(answer, 0) if reading.architecture.final_norm else answer, orders.get(""))
     return Run(
         logits=answer,
-        taps={u: answer if u == HEAD else _channels_last(outputs[tap.output], tap.axes) for u, tap in taps.items()},
+        taps={unit: answer if unit == HEAD else array for unit, array in maps.items()},
         computed_in=answer.dtype.name,
         variables=ready.variables,
         versions=versions("onnx", "onnxruntime"),
@@ -81,6 +91,21 @@ def run_onnxruntime(job: Job) -> Run:
 def _reading(path: Path, output: str | None, *, body: bool) -> Reading:
     """Which value is which unit's, by the reader's own walk through the graph."""
     return densenet(read_model(path), output, body=body)
+
+
+def _orders(reading: Reading) -> dict[str, Array]:
+    """Norm → the places of its channels in the file, in the graph's order, where they have another; "" the last map."""
+    facts, body = reading.facts, replace(reading.architecture, classes=1, head=USUAL)
+    how = facts.get("concatenation", CONCATENATIONS[0]), facts.get("flatten", FLATTENS[0])
+    numbers = (reading.architecture, body)
+    whole, usual = (channel_order(graph(each, Contract()), *how) for each in numbers)
+    norms = {unit: order for unit, order in whole.items() if reading.architecture.units[unit].kind == "norm"}
+    return {**norms, **({"": usual[HEAD]} if HEAD in usual else {})}
+
+
+def _ordered(array: Array, order: Array | None) -> Array:
+    """A map or vectors with the channels in the graph's order."""
+    return array if order is None else array.take(order, axis=-1)
 
 
 def _pictures(reading: Reading, images: Array) -> Array:
@@ -180,8 +205,8 @@ def _opened(onnx: Any, proto: Any, reading: Reading, names: tuple[str, ...]) -> 
         if node.op_type in ("BatchNormalization", "Dropout"):
             del node.output[1:]
             _not_in_training(node)
-        if reading.mean and reading.mean in node.output:
-            node.op_type = "GlobalAveragePool"
+        if whole := reading.pools.get(node.output[0]):
+            node.op_type = whole
             del node.attribute[:]
     return batch
 
