@@ -252,6 +252,9 @@ def _by_graph(ledger: Ledger, evidence: Evidence) -> Ledger:
     }
     if orders:
         ledger = replace(ledger, layout=replace(layout, **orders))
+    if "concatenation" in orders:
+        note = f"its graph joins the channels of dense layers {evidence.concatenation}: they are read in that order"
+        ledger = replace(ledger, notes=(*ledger.notes, note))
     if evidence.epsilons:
         told = f"the head's norms have the epsilon {', '.join(f'{one:g}' for one in {*evidence.epsilons.values()})}"
         notes = (*ledger.notes, f"{told}: their variances or scales take up the difference")
