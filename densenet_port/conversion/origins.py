@@ -47,13 +47,14 @@ def known(checkpoint: Checkpoint, ledger: Ledger, evidence: Evidence | None, wor
     """
     by_graph = {key: kind(checkpoint.metadata[key]) for key, kind in TYPES.items() if key in checkpoint.metadata}
     by_graph |= evidence.facts if evidence else {}
+    relevant = set(entries_of(ledger.architecture))
+    by_graph = {key: value for key, value in by_graph.items() if key in relevant}
     recorded = _recorded(checkpoint)
     contract, origins = recorded or _usual(checkpoint, ledger)
     contract = _agreeing(checkpoint, ledger.architecture, contract, by_graph)
     if recorded is None:  # a graph of densenet-port's has an assumption like anything else
         origins = {**origins, **dict.fromkeys(by_graph, "graph"), **_outside(evidence)}
     contract, origins = _corrected(checkpoint, contract, origins, words or {})
-    relevant = set(entries_of(ledger.architecture))
     return Known(contract, {key: origins[key] for key in ENTRIES if key in relevant})
 
 

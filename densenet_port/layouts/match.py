@@ -167,8 +167,8 @@ def head_text(scanned: Scan, architecture: Architecture) -> str:
             units = replace(architecture, classes=sizes[HEAD]["o"], head=text).units
         except UsageError:  # a form of anything, or a size that the file does not have
             continue
-        dense = {name: unit.sizes for name, unit in units.items() if unit.kind == "dense"}
-        if dense == {name: axes for name, axes in sizes.items() if kind_of(name) == "dense"}:
+        dense = {name: (unit.sizes["i"], unit.sizes["o"]) for name, unit in units.items() if unit.kind == "dense"}
+        if dense == {name: (axes["i"], axes["o"]) for name, axes in sizes.items() if kind_of(name) == "dense"}:
             return text
     return USUAL
 
