@@ -180,8 +180,8 @@ def _has_dense(architecture: Architecture, text: str, sizes: Mapping[str, Mappin
         units = replace(architecture, classes=sizes[HEAD]["o"], head=text).units
     except UsageError:  # a form of anything, or a size that the file does not have
         return False
-    dense = {name: unit.sizes for name, unit in units.items() if unit.kind == "dense"}
-    return dense == {name: axes for name, axes in sizes.items() if kind_of(name) == "dense"}
+    dense = {name: (unit.sizes["i"], unit.sizes["o"]) for name, unit in units.items() if unit.kind == "dense"}
+    return dense == {name: (axes["i"], axes["o"]) for name, axes in sizes.items() if kind_of(name) == "dense"}
 
 
 def _filled(form: str, sizes: Mapping[str, Mapping[str, int]], channels: int) -> str:
