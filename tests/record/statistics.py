@@ -211,8 +211,8 @@ def faults(networks: dict[str, Network]) -> Iterator[str]:
         clean = "none" if not list(named(network, weights)) else "**a false alarm**"
         yield f"| {name} | {clean} | " + " | ".join(_seen(plant, network, weights) for plant in PLANTS.values()) + " |"
     yield ""
-    yield "An exchange of two convolutions, or of two channels, that make nearly the same means is not seen, nor is a bit"
-    yield "of a number that no norm inherits."
+    yield "An exchange of two convolutions, or of two channels, that make nearly the same means is not seen, nor is a"
+    yield "bit of a number that no norm inherits."
 
 
 def named(network: Network, weights: dict[Slot, Array]) -> Iterator[str]:
