@@ -23,7 +23,7 @@ from densenet_port.layouts.layout import SPLIT, Kernels, Layout, Ordering, Tenso
 from densenet_port.layouts.match import Ledger
 from densenet_port.layouts.schema import kind_of
 from densenet_port.layouts.structure import within as network_within
-from densenet_port.layouts.transform import biased, folded, move, unbiased
+from densenet_port.layouts.transform import absorb, biased, folded, move, unbiased
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.biases import offsets
 from densenet_port.network.contract import Contract, Origin
@@ -216,12 +216,14 @@ def read(
         ledger = replace(ledger, ignored={**ledger.ignored, **outside})
     evidence = _evidence(chosen, ledger, within, no_top=no_top)
     ledger = ledger if evidence is None else _by_graph(ledger, evidence)
-    one = wired(checkpoint.path, ledger, Weights(_readers(ledger)), ignore=ignore_inheritance)
-    ledger, weights = one.ledger, Weights(_readers(one.ledger))
+    function = known(checkpoint, ledger, evidence, contract)
+    epsilon = function.contract.epsilon
+    one = wired(checkpoint.path, ledger, Weights(_readers(ledger, epsilon)), ignore=ignore_inheritance)
+    ledger, weights = one.ledger, Weights(_readers(one.ledger, epsilon))
     function, witness = heard(
         checkpoint.path,
         one,
-        known(checkpoint, ledger, evidence, contract),
+        function,
         weights,
         is_told=evidence is not None or checkpoint.record is not None,
         ignore=ignore_inheritance,
@@ -266,6 +268,13 @@ def _by_graph(ledger: Ledger, evidence: Evidence) -> Ledger:
     }
     if orders:
         ledger = replace(ledger, layout=replace(layout, **orders))
+    if "concatenation" in orders:
+        note = f"its graph joins the channels of dense layers {evidence.concatenation}: they are read in that order"
+        ledger = replace(ledger, notes=(*ledger.notes, note))
+    if evidence.epsilons:
+        told = f"the head's norms have the epsilon {', '.join(f'{one:g}' for one in {*evidence.epsilons.values()})}"
+        notes = (*ledger.notes, f"{told}: their variances or scales take up the difference")
+        ledger = replace(ledger, epsilons=evidence.epsilons, notes=notes)
     if evidence.head is None:
         return ledger
     known_now = {*assumed_of(architecture.head), BARE}
@@ -327,7 +336,7 @@ def _below(checkpoint: Checkpoint, within: str) -> Checkpoint:
     return part
 
 
-def _readers(ledger: Ledger) -> dict[Slot, Callable[[], Array]]:
+def _readers(ledger: Ledger, epsilon: float) -> dict[Slot, Callable[[], Array]]:
     """Slot → a function that reads its tensor in our axes; means less the biases in front of their norms."""
     order = ledger.layout.channel_order(ledger.architecture)
     readers = {slot: _ordered(_reader(ledger, slot), ledger.architecture, slot, order) for slot in ledger.filled}
@@ -340,7 +349,19 @@ def _readers(ledger: Ledger) -> dict[Slot, Callable[[], Array]]:
             else:
                 bias, kernel = Slot(unit, "bias"), Slot(unit, "kernel")
                 readers[bias] = partial(biased, readers[bias], readers[kernel], pieces)
+    for unit, other in ledger.epsilons.items():
+        slots = Slot(unit, "scale"), Slot(unit, "variance")
+        absorbed = partial(_absorbed, readers[slots[0]], readers[slots[1]], other, epsilon)
+        readers |= {slot: partial(absorbed, place) for place, slot in enumerate(slots)}
     return readers
+
+
+def _absorbed(
+    scale: Callable[[], Array], variance: Callable[[], Array], source: float, target: float, place: int
+) -> Array:
+    """The scale (place 0) or variance (place 1) of a norm whose epsilon becomes another, in float64."""
+    _, stretched, shifted = absorb(scale(), variance(), source, target, np.float64)
+    return (stretched, shifted)[place]
 
 
 def _ordered(

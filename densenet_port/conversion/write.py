@@ -178,7 +178,8 @@ def _target_contract(source: Source, target: Layout) -> Contract:
         changed = replace(contract, **cast("Any", {key: own}))
         if own != other and graph(source.architecture, changed) != graph(source.architecture, contract):
             raise MisfitError(
-                f"{source.checkpoint.path}: its network {verb.format(own)}, {target.name} only {other}: "
+                f"{source.checkpoint.path}: its network {verb.format(own)}, {target.name} only "
+                f"{'the usual one' if other is None else other}: "
                 "the same weights would be another function",
                 hint="convert to a layout that carries its contract (keras)",
             )

@@ -12,6 +12,8 @@ from typing import NamedTuple
 from densenet_port.network.graph import STEMS
 
 MOST = 20_000  # layers that are tried in all: files that were made to take long are left
+MOST_WAYS = 16  # ways to build layers that are tried, by the number of kernels; a DenseNet's own leads by far
+MOST_BLOCKS = 100  # blocks of a network; published ones have five at most
 
 
 class Size(NamedTuple):
@@ -118,9 +120,12 @@ def _several(kernels: Counter[Size], sides: list[int], before: tuple[Size, ...] 
 def _ways(kernels: Counter[Size]) -> Iterator[_Way]:
     """How the layers may be built: those of which there are most first."""
     spatial = Counter({size: number for size, number in kernels.items() if size.side == 3})
-    for size, _ in spatial.most_common():
+    growths: Counter[int] = Counter()
+    for size, number in spatial.items():
+        growths[size.outputs] += number
+    for size, _ in spatial.most_common(MOST_WAYS):
         yield _Way(size.outputs, size.inputs)
-    for growth in dict.fromkeys(size.outputs for size in spatial):
+    for growth, _ in growths.most_common(MOST_WAYS):
         yield _Way(growth, 0)
 
 
@@ -157,7 +162,7 @@ class _Search:
             yield self._chain(way, (*before, *block), (*layers, len(block)), channels)
         for count in range(len(block), 0, -1):
             for size in self.narrow.get(channels, ()):
-                if self._take((size,)):
+                if len(layers) < MOST_BLOCKS and self._take((size,)):
                     path = (*before, *block[:count], (size,))
                     yield from self._blocks(way, size.outputs, path, (*layers, count))
                     self._give_back((size,))

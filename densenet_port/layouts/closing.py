@@ -12,12 +12,16 @@ from typing import NamedTuple
 from densenet_port.errors import MisfitError
 from densenet_port.layouts.chain import Chain, Size, chains
 from densenet_port.layouts.dialects import dialects
+from densenet_port.layouts.heads import HeadLayer, chained, head_text, keys_of
 from densenet_port.layouts.layout import SPLIT, Kernels
 from densenet_port.layouts.modules import Grouping, Module, common
-from densenet_port.layouts.placement import Sized, sizes_of
+from densenet_port.layouts.placement import Sized, Sizes, in_order, sizes_of
 from densenet_port.network.architecture import Architecture, infer, name_in_order
+from densenet_port.network.head import USUAL
+from densenet_port.network.units import HEAD
 
 ORDERS = ("o i h w", "h w i o")  # of a file's kernels; which way they are turned is for `scan` to say
+MOST_NORMS = 6  # of a head; published ones have three at most
 SMALLEST = 4  # convolutions of a network that is looked for beside others: a stem and a few layers
 MOST_PARTS = 64  # beginnings of names that are tried as networks
 
@@ -40,10 +44,11 @@ class Network(NamedTuple):
 
 
 class DenseHead(NamedTuple):
-    """The dense layer that reads the last map's channels, and the order of its axes."""
+    """Unit → module of a head, the order of its kernels' axes, the head in a few words, and its classes."""
 
-    module: Module
+    units: dict[str, Module]
     axes: str
+    text: str
     classes: int
 
 
@@ -65,32 +70,64 @@ def _closing(groups: Grouping, order: str, choices: Words) -> list[Network]:
     convs = [one for one in modules if one.module.kind == "conv"]
     if not convs or len(convs) < sum(module.kind == "conv" for module in groups.modules):
         return []
-    networks = []
-    for chain in chains(Counter(size_of(one) for one in convs), spare=0 if choices.no_top else 1):
-        if network := _network(groups, order, modules, chain, choices):
-            networks.append(network)
-    whole = [one for one in networks if len(one.body) == len(modules)]
-    return whole or networks
+    whole = chains(Counter(size_of(one) for one in convs), spare=0 if choices.no_top else 1)
+    for spare in range(MOST_NORMS):
+        networks = [one for chain in whole if (one := _network(groups, order, modules, chain, choices, spare))]
+        if networks:
+            return [one for one in networks if len(one.body) + spare == len(modules)] or networks
+    return []
 
 
-def _network(groups: Grouping, order: str, modules: Sequence[Sized], chain: Chain, choices: Words) -> Network | None:
-    """The network of a chain, if the norms are its own, and the one kernel that is left is its head."""
+def _network(
+    groups: Grouping, order: str, modules: Sequence[Sized], chain: Chain, choices: Words, spare: int
+) -> Network | None:
+    """The network of a chain, if all norms but `spare` are its own, and the one kernel that is left is its head."""
     last = [one for one in modules if one.module.kind == "conv" and size_of(one) in chain.left]
     axes = " ".join(axis if axis in "io" else "1" for axis in order.split())
     if last and not (len(last) == 1 and size_of(last[0])[:2] == (1, chain.channels) and axes in _dense_orders(groups)):
         return None
     body = [one for one in modules if one not in last]
-    norms = sum(one.module.kind == "norm" for one in body)
-    sizes = Counter(one.sizes for one in body)
-    options = [one for final in (0, 1) if (one := inferred(chain, norms, final))]
-    architecture = next((one for one in options if Counter(map(sizes_of, one.units.values())) == sizes), None)
-    if architecture is None:
-        return None
-    head = None if choices.no_top else _head(groups, order, chain.channels)
-    if last:
-        head = DenseHead(last[0].module, axes, size_of(last[0]).outputs)
-    classes = head.classes if head else None
-    return Network(order, replace(architecture, classes=classes), tuple(body), head)
+    norms = sum(one.module.kind == "norm" for one in body) - spare
+    counts = Counter(one.sizes for one in body)
+    finals = (0,) if spare else (0, 1)  # a norm that is left over is a final norm of another size rather than a head's
+    for architecture in [one for final in finals if (one := inferred(chain, norms, final))]:
+        sizes = Counter(map(sizes_of, architecture.units.values()))
+        if not sizes - counts and (counts - sizes).total() == spare:
+            behind = _norms_behind(architecture, body, counts - sizes, groups)
+            rest = tuple(one for one in body if one not in behind)
+            head = None if choices.no_top else _head(groups, order, chain.channels, behind)
+            if last:
+                head = DenseHead({HEAD: last[0].module}, axes, USUAL, size_of(last[0]).outputs)
+            classes, text = (head.classes, head.text) if head else (None, USUAL)
+            return Network(order, replace(architecture, classes=classes, head=text), rest, head)
+    return None
+
+
+def _norms_behind(
+    architecture: Architecture, body: Sequence[Sized], surplus: Counter[Sizes], groups: Grouping
+) -> list[Sized]:
+    """The norms of the head: the last in the file, where the others are in order then; or those named as dense layers.
+
+    `surplus` counts those that the body does not have.
+    """
+    if not surplus:
+        return []
+    last = _last_of(body, surplus)
+    if in_order(architecture.units, [one for one in body if one not in last]):
+        return last
+    dense = [module.words for module in groups.modules if module.kind == "dense"]
+    near = [max((common(one.module.words, words) for words in dense), default=0) for one in body]
+    return _last_of([one for _, one in sorted(zip(near, body, strict=True), key=lambda pair: pair[0])], surplus)
+
+
+def _last_of(modules: Sequence[Sized], surplus: Counter[Sizes]) -> list[Sized]:
+    """The last modules of each size."""
+    left, chosen = surplus.copy(), []
+    for one in reversed(modules):
+        if left[one.sizes] > 0:
+            left[one.sizes] -= 1
+            chosen.append(one)
+    return chosen
 
 
 def sized(groups: Grouping, order: str) -> list[Sized]:
@@ -122,21 +159,36 @@ def inferred(chain: Chain, norms: int, lacking: int = 0) -> Architecture | None:
     return replace(architecture, final_norm=not lacking)
 
 
-def _head(groups: Grouping, order: str, channels: int) -> DenseHead | None:
-    """The one dense layer, if it reads the channels of the last map."""
-    layers = [module for module in groups.modules if module.kind == "dense"]
-    if len(layers) != 1 or _is_within(layers[0], groups.modules):
+def _head(groups: Grouping, order: str, channels: int, norms: Sequence[Sized]) -> DenseHead | None:
+    """The head that dense layers, and norms, make: each reads what the one before puts out."""
+    behind = {id(one.module) for one in norms}
+    modules = [module for module in groups.modules if module.kind == "dense" or id(module) in behind]
+    dense = [module for module in modules if module.kind == "dense"]
+    body = [module for module in groups.modules if not any(module is one for one in modules)]
+    if not dense or any(_is_within(layer, body) for layer in modules):
         return None
-    usual = sorted(
-        _dense_orders(groups),
-        key=lambda axes: (axes.index("o") < axes.index("i")) != (order.index("o") < order.index("i")),
-    )
-    for axes in usual:
-        sizes = dict(zip(axes.split(), layers[0].shape, strict=False))
-        ones = all(length == 1 for axis, length in zip(axes.split(), layers[0].shape, strict=False) if axis == "1")
-        if len(axes.split()) == len(layers[0].shape) and ones and sizes["i"] == channels:
-            return DenseHead(layers[0], axes, sizes["o"])
+    is_first = order.index("o") < order.index("i")
+    for axes in sorted(_dense_orders(groups), key=lambda axes: (axes.index("o") < axes.index("i")) != is_first):
+        layers = [layer for module in modules if (layer := _layer(module, axes))]
+        chain = chained(layers, channels) if len(layers) == len(modules) else None
+        if chain:
+            of_name = {module.title: module for module in modules}
+            units = {key.unit: of_name[title] for key, (_, title) in keys_of(chain).items()}
+            return DenseHead(units, axes, head_text(chain, channels), chain[-1].gives)
     return None
+
+
+def _layer(module: Module, axes: str) -> HeadLayer | None:
+    """A layer of a head, with a dense kernel's axes in an order; None where its shape is another."""
+    if module.kind == "norm":
+        return HeadLayer(module.title, "norm", module.shape[0], module.shape[0], module.parts)
+    names = axes.split()
+    if len(names) != len(module.shape):
+        return None
+    pairs = list(zip(names, module.shape, strict=True))
+    sizes = dict(pairs)
+    ones = all(length == 1 for axis, length in pairs if axis == "1")
+    return HeadLayer(module.title, "dense", sizes["i"], sizes["o"], module.parts) if ones else None
 
 
 def _dense_orders(groups: Grouping) -> list[str]:
@@ -175,7 +227,7 @@ def _has_head(groups: Grouping, prefix: str, rest: Sequence[Module]) -> bool:
     """Whether the body below a name has its head beside it, at the root."""
     inside = [module for module in groups.modules if module.title.startswith(prefix)]
     whole = closed(groups._replace(modules=(*inside, *rest)), Words())
-    return bool(whole and whole[0].head and whole[0].head.module in rest)
+    return bool(whole and whole[0].head and all(module in rest for module in whole[0].head.units.values()))
 
 
 def _prefixes(groups: Grouping) -> list[str]:

@@ -85,3 +85,9 @@ def vocabulary() -> dict[str, set[str]]:
             for name in pattern.names:
                 meanings.setdefault(words(name)[-1], set()).add(part)
     return meanings
+
+
+@lru_cache(maxsize=1)
+def ignored() -> tuple[str, ...]:
+    """Every rule by which a table leaves tensors out."""
+    return tuple(dict.fromkeys(rule for dialect in dialects() for rule in dialect.ignore))

@@ -122,9 +122,10 @@ def _other_numbers(attempts: Sequence[Attempt], words: Words) -> bool:
 
 
 def _is_near(checkpoint: Checkpoint, nearest: Attempt) -> bool:
-    """Whether a table fits most of a file, or says that several networks are in it."""
+    """Whether a table fits most of a file, or has all of its names, or says that several networks are in it."""
     if nearest.ledger is None:
-        return len(places(nearest.layout, checkpoint)) > 1
+        is_whole = nearest.scanned is not None and not nearest.scanned.unclaimed
+        return is_whole or len(places(nearest.layout, checkpoint)) > 1
     return 2 * nearest.ledger.fit_count >= len(checkpoint.tensors)
 
 
@@ -200,11 +201,13 @@ def _architecture(scanned: Scan, arch: Architecture | None) -> Architecture:
 def _preferred(checkpoint: Checkpoint, ledgers: Sequence[Ledger]) -> list[Ledger]:
     """Those of the highest rank: the layout's software can have the network, and the file's record prefers it.
 
-    Where no software can, the one that is off in the fewest numbers.
+    Where no software can, those that have such a head: their other names for it are what tells layouts apart. Nothing
+    else of the numbers decides, for the same names may be of two functions (timm's deep stems).
     """
     ranks = [
         (
-            -len([*ledger.layout.refusals(ledger.architecture)]),
+            ledger.layout.refusal(ledger.architecture) is None,
+            ledger.layout.holds("head", ledger.architecture),
             bool(ledger.layout.prefer) and _records(checkpoint, ledger.layout.prefer),
         )
         for ledger in ledgers

@@ -146,14 +146,17 @@ class Layout:
 
     def refusal(self, architecture: Architecture) -> str | None:
         """Why the layout cannot hold a network of these numbers; None where it can."""
-        return next((f"{self.name} cannot hold this network: {reason}" for reason in self.refusals(architecture)), None)
-
-    def refusals(self, architecture: Architecture) -> Iterator[str]:
-        """Each number that the layout cannot hold, with those that it can."""
         for number, allowed in self._allowed(architecture).items():
-            value = getattr(architecture, number)
-            if value not in allowed and not (number == "head" and any(fnmatchcase(value, form) for form in allowed)):
-                yield f"{number} must be {' or '.join(map(str, allowed))}, found {value}"
+            if not self.holds(number, architecture):
+                known, value = " or ".join(map(str, allowed)), getattr(architecture, number)
+                return f"{self.name} cannot hold this network: {number} must be {known}, found {value}"
+        return None
+
+    def holds(self, number: str, architecture: Architecture) -> bool:
+        """Whether the layout can hold one of the numbers of an architecture."""
+        value, allowed = getattr(architecture, number), self._allowed(architecture).get(number)
+        is_form = number == "head" and any(fnmatchcase(value, form) for form in allowed or ())
+        return allowed is None or value in allowed or is_form
 
     def _allowed(self, architecture: Architecture) -> dict[str, tuple[Any, ...]]:
         """Number of an architecture → the values that the layout can hold."""

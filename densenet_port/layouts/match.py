@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from math import isqrt
 from typing import Any, NamedTuple
@@ -58,7 +58,8 @@ class Ledger:
     name expected), `unclaimed` ones of the file, `ambiguous` ones that several of the file's could be, and wrong
     shapes. `kernels` says how convolution kernels were taken where the layout has both ways, and `kernels_assumed`
     that nothing in the file tells it. `place` is where the network is in the file, `notes` are what its owner should
-    know of this, and `assumed` in words what of the network nothing in the file tells.
+    know of this, and `assumed` in words what of the network nothing in the file tells. `epsilons` are those of norms
+    that have another than the network's.
     """
 
     layout: Layout
@@ -75,6 +76,7 @@ class Ledger:
     blank: frozenset[TensorKey] = frozenset()
     notes: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
+    epsilons: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def prefix(self) -> str:
@@ -84,7 +86,7 @@ class Ledger:
     @property
     def fold(self) -> str | None:
         """What several tensors of the file were made into one by; None where each is one of ours."""
-        return self.layout.fold or ("bias" if self.biases else None)
+        return self.layout.fold or ("bias" if self.biases else "epsilon" if self.epsilons else None)
 
     @property
     def problems(self) -> int:
@@ -178,8 +180,8 @@ def _has_dense(architecture: Architecture, text: str, sizes: Mapping[str, Mappin
         units = replace(architecture, classes=sizes[HEAD]["o"], head=text).units
     except UsageError:  # a form of anything, or a size that the file does not have
         return False
-    dense = {name: unit.sizes for name, unit in units.items() if unit.kind == "dense"}
-    return dense == {name: axes for name, axes in sizes.items() if kind_of(name) == "dense"}
+    dense = {name: (unit.sizes["i"], unit.sizes["o"]) for name, unit in units.items() if unit.kind == "dense"}
+    return dense == {name: (axes["i"], axes["o"]) for name, axes in sizes.items() if kind_of(name) == "dense"}
 
 
 def _filled(form: str, sizes: Mapping[str, Mapping[str, int]], channels: int) -> str:

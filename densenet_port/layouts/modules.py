@@ -6,17 +6,17 @@ before the last dot or slash, or else what stands side by side in the file.
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from fnmatch import translate
-from functools import lru_cache, partial
+from functools import partial
 from typing import NamedTuple
 
 from densenet_port.checkpoint import Checkpoint, Tensor
-from densenet_port.layouts.dialects import Dialect, dialects, words
+from densenet_port.layouts.dialects import Dialect, dialects, ignored, words
 from densenet_port.layouts.roles import Vectors, told
-from densenet_port.layouts.scan import FLOATS
+from densenet_port.layouts.scan import FLOATS, compiled_rules
 from densenet_port.network.units import Kind
 
 BEFORE = (r"[./][^./]*$", r"[./:#][^./:#]*$", r"[./:#_][^./:#_]*$")  # what ends a name, behind what holds the tensor
+MOST_PAIRS = 100_000  # of kernels and vectors that are held against each other
 MOST_LEFT = 0.5  # of the tensors that a way to group may leave out and still be one
 
 
@@ -83,7 +83,7 @@ def _groups(tensors: Mapping[str, Tensor]) -> "_Groups":
 
 def _part_of_networks(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The tensors that may be of a network: no counters, nothing that a table's rule leaves out, no twins."""
-    rules, seen = _rules(), set[object]()
+    (_, _, rules), seen = compiled_rules(ignored()), set[object]()
     tensors = {}
     for name, tensor in checkpoint.tensors.items():
         counter = tensor.shape == () or (tensor.shape == (1,) and tensor.dtype not in FLOATS)
@@ -92,13 +92,6 @@ def _part_of_networks(checkpoint: Checkpoint) -> dict[str, Tensor]:
         if not counter and not twin and not rules.match(name):
             tensors[name] = tensor
     return tensors
-
-
-@lru_cache(maxsize=1)
-def _rules() -> re.Pattern[str]:
-    """One expression for all rules by which tables leave tensors out, whatever the units are."""
-    rules = dict.fromkeys(rule for dialect in dialects() for rule in dialect.ignore if "{unit}" not in rule)
-    return re.compile("|".join(map(translate, rules)) or "(?!)")
 
 
 # -- by the endings of a dialect ---------------------------------------------------------------------------------------
@@ -227,7 +220,7 @@ def _with_biases(
     kernels: dict[str, str | None], norms: Sequence[Vectors], left: list[str], tensors: Mapping[str, Tensor]
 ) -> tuple[dict[str, str | None], Sequence[Vectors], list[str]]:
     """Single vectors given to the kernel with which they share most words, if it has none and as many outputs."""
-    if len(left) > len(kernels):
+    if len(left) > len(kernels) or len(left) * len(kernels) > MOST_PAIRS:
         return kernels, norms, left
     rest = []
     for name in left:

@@ -390,7 +390,7 @@ def _is_score(checkpoint: Checkpoint, name: str, prefix: str) -> bool:
 def _ignoring_rule(layout: Layout, name: str, prefix: str, units: set[str]) -> str | None:
     """The rule that lets a tensor be left out, or None; `units` are the names that the file's units have."""
     bare = name.removeprefix(prefix)
-    of_units, globs, expression = _rules(layout.ignore)
+    of_units, globs, expression = compiled_rules(layout.ignore)
     for rule, before, after in of_units:
         if bare.startswith(before) and bare.endswith(after) and bare[len(before) : len(bare) - len(after)] in units:
             return rule
@@ -398,7 +398,7 @@ def _ignoring_rule(layout: Layout, name: str, prefix: str, units: set[str]) -> s
 
 
 @lru_cache(maxsize=1 << 6)
-def _rules(rules: tuple[str, ...]) -> tuple[list[tuple[str, str, str]], list[str], re.Pattern[str]]:
+def compiled_rules(rules: tuple[str, ...]) -> tuple[list[tuple[str, str, str]], list[str], re.Pattern[str]]:
     """The rules of units, with what stands before and after; the others, and one expression for all of these.
 
     Most names match none.

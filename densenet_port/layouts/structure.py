@@ -16,7 +16,7 @@ from densenet_port.errors import MisfitError, UsageError
 from densenet_port.files import resource
 from densenet_port.layouts.breaks import refusal
 from densenet_port.layouts.closing import Network, Words, body_name, closed, networks_in, orders_of
-from densenet_port.layouts.dialects import dialects
+from densenet_port.layouts.dialects import ignored
 from densenet_port.layouts.layout import SPLIT, STRUCTURE, Layout, TensorKey, structure_path
 from densenet_port.layouts.match import Ledger, body, match
 from densenet_port.layouts.modules import Grouping, Module, grouping
@@ -89,7 +89,7 @@ def ledger_of(checkpoint: Checkpoint, choices: Words) -> Ledger:
     ledger = body(scanned, architecture) if choices.no_top else match(scanned, architecture)
     if ledger.problems:
         raise _beside(ledger)
-    return replace(ledger, notes=(reading.note, *ledger.notes), assumed=reading.assumed)
+    return replace(ledger, notes=(reading.note, *ledger.notes), assumed=(*ledger.assumed, *reading.assumed))
 
 
 def _beside(ledger: Ledger) -> MisfitError:
@@ -117,7 +117,7 @@ def _reading(checkpoint: Checkpoint, groups: Grouping, network: Network, choices
         raise _open(network.architecture, candidates)
     modules = dict(candidates.placed)
     if network.head:
-        modules[HEAD] = network.head.module
+        modules |= network.head.units
     prefix = _prefix([name for module in modules.values() for name in module.parts.values()])
     matches = [
         Match(TensorKey(unit, part), name, modules[unit].name[len(prefix) :])
@@ -189,7 +189,7 @@ def _layout(checkpoint: Checkpoint, groups: Grouping, network: Network, matches:
         containers=(),
         reference="numpy",
         first_numbers={},
-        ignore=tuple(dict.fromkeys(rule for one in dialects() for rule in one.ignore)),
+        ignore=ignored(),
         only={},
         when={},
         prefer={},

@@ -12,7 +12,8 @@ from typing import NamedTuple, get_args
 from densenet_port.file_graph import FileGraph, Step
 from densenet_port.network.contract import Activation
 from densenet_port.network.graph import Graph
-from densenet_port.network.units import HEAD, Unit, is_head
+from densenet_port.network.head import BARE
+from densenet_port.network.units import FINAL_NORM, HEAD, Unit, is_head
 
 IsHeld = Callable[[Step, str], bool]  # whether a step holds the tensors of a unit
 _VECTORS = ("mean", "max", "flatten", "dense")  # what they put out has no height and width
@@ -53,8 +54,21 @@ def head_of_file(source: FileGraph, network: Graph, is_held: IsHeld, assumed: st
         step = source.steps.get(step.inputs[0]) if step.inputs else None
     if step is None or len(seen) != len(units):
         return None
-    vector = FileHead(assumed.partition("/")[0]) if step.kind == "unknown" else _vector(source, network, step, seen[-1])
-    return vector and vector._replace(text="/".join([vector.text, *words]))
+    first = assumed.removeprefix(f"{BARE}/").partition("/")[0]
+    if step.kind == "unknown":
+        bare: bool = assumed.startswith(f"{BARE}/")
+        vector: FileHead | None = FileHead(first)
+    else:
+        bare, vector = _is_bare(source, step, is_held), _vector(source, network, step, seen[-1], first)
+    return vector and vector._replace(text="/".join([*([BARE] if bare else []), vector.text, *words]))
+
+
+def _is_bare(source: FileGraph, step: Step, is_held: IsHeld) -> bool:
+    """Whether the map that a head reads is the final norm's, without a ReLU."""
+    before: Step | None = step
+    while before and before.kind in ("identity", "concat", "mean", "max", "flatten", "average_pool"):
+        before = source.steps.get(before.inputs[0])
+    return before is not None and before.kind == "norm" and is_held(before, FINAL_NORM)
 
 
 def _word(step: Step, units: Mapping[str, Unit], is_held: IsHeld, seen: list[Unit]) -> str | None:
@@ -70,8 +84,11 @@ def _word(step: Step, units: Mapping[str, Unit], is_held: IsHeld, seen: list[Uni
     return {"relu": "relu", "identity": ""}.get(step.kind)
 
 
-def _vector(source: FileGraph, network: Graph, step: Step, first: Unit) -> FileHead | None:
-    """What makes the vector that a head's first unit reads; None for anything else."""
+def _vector(source: FileGraph, network: Graph, step: Step, first: Unit, assumed: str) -> FileHead | None:
+    """What makes the vector that a head's first unit reads; None for anything else.
+
+    An average over a whole map may be either of two heads; `assumed` decides.
+    """
     if step.kind in ("mean", "max"):
         return FileHead(step.kind)
     if step.kind == "average_pool":  # as large as the map, if it is that of a head
@@ -84,7 +101,8 @@ def _vector(source: FileGraph, network: Graph, step: Step, first: Unit) -> FileH
         return None
     before = _passed_on(source, step.inputs[0])
     last = [name for name in network.operations if not network.is_flat(name)][-1]
-    if before and before.kind == "average_pool" and before.kernel == _sides(source, network, last):
+    is_whole = before is not None and before.kind == "average_pool" and before.kernel == _sides(source, network, last)
+    if is_whole and not assumed.startswith("flatten"):
         return FileHead("mean")
     side = isqrt(first.sizes["i" if first.kind == "dense" else "c"] // network.operations[last].channels)
     pool = before.kernel[0] if before and before.kind == "average_pool" else 1

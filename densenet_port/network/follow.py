@@ -8,6 +8,7 @@ a time or all at once.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn, cast, get_args
 
 from densenet_port.errors import MisfitError
@@ -16,7 +17,7 @@ from densenet_port.network.channels import Concatenation, Flatten
 from densenet_port.network.contract import Activation, Contract, Input, Order, input_of, unit_note
 from densenet_port.network.file_head import FileHead, head_of_file, without_idle_flattening
 from densenet_port.network.graph import IMAGES, Numbers, Operation, OperationKind, graph, stem_of
-from densenet_port.network.units import HEAD
+from densenet_port.network.units import HEAD, is_head
 
 TITLES: dict[OperationKind, str] = {
     "conv": "a convolution",
@@ -46,6 +47,7 @@ class Evidence(NamedTuple):
 
     And what it says of the network beyond the contract, None where it does not: `head`, what stands behind the last
     map; `concatenation` and `flatten`, the order in which it joins maps and reads a flattened one (`network.channels`).
+    `epsilons` are those of the head's norms that have another than the body's.
     """
 
     facts: Mapping[str, Any]
@@ -54,6 +56,7 @@ class Evidence(NamedTuple):
     head: str | None = None
     concatenation: Concatenation | None = None
     flatten: Flatten | None = None
+    epsilons: Mapping[str, float] = MappingProxyType({})
 
 
 def follow(source: FileGraph, numbers: Numbers, holders: Mapping[str, str], *, no_top: bool = False) -> Evidence:
@@ -84,6 +87,7 @@ class _Follower:
         self.network = graph(_with_head(numbers, self.head), self.contract)
         self.concatenation = self.joined()
         self.flatten: Flatten | None = None
+        self.epsilons: dict[str, float] = {}  # of the head's norms
         self.values: dict[str, Pieces] = {}
         self.facts: dict[str, set[Any]] = {}
         self.notes: list[str] = list(source.notes)
@@ -209,7 +213,8 @@ class _Follower:
             (facts[key],) = values
         gaps = (self.assumption(),) if self.gaps else ()
         head, assumed = self.head.text if self.head else None, (*self.source.assumed, *gaps)
-        return Evidence(facts, tuple(self.notes), assumed, head, self.concatenation, self.flatten)
+        others = {unit: epsilon for unit, epsilon in self.epsilons.items() if epsilon != facts.get("epsilon", epsilon)}
+        return Evidence(facts, tuple(self.notes), assumed, head, self.concatenation, self.flatten, others)
 
     def assumption(self) -> str:
         """What somebody's code is taken to do, and where."""
@@ -375,8 +380,11 @@ class _Follower:
         if operation.name == FIRST:
             self.note("stem_stride", self.contract.stem_stride)
 
-    def norm(self, _operation: Operation, step: Step, _zeros: object) -> None:
-        self.note("epsilon", step.epsilon)
+    def norm(self, operation: Operation, step: Step, _zeros: object) -> None:
+        if is_head(operation.name):
+            self.epsilons[operation.name] = step.epsilon
+        else:
+            self.note("epsilon", step.epsilon)
 
     def max_pool(self, operation: Operation, step: Step, zeros: tuple[int, int, int, int]) -> None:
         self.window(operation, step, zeros)

@@ -18,6 +18,7 @@ from tests.support.containers import damaged
 
 SMALL = Architecture(layers=(2, 1), growth_rate=4, init_channels=8, classes=5)
 CEIL = Contract(pool_rounding="ceil")
+STEM = Contract(stem_stride=1, stem_pool="none")
 
 
 BLOBS = {  # kind of unit → the blobs of its parts, of which a norm has two layers
@@ -130,7 +131,8 @@ def test_damage_is_an_error_of_ours_or_another_network(tmp_path_factory, data):
     except PortError as error:
         keys = {error.kind}
 
-    assert keys <= {"epsilon", "pool_rounding", "notes", "prototxt", "corrupt", "misfit"}
+    told = {"epsilon", "stem_stride", "stem_pool", "pool_rounding", "head_pool"}
+    assert keys <= {*told, "notes", "prototxt", "corrupt", "misfit"}
 
 
 def test_settings_that_are_no_numbers_are_refused(tmp_path):
@@ -171,14 +173,18 @@ def test_a_network_without_norms_or_pools_says_nothing(tmp_path):
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("contract", [CEIL, Contract(), Contract(epsilon=1.001e-5)], ids=["ceil", "floor", "epsilon"])
+@pytest.mark.parametrize(
+    "contract", [CEIL, Contract(), Contract(epsilon=1.001e-5), STEM], ids=["ceil", "floor", "epsilon", "stem"]
+)
 def test_what_is_written_says_its_contract(contract, tmp_path):
-    """Epsilon and rounding come back from the text, and nothing in it is remarkable."""
+    """Epsilon, stem and rounding come back from the text, and nothing in it is remarkable."""
     path = tmp_path / "net.prototxt"
     path.write_text(text(contract=contract))
 
     assert reader.read(path) == {
         "epsilon": contract.epsilon,
+        "stem_stride": contract.stem_stride,
+        "stem_pool": contract.stem_pool,
         "pool_rounding": contract.pool_rounding,
         "notes": [],
         "prototxt": "net.prototxt",

@@ -158,6 +158,27 @@ def test_two_networks_in_a_file_are_refused():
     )
 
 
+@pytest.mark.parametrize("classes", [5, None])
+def test_a_stem_that_no_software_builds_leaves_the_layout_that_has_the_head(classes):
+    """The names of torchreid's body are torchvision's."""
+    small = Architecture(layers=(2, 2), growth_rate=4, init_channels=8, stem="cifar-norm", classes=classes)
+    table = replace(Layout.load("torchvision"), only={})
+
+    ledger = identify(sketch(spelled_by(table, small)))
+
+    assert (ledger.layout.name, ledger.architecture) == ("torchvision", small)
+
+
+@pytest.mark.parametrize(("layers", "growth_rate"), [((2, 3, 2), 8), ((6, 12, 32, 32), 32)])
+def test_numbers_never_decide_between_two_functions(layers, growth_rate):
+    """A deep stem's pool has no tensors: nearly the numbers of one that is published are no evidence."""
+    deep = Architecture(layers=layers, growth_rate=growth_rate, init_channels=2 * growth_rate, stem="deep")
+    table = replace(Layout.load("timm-deep"), only={})
+
+    with pytest.raises(MisfitError, match="2 layouts fit equally: timm-blur, timm-deep"):
+        identify(sketch(spelled_by(table, deep)))
+
+
 def test_without_names_the_order_decides():
     """Running numbers, wherever they start, give the k-th unit of a kind."""
     arch = Architecture(layers=(2, 2), growth_rate=4, init_channels=8, classes=5)
@@ -268,7 +289,7 @@ FAULTS = [
         ('only       = { stem = "imagenet"', 'only       = { stem = "image"'),
         "only.stem: expected one of imagenet, cifar, cifar-norm, deep, or such as 5x5-norm, found 'image'",
     ),
-    (("[units]", "[units"), "not TOML: Expected ']' at the end of a table declaration (at line 20, column 8)"),
+    (("[units]", "[units"), "not TOML: Expected ']' at the end of a table declaration (at line 21, column 8)"),
     (
         ("[tensors]", '[order]\nconv = "conv_{n}"\nnorm = "n{_n}"\ndense = "d{_n}"\n[tensors]'),
         "order.conv: expected a pattern with {_n}, found 'conv_{n}'",

@@ -1,5 +1,9 @@
 """Trained networks put together from unnamed, unordered bags of modules; untrained ones are not."""
 
+import re
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -53,3 +57,16 @@ def test_an_untrained_bag_is_refused_with_what_stays_open(tmp_path):
 
     with pytest.raises(MisfitError, match="stays open which is which"):
         dp.read(bag(tensors, tmp_path / "bag.npz"))
+
+
+def test_the_page_s_demonstration_runs(tmp_path, monkeypatch, capsys):
+    """What docs/structure.md shows, with what it prints."""
+    page = (Path(__file__).parents[2] / "docs" / "structure.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    (tmp_path / "weights" / "sample").mkdir(parents=True)
+    shutil.copy(SAMPLE, tmp_path / "weights" / "sample")
+    monkeypatch.chdir(tmp_path)
+
+    exec(code, {})  # noqa: S102 (the page's own code)
+
+    assert f"It prints `{capsys.readouterr().out.strip()}`" in page

@@ -16,7 +16,8 @@ from densenet_port.conversion.convert import convert
 from densenet_port.conversion.load import read
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.files import resource
-from densenet_port.formats.caffe.layers import BLOBS
+from densenet_port.formats.caffe import prototxt as prototxts
+from densenet_port.formats.caffe.layers import BLOBS, layers
 from densenet_port.layouts.layout import Layout
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.blueprint import Blueprint
@@ -29,6 +30,7 @@ from densenet_port.prove.job import Job, Reading
 from densenet_port.prove.parity import check, judge
 from densenet_port.prove.recording import Recording, Settings, run_port, run_reference
 from densenet_port.prove.runners.opencv import run_opencv
+from tests.record.cards import keras_file
 from tests.support.caffe_files import FORMS, blobs_of, net, prototxt
 from tests.support.containers import telling, tensor
 from tests.support.networks import images
@@ -108,6 +110,82 @@ def test_opencv_runs_every_stem_of_ours(stem, contract, tmp_path):
     loaded.setInput(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))
 
     assert far(loaded.forward().reshape(2, -1), weights, contract, pictures, arch) <= FACTOR32
+
+
+OTHERS = {
+    "fastai's head": ({"head": "max+mean/norm/dense:9/relu/norm/dense"}, {}),
+    "functions between": ({"head": "max/tanh/dense:6/softmax/dense:4/sigmoid/dense"}, {}),
+    "a flattened map": ({"head": "flatten:2/dense"}, {}),
+    "a pool and a flattened map": ({"head": "flatten:2/norm/dense:6/relu/dense"}, {"head_pool": 2}),
+    "no final norm": ({"final_norm": False}, {}),
+    "transitions that differ": ({"reduction": (0.5, 0.0)}, {}),
+    "a stem of 7×7 that keeps the size": ({}, {"stem_stride": 1}),
+    "a stem of 5×5 without a pool": ({"stem": "5x5-norm"}, {"stem_pool": "none", "stem_stride": 2}),
+    "CIFAR's stem": ({"stem": "cifar"}, {}),
+}
+
+
+@pytest.mark.parametrize("rounding", ["ceil", "floor"])
+@pytest.mark.parametrize("case", OTHERS)
+def test_any_body_and_head_goes_there_and_back_and_runs(case, rounding, tmp_path):
+    """Bit by bit, the contract from the graph alone; OpenCV computes it."""
+    numbers, entries = OTHERS[case]
+    arch, contract = replace(SMALL, **numbers), replace(CEIL, pool_rounding=rounding, **entries)
+    weights = random_weights(arch)
+    source = read(keras_file(tmp_path / "a.safetensors", arch, contract, weights))
+    path = source.write(tmp_path / "net.caffemodel", layout="caffe").out
+
+    network = read(path)
+
+    assert network.architecture == arch
+    assert {s: network.weights[s].tobytes() for s in weights} == {s: a.tobytes() for s, a in weights.items()}
+    texts = {"prototxt": prototxt_file(path), "caffemodel": alone(path, tmp_path)}
+    for metadata in texts.values():
+        known = {key: metadata[key] for key in ("stem_stride", "pool_rounding", "head_pool") if key in metadata}
+        assert known == {key: getattr(contract, key) for key in known}
+        assert metadata["stem_pool"] == ("none" if case in ("CIFAR's stem", "a stem of 5×5 without a pool") else "max")
+    pictures = images(2, network.graph.smallest_side if "flattened" in case else 45)
+    assert far(run(path, pictures).logits, weights, contract, pictures, arch) <= FACTOR32
+
+
+def prototxt_file(path):
+    """What the `.prototxt` beside a file says."""
+    return prototxts.read(path.with_suffix(".prototxt"))
+
+
+def alone(path, folder):
+    """What a file says without one."""
+    (folder / "alone.caffemodel").write_bytes(path.read_bytes())
+    return formats.read(folder / "alone.caffemodel").metadata
+
+
+def test_a_map_that_its_pool_does_not_divide_is_refused_by_caffe(tmp_path):
+    """Which makes one place more of it: no other function."""
+    arch, contract = replace(SMALL, head="flatten:2/dense"), replace(CEIL, head_pool=2)
+    source = read(keras_file(tmp_path / "a.safetensors", arch, contract, random_weights(arch)))
+    path = source.write(tmp_path / "net.caffemodel", layout="caffe").out
+    side = next(side for side in range(source.graph.smallest_side, 512) if source.graph.sides(side)["final.relu"] == 5)
+
+    with pytest.raises(MisfitError, match="OpenCV cannot run it"):
+        run(path, images(1, side))
+
+
+def test_a_function_that_caffe_does_not_have_is_refused(tmp_path):
+    """Between dense layers; behind the last one it is left out."""
+    arch = replace(SMALL, head="mean/dense:4/log_softmax/dense")
+    source = read(keras_file(tmp_path / "a.safetensors", arch, CEIL, random_weights(arch)))
+
+    with pytest.raises(UsageError) as caught:
+        source.write(tmp_path / "net.caffemodel", layout="caffe")
+    assert caught.value.message == "no Caffe graph is made of a network with a log_softmax (head.log_softmax1)"
+
+
+def test_a_head_of_inner_products_flattens_its_map_itself():
+    """As files have it whose matrices have two axes."""
+    arch = replace(SMALL, head="flatten:2/dense:4/relu/dense")
+    made = layers(Layout.load("caffe").blueprint(arch, CEIL), "InnerProduct")
+
+    assert [layer.kind for layer in made[-4:]] == ["Flatten", "InnerProduct", "ReLU", "InnerProduct"]
 
 
 def blob_names(unit):

@@ -2,7 +2,7 @@
 
     NetParameter      1 name, 2 layers (V1LayerParameter, old), 3 input, 4 input_dim, 8 input_shape, 100 layer
     LayerParameter    1 name, 2 type, 3 bottom, 4 top, 7 blobs, and the settings, of which we read
-                      121 pooling_param, 139 batch_norm_param
+                      106 convolution_param, 121 pooling_param, 139 batch_norm_param
     V1LayerParameter  2 bottom, 3 top, 4 name, 5 type (a number), 6 blobs, 19 pooling_param
     BlobProto         1 to 4 num, channels, height, width; 5 data, 6 diff, 7 shape, 8 double_data, 9 double_diff
     BlobShape         1 dim
@@ -13,7 +13,8 @@ both. Numbers are `double_data` if there are any, else `data`; packed, unpacked 
 than 64 MiB, which Caffe's own reader must be told. What each blob means is for the table; Caffe itself finds blobs by
 the layer's name too.
 
-The graph in the file tells epsilon and the average pools' rounding, unless a `.prototxt` of the same stem stands beside
+The graph in the file tells epsilon, the average pools' rounding, the stem's stride and pool, and the pool in front of a
+flattened map, unless a `.prototxt` of the same stem stands beside
 it, by which Caffe would run the network. A BatchNorm without epsilon has 1e-5. A pool's field 13 cannot be understood
 (see `prototxt`), so a graph that gives it tells no rounding.
 
@@ -57,23 +58,29 @@ _AXES = 32  # of a blob; Caffe's own limit
 _RECORD_LIMIT = 1 << 26  # bytes; that of DenseNet-264 has 200 kB
 _DATA, _SHAPE, _DOUBLE = 5, 7, 8
 _EPS, _ROUNDING, _METHODS = 3, 13, ("MAX", "AVE")
+_WINDOW = ("kernel_size", "stride")
 
 
 class _Numbers(NamedTuple):
-    """The field numbers of a layer, which differ in the two forms; a type is a text in the new one."""
+    """The field numbers of a layer, which differ in the two forms; a type is a text in the new one.
+
+    The blob that it makes has the number behind that of those which it reads.
+    """
 
     name: int
+    bottom: int
     blobs: int
     pooling: int
 
 
-FORMS = {LAYERS: _Numbers(4, 6, 19), LAYER: _Numbers(1, 7, 121)}
-KIND, NORM = 2, 139  # of the new form: the old one has no BatchNorm
+FORMS = {LAYERS: _Numbers(4, 2, 6, 19), LAYER: _Numbers(1, 3, 7, 121)}
+KIND, CONV, NORM = 2, 106, 139  # of the new form: the old one has no BatchNorm
 SETTINGS: dict[str, tuple[int, dict[str, int]]] = {  # type → number of its settings, and of each
-    "Convolution": (106, {"num_output": 1, "bias_term": 2, "pad": 3, "kernel_size": 4, "stride": 6}),
+    "Convolution": (CONV, {"num_output": 1, "bias_term": 2, "pad": 3, "kernel_size": 4, "stride": 6}),
     "Pooling": (121, {"pool": 1, "kernel_size": 2, "stride": 3, "pad": 4, "global_pooling": 12}),
     "BatchNorm": (NORM, {"use_global_stats": 1, "eps": _EPS}),
     "Scale": (142, {"bias_term": 4}),
+    "Reshape": (133, {"shape": 1}),
 }
 
 
@@ -120,26 +127,28 @@ def read(path: Path) -> Checkpoint:
 
 
 class _Read(NamedTuple):
-    """What we take of a layer: its name, its blobs, the epsilon if it is a BatchNorm, and its sizes if it is a pool."""
+    """What we take of a layer: its name, its blobs, and what it says of the network."""
 
     name: str
     blobs: list[Message]
-    epsilon: float | None
-    pool: prototxt.Pool | None
+    seen: prototxt.Seen
 
     @classmethod
     def of(cls, numbers: _Numbers, field: Field) -> "_Read":
         """A layer of either form."""
         fields = field.message().by_number()
         name = fields[numbers.name][-1].text() if numbers.name in fields else ""
-        norm = numbers is FORMS[LAYER] and KIND in fields and fields[KIND][-1].text() == "BatchNorm"
+        kind = fields[KIND][-1].text().lower() if numbers is FORMS[LAYER] and KIND in fields else ""
         pool = _merged(fields.get(numbers.pooling, []))
-        return cls(
-            name=name,
-            blobs=[blob.message() for blob in fields.get(numbers.blobs, [])],
-            epsilon=_epsilon(_merged(fields.get(NORM, []))) if norm else None,
+        seen = prototxt.Seen(
+            kind=kind,
+            bottoms=tuple(field.text() for field in fields.get(numbers.bottom, [])),
+            top=fields[numbers.bottom + 1][-1].text() if numbers.bottom + 1 in fields else "",
+            epsilon=_epsilon(_merged(fields.get(NORM, []))) if kind == "batchnorm" else None,
             pool=_pool(pool) if pool else None,
+            window=_window(_merged(fields.get(CONV, []))) if kind == "convolution" else (0, 0),
         )
+        return cls(name=name, blobs=[blob.message() for blob in fields.get(numbers.blobs, [])], seen=seen)
 
 
 def _merged(fields: list[Field]) -> dict[int, Field]:
@@ -152,6 +161,13 @@ def _epsilon(settings: Mapping[int, Field]) -> float:
     if _EPS not in settings:
         return prototxt.EPSILON
     return float(str(settings[_EPS].numbers("<f4")[-1]))
+
+
+def _window(settings: Mapping[int, Field]) -> tuple[int, int]:
+    """The side of a convolution's kernel and its stride; 0 and 0 where it says no side."""
+    own = SETTINGS["Convolution"][1]
+    sides, strides = ([*settings[own[key]].integers()] if own[key] in settings else [] for key in _WINDOW)
+    return (sides[0], strides[0] if strides else 1) if sides else (0, 0)
 
 
 def _pool(settings: Mapping[int, Field]) -> prototxt.Pool:
@@ -170,8 +186,7 @@ def _metadata(path: Path, layers: list[_Read]) -> dict[str, Any]:
     """What the graph says of the contract: the one beside the file, or else its own."""
     if prototxt.beside(path).is_file():
         return prototxt.read(prototxt.beside(path))
-    epsilons = [layer.epsilon for layer in layers if layer.epsilon is not None]
-    return prototxt.described(path, epsilons, [layer.pool for layer in layers if layer.pool])
+    return prototxt.described(path, [layer.seen for layer in layers])
 
 
 def _tensor(name: str, blob: Message) -> Tensor:
@@ -290,6 +305,8 @@ def _save(name: str, tensor: Tensor, file: Writable) -> None:
 
 def _setting(number: int, value: Value) -> bytes:
     """One setting of a layer."""
+    if isinstance(value, tuple):
+        return wire.data(number, wire.integers(1, value))
     if isinstance(value, float):
         return wire.single(number, value)
     return wire.integer(number, _METHODS.index(value) if isinstance(value, str) else value)

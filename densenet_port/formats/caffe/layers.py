@@ -6,10 +6,11 @@ A lowering of the network's graph:
     norm                    BatchNorm with its epsilon, and in place a Scale with a bias
     relu                    ReLU in place
     max_pool, average_pool  Pooling by MAX or AVE
-    concat, mean            Concat; Pooling over the whole map
+    concat, mean, max       Concat; Pooling over the whole map by AVE or MAX, n c 1 1
+    flatten                 Reshape to n c 1 1, channel by channel; Flatten in front of an InnerProduct
     dense                   Convolution of 1×1, as the published networks have it, or InnerProduct; with a bias
-    activation              nothing: a Caffe graph ends in the logits
-    pad, blur               Caffe has no such layer; nor has it TensorFlow's padding
+    activation              Softmax, Sigmoid, ReLU or TanH; behind the head nothing: a Caffe graph ends in the logits
+    pad, blur               Caffe has no such layer; nor has it a softmax's logarithm, or TensorFlow's padding
 
 Caffe rounds a pool's size up and adds a window that hangs over the edge. Whether it can be told to round down depends
 on whose Caffe it is: BVLC's (since 2018) has `round_mode: FLOOR`, which OpenCV cannot read; forks and OpenCV have
@@ -21,8 +22,9 @@ of every size:
 - a 2×2 average pool of stride 2 behind a 1×1 convolution is one of stride 1 before it, and the convolution has the
   stride of 2, which is always rounded down. Both are linear, so their order does not matter.
 
-Where the contract says "ceil", an average pool is as Caffe has it by itself. Source of the sizes: BVLC Caffe,
-pooling_layer.cpp and conv_layer.cpp.
+Where the contract says "ceil", an average pool is as Caffe has it by itself. So is the pool in front of a flattened
+map: of a map that it does not divide Caffe makes one place more, which the layer behind refuses by its size. Source of
+the sizes: BVLC Caffe, pooling_layer.cpp and conv_layer.cpp.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,9 +34,9 @@ from typing import Literal, NamedTuple, NoReturn
 from densenet_port.errors import UsageError
 from densenet_port.network.blueprint import Blueprint
 from densenet_port.network.graph import IMAGES, Graph, Operation, OperationKind
-from densenet_port.network.units import Kind
+from densenet_port.network.units import HEAD, Kind
 
-Value = int | bool | float | str  # a str is an enumeration's word
+Value = int | bool | float | str | tuple[int, ...]  # a str is an enumeration's word, numbers are a shape
 Head = Literal["Convolution", "InnerProduct"]
 
 SIZE = 224  # pixels of the input that a graph is written with; a program may reshape it
@@ -44,6 +46,10 @@ BLOBS: dict[Kind, tuple[tuple[str, ...], ...]] = {  # kind of unit → the parts
     "norm": (("mean", "variance", "factor"), ("scale", "shift")),
     "dense": (("kernel", "bias"),),
 }
+
+
+_FUNCTIONS = {"softmax": "Softmax", "sigmoid": "Sigmoid", "relu": "ReLU", "tanh": "TanH"}
+_VECTOR = (0, -1, 1, 1)  # of a Reshape: as many pictures, and all of a picture as channels
 
 
 class Layer(NamedTuple):
@@ -62,8 +68,8 @@ class Layer(NamedTuple):
 def layers(blueprint: Blueprint, head: Head = "Convolution") -> list[Layer]:
     """The layers behind the blob `data`, in order of execution; without a head they end in the last ReLU.
 
-    `head` is the type of the head's layer. The blueprint's tensors are called `<layer>#<n>`, and layers with blobs so.
-    Raises UsageError for a network that Caffe's layers cannot be.
+    `head` is the type of the head's dense layers. The blueprint's tensors are called `<layer>#<n>`, and layers with
+    blobs so. Raises UsageError for a network that Caffe's layers cannot be.
     """
     for step in blueprint.graph.operations.values():
         _check(step)
@@ -85,6 +91,13 @@ def _check(step: Operation) -> None:
         _refuse(step, f"a {step.kind}")
     if step.padding == "same":
         _refuse(step, "TensorFlow's padding")
+    if step.function not in (None, *_FUNCTIONS) and not _is_end(step):
+        _refuse(step, f"a {step.function}")
+
+
+def _is_end(step: Operation) -> bool:
+    """Whether an activation stands behind the head, which Caffe's graphs leave out."""
+    return step.inputs == (HEAD,)
 
 
 def _without_rounding(network: Graph) -> list[Operation]:
@@ -95,12 +108,17 @@ def _without_rounding(network: Graph) -> list[Operation]:
         step = replace(original, inputs=tuple(moved.get(name, name) for name in original.inputs))
         if step.kind == "max_pool" and step.stride > 1:
             steps += _two_pools(step)
-        elif step.kind == "average_pool" and step.rounding == "floor":
+        elif step.kind == "average_pool" and step.rounding == "floor" and not is_flattened(network, step):
             steps += _pool_first(step, steps.pop())
             moved[step.name] = steps[-1].name
         else:
             steps.append(step)
     return steps
+
+
+def is_flattened(network: Graph, step: Operation) -> bool:
+    """Whether every place of what an operation puts out is read by the head."""
+    return any(reader.kind == "flatten" for reader in network.readers[step.name])
 
 
 def _two_pools(pool: Operation) -> tuple[Operation, Operation]:
@@ -180,14 +198,22 @@ class _Lowering:
     def mean(self, step: Operation, x: str) -> str:
         return self.plain(step.name, "Pooling", x, pool="AVE", global_pooling=True)
 
-    def dense(self, step: Operation, x: str) -> str:
-        name, classes = layer_of(self.units[step.name]["kernel"]), step.channels
-        if self.head == "InnerProduct":
-            return self.add(name, self.head, x, num_output=classes, bias_term=True)
-        return self.add(name, self.head, x, num_output=classes, bias_term=True, kernel_size=1)
+    def max(self, step: Operation, x: str) -> str:
+        return self.plain(step.name, "Pooling", x, pool="MAX", global_pooling=True)
 
-    def activation(self, _step: Operation, x: str) -> str:
-        return x
+    def flatten(self, step: Operation, x: str) -> str:
+        if self.head == "InnerProduct":
+            return self.plain(step.name, "Flatten", x)
+        return self.plain(step.name, "Reshape", x, shape=_VECTOR)
+
+    def dense(self, step: Operation, x: str) -> str:
+        name, outputs = layer_of(self.units[step.name]["kernel"]), step.channels
+        if self.head == "InnerProduct":
+            return self.add(name, self.head, x, num_output=outputs, bias_term=True)
+        return self.add(name, self.head, x, num_output=outputs, bias_term=True, kernel_size=1)
+
+    def activation(self, step: Operation, x: str) -> str:
+        return x if _is_end(step) else self.plain(step.name, _FUNCTIONS[step.function or ""], x)
 
 
 _LAYERS: dict[OperationKind, Callable[..., str]] = {  # a method of `_Lowering`, the operation, the bottoms → its top
@@ -198,6 +224,8 @@ _LAYERS: dict[OperationKind, Callable[..., str]] = {  # a method of `_Lowering`,
     "average_pool": _Lowering.pool,
     "concat": _Lowering.concat,
     "mean": _Lowering.mean,
+    "max": _Lowering.max,
+    "flatten": _Lowering.flatten,
     "dense": _Lowering.dense,
     "activation": _Lowering.activation,
 }

@@ -5,7 +5,8 @@
 
 As far as we read it: `name: value`, `name { … }` (also with a colon, or in `< >`), lists `[a, b]`, and commas or
 semicolons after a field; values are numbers, words and texts, of which several in a row are one. Of the network we take
-what the weights' file may not say: the epsilon of its norms and how its average pools round. Caffe runs a network as
+what the weights' file may not say: the epsilon of its norms, the stride and the pool of its stem, how its average pools
+round, and the pool in front of a flattened map. Caffe runs a network as
 the `.prototxt` says, whatever the `.caffemodel` holds beside the weights, so what it says goes first.
 
 `round_mode` is BVLC's word for a pool's rounding (CEIL, which is the default, or FLOOR), `ceil_mode` (true or false)
@@ -14,7 +15,7 @@ tells the rounding only where it leaves the field out.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from densenet_port.formats.caffe.layers import INPUT, SIZE, Layer, Value
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.blueprint import Blueprint
 from densenet_port.network.contract import Contract, Rounding
+from densenet_port.network.graph import stem_kind, stem_of
 
 ENDING, HDF5 = ".prototxt", ".caffemodel.h5"
 EPSILON = 1e-5  # of a BatchNorm that says none; caffe.proto's default
@@ -31,9 +33,13 @@ PARAMETERS = {  # type → the field with its settings
     "Convolution": "convolution_param",
     "InnerProduct": "inner_product_param",
     "Pooling": "pooling_param",
+    "Reshape": "reshape_param",
     "Scale": "scale_param",
 }
 Fields = dict[str, list[Any]]  # name → values in their order: str, or Fields of a message
+
+_FLATTENING = ("reshape", "flatten", "innerproduct", "inner_product")  # types of layers that read every place of a map
+_WIDEST = 100  # pixels of a stem's kernel
 
 _LIMIT = 1 << 24  # bytes of a text; the 201's has 127,588
 _DEPTH = 32  # messages within messages
@@ -43,6 +49,21 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _CLOSED_BY = {"{": "}", "<": ">"}
+
+
+class Seen(NamedTuple):
+    """What we take of a layer: its type, the blobs it reads and makes, and what of it says something of the contract.
+
+    `epsilon` is a BatchNorm's, `pool` a Pooling's, and `window` the side of a Convolution's kernel and its stride, both
+    0 where it does not say them.
+    """
+
+    kind: str
+    bottoms: tuple[str, ...]
+    top: str
+    epsilon: float | None = None
+    pool: "Pool | None" = None
+    window: tuple[int, int] = (0, 0)
 
 
 class Pool(NamedTuple):
@@ -79,11 +100,11 @@ def read(path: Path) -> dict[str, Any]:
     net = parse(path, content.decode(errors="replace"))
     layers = [layer for key in ("layer", "layers") for layer in net.get(key, []) if isinstance(layer, dict)]
     try:
-        norms = [_epsilon(layer) for layer in layers if _kind(layer) == "batchnorm"]
-        pools = [_pool(layer) for layer in layers if _kind(layer) == "pooling"]
+        seen = [_seen(layer) for layer in layers]
     except (ValueError, AttributeError, IndexError) as error:
         raise CorruptError(f"{path}: a layer's settings cannot be read: {error}") from error
-    return described(path, norms, pools) | {"notes": list(_notes(pools)), "prototxt": path.name}
+    pools = [layer.pool for layer in seen if layer.pool]
+    return described(path, seen) | {"notes": list(_notes(pools)), "prototxt": path.name}
 
 
 def parse(path: Path, text: str) -> Fields:
@@ -182,6 +203,20 @@ class _Reader:
         return CorruptError(f"{self.path}, line {self.line}: {detail}", hint="repair it, or move it away")
 
 
+def _seen(layer: Fields) -> Seen:
+    """What we take of a layer."""
+    kind = _kind(layer)
+    settings = {name: values[-1] for name, values in _settings(layer, "Convolution").items()}
+    return Seen(
+        kind=kind,
+        bottoms=tuple(map(str, layer.get("bottom", []))),
+        top=str(layer.get("top", [""])[-1]),
+        epsilon=_epsilon(layer) if kind == "batchnorm" else None,
+        pool=_pool(layer) if kind == "pooling" else None,
+        window=(int(settings.get("kernel_size", 0)), int(settings.get("stride", 1))) if settings else (0, 0),
+    )
+
+
 def _kind(layer: Fields) -> str:
     """A layer's type, in the words of either form: `type: "Pooling"`, `type: POOLING`."""
     return str(layer.get("type", [""])[-1]).lower()
@@ -214,23 +249,45 @@ def _pool(layer: Fields) -> Pool:
     )
 
 
-def described(path: Path, norms: Iterable[float], pools: Iterable[Pool]) -> dict[str, Any]:
-    """Epsilon and rounding on which all norms and all transitions' pools of a graph agree, where it has any.
+def described(path: Path, layers: Sequence[Seen]) -> dict[str, Any]:
+    """What the layers of a graph say of the contract: epsilon, and rounding, on which all of them agree; stem and head.
 
     A 2×2 average pool of stride 1 leaves nothing to round: the convolution behind it does, downwards. Raises
     MisfitError where they do not agree.
     """
-    averages = [
-        pool for pool in pools if pool.method == "AVE" and not pool.whole and pool.kernel == 2
-    ]  # a transition's
-    epsilons = sorted(set(norms))
-    roundings = sorted({str("floor" if pool.stride == 1 else pool.rounding) for pool in averages})
+    flattened = {bottom for layer in layers if layer.kind in _FLATTENING for bottom in layer.bottoms}
+    averages = [layer for layer in layers if layer.pool and layer.pool.method == "AVE" and not layer.pool.whole]
+    epsilons = sorted({layer.epsilon for layer in layers if layer.epsilon is not None})
+    roundings = sorted({_rounding(layer.pool) for layer in averages if layer.pool and _halves(layer, flattened)})
     for what, values in (("norms have the epsilons", epsilons), ("average pools round", roundings)):
         if len(values) > 1:
             shown = " and ".join(map(str, values))
             raise MisfitError(f"{path}: its {what} {shown}", hint="densenet-port's networks have one for all")
     metadata: dict[str, Any] = {"epsilon": epsilons[0]} if epsilons else {}
-    return metadata | ({"pool_rounding": roundings[0]} if roundings and roundings != ["None"] else {})
+    metadata |= {"pool_rounding": roundings[0]} if roundings and roundings != ["None"] else {}
+    heads = [layer.pool.kernel for layer in averages if layer.pool and layer.top in flattened]
+    return metadata | _stem(layers) | ({"head_pool": heads[0]} if heads and heads[0] > 1 else {})
+
+
+def _halves(layer: Seen, flattened: Collection[str]) -> bool:
+    """Whether a pool is a transition's: of 2×2, and not in front of a flattened map."""
+    return layer.pool is not None and layer.pool.kernel == 2 and layer.top not in flattened
+
+
+def _rounding(pool: Pool) -> str:
+    return str("floor" if pool.stride == 1 else pool.rounding)
+
+
+def _stem(layers: Sequence[Seen]) -> dict[str, Any]:
+    """The stride of the first convolution, None for the usual one, and whether a pool stands before the second."""
+    convs = [place for place, layer in enumerate(layers) if layer.kind == "convolution"]
+    side, stride = layers[convs[0]].window if convs else (0, 0)
+    if side % 2 == 0 or side >= _WIDEST or stride < 1:  # no stem of ours
+        return {}
+    (usual,) = stem_of(stem_kind(side, norms=True)).convs
+    until = convs[1] if len(convs) > 1 else len(layers)
+    pools = [layer.pool for layer in layers[convs[0] : until] if layer.pool and layer.pool.method == "MAX"]
+    return {"stem_stride": None if stride == usual.stride else stride, "stem_pool": "max" if pools else "none"}
 
 
 def _notes(pools: Iterable[Pool]) -> Iterator[str]:
@@ -249,7 +306,7 @@ def _notes(pools: Iterable[Pool]) -> Iterator[str]:
 
 def text(blueprint: Blueprint, layers: list[Layer]) -> str:
     """The `.prototxt` of a network in its layers: complete, for every Caffe and for OpenCV."""
-    architecture, side = blueprint.architecture, max(SIZE, blueprint.graph.smallest_side)
+    architecture, side = blueprint.architecture, _side(blueprint)
     shape = " ".join(f"dim: {length}" for length in (1, architecture.channels, side, side))
     lines = [
         *(f"# {line}" for line in _head(architecture, blueprint.contract)),
@@ -258,6 +315,16 @@ def text(blueprint: Blueprint, layers: list[Layer]) -> str:
         *map(_line, layers),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _side(blueprint: Blueprint) -> int:
+    """Pixels of the input: the usual ones, or as many as the network needs; where a map is flattened, the least.
+
+    A pool in front of a flattened map leaves nothing over then.
+    """
+    least = blueprint.graph.smallest_side
+    is_flat = any(step.kind == "flatten" for step in blueprint.graph.operations.values())
+    return least if is_flat else max(SIZE, least)
 
 
 def _head(arch: Architecture, contract: Contract) -> Iterator[str]:
@@ -281,14 +348,16 @@ def _line(layer: Layer) -> str:
     parts += [f"bottom: {_quoted(bottom)}" for bottom in layer.bottoms]
     parts.append(f"top: {_quoted(layer.top)}")
     if layer.settings:
-        settings = " ".join(f"{name}: {_value(value)}" for name, value in layer.settings.items())
+        settings = " ".join(f"{name}{_value(value)}" for name, value in layer.settings.items())
         parts.append(f"{PARAMETERS[layer.kind]} {{ {settings} }}")
     return f"layer {{ {' '.join(parts)} }}"
 
 
 def _value(value: Value) -> str:
-    """A setting as the text format has it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """A setting as the text format has it, behind its name."""
+    if isinstance(value, tuple):
+        return f" {{ {' '.join(f'dim: {length}' for length in value)} }}"
+    return f": {str(value).lower() if isinstance(value, bool) else value}"
 
 
 def _quoted(name: str) -> str:

@@ -56,6 +56,9 @@ class Function(NamedTuple):
     name: str
 
 
+_PICTURES = Function("the number of pictures")
+
+
 class Method(NamedTuple):
     """A method of an object."""
 
@@ -215,6 +218,8 @@ class _Program:
             return None
         values = [self.value(argument, variables) for argument in arguments]
         match callee:
+            case Function("int" | "ops.prim.NumToTensor") if values == [_PICTURES]:
+                return _PICTURES
             case Function("getattr"):  # of a name that is a number
                 return self.attribute(values[0], str(values[1]))
             case Method(module, name):
@@ -238,6 +243,10 @@ class _Program:
         if name in ("dim", "size") and len(values) == 1 and isinstance(values[0], Map):
             axes = self.axes(values[0].step)
             return axes if name == "dim" else [Function("a size")] * axes
+        if name == "size" and isinstance(values[0], Map) and values[1:] == [0]:
+            return _PICTURES
+        if name in ("view", "reshape") and values[1:] == [[_PICTURES, -1]]:
+            name, values = "flatten", [values[0], 1]
         taken = take(name, values, named)
         if not any(isinstance(value, Map) for value in [*values, *(values[0] if isinstance(values[0], list) else [])]):
             _stop(f"{name} of no map")
