@@ -24,7 +24,8 @@ class Step:
         conv, dense                  with `holder`; a bias is for the tensors to tell
         norm                         batch normalisation by stored statistics along the channels; `holder`, `epsilon`
         scale                        a factor and an offset for each channel, as tensors of `holder`
-        relu, concat (channels), mean (over height and width), flatten, identity
+        relu, concat (channels), mean, max (over height and width), identity
+        flatten                      of a map with its channels last, or in the order that `function` says ("c h w")
         max_pool, average_pool       `kernel`, `stride`, `padding`, `rounding`
         zeros                        zeros around, `padding`
         pad                          one place around, mirrored

@@ -195,6 +195,9 @@ def _fitting(weights: str | PathLike[str], architecture: Architecture) -> Networ
     if architecture.classes is not None and stored.classes != architecture.classes:
         has = "has no head" if stored.classes is None else f"has {stored.classes} classes"
         raise ValueError(f"{weights} {has}, the model asked for has classes={architecture.classes}")
+    if architecture.classes is not None and stored.head != architecture.head:
+        asked = f"the constructors build {architecture.head}"
+        raise ValueError(f"{weights} holds a network with the head {stored.head}, {asked}: `load` builds what it holds")
     if stored.without_head().slots != architecture.without_head().slots:
         asked = f"{architecture.name} with {architecture.channels} input channels"
         raise ValueError(

@@ -23,6 +23,7 @@ from densenet_port.network.contract import Contract
 from densenet_port.network.keras import assign, build, slots
 from densenet_port.network.numpy import forward
 from densenet_port.network.units import Slot
+from tests.record.cards import keras_file
 from tests.support.hosting import Host
 from tests.support.networks import images, torchvision_network
 from tests.support.random_weights import random_weights
@@ -193,9 +194,11 @@ def test_it_computes_what_numpy_computes(architecture, contract, shape):
     assert apart(put_out(network, pictures), expected) <= FLOAT32
 
 
-def test_dropout_follows_each_dense_layer_and_rests_in_evaluation():
-    weights, pictures = random_weights(SMALL), images(2, 40)
-    network, plain = build(SMALL, Contract(), dropout_rate=0.5), build(SMALL, Contract())
+@pytest.mark.parametrize("head", ["mean/dense", "max+mean/dense"])
+def test_dropout_follows_each_dense_layer_and_rests_in_evaluation(head):
+    numbers = replace(SMALL, head=head)
+    weights, pictures = random_weights(numbers), images(2, 40)
+    network, plain = build(numbers, Contract(), dropout_rate=0.5), build(numbers, Contract())
     assign(network, weights)
     assign(plain, weights)
 
@@ -399,6 +402,24 @@ def test_build_refuses_other_channels():
         build(SMALL, Contract(), input_shape=(32, 32, 1))
 
 
+FLAT = replace(SMALL, head="flatten:3/dense")
+
+
+@pytest.mark.parametrize(
+    ("how", "shape"),
+    [({}, (48, 48, 3)), ({"data_format": "channels_first"}, (3, 48, 48)), ({"input_shape": (50, 49, 3)}, (50, 49, 3))],
+)
+def test_a_head_that_reads_every_place_fixes_the_size(how, shape):
+    """By default to as many pixels as the strides divide; any other of as large a map will do."""
+    assert build(FLAT, Contract(), **how).input_shape == (None, *shape)
+
+
+@pytest.mark.parametrize("shape", [(None, None, 3), (48, None, 3), (64, 64, 3)])
+def test_a_size_that_a_head_cannot_read_is_refused(shape):
+    with pytest.raises(ValueError, match="reads every place of its map: 48 by 48 fit, found input_shape"):
+        build(FLAT, Contract(), input_shape=shape)
+
+
 # -- weights ---------------------------------------------------------------------------------------------------------
 
 
@@ -480,6 +501,15 @@ def test_a_checkpoint_that_does_not_fit_the_call_is_refused(small, other, messag
         DenseNet(**{**NUMBERS, **other}, weights=small)
 
     assert message in str(error.value)
+
+
+def test_a_checkpoint_of_another_head_is_refused(tmp_path):
+    """Also where its tensors have the same shapes."""
+    numbers = replace(SMALL, head="max/dense")
+    path = keras_file(tmp_path / "max.safetensors", numbers, Contract(), random_weights(numbers))
+
+    with pytest.raises(ValueError, match="holds a network with the head max/dense, the constructors build mean/dense"):
+        DenseNet(**NUMBERS, weights=path)
 
 
 def test_a_checkpoint_may_be_called_what_it_is(small, truth):

@@ -65,6 +65,10 @@ InputOption = Annotated[
     str | None,
     typer.Option("--input", help="How pictures are prepared: order=bgr,scale=1,mean=104/117/124,std=1/1/1."),
 ]
+IgnoreInheritance = Annotated[
+    bool,
+    typer.Option("--ignore-inheritance", help="Take the file whatever its running statistics say: all of them."),
+]
 Against = Annotated[Path | None, typer.Option(help="The checkpoint it was made from.")]
 Reference = Annotated[
     Path | None, typer.Option(help="A recording of the original (record, --save-reference), in place of the framework.")

@@ -16,6 +16,7 @@ from densenet_port.cli.base import (
     AsJson,
     Epsilon,
     HeadPool,
+    IgnoreInheritance,
     InputOption,
     KernelsOption,
     Output,
@@ -79,6 +80,7 @@ def convert(
     head_pool: HeadPool = None,
     output: Output = None,
     picture: InputOption = None,
+    ignore_inheritance: IgnoreInheritance = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: AsJson = False,
@@ -107,6 +109,7 @@ def convert(
             contract=contract_words(
                 epsilon, stem_stride, stem_padding, stem_pool, pool_rounding, head_pool, output, picture
             ),
+            ignore_inheritance=ignore_inheritance,
             dtype=dtype,
             force=force,
             progress=progress,
@@ -172,6 +175,7 @@ def _conversion_json(done: "Conversion", target: Path | None) -> dict[str, Any]:
             "slots": len(source.architecture.slots),
         },
         "absorbed": done.absorbed,
+        "statistics": source.witness.to_json() if source.witness else None,
         "target": {
             "path": str(done.out) if done.out else None,
             "would_be": None if done.out or target is None else str(target),
@@ -198,6 +202,8 @@ def _conversion_text(done: "Conversion", seconds: float) -> str:
             f"  epsilon {done.absorbed['from']:g} became {done.absorbed['to']:g}: taken up by the variance, "
             f"in {len(done.absorbed['scale'])} norms by the scale"
         )
+    if source.witness and source.witness.line:
+        lines.append(f"  wiring: {source.witness.line}")
     if done.assumption:
         lines.append(f"  {done.assumption}")
     lines += [f"  note: {note}" for note in done.notes]
@@ -239,9 +245,15 @@ def inspect(
     head_pool: HeadPool = None,
     output: Output = None,
     picture: InputOption = None,
+    evidence: Annotated[
+        bool, typer.Option("--evidence", help="Also what its running statistics say, question by question.")
+    ] = False,
+    evidence_picture: Annotated[
+        Path | None, typer.Option(help="Draw each unit's mean, as predicted and as stored, into this file (.svg).")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a checkpoint's container, layout, architecture, contract and tensors."""
+    """Show a checkpoint's container, layout, architecture, contract, what its statistics say, and its tensors."""
     from densenet_port import formats
     from densenet_port.conversion.load import read
 
@@ -250,16 +262,31 @@ def inspect(
     network, misfit = None, None
     try:
         words = contract_words(epsilon, stem_stride, stem_padding, stem_pool, pool_rounding, head_pool, output, picture)
-        network = read(checkpoint, src=mapping or src, kernels=word, within=within, contract=words)
+        network = read(
+            checkpoint, src=mapping or src, kernels=word, within=within, contract=words, ignore_inheritance=True
+        )
     except MisfitError as error:
         misfit = error
+    if evidence_picture:
+        _draw(network, evidence_picture)
     entries = _entries(checkpoint, network)
     show(
         "inspect",
         as_json,
         lambda: _inspection_json(checkpoint, network, misfit, entries),
-        lambda: _inspection_text(checkpoint, network, misfit, entries),
+        lambda: _inspection_text(checkpoint, network, misfit, entries, evidence=evidence),
     )
+
+
+def _draw(network: "Network | None", out: Path) -> None:
+    """Draw what the moments of a network predict. Raises UsageError where there is nothing to draw."""
+    from densenet_port.cli.evidence import picture
+    from densenet_port.files import whole
+
+    if network is None or network.witness is None or network.witness.line is None:
+        raise UsageError("--evidence-picture: no evidence in its running statistics, and nothing to draw")
+    with whole(out) as temporary:
+        temporary.write_text(picture(network), encoding="utf-8")
 
 
 def _entries(checkpoint: "Checkpoint", network: "Network | None") -> list[Entry]:
@@ -286,6 +313,7 @@ def _inspection_json(
         "architecture": numbers(network.architecture) if network else None,
         "contract": network.contract.to_json() if network else None,
         "origins": dict(network.origins) if network else None,
+        "statistics": network.witness.to_json() if network and network.witness else None,
         "misfit": {"message": misfit.message, "hint": misfit.hint} if misfit else None,
         "metadata": {key: value for key, value in checkpoint.metadata.items() if key not in LONG},
         "written_by": (checkpoint.record or {}).get("tool"),
@@ -294,7 +322,12 @@ def _inspection_json(
 
 
 def _inspection_text(
-    checkpoint: "Checkpoint", network: "Network | None", misfit: MisfitError | None, entries: Sequence[Entry]
+    checkpoint: "Checkpoint",
+    network: "Network | None",
+    misfit: MisfitError | None,
+    entries: Sequence[Entry],
+    *,
+    evidence: bool,
 ) -> list[Any]:
     """What the file is, and its tensors, alike ones in one row."""
     size = checkpoint.path.stat().st_size
@@ -304,11 +337,16 @@ def _inspection_text(
         lines.append(f"{network.layout} {network.architecture.name}{under}")
         lines.append(contract_line(network.architecture, network.contract))
         lines.append(", ".join(f"{entry} by {origin}" for entry, origin in network.origins.items()))
+        lines += _wiring(network)
     elif misfit:
         lines += [misfit.message, *([misfit.hint] if misfit.hint else [])]
     if writer := (checkpoint.record or {}).get("tool"):
         lines.append(f"written by {writer}")
     parts: list[Any] = ["\n".join(lines), ""]
+    if evidence and network and network.witness:
+        from densenet_port.cli.evidence import tables
+
+        parts += tables(network.witness)
     used = [entry for entry in entries if entry.slot]
     rest = [entry for entry in entries if not entry.slot]
     if used:
@@ -317,6 +355,14 @@ def _inspection_text(
         title = "left over" if used else "tensors"
         parts += ["", rows((title, "rule", "tensors", "dtype", "shape", "digest"), _collapsed(rest))]
     return parts
+
+
+def _wiring(network: "Network") -> list[str]:
+    """What a network's statistics say of its wiring, and what they contradict."""
+    if network.witness is None:
+        return []
+    wiring = network.witness.line or "no evidence: its running statistics are nobody's training's, or of too few norms"
+    return [f"wiring: {wiring}", *(f"contradiction: {text}" for text in network.witness.contradictions)]
 
 
 def _collapsed(entries: Sequence[Entry]) -> list[tuple[Any, ...]]:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from densenet_port.cli.base import AsJson, app, show
+from densenet_port.errors import PortError
 
 if TYPE_CHECKING:
     from densenet_port.checkpoint import Checkpoint
     from densenet_port.conversion.demo import DemoResult
+    from densenet_port.conversion.statistics import Witness
     from densenet_port.prove.checks import Check
 
 
@@ -27,6 +29,7 @@ def verify(
     from densenet_port.conversion.convert import verify as verify_digests
 
     checkpoint = verify_digests(file)
+    witness = _witness(checkpoint)
     beside = golden or file.with_name(f"{file.name}.golden.npz")
     checks: list[Check] = []
     if golden or beside.is_file():
@@ -42,16 +45,29 @@ def verify(
             "tensors": len(checkpoint.tensors),
             "golden": str(beside) if checks else None,
             "passed": passed,
+            "statistics": witness.to_json() if witness else None,
             "checks": [asdict(check) for check in checks],
             "manifest": checkpoint.record,
         },
-        lambda: _verification_text(checkpoint, checks),
+        lambda: _verification_text(checkpoint, witness, checks),
     )
     raise typer.Exit(0 if passed else 1)
 
 
-def _verification_text(checkpoint: "Checkpoint", checks: Sequence["Check"]) -> str:
+def _witness(checkpoint: "Checkpoint") -> "Witness | None":
+    """What the file's statistics say; None where it is no network by itself."""
+    from densenet_port.conversion.load import read
+
+    try:
+        return read(checkpoint, ignore_inheritance=True).witness
+    except PortError:
+        return None
+
+
+def _verification_text(checkpoint: "Checkpoint", witness: "Witness | None", checks: Sequence["Check"]) -> str:
     lines = [f"{checkpoint.path}: {len(checkpoint.tensors)} tensors, every digest as written"]
+    if witness and witness.line:
+        lines += [f"  wiring: {witness.line}", *(f"  contradiction: {text}" for text in witness.contradictions)]
     for check in checks:
         verdict = "ok" if check.passed else "FAILED"
         lines.append(f"  {check.name}: {check.measured:.1e}, at most {check.bound:.1e}  {verdict}")

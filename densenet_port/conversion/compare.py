@@ -45,7 +45,10 @@ def diff(first: Network | str | PathLike[str], second: Network | str | PathLike[
 
     Raises as `read` does for files.
     """
-    one, other = (network if isinstance(network, Network) else read(network) for network in (first, second))
+    one, other = (
+        network if isinstance(network, Network) else read(network, ignore_inheritance=True)
+        for network in (first, second)
+    )
     differing: list[SlotDifference] = []
     shared = [slot for slot in one.weights if slot in other.weights]
     for slot in shared:

@@ -31,15 +31,16 @@ def convert(
     no_top: bool = False,
     output_name: str | None = None,
     contract: Mapping[str, Any] | None = None,
+    ignore_inheritance: bool = False,
     dtype: str = "float32",
     force: bool = False,
     progress: Progress = silent,
 ) -> Conversion:
     """Convert a checkpoint to another layout and write it to `out`; without `out` only say what would be done.
 
-    `src`, `arch`, `kernels`, `within`, `no_top`, `output_name` and `contract` are as in `read`; `dst` is a layout's
-    name or a table of the user's own (a path), `dst_kernels` and the rest are as in `write.write`. Raises the errors of
-    both.
+    `src`, `arch`, `kernels`, `within`, `no_top`, `output_name`, `contract` and `ignore_inheritance` are as in `read`;
+    `dst` is a layout's name or a table of the user's own (a path), `dst_kernels` and the rest are as in `write.write`.
+    Raises the errors of both.
     """
     path, place, target = Path(source), None if out is None else Path(out), Layout.load(table(dst))
     check_place(path, place, target, force=force)
@@ -54,6 +55,7 @@ def convert(
             no_top=no_top,
             output_name=output_name,
             contract=contract,
+            ignore_inheritance=ignore_inheritance,
         )
         planned = plan(network, target, dtype, dst_kernels, dim_ordering)
         return write_plan(planned, place, digest, pool, progress) if place else planned

@@ -13,14 +13,17 @@ import numpy as np
 from densenet_port import formats
 from densenet_port.checkpoint import Array, Checkpoint
 from densenet_port.conversion.origins import known
+from densenet_port.conversion.statistics import Witness, heard, wired
 from densenet_port.conversion.write import Conversion, plan, write
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.file_graph import FileGraph
+from densenet_port.layouts.heads import BARE, assumed_of
 from densenet_port.layouts.identify import first_few, identify
 from densenet_port.layouts.layout import SPLIT, Kernels, Layout, Ordering, TensorKey
 from densenet_port.layouts.match import Ledger
-from densenet_port.layouts.scan import below
-from densenet_port.layouts.transform import folded, move, unbiased
+from densenet_port.layouts.schema import kind_of
+from densenet_port.layouts.structure import within as network_within
+from densenet_port.layouts.transform import biased, folded, move, unbiased
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.biases import offsets
 from densenet_port.network.contract import Contract, Origin
@@ -63,9 +66,9 @@ class Network:
 
     `weights` gives each slot's tensor in our axes (`h w i o`, `i o`, `c`) and the stored type (bfloat16 widened to
     float32), or in float64 where a fold computed it and the stored type cannot hold it; each look reads it anew.
-    `origins` says for each entry of the contract where it is known from (`contract.ENTRIES`), and `evidence` what the
-    file's own graph says, None without one. `within` is what the names of this network begin with, where somebody had
-    to say.
+    `origins` says for each entry of the contract where it is known from (`contract.ENTRIES`), `evidence` what the
+    file's own graph says, None without one, and `witness` what its statistics say. `within` is what the names of this
+    network begin with, where somebody had to say.
     """
 
     architecture: Architecture
@@ -76,6 +79,7 @@ class Network:
     within: str | None = None
     origins: Mapping[str, Origin] = field(default_factory=dict)
     evidence: Evidence | None = None
+    witness: Witness | None = None
 
     @property
     def layout(self) -> str:
@@ -181,6 +185,7 @@ def read(
     no_top: bool = False,
     output_name: str | None = None,
     contract: Mapping[str, Any] | None = None,
+    ignore_inheritance: bool = False,
 ) -> Network:
     """The network in a file, in a registered weight file, or in a checkpoint that is open already.
 
@@ -192,8 +197,9 @@ def read(
     holds several; all else is ignored then. `no_top` takes the body, whatever stands behind it. `output_name` names the
     output to take of an ONNX model that has several. `contract` has entries of the contract that the user knows
     (`{"epsilon": 1e-3, "stem_pool": "none"}`), in place of what the file does not say. Raises MisfitError when anything
-    is left over, missing or of another shape, DiskError and CorruptError for a file that cannot be read, UsageError for
-    words that mean nothing.
+    is left over, missing or of another shape, and where the file's own statistics contradict what it is read as, unless
+    `ignore_inheritance`; DiskError and CorruptError for a file that cannot be read, UsageError for words that mean
+    nothing.
     """
     checkpoint = (
         source if isinstance(source, Checkpoint) else formats.read(_located(source), output=output_name, body=no_top)
@@ -209,16 +215,27 @@ def read(
         outside = {name: f"--within {within}" for name in checkpoint.tensors if name not in chosen.tensors}
         ledger = replace(ledger, ignored={**ledger.ignored, **outside})
     evidence = _evidence(chosen, ledger, within, no_top=no_top)
-    function = known(checkpoint, ledger, evidence, contract)
+    ledger = ledger if evidence is None else _by_graph(ledger, evidence)
+    one = wired(checkpoint.path, ledger, Weights(_readers(ledger)), ignore=ignore_inheritance)
+    ledger, weights = one.ledger, Weights(_readers(one.ledger))
+    function, witness = heard(
+        checkpoint.path,
+        one,
+        known(checkpoint, ledger, evidence, contract),
+        weights,
+        is_told=evidence is not None or checkpoint.record is not None,
+        ignore=ignore_inheritance,
+    )
     return Network(
         architecture=ledger.architecture,
         contract=function.contract,
         origins=function.origins,
-        weights=Weights(_readers(ledger)),
+        weights=weights,
         checkpoint=checkpoint,
         ledger=ledger,
         within=within,
         evidence=evidence,
+        witness=witness,
     )
 
 
@@ -237,6 +254,23 @@ def _evidence(checkpoint: Checkpoint, ledger: Ledger, within: str | None, *, no_
     except MisfitError as error:
         hint = error.hint or _other_way(source, ledger, no_top=no_top)
         raise MisfitError(f"{checkpoint.path}: {error.message}", hint=hint) from error
+
+
+def _by_graph(ledger: Ledger, evidence: Evidence) -> Ledger:
+    """The ledger with what the file's own graph says of the head, and of the order of channels."""
+    layout, architecture = ledger.layout, ledger.architecture
+    orders: dict[str, Any] = {
+        key: order
+        for key in ("concatenation", "flatten")
+        if (order := getattr(evidence, key)) not in (None, getattr(layout, key))
+    }
+    if orders:
+        ledger = replace(ledger, layout=replace(layout, **orders))
+    if evidence.head is None:
+        return ledger
+    known_now = {*assumed_of(architecture.head), BARE}
+    assumed = tuple(text for text in ledger.assumed if text not in known_now)
+    return replace(ledger, architecture=replace(architecture, head=evidence.head), assumed=assumed)
 
 
 def _other_way(source: FileGraph, ledger: Ledger, *, no_top: bool) -> str:
@@ -282,7 +316,7 @@ def _located(source: str | PathLike[str]) -> Path:
 
 def _below(checkpoint: Checkpoint, within: str) -> Checkpoint:
     """The checkpoint with only the tensors below a name."""
-    part = below(checkpoint, within)
+    part = network_within(checkpoint, within)
     if not part.tensors:
         tops = dict.fromkeys(re.split(f"[{SPLIT}]", name)[0] for name in checkpoint.tensors)
         start = within.rstrip(SPLIT)
@@ -300,8 +334,12 @@ def _readers(ledger: Ledger) -> dict[Slot, Callable[[], Array]]:
     if biases := {unit: claim.tensor.load for unit, claim in ledger.biases.items()}:
         for unit, parts in offsets(graph(ledger.architecture, Contract()), biases.keys()).items():
             pieces = [(biases[conv] if conv else None, channels) for conv, channels in parts]
-            mean = Slot(unit, "mean")
-            readers[mean] = partial(unbiased, readers[mean], pieces)
+            if kind_of(unit) == "norm":
+                mean = Slot(unit, "mean")
+                readers[mean] = partial(unbiased, readers[mean], pieces)
+            else:
+                bias, kernel = Slot(unit, "bias"), Slot(unit, "kernel")
+                readers[bias] = partial(biased, readers[bias], readers[kernel], pieces)
     return readers
 
 

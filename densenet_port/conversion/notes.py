@@ -20,13 +20,14 @@ def notes(source: Source, target: Layout, contract: Contract, dtype: np.dtype[An
     yield from source.checkpoint.metadata.get("notes", ())
     yield from source.ledger.notes
     yield from source.evidence.notes if source.evidence else ()
+    yield from source.witness.notes if source.witness else ()
     yield from _contract_notes(source, target, contract)
     if source.ledger.kernels_assumed:
         yield (
             f"no record says how the kernels are stored: taken as {source.ledger.kernels} has them, as files of this "
             "ordering usually are; --kernels says otherwise, and known logits of one image would decide"
         )
-    if not (source.ledger.layout.units or source.checkpoint.record):
+    if source.ledger.layout.running_names and not (source.ledger.layout.units or source.checkpoint.record):
         yield f"its layers have no names of their own: taken by their order for {source.layout}'s ({_brief(source)})"
     stored = {claim.tensor.dtype for claim in source.ledger.claims.values()}
     worked = "fold" in source.checkpoint.metadata  # by the reader, in float64

@@ -6,7 +6,7 @@ software; where none of them tells, an entry is what such files usually have: an
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast, get_args
 
 from densenet_port.checkpoint import Checkpoint
 from densenet_port.conversion.modules import reasons
@@ -14,7 +14,7 @@ from densenet_port.errors import MisfitError, UsageError
 from densenet_port.layouts.layout import Layout
 from densenet_port.layouts.match import Ledger
 from densenet_port.network.architecture import Architecture
-from densenet_port.network.contract import ENTRIES, Contract, Input, Origin
+from densenet_port.network.contract import ENTRIES, Contract, Input, Origin, StemPadding
 from densenet_port.network.follow import Evidence
 from densenet_port.network.graph import graph, stem_of
 from densenet_port.network.head import head_of
@@ -47,27 +47,34 @@ def known(checkpoint: Checkpoint, ledger: Ledger, evidence: Evidence | None, wor
     """
     by_graph = {key: kind(checkpoint.metadata[key]) for key, kind in TYPES.items() if key in checkpoint.metadata}
     by_graph |= evidence.facts if evidence else {}
-    relevant = set(entries_of(ledger.architecture))
-    by_graph = {key: value for key, value in by_graph.items() if key in relevant}
+    if head_of(ledger.architecture.head).pools:  # then a pool in front is over the whole map
+        by_graph.pop("head_pool", None)
     recorded = _recorded(checkpoint)
     contract, origins = recorded or _usual(checkpoint, ledger)
     contract = _agreeing(checkpoint, ledger.architecture, contract, by_graph)
     if recorded is None:  # a graph of densenet-port's has an assumption like anything else
         origins = {**origins, **dict.fromkeys(by_graph, "graph"), **_outside(evidence)}
     contract, origins = _corrected(checkpoint, contract, origins, words or {})
+    relevant = set(entries_of(ledger.architecture, contract))
     return Known(contract, {key: origins[key] for key in ENTRIES if key in relevant})
 
 
-def entries_of(architecture: Architecture) -> Iterator[str]:
-    """The entries of a contract that say something of a network of these numbers.
+def entries_of(architecture: Architecture, contract: Contract) -> Iterator[str]:
+    """The entries of a network's contract that say something of it.
 
-    A stem of several convolutions has strides of its own, and only a head that flattens the last map has a pool.
+    A stem without a stride pads alike in any way, one block has no pool behind it, and only a head that reads every
+    place of the last map has one in front.
     """
-    strides = len(stem_of(architecture.stem).convs) == 1
-    pools = not head_of(architecture.head).pools
-    for key in ENTRIES:
-        if (key != "stem_stride" or strides) and (key != "head_pool" or pools):
-            yield key
+    stem = stem_of(architecture.stem)
+    symmetric, same = (graph(architecture, replace(contract, stem_padding=way)) for way in get_args(StemPadding))
+    says = {
+        "stem_stride": len(stem.convs) == 1,
+        "stem_padding": symmetric != same,
+        "stem_pool": stem.pool,
+        "pool_rounding": len(architecture.layers) > 1,
+        "head_pool": not head_of(architecture.head).pools,
+    }
+    return (key for key in ENTRIES if says.get(key, True))
 
 
 def _recorded(checkpoint: Checkpoint) -> Known | None:
@@ -92,6 +99,8 @@ def _usual(checkpoint: Checkpoint, ledger: Ledger) -> Known:
         origins["output"] = origins["output"] if contract.output == "logits" else "assumed"
     if classes == 1 and contract.output == "softmax":  # which would be 1 whatever the picture
         contract, origins["output"] = replace(contract, output="logits"), "assumed"
+    if ledger.assumed:
+        origins["head_pool"] = "assumed"
     why = reasons(checkpoint, ledger)
     origins |= dict.fromkeys(why, "assumed")
     stem = ledger.architecture.stem
@@ -111,7 +120,7 @@ def _origins_of(layout: Layout) -> dict[str, Origin]:
     """
     if not layout.is_own:
         return dict.fromkeys(ENTRIES, "user")
-    named = bool(layout.units)
+    named = bool(layout.units) and layout.has_software
     return {
         key: "software" if named and (key == "input" or key not in layout.carried) else "assumed" for key in ENTRIES
     }

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from densenet_port.checkpoint import Array, Checkpoint
+from densenet_port.conversion.statistics import Witness
 from densenet_port.layouts.match import Ledger
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract, Origin
@@ -37,6 +38,10 @@ class Source(Protocol):
     @property
     def evidence(self) -> Evidence | None:
         """What the file's own graph says; None without one."""
+
+    @property
+    def witness(self) -> Witness | None:
+        """What its statistics say; None where nobody asked them."""
 
     @property
     def weights(self) -> Mapping[Slot, Array]:

@@ -9,7 +9,8 @@ from densenet_port.errors import MisfitError
 from densenet_port.layouts.identify import Words, fitting
 from densenet_port.layouts.layout import SPLIT, Layout
 from densenet_port.layouts.match import Ledger
-from densenet_port.layouts.scan import below, places
+from densenet_port.layouts.scan import ROOT, places
+from densenet_port.layouts.structure import within
 from densenet_port.network.follow import follow
 from densenet_port.network.units import HEAD
 
@@ -43,14 +44,15 @@ def advice(checkpoint: Checkpoint, words: Words, tables: Sequence[Layout]) -> st
 def _names(checkpoint: Checkpoint, tables: Sequence[Layout]) -> list[str]:
     """What stands before the names of each network."""
     prefixes = [place.prefix.rstrip(SPLIT) for table in tables for place in places(table, checkpoint)]
-    return [name for name in dict.fromkeys(prefixes) if name][:MOST]
+    several = len(set(prefixes)) > 1
+    return [name or ROOT for name in dict.fromkeys(prefixes) if name or several][:MOST]
 
 
 def _within(checkpoint: Checkpoint, name: str, words: Words, tables: Sequence[Layout]) -> Way | None:
     """How to take the network below a name: with its head, which may stand further out, or else its body."""
     bodies: list[Way] = []
     for outer in _outwards(name):
-        part = below(checkpoint, outer)
+        part = within(checkpoint, outer)
         if len(part.tensors) < len(checkpoint.tensors) and (ledger := _taken(part, outer, words, tables)):
             way = Way(f"--within {outer}", whole=HEAD in ledger.architecture.units)
             if way.whole:
@@ -58,7 +60,7 @@ def _within(checkpoint: Checkpoint, name: str, words: Words, tables: Sequence[La
             bodies.append(way)
     if bodies or words.no_top:
         return bodies[0] if bodies else None
-    part = below(checkpoint, name)
+    part = within(checkpoint, name)
     alone = _taken(part, name, words._replace(no_top=True), tables)
     return Way(f"--within {name} --no-top", whole=False) if alone else None
 
@@ -78,6 +80,9 @@ def _taken(checkpoint: Checkpoint, within: str, words: Words, tables: Sequence[L
 
 def _outwards(name: str) -> Iterator[str]:
     """A name, and those of what it stands in, from the innermost on."""
+    if name == ROOT:
+        yield name
+        return
     while name:
         yield name
         name = re.sub(r"(^|[./])[^./]*$", "", name)

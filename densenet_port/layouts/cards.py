@@ -25,12 +25,13 @@ card does not name, follows from the table alone.
 
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Literal
 
-from densenet_port.errors import CorruptError
+from densenet_port.errors import CorruptError, UsageError
 from densenet_port.files import resource
 from densenet_port.layouts.layout import Layout, layouts
 from densenet_port.layouts.schema import generic
@@ -50,7 +51,7 @@ PROOF: dict[Direction, str] = {"source": "read", "target": "written"}
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One figure of a card: `passed` is `figure <= bound`."""
+    """One figure of a card: `passed` is `figure <= bound`. An architecture without a name is its numbers."""
 
     architecture: str
     what: str
@@ -84,19 +85,25 @@ class Support:
 
 
 def matrix() -> Iterator[Support]:
-    """Every layout with every architecture that has a name."""
+    """Every layout with every architecture that has a name, with the head that is usual there."""
     for layout in layouts():
         table, card = Layout.load(layout), card_of(layout)
-        for name, architecture in NAMED.items():
+        for name, body in NAMED.items():
+            architecture = headed(table, body)
             held = holds(table, architecture)
-            source = _level(card, name, "source") if held else None
-            target = _level(card, name, "target") if held and table.containers else None
+            source = _level(card, architecture.name, "source") if held else None
+            target = _level(card, architecture.name, "target") if held and table.containers else None
             yield Support(layout=layout, architecture=name, source=source, target=target)
+
+
+def headed(table: Layout, architecture: Architecture) -> Architecture:
+    """The architecture with the layout's usual head, the first that its table allows."""
+    return replace(architecture, head=table.only.get("head", (architecture.head,))[0])
 
 
 def holds(table: Layout, architecture: Architecture) -> bool:
     """Whether a layout has a place for every unit of an architecture, and can be of its numbers."""
-    named = not table.units or all(generic(unit)[0] in table.units for unit in architecture.units)
+    named = not table.units or all({unit, generic(unit)[0]} & table.units.keys() for unit in architecture.units)
     return named and table.refusal(architecture) is None
 
 
@@ -155,7 +162,7 @@ def _measured(row: Fields) -> Measured:
     """One row, whose verdict must follow from its figure."""
     row.check_keys(entry.name for entry in fields(Measured))
     measured = Measured(
-        architecture=row.one_of("architecture", NAMED),
+        architecture=_architecture(row),
         what=row.one_of("what", WHAT),
         dtype=row.one_of("dtype", ("float32", "float64")),
         figure=row.number("figure"),
@@ -166,3 +173,11 @@ def _measured(row: Fields) -> Measured:
         verdict = f"{measured.figure} with the bound {measured.bound}"
         raise row.wrong("passed", f"the verdict on {verdict}", measured.passed)
     return measured
+
+
+def _architecture(row: Fields) -> str:
+    """The name of an architecture, or its numbers where it has none."""
+    text = row.text("architecture")
+    with suppress(UsageError):
+        return Architecture.named(text).name if "=" in text else row.one_of("architecture", NAMED)
+    return row.one_of("architecture", NAMED)

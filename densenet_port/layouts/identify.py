@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import MisfitError, PortError
-from densenet_port.layouts.layout import Kernels, Layout, layouts
+from densenet_port.layouts.layout import STRUCTURE, Kernels, Layout, layouts, structure_path
 from densenet_port.layouts.match import NO_TOP, Ledger, body, fitted, match
 from densenet_port.layouts.scan import FLOATS, Scan, places, scan, with_head
 from densenet_port.layouts.symptoms import explained, without_statistics
@@ -83,6 +83,8 @@ def _in_file_order(checkpoint: Checkpoint, ledger: Ledger) -> Ledger:
 
 def _identified(checkpoint: Checkpoint, words: Words) -> Ledger:
     """As `identify`, whose errors know nothing of what the tensors say of themselves."""
+    if words.src in (STRUCTURE, structure_path()):
+        return _floating(checkpoint, _by_structure(checkpoint, words))
     attempts, others = _attempts(checkpoint, words)
     best = _preferred(checkpoint, [ledger for attempt in attempts if (ledger := attempt.complete)])
     if len(best) == 1:
@@ -92,7 +94,38 @@ def _identified(checkpoint: Checkpoint, words: Words) -> Ledger:
     for layout in others:
         if _attempt(checkpoint, layout, words).complete:
             raise _unrecorded(checkpoint, layout.name)
-    raise _misfit(checkpoint, attempts, words)
+    if words.src is not None or len(attempts) == 1 or _other_numbers(attempts, words):  # somebody's word, or the file's
+        raise _misfit(checkpoint, attempts, words)
+    try:
+        return _floating(checkpoint, _by_structure(checkpoint, words))
+    except MisfitError as error:
+        nearest = _nearest(attempts, words)
+        if nearest and _is_near(checkpoint, nearest):
+            raise _misfit(checkpoint, attempts, words) from error
+        raise
+
+
+def _by_structure(checkpoint: Checkpoint, words: Words) -> Ledger:
+    """The complete ledger of a file by its structure. Raises MisfitError that says what it lacks."""
+    from densenet_port.layouts.closing import Words as Asked  # noqa: PLC0415 (a file that a table fits needs none)
+    from densenet_port.layouts.structure import ledger_of  # noqa: PLC0415 (as above)
+
+    try:
+        return ledger_of(checkpoint, Asked(words.arch, words.kernels, words.no_top))
+    except MisfitError as error:
+        raise MisfitError(f"{checkpoint.path}: {error.message}", hint=error.hint) from error
+
+
+def _other_numbers(attempts: Sequence[Attempt], words: Words) -> bool:
+    """Whether a table fits but for the user's architecture."""
+    return words.arch is not None and any(_inferred(attempt, words) for attempt in attempts)
+
+
+def _is_near(checkpoint: Checkpoint, nearest: Attempt) -> bool:
+    """Whether a table fits most of a file, or says that several networks are in it."""
+    if nearest.ledger is None:
+        return len(places(nearest.layout, checkpoint)) > 1
+    return 2 * nearest.ledger.fit_count >= len(checkpoint.tensors)
 
 
 # -- trying ------------------------------------------------------------------------------------------------------------
@@ -144,7 +177,9 @@ def _ledger(scanned: Scan, words: Words) -> Ledger:
     if words.no_top:
         return body(scanned, architecture)
     headed = with_head(scanned, architecture, words.kernels)
-    return match(headed, architecture if headed is scanned else _architecture(headed, words.arch))
+    ledger = match(headed, architecture if headed is scanned else _architecture(headed, words.arch))
+    is_word = words.arch and words.arch.head == ledger.architecture.head
+    return replace(ledger, assumed=()) if is_word and ledger.assumed else ledger
 
 
 def _architecture(scanned: Scan, arch: Architecture | None) -> Architecture:
@@ -163,10 +198,13 @@ def _architecture(scanned: Scan, arch: Architecture | None) -> Architecture:
 
 
 def _preferred(checkpoint: Checkpoint, ledgers: Sequence[Ledger]) -> list[Ledger]:
-    """Those of the highest rank: the layout's software can have the network, and then the file's record prefers it."""
+    """Those of the highest rank: the layout's software can have the network, and the file's record prefers it.
+
+    Where no software can, the one that is off in the fewest numbers.
+    """
     ranks = [
         (
-            ledger.layout.refusal(ledger.architecture) is None,
+            -len([*ledger.layout.refusals(ledger.architecture)]),
             bool(ledger.layout.prefer) and _records(checkpoint, ledger.layout.prefer),
         )
         for ledger in ledgers

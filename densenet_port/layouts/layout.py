@@ -33,6 +33,8 @@ from densenet_port.strict import Fields
 
 SPLIT = "./"  # what may stand between a prefix and a name
 
+STRUCTURE = "structure"  # the layout of a file that is read without a table
+
 Kernels = Literal["theano", "tensorflow"]
 Ordering = Literal["th", "tf"]
 
@@ -80,8 +82,8 @@ class Layout:
     `body_prefix` stands before the names of the body of a network with a head, `pool` is the module of the stem's pool.
     `classes` are those of the networks that the software publishes, `carried` the entries of the contract that go with
     the weights from file to file.
-    `tensors` gives name and axes by kind and part, `optional` those of parts that a network need not have, and `fold`
-    the name of what makes a norm's roles of its parts.
+    `tensors` gives name and axes by kind and part, `optional` those of parts that a network need not have, `norm_parts`
+    the parts of a norm in the order of the table, and `fold` the name of what makes a norm's roles of its parts.
     `digest` is the SHA-256 of the table, followed by what it includes.
     """
 
@@ -110,6 +112,7 @@ class Layout:
     running_containers: tuple[str, ...]
     tensors: Mapping[Kind, Mapping[str, Pattern]]
     optional: Mapping[Kind, Mapping[str, Pattern]]
+    norm_parts: tuple[str, ...]
     fold: str | None
 
     @classmethod
@@ -134,16 +137,23 @@ class Layout:
         """Whether the table is one of this project's, and no user's own."""
         return self.path.parent == resource("mappings")
 
+    @property
+    def has_software(self) -> bool:
+        """Whether the layout is some software's, and was not made for one file by its structure."""
+        return self.path != structure_path()
+
     # -- writing -------------------------------------------------------------------------------------------------------
 
     def refusal(self, architecture: Architecture) -> str | None:
         """Why the layout cannot hold a network of these numbers; None where it can."""
+        return next((f"{self.name} cannot hold this network: {reason}" for reason in self.refusals(architecture)), None)
+
+    def refusals(self, architecture: Architecture) -> Iterator[str]:
+        """Each number that the layout cannot hold, with those that it can."""
         for number, allowed in self._allowed(architecture).items():
             value = getattr(architecture, number)
             if value not in allowed and not (number == "head" and any(fnmatchcase(value, form) for form in allowed)):
-                known = " or ".join(map(str, allowed))
-                return f"{self.name} cannot hold this network: {number} must be {known}, found {value}"
-        return None
+                yield f"{number} must be {' or '.join(map(str, allowed))}, found {value}"
 
     def _allowed(self, architecture: Architecture) -> dict[str, tuple[Any, ...]]:
         """Number of an architecture → the values that the layout can hold."""
@@ -351,3 +361,8 @@ def _included(path: Path, content: dict[str, Any]) -> Path:
 def layouts() -> tuple[str, ...]:
     """The names of the layouts that have a table, in alphabetical order."""
     return tuple(sorted(path.stem for path in resource("mappings").glob("*.toml")))
+
+
+def structure_path() -> Path:
+    """What stands for the table of a layout that was made for one file by its structure."""
+    return resource("mappings") / STRUCTURE

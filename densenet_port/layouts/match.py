@@ -3,21 +3,22 @@
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from math import isqrt
 from typing import Any, NamedTuple
 
 from densenet_port.checkpoint import Tensor
 from densenet_port.errors import UsageError
+from densenet_port.layouts.heads import BARE, assumed_of
 from densenet_port.layouts.layout import SPLIT, Kernels, Layout, TensorKey
-from densenet_port.layouts.scan import FLOATS, NUMBER, Match, Place, Scan, inside
+from densenet_port.layouts.scan import FLOATS, NUMBER, Match, Place, Scan, assumed_head, inside, last_channels
 from densenet_port.layouts.schema import FIRST_CONVS, generic, kind_of
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.head import USUAL
-from densenet_port.network.units import HEAD, Slot, is_head
+from densenet_port.network.units import FINAL_NORM, HEAD, Slot, is_head
 
-FLAT = "flatten:*/dense"
-NO_TOP = "--no-top"  # the rule of the user's own word
 HEAD_BIAS = TensorKey(HEAD, "bias")
+NO_TOP = "--no-top"  # the rule of the user's own word
 SHOWN = 4  # names in a note
 
 
@@ -138,6 +139,8 @@ def fitted(architecture: Architecture, scanned: Scan) -> Architecture:
         classes = sizes[HEAD]["o"]
     head = head_text(scanned, architecture) if classes else USUAL
     final_norm = architecture.final_norm and bool(_recorded(scanned).get("final_norm", True))
+    if not any(match.key.unit == FINAL_NORM for match in scanned.matches):  # a graph will tell whether there is none
+        final_norm &= not scanned.layout.general and scanned.checkpoint.graph is None
     changed = replace(architecture, classes=classes, channels=channels, head=head, final_norm=final_norm)
     return architecture if changed == architecture else changed  # which has what has been worked out from it
 
@@ -161,27 +164,32 @@ def head_text(scanned: Scan, architecture: Architecture) -> str:
         return architecture.head
     recorded = _recorded(scanned).get("head", USUAL)
     forms = [recorded, *scanned.layout.only.get("head", ()), architecture.head, USUAL]
-    for form in dict.fromkeys([*forms, FLAT] if scanned.layout.general else forms):
-        text = _filled(form, sizes, channels=replace(architecture, classes=1, head=USUAL).units[HEAD].sizes["i"])
-        try:
-            units = replace(architecture, classes=sizes[HEAD]["o"], head=text).units
-        except UsageError:  # a form of anything, or a size that the file does not have
-            continue
-        dense = {name: (unit.sizes["i"], unit.sizes["o"]) for name, unit in units.items() if unit.kind == "dense"}
-        if dense == {name: (axes["i"], axes["o"]) for name, axes in sizes.items() if kind_of(name) == "dense"}:
-            return text
-    return USUAL
+    assumed = assumed_head(scanned, architecture)
+    texts = [_filled(form, sizes, last_channels(architecture)) for form in dict.fromkeys(forms)]
+    fitting = [text for text in [*texts, *([assumed] if assumed else [])] if _has_dense(architecture, text, sizes)]
+    units = {match.key.unit for match in scanned.matches if is_head(match.key.unit)}
+    whole = (text for text in fitting if {*filter(is_head, replace(architecture, classes=1, head=text).units)} == units)
+    return next(whole, fitting[0] if fitting else USUAL)
+
+
+def _has_dense(architecture: Architecture, text: str, sizes: Mapping[str, Mapping[str, int]]) -> bool:
+    """Whether the dense layers of a head have these sizes."""
+    try:
+        units = replace(architecture, classes=sizes[HEAD]["o"], head=text).units
+    except UsageError:  # a form of anything, or a size that the file does not have
+        return False
+    dense = {name: (unit.sizes["i"], unit.sizes["o"]) for name, unit in units.items() if unit.kind == "dense"}
+    return dense == {name: (axes["i"], axes["o"]) for name, axes in sizes.items() if kind_of(name) == "dense"}
 
 
 def _filled(form: str, sizes: Mapping[str, Mapping[str, int]], channels: int) -> str:
     """A head with its sizes in place of every `*`; `channels` are those of the last map."""
     outputs = (axes["o"] for name, axes in sizes.items() if kind_of(name) == "dense" and name != HEAD)
     first = next(axes["i"] for name, axes in sizes.items() if kind_of(name) == "dense")
-    words = [
-        word.replace("*", str(isqrt(first // channels) if word.startswith("flatten") else next(outputs, 0)))
-        for word in form.split("/")
-    ]
-    return "/".join(words)
+    while "*" in form:
+        size = isqrt(first // channels) if "flatten:*" in form else next(outputs, 0)
+        form = form.replace("*", str(size), 1)
+    return form
 
 
 def match(scanned: Scan, architecture: Architecture) -> Ledger:
@@ -219,7 +227,8 @@ def match(scanned: Scan, architecture: Architecture) -> Ledger:
         kernels=_kernels(scanned),
         kernels_assumed=scanned.kernels_assumed,
         blank=blank,
-        notes=tuple(_notes(scanned, claims, blank)),
+        notes=tuple(_notes(scanned, architecture, claims, blank)),
+        assumed=tuple(_assumed(scanned, architecture)),
     )
 
 
@@ -246,19 +255,37 @@ def _is_optional(layout: Layout, key: TensorKey) -> bool:
 
 
 def _blank(missing: Mapping[TensorKey, str], claims: Mapping[TensorKey, Claim]) -> frozenset[TensorKey]:
-    """The bias of a head that has none: zeros do the same."""
-    return frozenset(key for key in missing if key == HEAD_BIAS and TensorKey(HEAD, "kernel") in claims)
+    """The biases that dense layers do not have: zeros do the same."""
+    return frozenset(key for key in missing if key.part == "bias" and TensorKey(key.unit, "kernel") in claims)
 
 
-def _notes(scanned: Scan, claims: Mapping[TensorKey, Claim], blank: Collection[TensorKey]) -> Iterator[str]:
+def _assumed(scanned: Scan, architecture: Architecture) -> Iterator[str]:
+    """What of the network neither names and shapes tell, nor a record, nor the table."""
+    recorded, forms = _recorded(scanned), scanned.layout.only.get("head", ())
+    is_known = any(fnmatchcase(architecture.head, form) for form in forms)
+    if architecture.head not in (USUAL, recorded.get("head")) and not is_known:
+        yield from assumed_of(architecture.head)
+    if not architecture.final_norm and recorded.get("final_norm", True):
+        yield BARE
+
+
+def _notes(
+    scanned: Scan, architecture: Architecture, claims: Mapping[TensorKey, Claim], blank: Collection[TensorKey]
+) -> Iterator[str]:
     """What a file's owner should know of the ledger."""
     head = next((claim.unit_name for key, claim in claims.items() if key.unit == HEAD), None)
-    if head and scanned.layout.units and not scanned.layout.names_head(head):
+    layers = [*dict.fromkeys(claim.unit_name for key, claim in claims.items() if is_head(key.unit))]
+    if len(layers) > 1 and not scanned.layout.general:
+        yield f"{', '.join(layers)} are taken for the head: each reads what the one before puts out"
+    elif head and scanned.layout.units and not scanned.layout.names_head(head):
         yield f"{head} is taken for the head: it is the only layer left over, and reads the channels of the last map"
-    if blank:
+    if blank == {HEAD_BIAS}:
         yield f"the head ({head}) has no bias: it gets one of zeros, which does the same"
+    elif blank:
+        yield "the dense layers of the head have no biases: they get zeros, which do the same"
     if biased := [claim.name for key, claim in claims.items() if _is_optional(scanned.layout, key)]:
-        yield f"the means of the norms behind take up the biases of convolutions: {_some(biased)}"
+        takers = "the means of the norms" if architecture.final_norm else "the means of the norms and the head's bias"
+        yield f"{takers} behind take up the biases of convolutions: {_some(biased)}"
     numbers = [name for name, rule in scanned.ignored.items() if rule == NUMBER]
     if shown := [name for name in numbers if scanned.checkpoint.tensors[name].dtype in FLOATS]:
         yield f"single numbers beside the network are left out, as a training's own: {_some(shown)}"
@@ -284,7 +311,7 @@ def _missing(scanned: Scan, architecture: Architecture, claims: Mapping[TensorKe
     for unit in architecture.units.values():
         if unit.name in spellings:
             layer = spellings[unit.name]
-        elif generic(unit.name)[0] in layout.units:
+        elif {unit.name, generic(unit.name)[0]} & layout.units.keys():
             layer = layout.spell_unit(unit, architecture)
         else:
             layer = unit.name

@@ -13,12 +13,15 @@ from typing import NamedTuple, cast
 
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import MisfitError
+from densenet_port.layouts.heads import HeadLayer, chained, head_layers, head_text, keys_of
 from densenet_port.layouts.layout import SPLIT, Kernels, Layout, TensorKey
 from densenet_port.layouts.schema import FIRST_CONVS, kind_of, regex
 from densenet_port.network.architecture import Architecture, infer, name_in_order
-from densenet_port.network.units import HEAD, Kind, is_head
+from densenet_port.network.head import USUAL
+from densenet_port.network.units import FINAL_NORM, HEAD, Kind, is_head
 
 NUMBER = "a single number"  # the rule by which a loss or a score is left out
+ROOT = "."  # the word for what stands before no name
 TWIN = "the same tensor under another name"
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -68,8 +71,9 @@ class Scan:
 
     @property
     def norm_count(self) -> int:
-        """How many norms are there, whole or in part."""
-        return len({match.key.unit for match in self.matches if kind_of(match.key.unit) == "norm"})
+        """How many norms of a body are there, whole or in part; the last one counts though it is missing."""
+        norms = {match.key.unit for match in self.matches if kind_of(match.key.unit) == "norm"}
+        return len({*(unit for unit in norms if not is_head(unit)), FINAL_NORM})
 
     @property
     def has_head(self) -> bool:
@@ -89,10 +93,10 @@ def scan(layout: Layout, checkpoint: Checkpoint, kernels: Kernels | None = None)
     place = _place(layout, checkpoint)
     matches = _by_name(layout, checkpoint, place)
     matches = matches or _by_order(layout, checkpoint, kernels or _recorded_kernels(checkpoint))
-    return _scan_of(layout, checkpoint, place, _distinct(matches, checkpoint.tensors), kernels)
+    return scan_of(layout, checkpoint, place, _distinct(matches, checkpoint.tensors), kernels)
 
 
-def _scan_of(
+def scan_of(
     layout: Layout, checkpoint: Checkpoint, place: Place, matches: Sequence[Match], kernels: Kernels | None
 ) -> Scan:
     """What follows from the tensors that are recognised."""
@@ -128,9 +132,17 @@ def places(layout: Layout, checkpoint: Checkpoint) -> list[Place]:
     for root in dict.fromkeys(("", layout.root)):
         prefixes = _prefixes(checkpoint, tuple(end.removeprefix(root) for end in ends))
         several = [Place(prefix, root) for prefix in sorted(prefixes)]
-        if places := [place for place in several if not _is_within(layout, prefixes[place.prefix], place, several)]:
-            return places
+        apart = [place for place in several if not _is_within(layout, prefixes[place.prefix], place, several)]
+        networks = [place for place in apart if _has_layers(layout, checkpoint, place)]
+        if networks or (apart and layout.root):
+            return networks or apart
     return []
+
+
+def _has_layers(layout: Layout, checkpoint: Checkpoint, place: Place) -> bool:
+    """Whether a dense layer is in a place: `features.conv0` is a stem, `conv1` may be a layer of anything."""
+    matches = (_recognised(layout, name, place) for name in checkpoint.tensors)
+    return any(match.key.unit.startswith("block") for match in matches if match)
 
 
 def _is_within(layout: Layout, name: str, place: Place, places: Sequence[Place]) -> bool:
@@ -159,7 +171,7 @@ def _place(layout: Layout, checkpoint: Checkpoint) -> Place:
     several = places(layout, checkpoint)
     if len(several) > 1:
         listed = ", ".join(repr(place.prefix) for place in several)
-        choices = " or ".join(f"--within {place.prefix.rstrip(SPLIT)}" for place in several if place.prefix)
+        choices = " or ".join(f"--within {place.prefix.rstrip(SPLIT) or ROOT}" for place in several)
         raise MisfitError(
             f"{len(several)} networks in one file, under {listed}",
             hint=f"say which one to take: {choices}",
@@ -208,35 +220,51 @@ def _distinct(matches: Sequence[Match], tensors: Mapping[str, Tensor]) -> list[M
 
 
 def with_head(scanned: Scan, architecture: Architecture, kernels: Kernels | None) -> Scan:
-    """The same, with the one layer that is left over taken for the head, whatever it is called.
+    """The same, with the layers outside of the body taken for the head, whatever they are called.
 
-    It must be a dense layer that reads the channels of the last map, and nothing else may be left.
+    They must be dense layers and norms each of which reads what the one before puts out, and nothing else may be left.
     """
-    layout, checkpoint = scanned.layout, scanned.checkpoint
-    unit = _dense_layer(scanned) if scanned.unclaimed and not scanned.has_head else None
-    if unit is None:
+    heads = [match for match in scanned.matches if is_head(match.key.unit)]
+    if not scanned.unclaimed and len({match.key for match in heads}) == len(heads):
         return scanned
-    heads = [
-        Match(TensorKey(HEAD, part), name, unit)
-        for part, pattern in layout.tensors["dense"].items()
-        for name in (form.format(unit=unit) for form in pattern.names)
-        if name in scanned.unclaimed
-    ]
-    headed = _scan_of(layout, checkpoint, scanned.place, [*scanned.matches, *heads], kernels)
-    channels = [one.sizes["c"] for one in architecture.units.values() if one.kind == "norm"][-1]
-    return headed if not headed.unclaimed and headed.kernel_sizes.get(HEAD, {}).get("i") == channels else scanned
+    within, known = inside(scanned), {match.name for match in heads}
+    names = [n for n in scanned.checkpoint.tensors if n in known or (n in scanned.unclaimed and not within(n))]
+    layers = chained(_head_layers(scanned, names), last_channels(architecture))
+    if layers is None or _goes_on(scanned, heads, layers):
+        return scanned
+    matches = [match for match in scanned.matches if match not in heads]
+    matches += [Match(key, name, layer) for key, (name, layer) in keys_of(layers).items()]
+    headed = scan_of(scanned.layout, scanned.checkpoint, scanned.place, matches, kernels)
+    return scanned if headed.unclaimed else headed
 
 
-def _dense_layer(scanned: Scan) -> str | None:
-    """The name of the layer whose kernel is the only one among what is left over outside of the body."""
-    within = inside(scanned)
-    layers = [
-        name[len(before) : len(name) - len(after)]
-        for before, _, after in (form.partition("{unit}") for form in scanned.layout.tensors["dense"]["kernel"].names)
-        for name in scanned.unclaimed
-        if name.startswith(before) and name.endswith(after) and not within(name)
-    ]
-    return layers[0] if len(layers) == 1 else None
+def _head_layers(scanned: Scan, names: Iterable[str]) -> list[HeadLayer]:
+    """The dense layers and norms among tensors."""
+    tensors = scanned.checkpoint.tensors
+    return head_layers(scanned.layout, {name: tensors[name].shape for name in names})
+
+
+def _goes_on(scanned: Scan, heads: Sequence[Match], layers: Sequence[HeadLayer]) -> bool:
+    """Whether a network with a head of its own stands in another one, which goes on behind its classes.
+
+    What that does with them weights do not tell, and ReLU is not likely.
+    """
+    prefix = scanned.place.prefix
+    own = [match for match in heads if match.name.startswith(prefix)]
+    others = [layer for layer in layers if not layer.name.startswith(prefix)]
+    return bool(prefix and own and others) and scanned.checkpoint.graph is None
+
+
+def last_channels(architecture: Architecture) -> int:
+    """The channels of the last map."""
+    return replace(architecture, classes=1, head=USUAL).units[HEAD].sizes["i"]
+
+
+def assumed_head(scanned: Scan, architecture: Architecture) -> str | None:
+    """The head that the layers recognised as its are taken for, by their sizes; None where they are none."""
+    names = [match.name for match in scanned.matches if is_head(match.key.unit)]
+    layers = chained(_head_layers(scanned, names), last_channels(architecture))
+    return None if layers is None else head_text(layers, last_channels(architecture))
 
 
 def inside(scanned: Scan) -> Callable[[str], bool]:
@@ -267,7 +295,7 @@ def _by_order(layout: Layout, checkpoint: Checkpoint, kernels: Kernels | None) -
     shapes = [checkpoint.tensors[parts["kernel"]].shape for parts in convs if "kernel" in parts]
     if not shapes or not layout.unnumbered.issubset(chain(*layers.values())):
         return []
-    units = _units_in_order(layout, shapes, len(layers["norm"]), kernels)
+    units = _units_in_order(layout, shapes, len(layers["norm"]), len(layers["dense"]), kernels)
     return [
         Match(TensorKey(unit, part), name, layer)
         for kind, parts_of in layers.items()
@@ -295,23 +323,26 @@ def _first_hit(expressions: Iterable[re.Pattern[str]], text: str) -> re.Match[st
 
 
 def _units_in_order(
-    layout: Layout, shapes: Sequence[tuple[int, ...]], norm_count: int, kernels: Kernels | None
+    layout: Layout, shapes: Sequence[tuple[int, ...]], norm_count: int, dense_count: int, kernels: Kernels | None
 ) -> dict[Kind, list[str]]:
     """Kind → its units in order of execution, as the shapes of the convolutions' kernels say.
 
-    Raises MisfitError where the file has another number of norms.
+    Norms beyond those of the body are the head's. Raises MisfitError where the file has another number of norms.
     """
     axes, _ = _choose(layout.tensors["conv"]["kernel"].axes, shapes, kernels)
     sizes = [named for shape in shapes if (named := _named_sizes(axes, shape))]
     convs = name_in_order([*sizes])
     body = infer(dict(zip(convs, sizes, strict=True)), norm_count)
     norms = [unit.name for unit in body.units.values() if unit.kind == "norm"]
+    dense = [*(f"head.dense{place}" for place in range(1, dense_count)), HEAD]
+    if dense_count:
+        norms += [f"head.norm{place}" for place in range(1, norm_count - len(norms) + 1)]
     if norm_count != len(norms):
         raise MisfitError(
             f"{norm_count} norms for {len(convs)} convolutions, expected {len(norms)}",
             hint="without layer names the order is all there is, so every layer must be there",
         )
-    return {"conv": convs, "norm": norms, "dense": [HEAD]}
+    return {"conv": convs, "norm": norms, "dense": dense}
 
 
 # -- what is left over -------------------------------------------------------------------------------------------------

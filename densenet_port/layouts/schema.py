@@ -120,6 +120,7 @@ def compiled(path: Path, content: dict[str, Any], shared: tuple[str, ...] = ()) 
         "running_containers": running_containers,
         "tensors": tensors,
         "optional": optional,
+        "norm_parts": tuple(part for part in content["tensors"]["norm"] if part != "fold"),
         "fold": fold,
     }
 

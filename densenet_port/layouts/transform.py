@@ -139,8 +139,22 @@ def unbiased(mean: Load, pieces: Sequence[tuple[Load | None, int]]) -> Array:
 
     (x + bias − mean) is (x − (mean − bias)). In float64, or the mean's own type as in `folded`.
     """
-    added = [np.zeros(channels) if bias is None else bias() for bias, channels in pieces]
-    return folded(UNBIASED, [mean(), np.concatenate(added)])
+    return folded(UNBIASED, [mean(), _added(pieces)])
+
+
+def biased(bias: Load, kernel: Load, pieces: Sequence[tuple[Load | None, int]]) -> Array:
+    """A dense layer's bias (`o`) and what biases add to the channels that its kernel (`i o`) reads, piece by piece.
+
+    (x + added) · kernel + bias is x · kernel + (bias + added · kernel). In float64, or the bias's own type as in
+    `folded`.
+    """
+    recipe = Recipe(("bias", "kernel", "added"), lambda own, weights, added: own + added @ weights)
+    return folded(recipe, [bias(), kernel(), _added(pieces)])
+
+
+def _added(pieces: Sequence[tuple[Load | None, int]]) -> Array:
+    """What biases add to each channel; zeros where there is none."""
+    return np.concatenate([np.zeros(channels) if bias is None else bias() for bias, channels in pieces])
 
 
 # -- the absorbed epsilon ----------------------------------------------------------------------------------------------

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, NoReturn, cast, get_args
 
 from densenet_port.errors import MisfitError
 from densenet_port.file_graph import INPUT, FileGraph, Step
+from densenet_port.network.channels import Concatenation, Flatten
 from densenet_port.network.contract import Activation, Contract, Input, Order, input_of, unit_note
+from densenet_port.network.file_head import FileHead, head_of_file, without_idle_flattening
 from densenet_port.network.graph import IMAGES, Numbers, Operation, OperationKind, graph, stem_of
 from densenet_port.network.units import HEAD
 
@@ -25,22 +27,33 @@ TITLES: dict[OperationKind, str] = {
     "pad": "a mirrored border",
     "blur": "a blur",
     "mean": "the mean over height and width",
+    "max": "the maximum over height and width",
+    "flatten": "a flattening",
     "dense": "a dense layer",
     "activation": "an activation",
 }
 
 FIRST = "stem.conv"
+HEAD_POOL = "final.pool"  # the pool in front of a flattened map; where there is none, the mean over it
+_VECTORS = ("final.pool", "final.concat", "head.flatten")  # what the head reads
 FRONT = "the input"  # where the first operation stands, in a message
 _MAX_PLACES = 2  # named in one
 Pieces = tuple[str, ...]  # what a concatenation joins, in order; one name for anything else
 
 
 class Evidence(NamedTuple):
-    """What a graph says: entries of the contract, notes, and what stands outside of it and is assumed."""
+    """What a graph says: entries of the contract, notes, and what stands outside of it and is assumed.
+
+    And what it says of the network beyond the contract, None where it does not: `head`, what stands behind the last
+    map; `concatenation` and `flatten`, the order in which it joins maps and reads a flattened one (`network.channels`).
+    """
 
     facts: Mapping[str, Any]
     notes: tuple[str, ...]
     assumed: tuple[str, ...]
+    head: str | None = None
+    concatenation: Concatenation | None = None
+    flatten: Flatten | None = None
 
 
 def follow(source: FileGraph, numbers: Numbers, holders: Mapping[str, str], *, no_top: bool = False) -> Evidence:
@@ -60,27 +73,57 @@ class _Follower:
 
     def __init__(self, source: FileGraph, numbers: Numbers, holders: Mapping[str, str], *, no_top: bool) -> None:
         """Begin in front of the first operation."""
-        self.source, self.holders, self.no_top = source, holders, no_top
-        self.pieces = _pieces(source)
-        self.readers = _readers(source, self.pieces)
+        self.source, self.holders, self.no_top = without_idle_flattening(source), holders, no_top
+        self.pieces = _pieces(self.source)
+        self.readers = _readers(self.source, self.pieces)
+        self.stem = stem_of(numbers.stem)
         self.contract = self.usual()
-        self.network = graph(numbers, self.contract)
-        self.has_pool = stem_of(numbers.stem).pool
+        self.head = self.head_of(numbers)
+        if self.head:
+            self.contract = replace(self.contract, head_pool=self.head.pool)
+        self.network = graph(_with_head(numbers, self.head), self.contract)
+        self.concatenation = self.joined()
+        self.flatten: Flatten | None = None
         self.values: dict[str, Pieces] = {}
         self.facts: dict[str, set[Any]] = {}
         self.notes: list[str] = list(source.notes)
         self.gaps: dict[str, None] = {}  # where somebody's code stands
 
     def usual(self) -> Contract:
-        """A contract with the stem's pool and the output that the steps have; the rest is the usual."""
+        """A contract with the stem's stride and pool and the output that the steps have; the rest is the usual."""
         pool = next((step for step in self.source.steps.values() if step.kind == "max_pool"), None)
-        stem_pool = "none" if pool is None else "blur" if pool.stride == (1, 1) else "max"
-        return replace(Contract(), stem_pool=stem_pool, output=self.output())  # type: ignore[arg-type]
+        entries: dict[str, Any] = {
+            "stem_pool": "none" if pool is None else "blur" if pool.stride == (1, 1) else "max",
+            "stem_stride": self.stem_stride(),
+            "output": self.output(),
+        }
+        return replace(Contract(), **entries)
+
+    def stem_stride(self) -> int | None:
+        """The stride of the stem's only convolution; None for the usual one of its kind."""
+        conv = self.step_of(FIRST)
+        stride = conv.stride[0] if conv else 0
+        return stride if stride and stride != self.stem.convs[0].stride else None
+
+    def head_of(self, numbers: Numbers) -> FileHead | None:
+        """The head in the file, if its units are those that the tensors are taken for."""
+        expected = graph(numbers, self.contract)
+        head = head_of_file(self.source, expected, self.is_held, numbers.head) if HEAD in expected.units else None
+        is_alike = head is None or graph(_with_head(numbers, head), self.contract).units == expected.units
+        return head if is_alike else None
+
+    def joined(self) -> Concatenation | None:
+        """Whether the first dense layer's new channels stand behind the old ones or in front; None where none does."""
+        convs = [name for name in self.network.units if name.startswith("block1.layer1.conv")]
+        new = self.step_of(convs[-1])
+        joined = (pieces for pieces in self.pieces.values() if len(pieces) > 1 and new and new.name in pieces)
+        first = next((pieces[0] for pieces in joined), None)
+        return None if first is None else "new-first" if new and first == new.name else "old-first"
 
     def output(self) -> str:
         """The activation that stands behind the head, or logits."""
-        head = next((step.name for step in self.source.steps.values() if self.is_held(step, HEAD)), None)
-        for step in self.behind((head,), "flatten") if head else ():
+        head = self.step_of(HEAD)
+        for step in self.behind((head.name,), "flatten") if head else ():
             function = "relu" if step.kind == "relu" else step.function
             if function in get_args(Activation):
                 return function
@@ -90,7 +133,7 @@ class _Follower:
         """Take all steps."""
         self.values[IMAGES] = self.prepared()
         for operation in self.network.operations.values():
-            if self.no_top and operation.kind in ("mean", "dense", "activation"):
+            if self.no_top and self.is_behind_body(operation):
                 return
             before = self.before(operation)
             if operation.kind == "concat":
@@ -107,9 +150,15 @@ class _Follower:
         if not self.no_top:  # what stands behind a body is left out by the user's word
             self.end()
 
+    def is_behind_body(self, operation: Operation) -> bool:
+        """Whether an operation is the head's."""
+        return self.network.is_flat(operation.name) or operation.name == HEAD_POOL
+
     def before(self, operation: Operation) -> Pieces:
         """What an operation reads; nothing where somebody's code makes it."""
         values = [self.values.get(read, ()) for read in operation.inputs]
+        if self.concatenation == "new-first" and not self.network.is_flat(operation.name):
+            values.reverse()
         return sum(values, ()) if all(values) else ()
 
     def pass_over(self, operation: Operation) -> None:
@@ -151,7 +200,7 @@ class _Follower:
     def evidence(self) -> Evidence:
         """What was seen. Raises MisfitError where steps differ in what a contract has one of."""
         facts: dict[str, Any] = {}
-        if self.has_pool and self.contract.stem_pool == "none" and not self.gaps:
+        if self.stem.pool and self.contract.stem_pool == "none" and not self.gaps:
             self.note("stem_pool", "none")
         for key, values in self.facts.items():
             if len(values) > 1:
@@ -159,7 +208,8 @@ class _Follower:
                 raise MisfitError(f"its layers differ in {key}: {shown}", hint="ours can only have one")
             (facts[key],) = values
         gaps = (self.assumption(),) if self.gaps else ()
-        return Evidence(facts, tuple(self.notes), (*self.source.assumed, *gaps))
+        head, assumed = self.head.text if self.head else None, (*self.source.assumed, *gaps)
+        return Evidence(facts, tuple(self.notes), assumed, head, self.concatenation, self.flatten)
 
     def assumption(self) -> str:
         """What somebody's code is taken to do, and where."""
@@ -189,7 +239,8 @@ class _Follower:
         """What goes in; where somebody's code stands in front of the network, what that gives."""
         if self.readers.get((INPUT,)):
             return (INPUT,)
-        name = next((step.name for step in self.source.steps.values() if self.is_held(step, FIRST)), INPUT)
+        first = self.step_of(FIRST)
+        name = first.name if first else INPUT
         while name in self.source.steps and self.source.steps[name].kind != "unknown":
             name = self.source.steps[name].inputs[0]
         if name != INPUT:
@@ -238,6 +289,10 @@ class _Follower:
         while steps and all(step.kind == kind for step in steps):
             steps = self.readers.get((steps[0].name,), ())
         return steps
+
+    def step_of(self, unit: str) -> Step | None:
+        """The step that holds a unit's tensors."""
+        return next((step for step in self.source.steps.values() if self.is_held(step, unit)), None)
 
     def is_held(self, step: Step, unit: str) -> bool:
         """Whether a step holds the tensors of a unit."""
@@ -290,7 +345,7 @@ class _Follower:
             self.fail(f"behind {self.network.output}", "the end", behind)
         if not is_end:
             self.gaps[FRONT] = None
-        if self.network.logits == HEAD and "final.pool" in self.values:
+        if self.network.logits == HEAD and not self.values.keys().isdisjoint(_VECTORS):
             self.note("output", self.contract.output)
 
     # -- what a step has -----------------------------------------------------------------------------------------------
@@ -317,6 +372,8 @@ class _Follower:
     def conv(self, operation: Operation, step: Step, zeros: tuple[int, int, int, int]) -> None:
         self.must(operation, step, groups=1)
         self.window(operation, step, zeros)
+        if operation.name == FIRST:
+            self.note("stem_stride", self.contract.stem_stride)
 
     def norm(self, _operation: Operation, step: Step, _zeros: object) -> None:
         self.note("epsilon", step.epsilon)
@@ -325,10 +382,25 @@ class _Follower:
         self.window(operation, step, zeros)
 
     def average_pool(self, operation: Operation, step: Step, _zeros: object) -> None:
+        if operation.name == HEAD_POOL:
+            self.head_pool(operation, step)
+            return
         self.must(operation, step, kernel=(2, 2), stride=(2, 2), dilation=(1, 1))
         if step.padding not in ((0, 0, 0, 0), "same"):
             self.fail(f"in {operation.name}", "no padding", f"{_text(step.padding)} ({step.title})")
         self.note("pool_rounding", "ceil" if step.padding == "same" else step.rounding)
+
+    def head_pool(self, operation: Operation, step: Step) -> None:
+        """The average pool in front of a flattened map; where that has one place, its stride does nothing."""
+        (flat,) = self.network.readers[operation.name]
+        side = (operation.kernel, operation.kernel)
+        self.must(operation, step, kernel=side, padding=(0, 0, 0, 0), dilation=(1, 1), rounding="floor")
+        self.must(operation, step, **({"stride": side} if flat.kernel > 1 else {}))
+
+    def flattened(self, _operation: Operation, step: Step, _zeros: object) -> None:
+        """A map read place by place, each with all its channels, or channel by channel."""
+        self.note("head_pool", self.contract.head_pool)
+        self.flatten = cast("Flatten", step.function) if step.function else "h w c"
 
     def mean(self, operation: Operation, step: Step, _zeros: object) -> None:
         """The mean over the picture; or an average over as many places as the last map has."""
@@ -344,7 +416,7 @@ class _Follower:
     def activation(self, operation: Operation, step: Step, _zeros: object) -> None:
         function = "relu" if step.kind == "relu" else step.function
         if function != operation.function:
-            self.fail(f"behind {HEAD}", str(operation.function), step.title)
+            self.fail(f"behind {self.place(operation)}", str(operation.function), step.title)
 
     def nothing(self, _operation: Operation, _step: Step, _zeros: object) -> None:
         """A kind that has no attributes."""
@@ -363,9 +435,16 @@ _CHECKS: dict[OperationKind, Callable[[_Follower, Operation, Step, Any], None]] 
     "pad": _Follower.nothing,
     "blur": _Follower.blur,
     "mean": _Follower.mean,
+    "max": _Follower.nothing,
+    "flatten": _Follower.flattened,
     "dense": _Follower.nothing,
     "activation": _Follower.activation,
 }
+
+
+def _with_head(numbers: Numbers, head: FileHead | None) -> Numbers:
+    """The same numbers with the head of a file."""
+    return numbers if head is None else cast("Numbers", replace(cast("Any", numbers), head=head.text))
 
 
 def _pieces(source: FileGraph) -> dict[str, Pieces]:

@@ -20,7 +20,8 @@ import re
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from itertools import count
+from itertools import count, islice
+from math import prod
 from typing import Any, Literal, NamedTuple, Protocol
 
 from densenet_port.network.contract import Activation, Contract, Rounding
@@ -275,6 +276,18 @@ class Graph:
         resizing = [step for step in self.operations.values() if step.side(1 << 20) != 1 << 20]
         return next(side for side in count(1) if _survives(side, resizing))
 
+    @property
+    def fixed_side(self) -> int | None:
+        """The height and width of images whose every place a head reads, as many as the strides divide; None for any.
+
+        224 for a head that flattens a map of 7 × 7 places of an ImageNet network.
+        """
+        flat = next((step for step in self.operations.values() if step.kind == "flatten"), None)
+        if flat is None:
+            return None
+        side = flat.kernel * prod(step.stride for step in self.operations.values())
+        return side if self.takes(side) else self.smallest_side
+
     def edited(self, name: str, **changes: object) -> "Graph":
         """The same network with other attributes in one operation."""
         step = replace(self.operations[name], **changes)  # type: ignore[arg-type]
@@ -325,10 +338,12 @@ class _Builder:
                 yield from self.layer(f"block{block}.layer{layer}")
             if block < blocks:
                 yield from self.transition(f"transition{block}", self.reduction(block))
+        head = None if self.numbers.classes is None else head_of(self.numbers.head)
         if self.numbers.final_norm:
-            yield from self.norm("final.norm")
-        if self.numbers.classes is not None:
-            yield from self.head(head_of(self.numbers.head), self.numbers.classes)
+            steps = self.norm("final.norm")
+            yield from islice(steps, 1) if head and head.bare else steps
+        if head and self.numbers.classes is not None:
+            yield from self.head(head, self.numbers.classes)
 
     def stem(self) -> Iterator[Operation]:
         """The stem: its convolutions, and its pool."""

@@ -2,8 +2,9 @@
 
 Layers carry our units' names with underscores for dots (`block1_layer2_conv1`); layers without weights are named after
 what they belong to (`block1_layer2_relu1`, `block1_layer2_concat`, `stem_pool`, `transition1_pool`, `final_relu`,
-`head_pool`, `head_softmax`). A blur pool is `stem_pool`, a reflection, `stem_blur1` and `stem_blur2`: nothing in it is
-a variable, and every layer is Keras's own. The network itself always runs channels last, whatever the user's global
+`head_pool`, `head_softmax`; in other heads also `head_flatten`, `head_norm1`, `head_relu1`, `final_max`, `final_mean`
+and `final_concat`). A blur pool is `stem_pool`, a reflection, `stem_blur1` and `stem_blur2`: nothing in it is a
+variable, and every layer is Keras's own. The network itself always runs channels last, whatever the user's global
 setting: TensorFlow has no channels-first convolution on the CPU, and kernels are `h w i o` in either order. A
 channels-first input goes through one Permute in front, so weights and logits are the same in both orders.
 """
@@ -32,7 +33,7 @@ VARIABLES: dict[Role, str] = {
     "mean": "moving_mean",
     "variance": "moving_variance",
 }
-UNIT = re.compile(r"(?:stem|block\d+\.layer\d+|transition\d+|final|head)\.(conv|norm|dense)\d?")
+UNIT = re.compile(r"(?:stem|block\d+\.layer\d+|transition\d+|final|head)\.(conv|norm|dense)\d*")
 MOMENTUM = 0.9  # the paper's networks were trained with it: torch's 0.1, counted from the other end
 
 
@@ -50,15 +51,16 @@ def build(
 ) -> Model:
     """The Keras model of an architecture and a contract, with random kernels.
 
-    `input_shape` is `(h, w, c)` or `(c, h, w)`, by default any size: the end that holds the architecture's channels
-    tells, else Keras's own setting, and `data_format` overrules both. The output is logits `n classes` for
+    `input_shape` is `(h, w, c)` or `(c, h, w)`, by default any size, or the one that a head fixes which reads every
+    place of its map: the end that holds the architecture's channels tells, else Keras's own setting, and `data_format`
+    overrules both. The output is logits `n classes` for
     `activation=None`, else what the activation makes of them; without a head the last map after its ReLU, in the
     input's order. `blank` kernels are zeros, for weights that follow (random ones take JAX a quarter of a minute).
     Raises ValueError for an input that the network cannot take.
     """
     keras = framework("keras")
     network = graph(architecture, replace(contract, output=activation or "logits"))
-    default = (None, None, architecture.channels)
+    default = (network.fixed_side, network.fixed_side, architecture.channels)
     expected = model_input(input_shape, input_tensor, data_format, default, {architecture.channels})
     _check_input(network, expected, architecture.name)
     images = keras.Input(shape=expected.shape, name="images") if input_tensor is None else input_tensor
@@ -73,11 +75,14 @@ def build(
 
 def _check_input(network: Graph, expected: ModelInput, name: str) -> None:
     """Refuse what the network cannot take."""
-    least = network.smallest_side
+    least, fixed = network.smallest_side, network.fixed_side
     if expected.channels != network.channels:
         raise ValueError(f"the network takes {network.channels} channels, found {expected}")
     if any(side is not None and side < least for side in expected.sides):
         raise ValueError(f"DenseNet {name} needs {least} by {least}, found {expected}")
+    if fixed and not all(side is not None and network.takes(side) for side in expected.sides):
+        fitting = f"the head of DenseNet {name} reads every place of its map: {fixed} by {fixed} fit"
+        raise ValueError(f"{fitting}, found {expected}")
 
 
 def _connect(
@@ -88,7 +93,7 @@ def _connect(
     outputs = {IMAGES: images}
     for spec in lower(network):
         inputs = [outputs[name] for name in spec.inputs]
-        if spec.kind == "Concatenate" and dropout_rate:
+        if spec.kind == "Concatenate" and dropout_rate and not spec.flat:
             name = layer_name(spec.name).replace("concat", "dropout")
             inputs[-1] = keras.layers.Dropout(dropout_rate, name=name)(inputs[-1])
         if spec.kind == PAD:

@@ -14,6 +14,7 @@ from densenet_port.network.graph import IMAGES, Graph, Operation, Padding
 PAD = "Pad"  # `keras.ops.pad`: the one kind that is no layer
 
 _LAST = {"data_format": "channels_last"}
+_FLAT: dict[str, str] = {"mean": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D", "flatten": "Flatten"}
 
 
 class LayerSpec(NamedTuple):
@@ -73,8 +74,8 @@ def _parts(network: Graph, step: Operation) -> Iterator[_Part]:
             yield _Part(PAD, f"{reader.name}.pad", {"pad_width": [[0, 0], [1, 1], [1, 1], [0, 0]], "mode": "reflect"})
         case "concat":
             yield _Part("Concatenate", step.name, {"axis": -1})
-        case "mean":
-            yield _Part("GlobalAveragePooling2D", step.name, {**_LAST})
+        case "mean" | "max" | "flatten":
+            yield _Part(_FLAT[step.kind], step.name, {**_LAST})
         case "dense":
             yield _Part("Dense", step.name, {"units": step.channels, "activation": "linear"})
         case "activation":

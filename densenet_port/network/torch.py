@@ -43,10 +43,11 @@ def build(network: Graph) -> Module:
         inputs = [outputs[read] for read in step.inputs]
         if step.kind == "concat":
             outputs[name] = torch.cat(inputs, dim=1)
-        elif step.kind == "mean":
-            outputs[name] = torch.mean(*inputs, dim=(2, 3))
+        elif step.kind in _FLAT:
+            outputs[name] = _FLAT[step.kind](torch, *inputs)
         else:
-            _add(root, name, _MODULES[step.kind](torch.nn, step))
+            is_flat = step.kind == "norm" and network.is_flat(name)
+            _add(root, name, (_flat_norm if is_flat else _MODULES[step.kind])(torch.nn, step))
             x = _surrounded(inputs[0], step) if step.padding == "same" else inputs[0]
             outputs[name] = fx.Proxy(code.call_module(name, (x.node,)), tracer)
     code.output(outputs[network.output].node)
@@ -71,6 +72,18 @@ def _surrounded(x: Any, step: Operation) -> Any:
         needed = torch.sym_max(-x.size(axis) % step.stride + step.kernel - step.stride, 0)
         around += [needed // 2, needed - needed // 2]
     return torch.nn.functional.pad(x, around)
+
+
+_FLAT: dict[OperationKind, Callable[[Any, Any], Any]] = {  # what takes height and width of a map `n c h w` away
+    "mean": lambda torch, x: torch.mean(x, dim=(2, 3)),
+    "max": lambda torch, x: torch.amax(x, dim=(2, 3)),
+    "flatten": lambda torch, x: torch.flatten(torch.permute(x, (0, 2, 3, 1)), 1),  # each place with all its channels
+}
+
+
+def _flat_norm(nn: Any, step: Any) -> Module:
+    """A norm of numbers without places."""
+    return nn.BatchNorm1d(step.channels, eps=step.epsilon)
 
 
 def _places(step: Operation) -> int:
@@ -118,7 +131,7 @@ def slots(module: Module) -> dict[Slot, Any]:
     The counters of norms (`num_batches_tracked`) are no slots.
     """
     nn = framework("torch").nn
-    kinds: dict[Any, Kind] = {nn.Conv2d: "conv", nn.BatchNorm2d: "norm", nn.Linear: "dense"}
+    kinds: dict[Any, Kind] = {nn.Conv2d: "conv", nn.BatchNorm2d: "norm", nn.BatchNorm1d: "norm", nn.Linear: "dense"}
     units = [(name, part, kinds[type(part)]) for name, part in module.named_modules() if type(part) in kinds]
     tensors = {}
     for unit, part, kind in units:

@@ -14,6 +14,7 @@ Kind = Literal["conv", "norm", "dense"]
 Role = Literal["kernel", "bias", "scale", "shift", "mean", "variance"]
 
 HEAD = "head.dense"
+FINAL_NORM = "final.norm"
 ROLES: dict[Kind, tuple[Role, ...]] = {
     "conv": ("kernel",),
     "norm": ("scale", "shift", "mean", "variance"),

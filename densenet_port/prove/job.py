@@ -11,6 +11,7 @@ from densenet_port.extras import BACKENDS, SOFTWARE, ReadBy, Software
 from densenet_port.layouts.layout import Kernels
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
+from densenet_port.network.head import USUAL
 from densenet_port.network.keras_input import DataFormat
 
 Precision = Literal["float64", "float32"]
@@ -129,6 +130,9 @@ def title(software: str, backend: str) -> str:
 
 def require_buildable(software: Software, numbers: Architecture) -> None:
     """Refuse what a software has no class for. Raises UsageError."""
+    if software.reads == "class" and not (numbers.final_norm and numbers.head == USUAL):
+        hint = "its networks end in a norm, the mean over the last map, and one dense layer"
+        raise UsageError(f"{software.name} has no DenseNet {numbers.name}", hint=hint)
     halves = numbers.bottleneck and numbers.reduction == 0.5  # their half
     if software.stems and not (numbers.stem in software.stems and halves):
         hint = f"its networks have a stem of {' or '.join(software.stems)}, bottlenecks and a reduction of 0.5"

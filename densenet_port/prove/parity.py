@@ -126,6 +126,7 @@ def check(
     within: str | None = None,
     contract: Mapping[str, Any] | None = None,
     output_name: str | None = None,
+    ignore_inheritance: bool = False,
     reference: str | PathLike[str] | None = None,
     backend: str = "tensorflow",
     sizes: tuple[int, ...] = SIZES,
@@ -141,19 +142,19 @@ def check(
 
     The reference is the software that owns the layout of `against`, or what it, or a class of the user's own, answered
     before (`reference`; with `against`, too, where the port's tensors had to be rounded: the proof then has two steps);
-    `src`, `kernels`, `within`, `contract` and `output_name` say of `against` what `read` cannot find out; of a port
-    without a head it is the body alone. The port is Keras on `backend` (tensorflow, torch, jax) or the forward pass in
-    numpy; where Keras computes float32 alone (on torch and JAX), numpy gives the float64 evidence. `sizes` are of the
-    noise, `batch` images of each; `images` is a folder of the user's own pictures, without it scikit-learn's two
-    photographs are taken where they are installed. `limit` is each run's time in seconds, `threads` bounds each side's
-    threads: on one, figures do not depend on the number of cores; without it two sides that run at once take half of
-    the cores each. `trust_code` lets code run that `against` holds or names (a class of somebody's own in a pickled
-    module): only for files whose source is trusted. Raises UsageError for options that do not go together, MisfitError
-    for networks with different numbers, and what reading and running raise.
+    `src`, `kernels`, `within`, `contract`, `output_name` and `ignore_inheritance` say of `against` what `read` cannot
+    find out; of a port without a head it is the body alone. The port is Keras on `backend` (tensorflow, torch, jax) or
+    the forward pass in numpy; where Keras computes float32 alone (on torch and JAX), numpy gives the float64 evidence.
+    `sizes` are of the noise, `batch` images of each; `images` is a folder of the user's own pictures, without it
+    scikit-learn's two photographs are taken where they are installed. `limit` is each run's time in seconds, `threads`
+    bounds each side's threads: on one, figures do not depend on the number of cores; without it two sides that run at
+    once take half of the cores each. `trust_code` lets code run that `against` holds or names (a class of
+    somebody's own in a pickled module): only for files whose source is trusted. Raises UsageError for options that do
+    not go together, MisfitError for networks with different numbers, and what reading and running raise.
     """
     started = time.perf_counter()
     settings = Settings(backend=backend, limit=limit, threads=threads, trust_code=trust_code)
-    port, source = read(converted), None
+    port, source = read(converted, ignore_inheritance=True), None  # its logits are judged
     if against is not None:
         source = read(
             against,
@@ -163,6 +164,7 @@ def check(
             no_top=port.architecture.classes is None,
             contract=contract,
             output_name=output_name,
+            ignore_inheritance=ignore_inheritance,
         )
         _require_same_numbers(port, source.architecture, against)
     elif contract:
@@ -192,6 +194,7 @@ def diagnose(
     within: str | None = None,
     contract: Mapping[str, Any] | None = None,
     output_name: str | None = None,
+    ignore_inheritance: bool = False,
     reference: str | PathLike[str] | None = None,
     backend: str = "numpy",
     trust_code: bool = False,
@@ -209,6 +212,7 @@ def diagnose(
         within=within,
         contract=contract,
         output_name=output_name,
+        ignore_inheritance=ignore_inheritance,
         reference=reference,
         backend=backend,
         sizes=(),
@@ -418,7 +422,7 @@ def replay(converted: str | PathLike[str], golden: str | PathLike[str]) -> list[
     whose tensors were rounded is held to the reference's own float32 distance, every other to the float64 bound. Raises
     as `check` does.
     """
-    port, recording = read(converted), Recording.load(Path(golden))
+    port, recording = read(converted, ignore_inheritance=True), Recording.load(Path(golden))
     _require_same_numbers(port, recording.architecture, golden)
     rounded = bool((port.checkpoint.record or {}).get("fold")) or port.contract != recording.contract
     checks: list[Check] = []

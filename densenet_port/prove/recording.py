@@ -320,6 +320,7 @@ def file_metadata(network: Network) -> dict[str, Any]:
         "architecture": {"name": network.architecture.name, **network.architecture.to_json()},
         "contract": network.contract.to_json(),
         "origins": dict(network.origins),
+        **({"wiring": network.witness.line} if network.witness and network.witness.line else {}),
         "ledger": {
             "used": len(ledger.claims),
             "ignored": len(ledger.ignored),

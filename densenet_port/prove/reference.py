@@ -23,6 +23,7 @@ CLOSE = 1e-6  # of an epsilon: a graph may keep it in float32, which is within 6
 BY: dict[Origin, str] = {
     "graph": "by its own graph",
     "record": "by its record",
+    "statistics": "by its statistics",
     "software": "by its layout",
     "user": "by your word",
     "assumed": "by assumption",

@@ -155,7 +155,7 @@ def test_inspect_shows_a_file_that_fits_no_layout(tmp_path):
 
     data = json.loads(done.stdout)
     assert (done.returncode, data["layout"], len(data["tensors"])) == (0, None, 2)
-    assert "no layout has the names of its 2 tensors" in data["misfit"]["message"]
+    assert "it has no convolutions: 0 norms, 1 dense layer, 1 other tensor" in data["misfit"]["message"]
 
 
 def test_diff_judges_by_its_exit_code(files, small, tmp_path):

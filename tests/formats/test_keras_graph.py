@@ -274,6 +274,31 @@ def test_what_changes_nothing_when_a_network_answers_passes(kind):
     assert one(kind).kind == "identity"
 
 
+FLAT = {
+    "GlobalAveragePooling2D": ("mean", ""),
+    "GlobalMaxPooling2D": ("max", ""),
+    "GlobalMaxPool2D": ("max", ""),
+    "Flatten": ("flatten", ""),
+}
+
+
+@pytest.mark.parametrize("kind", FLAT)
+def test_what_takes_height_and_width_away_is_a_step(kind):
+    step = one(kind)
+
+    assert (step.kind, step.function) == FLAT[kind]
+
+
+def test_channels_in_front_are_flattened_in_front():
+    """Flatten puts them last since it has a setting for it."""
+    conv = layer("Conv2D", "c", ["pictures"], kernel_size=3, data_format="channels_first")
+    flat = [{}, {"data_format": "channels_first"}]
+
+    made = [graph(model(PICTURES, conv, layer("Flatten", "f", ["c"], **settings))).steps["f"] for settings in flat]
+
+    assert [step.function for step in made] == ["c h w", ""]
+
+
 OTHERS = {
     "LeakyReLU": ({}, "LeakyReLU x"),
     "RandomCrop": ({"height": 8, "width": 8}, "RandomCrop x"),
@@ -287,7 +312,6 @@ OTHERS = {
     "Reshape": ({"target_shape": [32, 16, 9]}, "Reshape x (to [32, 16, 9])"),
     "Rescaling": ({"scale": [1.0, 2.0]}, "Rescaling x (of 2 numbers for 3 channels)"),
     "Merge": ({"mode": "sum"}, "Merge x (mode sum)"),
-    "GlobalMaxPooling2D": ({}, "GlobalMaxPooling2D x"),
     "Dropout": ({"keywords": {"training": True}}, "Dropout x (called with training=True)"),
     "Dense": ({"dtype": "int8_from_float32"}, "Dense x (in int8_from_float32)"),
 }

@@ -215,7 +215,7 @@ def test_no_module_that_is_put_in_makes_another_function_unseen(tmp_path, name):
     assert [what for what, kind in verdicts.items() if kind == "another"] == []
     assert {what.split()[0] for what, kind in verdicts.items() if kind == "assumed"} == {"Swish"}
     assert [what for what, kind in verdicts.items() if kind == "right" and what.startswith("Swish")] == []
-    assert counts["refused"] > 100
+    assert counts["refused"] > 90
     assert counts["right"] > 20
 
 

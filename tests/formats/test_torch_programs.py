@@ -42,6 +42,7 @@ def export(module, path):
 SAVED = {"script": (script, "pt"), "trace": (trace, "pt"), "export": (export, "pt2")}
 STOCK = {
     "stem_padding": "symmetric",
+    "stem_stride": None,
     "epsilon": 1e-5,
     "stem_pool": "max",
     "pool_rounding": "floor",
@@ -120,6 +121,7 @@ CHANGES = {
 RIGHT = {
     "nothing",
     "epsilon",
+    "stride",
     "no pool",
     "transitions that round up",
     "Dropout",

@@ -155,30 +155,22 @@ def keras_resnet():
     return found
 
 
-def silent(count, shown=""):
-    """What a file is told in which no table recognises a name; the first of its tensors are shown."""
-    return f"""sketch.pth: no layout has the names of its {count}{shown}
-  `densenet-port inspect` lists them; a table of your own names them (--mapping, see docs/add-a-layout.md)"""
+NEXT_STEP = (
+    "only a DenseNet is converted; if it is one, a table of your own names its tensors "
+    "(--mapping, see docs/add-a-layout.md)"
+)
+
+
+def no_chain(count, module):
+    """What the owner of another network of convolutions is told."""
+    return f"""sketch.pth: no chain of convolutions that each add the same number of channels: \
+among its {count} the longest is 1 layer ({module})
+  {NEXT_STEP}"""
 
 
 KERAS, HUB, TORCH = (sizes(KEYS / f"{name}-121.txt") for name in ("keras-applications", "keras-hub", "torchvision"))
 AUTOMATIC = sizes(KEYS / "titu1994-121.txt")
-FIRST = ": net.conv1.weight (64, 3, 7, 7), net.bn1.weight (64,), net.bn1.bias (64,) …"
-WORDS = ": embedding.weight (100, 30)"
-RESNET = "layers=3-4-6-3,growth_rate=64,init_channels=64,bottleneck=1"  # what it is taken for
 NEAR = {
-    "keras.applications, its norms numbered as KerasHub's": (
-        shifted(KERAS, 1),
-        """sketch.pth: 688 misfits as keras-applications 121; the first
-  block1.layer1.norm2.scale  expected c=128, found c=64  (conv2_block1_1_bn/gamma)
-  150 of 606 tensors fit; --src keras-applications lists what does not""",
-    ),
-    "KerasHub, its norms numbered as keras.applications'": (
-        shifted(HUB, -1),
-        """sketch.pth: 688 misfits as keras-hub 121; the first
-  block1.layer1.norm1.scale  expected c=64, found c=128  (dense_net_backbone/stack1_block1_1_bn/gamma)
-  150 of 606 tensors fit; --src keras-hub lists what does not""",
-    ),
     "torchvision without norms": (
         without(TORCH, "norm"),
         """sketch.pth: 484 misfits as torchvision 121; the first
@@ -187,29 +179,39 @@ NEAR = {
     ),
     "running numbers without norms": (
         without(AUTOMATIC, "batch_normalization"),
-        """sketch.pth: as titu1994: 0 norms for 120 convolutions, expected 121
-  without layer names the order is all there is, so every layer must be there""",
+        f"""sketch.pth: its convolutions are those of a DenseNet 121, its norms are not: expected 121, found 0
+  there is none for stem.norm, of 64 channels
+  {NEXT_STEP}""",
     ),
-    "torchvision's ResNet-50": (resnet(), "sketch.pth: as torchvision: no DenseNet without block1.layer1.conv1"),
-    "torchvision's ResNet-50 in a bigger model": (resnet("net."), silent("320 tensors", FIRST)),
-    "keras.applications' ResNet-50": (
-        keras_resnet(),
-        f"""sketch.pth: 315 misfits as keras-applications {RESNET}; the first
-  block1.layer1.norm1.scale  expected c=64, found c=256  (conv2_block1_0_bn/gamma)
-  17 of 184 tensors fit; --src keras-applications lists what does not""",
-    ),
-    "nothing at all": ({}, silent("0 tensors")),
+    "torchvision's ResNet-50": (resnet(), no_chain(53, "layer3.0.conv2")),
+    "torchvision's ResNet-50 in a bigger model": (resnet("net."), no_chain(53, "net.layer3.0.conv2")),
+    "keras.applications' ResNet-50": (keras_resnet(), no_chain(53, "conv4_block1_2_conv")),
+    "nothing at all": ({}, f"sketch.pth: it has no tensors\n  {NEXT_STEP}"),
     "a table of words": (
         {"embedding.weight": ((100, 30), "float32")},
-        silent("1 tensor", ": embedding.weight (100, 30)"),
+        f"sketch.pth: it has no convolutions: 0 norms, 1 dense layer, 0 other tensors\n  {NEXT_STEP}",
     ),
 }
 
 
 @pytest.mark.parametrize("name", NEAR)
 def test_what_is_nearly_a_densenet_is_refused_and_told_why(name):
-    """Three lines at the most: what the nearest table misses first, and how to see the rest."""
+    """Three lines at the most: what it lacks in a DenseNet's words, and the next step."""
     tensors, message = NEAR[name]
     container = "keras-h5" if tensors.keys() & AUTOMATIC.keys() else "pth"
 
     assert refusal(sketch(tensors, container=container)) == message
+
+
+@pytest.mark.parametrize(
+    ("tensors", "layout"), [(shifted(KERAS, 1), "keras-applications"), (shifted(HUB, -1), "keras-hub")]
+)
+def test_names_that_contradict_the_sizes_are_overruled(tensors, layout):
+    """One library's numbers under another's names: sizes and neighbourhood say which norm is which."""
+    file = sketch(tensors)
+
+    ledger = identify(file)
+
+    assert (ledger.layout.name, ledger.architecture, ledger.problems) == ("structure", NAMED["121"], 0)
+    with pytest.raises(MisfitError, match=f"688 misfits as {layout} 121"):
+        identify(file, src=layout)

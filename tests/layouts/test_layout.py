@@ -18,12 +18,16 @@ from densenet_port.files import resource
 from densenet_port.layouts.identify import identify
 from densenet_port.layouts.layout import Layout, layouts
 from densenet_port.layouts.match import match
-from densenet_port.layouts.scan import scan
+from densenet_port.layouts.scan import below, scan
 from densenet_port.network.architecture import NAMED, Architecture, infer
+from tests.record.keys import software_and_network
 
 KEYS = Path(__file__).parent.parent / "data" / "keys"
 LAYOUT_OF = {  # software whose names another table says
+    "classification-models": "keras-applications",
+    "pretrainedmodels": "torchvision",
     "timm": "torchvision",
+    "torchreid_plain": "torchvision",
     "torchvision_dotted": "torchvision",
     "keras-applications_old": "keras-applications",
     "onnx_folded": "onnx",
@@ -70,7 +74,7 @@ def spelled_by(layout, arch, prefix=""):
 @pytest.mark.parametrize("path", sorted(KEYS.glob("*.txt")), ids=lambda path: path.stem)
 def test_every_recorded_tensor_is_claimed_once(path):
     """Table, architecture and real software agree: nothing missing, nothing left over, and the file says which."""
-    software, _, name = path.stem.rpartition("-")
+    software, name = software_and_network(path)
 
     ledger = identify(recorded(path))
 
@@ -80,12 +84,31 @@ def test_every_recorded_tensor_is_claimed_once(path):
     assert len(ledger.claims) + len(ledger.ignored) == len(recorded(path).tensors)
 
 
+@pytest.mark.parametrize("path", sorted((KEYS / "parts").glob("*.txt")), ids=lambda path: path.stem)
+def test_the_encoder_of_a_recorded_network_is_read(path):
+    """Segmentation networks keep torchvision's body below `encoder`, and a decoder beside it."""
+    _, name = software_and_network(path)
+    whole = recorded(path)
+
+    ledgers = [identify(below(whole, "encoder"), no_top=True), identify(whole, no_top=True)]
+
+    headless = Architecture.named(name).without_head()
+    assert [(ledger.layout.name, ledger.architecture, ledger.problems) for ledger in ledgers] == [
+        ("torchvision", headless, 0)
+    ] * 2
+    with pytest.raises(MisfitError, match="--no-top takes the body"):
+        identify(whole)
+
+
 def test_key_lists_of_every_layout_and_depth_are_recorded():
     """The lists that the test above stands on are all there."""
     found = {path.stem for path in KEYS.glob("*.txt")}
 
     depths = {
         **dict.fromkeys(("torchvision", "torchvision_dotted", "timm", "kimm", "caffe"), (121, 161, 169, 201)),
+        **dict.fromkeys(("gpleiss", "mmpretrain", "pretrainedmodels", "torchreid_plain"), (121, 161, 169, 201)),
+        **dict.fromkeys(("andreasveit", "gpleiss"), ("cifar-bc-100-12", "cifar-bc-250-24", "cifar-bc-190-40")),
+        "classification-models": (121, 169, 201),
         **dict.fromkeys(("keras-applications", "keras-applications_old", "keras-hub"), (121, 169, 201)),
         "titu1994": (121, 161, 169),
         "monai": (121, 169, 201, 264),
@@ -409,7 +432,10 @@ def test_no_layer_name_of_any_framework_stands_in_python():
     code = "\n".join(text for path in package.rglob("*.py") for text in strings_of(path))
     for layout in set(layouts()) - {"keras", "onnx", "onnx-caffe2"}:  # which have the names of our own units
         for patterns in Layout.load(layout).units.values():
-            stems = {re.split(r"\{\w+\}", pattern)[0] for pattern in patterns} - {"transition"}  # read as well
+            stems = {re.split(r"\{\w+\}", pattern)[0] for pattern in patterns} - {
+                "transition",
+                "linear",
+            }  # words of ours
             assert [stem for stem in stems if len(stem) > 5 and stem in code] == [], layout
 
 

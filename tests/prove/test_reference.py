@@ -23,15 +23,26 @@ from densenet_port.prove.reference import Reference, dependence, read_by, refere
 
 OTHER = {"epsilon": 3e-4, "stem_padding": "same", "stem_pool": "none", "pool_rounding": "ceil"}
 IMAGENET = Architecture.named("121")
-NUMBERS = {"timm-deep": Architecture.named("264d"), "timm-blur": Architecture.named("121d")}
+NUMBERS = {
+    "andreasveit": Architecture.named("cifar-bc-100-12"),
+    "fastai": replace(IMAGENET, head="no-relu/max+mean/norm/dense:512/relu/norm/dense"),
+    "kuangliu": Architecture.named("layers=6-12-24-16,growth_rate=12,init_channels=24,stem=cifar"),
+    "torchreid": replace(IMAGENET, head="mean/dense:512/norm/relu/dense"),
+    "timm-blur": Architecture.named("121d"),
+    "timm-deep": Architecture.named("264d"),
+}
 GRADES = {  # of a port that agrees with the reference of a file of weights in each layout
+    "andreasveit": "agrees",
     "caffe": "proven",
+    "fastai": "agrees",
     "flyyufelix": "agrees",
     "gpleiss": "agrees",
     "keras": "agrees",
     "keras-applications": "proven",
     "keras-hub": "proven",
     "kimm": "proven",
+    "kuangliu": "agrees",
+    "mmpretrain": "agrees",
     "monai": "proven",
     "onnx": "proven",
     "onnx-caffe2": "proven",
@@ -39,6 +50,7 @@ GRADES = {  # of a port that agrees with the reference of a file of weights in e
     "timm-deep": "proven",
     "titu1994": "agrees",
     "titu1994-v2": "agrees",
+    "torchreid": "agrees",
     "torchvision": "proven",
     "torchxrayvision": "proven",
 }
@@ -146,7 +158,8 @@ def test_a_user_s_own_table_with_any_reference(layout, software, file, tmp_path)
         network = network_of(own, file, origin="user", **entries)
         contract = network.contract
         computed = (contract.epsilon, contract.stem_padding, contract.stem_pool, contract.pool_rounding)
-        buildable = network.architecture == IMAGENET or software in ("keras-hub", "timm", *FILES)
+        deep = software == "timm" and network.architecture.stem == "deep"
+        buildable = network.architecture == IMAGENET or deep or software in ("keras-hub", *FILES)
         proof = software in FILES or (computed in CLASSES.get(software, []) and buildable)
         assert (entries, grade_of(planned(network))) == (entries, "proven" if proof else "agrees")
 
@@ -158,6 +171,14 @@ def test_numbers_that_a_class_cannot_have_leave_numpy(software, file):
     network = network_of(layout, file, architecture=Architecture.named("cifar-bc-100-12"))
 
     assert reference_of(network) == Reference("numpy", f"{software} has no DenseNet cifar-bc-100-12")
+
+
+@pytest.mark.parametrize("head", ["max+mean/dense", "no-relu/mean/dense", "mean/norm/dense"])
+def test_another_head_than_a_class_has_leaves_numpy(head, file):
+    """A class has the mean behind a ReLU, and one dense layer."""
+    network = network_of(Layout.load("torchvision"), file, architecture=replace(IMAGENET, head=head))
+
+    assert reference_of(network) == Reference("numpy", f"torchvision has no DenseNet {network.architecture.name}")
 
 
 def test_software_that_runs_the_whole_file_asks_neither(file, monkeypatch):

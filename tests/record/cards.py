@@ -6,7 +6,8 @@
 Full-size networks with random weights are written in the layout; the layout's own software takes each file by its own
 loader and runs it, in float64 where it can, on images of 64 pixels. Its logits are compared with those of the weights'
 own network, and with those of the file as we read it. Where the software does not run here any more, a network written
-anew after it stands in, and the card says so. The recorded lists of names are counted as well.
+anew after it stands in, and the card says so. The recorded lists of names are counted as well. Layouts whose
+software is run by zoo.py, because it is not installed with the rest, are measured when they are asked for.
 """
 
 import json
@@ -32,19 +33,23 @@ from densenet_port.layouts.cards import Measured
 from densenet_port.layouts.layout import Layout, layouts
 from densenet_port.layouts.match import fitted, match
 from densenet_port.layouts.scan import scan
-from densenet_port.network.architecture import NAMED
+from densenet_port.network.architecture import NAMED, Architecture
 from densenet_port.network.numpy import forward
 from densenet_port.prove import checks
 from densenet_port.prove.recording import job_of
 from densenet_port.prove.worker import run
 from tests.layouts.test_layout import KEYS, LAYOUT_OF, recorded
+from tests.record import zoo
+from tests.record.keys import software_and_network
 from tests.support import stand_ins
 from tests.support.networks import images
 from tests.support.random_weights import random_weights
 
 CARDS = Path(__file__).parents[2] / "mappings" / "cards"
-ELSEWHERE = ("flyyufelix",)  # its card is written by flyyufelix.py, with Pythons of the time
-PROBE = images(2, 64, seed=0)
+ELSEWHERE = (
+    "flyyufelix",
+    *zoo.SOFTWARE,
+)  # flyyufelix.py writes its card, with Pythons of the time; zoo.py has the rest
 
 
 def keras_file(path, architecture, contract, weights):
@@ -92,22 +97,27 @@ class StandIn(NamedTuple):
 STAND_INS = {
     "titu1994": StandIn("keras (its network anew)", stand_ins.titu1994),
     "titu1994-v2": StandIn("keras (its network anew)", stand_ins.titu1994_v2),
-}
+} | {layout: StandIn(own.title, zoo.logits) for layout, own in zoo.SOFTWARE.items()}
+
+
+def probe(layout):
+    """Two pictures of the side that a layout's software is made for."""
+    return images(2, zoo.SOFTWARE[layout].side if layout in zoo.SOFTWARE else 64, seed=0)
 
 
 def logits_rows(table, name, folder):
     """Both directions of one network, and the versions of what took part."""
-    architecture, out = NAMED[name], folder / f"theirs{table.containers[0]}"
+    architecture, out, pictures = Architecture.named(name), folder / f"theirs{table.containers[0]}", probe(table.name)
     weights = random_weights(architecture)
-    truth = forward(architecture, table.contract, weights, PROBE)
+    truth = forward(architecture, table.contract, weights, pictures)
     source = keras_file(folder / "ours.safetensors", architecture, table.contract, weights)
     convert(source, dst=table.name, out=out, force=True)
     told = read(out, src=table.name)
-    logits, dtype, versions = (stood_in if table.name in STAND_INS else owned)(told, PROBE)
-    ours = forward(told.architecture, told.contract, told.weights, PROBE)
+    logits, dtype, versions = (stood_in if table.name in STAND_INS else owned)(told, pictures)
+    ours = forward(told.architecture, told.contract, told.weights, pictures)
     bound = checks.BOUND64
     if dtype == "float32":
-        single = forward(told.architecture, told.contract, told.weights, PROBE, dtype=np.float32)
+        single = forward(told.architecture, told.contract, told.weights, pictures, dtype=np.float32)
         bound = checks.FACTOR32 * apart(single, ours)
     figures = {"written": apart(logits, truth), "read": apart(ours, logits)}
     return [row(name, what, dtype, figure, bound) for what, figure in figures.items()], versions
@@ -119,9 +129,9 @@ def genuine(layout):
     Where a list was spelled after a description, its first line says so in brackets.
     """
     for path in sorted(KEYS.glob("*.txt")):
-        software, _, name = path.stem.rpartition("-")
+        software, name = software_and_network(path)
         header = path.read_text(encoding="utf-8").partition("\n")[0]
-        if LAYOUT_OF.get(software, software) == layout and name in NAMED and "(" not in header:
+        if LAYOUT_OF.get(software, software) == layout and "(" not in header:
             yield name, path
 
 
@@ -129,7 +139,7 @@ def misplaced(table, path, name):
     """How many tensors of a recorded list the table does not place, and how many places it leaves empty."""
     file = recorded(path)
     scanned = scan(table, file)
-    return match(scanned, fitted(NAMED[name], scanned)).problems
+    return match(scanned, fitted(Architecture.named(name), scanned)).problems
 
 
 def names_rows(table):
@@ -154,7 +164,8 @@ def record(layout):
         rows[found.architecture, "names"] = found
         versions[software] = number
     measurable = table.reference != "numpy" or layout in STAND_INS
-    for name in [name for name in NAMED if measurable and support.holds(table, NAMED[name])]:
+    names = zoo.SOFTWARE[layout].architectures if layout in zoo.SOFTWARE else NAMED
+    for name in [name for name in names if measurable and support.holds(table, Architecture.named(name))]:
         with TemporaryDirectory() as folder:
             try:
                 measured, took_part = logits_rows(table, name, Path(folder))
@@ -167,7 +178,8 @@ def record(layout):
     if rows:
         software = table.reference if table.reference != "numpy" else ", ".join([*versions][1:])
         software = STAND_INS[layout].title if layout in STAND_INS else software
-        write(layout, software, versions, sorted(rows.values(), key=lambda one: list(NAMED).index(one.architecture)))
+        order = [*NAMED, *names]
+        write(layout, software, versions, sorted(rows.values(), key=lambda one: order.index(one.architecture)))
 
 
 def say(line):

@@ -142,6 +142,8 @@ SPECS = [
 WIDE = [  # for layouts that hold nothing smaller
     "layers=2-3-2,growth_rate=32,init_channels=64,classes=7",
     "layers=2-3-2,growth_rate=48,init_channels=96,stem=deep,classes=7",
+    f"{SMALL},head=no-relu/max+mean/norm/dense:6/relu/norm/dense",  # fastai's
+    f"{SMALL},head=mean/dense:6/norm/relu/dense",  # torchreid's
 ]
 LARGE = "layers=6-12-24-16,growth_rate=32,init_channels=64,stem=deep,classes=7"  # timm-blur holds only this one
 PUBLISHED = [

@@ -2,13 +2,13 @@
 
     python -m tests.record.keys
 
-writes `data/keys/<layout>-<arch>.txt`. The first line is a comment, `# software version date`, perhaps with what the
-file's metadata says (`key=value`); each other line is one tensor in the software's order: name, sizes of the axes with
-spaces between (none for a scalar), and type, with tabs between. `read_keys` gives such a file back as a checkpoint, for
-tests that need no framework.
+writes `data/keys/<layout>-<arch>.txt`, with %2F for a slash. The first line is a comment, `# software version date`,
+perhaps with what the file's metadata says (`key=value`); each other line is one tensor in the software's order: name,
+sizes of the axes with spaces between (none for a scalar), and type, with tabs between. `read_keys` gives such a file
+back as a checkpoint, for tests that need no framework.
 
 Names that Keras 1 and 2 gave are recorded by old_family.py (titu1994, and keras-applications_old) and by
-flyyufelix.py.
+flyyufelix.py. Software of zoo.py is not installed with the rest: its lists are written when they are asked for.
 
 Each software runs in a process of its own. Nothing is trained, downloaded or loaded: torch's networks are built
 without memory ("meta"), and Keras's on its lightest backend.
@@ -26,14 +26,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote, unquote
 
 import numpy as np
 
 from densenet_port.checkpoint import Checkpoint, Tensor
-from densenet_port.network.architecture import Architecture
+from densenet_port.network.architecture import NAMED, Architecture
+from tests.record import zoo
 
 KEYS = Path(__file__).resolve().parent.parent / "data" / "keys"
 Network = tuple[str, Mapping[str, Any]]
+
+
+def software_and_network(path: Path) -> tuple[str, str]:
+    """The two that a list is named after: `titu1994-v2` and `cifar-40-12`; a network without a name is its numbers."""
+    names = [name for name in NAMED if path.stem.endswith(f"-{name}")]
+    name = max(names, key=len) if names else path.stem[path.stem.index("-layers=") + 1 :]
+    return path.stem.removesuffix(f"-{name}"), unquote(name)
 
 
 def read_keys(path: Path) -> Checkpoint:
@@ -213,23 +222,26 @@ def onnx_caffe2_networks() -> Iterator[Network]:
     yield "121", formats.read(LIGHT / "light_densenet121.onnx").tensors
 
 
-RECORDED: dict[str, tuple[str, Callable[[], Iterator[Network]]]] = {
-    "torchvision": ("torchvision", torchvision_networks),
-    "torchvision_dotted": ("torchvision", torchvision_dotted_networks),
-    "timm": ("timm", timm_networks),
-    "timm-blur": ("timm", timm_blur_networks),
-    "timm-deep": ("timm", timm_deep_networks),
-    "monai": ("monai", monai_networks),
-    "torchxrayvision": ("torchxrayvision", torchxrayvision_networks),
-    "keras-applications": ("keras", keras_applications_networks),
-    "keras-hub": ("keras-hub", keras_hub_networks),
-    "kimm": ("kimm", kimm_networks),
-    "onnx": ("torch", onnx_networks),
-    "onnx_folded": ("torch", onnx_folded_networks),
-    "onnx-caffe2": ("onnx", onnx_caffe2_networks),
-    "caffe": ("protobuf", caffe_networks),
-}
-
+RECORDED: dict[str, tuple[str, Callable[[], Iterator[Network]]]] = (
+    {
+        "torchvision": ("torchvision", torchvision_networks),
+        "torchvision_dotted": ("torchvision", torchvision_dotted_networks),
+        "timm": ("timm", timm_networks),
+        "timm-blur": ("timm", timm_blur_networks),
+        "timm-deep": ("timm", timm_deep_networks),
+        "monai": ("monai", monai_networks),
+        "torchxrayvision": ("torchxrayvision", torchxrayvision_networks),
+        "keras-applications": ("keras", keras_applications_networks),
+        "keras-hub": ("keras-hub", keras_hub_networks),
+        "kimm": ("kimm", kimm_networks),
+        "onnx": ("torch", onnx_networks),
+        "onnx_folded": ("torch", onnx_folded_networks),
+        "onnx-caffe2": ("onnx", onnx_caffe2_networks),
+        "caffe": ("protobuf", caffe_networks),
+    }
+    | {layout: (own.title, partial(zoo.networks, layout)) for layout, own in zoo.SOFTWARE.items()}
+    | zoo.NAMES
+)
 
 SAID = {  # in the first line: where the software that wrote such names is not installed, and what a file's metadata say
     "torchxrayvision": "module=torchxrayvision.models.DenseNet",
@@ -244,16 +256,17 @@ def record(layout: str) -> None:
     """Write the lists of one layout."""
     software, networks = RECORDED[layout]
     for arch, tensors in networks():
-        head = f"# {software} {version(software)} {datetime.now(UTC).date().isoformat()}"
+        number = zoo.own_version(layout) if layout in zoo.SOFTWARE else version(software)
+        head = f"# {software} {number} {datetime.now(UTC).date().isoformat()}"
         lines = [f"{head} {SAID[layout]}" if layout in SAID else head]
         for name, tensor in tensors.items():
             lines.append(f"{name}\t{' '.join(map(str, tensor.shape))}\t{str(tensor.dtype).removeprefix('torch.')}")
-        (KEYS / f"{layout}-{arch}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (KEYS / f"{layout}-{quote(arch, safe='=,+')}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
     KEYS.mkdir(parents=True, exist_ok=True)
-    for given in sys.argv[1:] or RECORDED:
+    for given in sys.argv[1:] or RECORDED.keys() - zoo.SOFTWARE.keys() - zoo.NAMES.keys():
         if sys.argv[1:]:
             record(given)
         else:

@@ -40,7 +40,7 @@ def _layers(blueprint: Blueprint) -> dict[str, LayerSpec]:
     end = network.operations[network.output]
     if end.kind == "activation":
         network = network.without(end.name)
-    shape = {"batch_shape": [None, None, None, network.channels]}
+    shape = {"batch_shape": [None, network.fixed_side, network.fixed_side, network.channels]}
     images = LayerSpec("InputLayer", IMAGES, shape, (), network.channels, flat=False)
     layers = {layer.name: layer for layer in (images, *lower(network))}
     if end.kind == "activation":

@@ -14,6 +14,7 @@ from densenet_port.file_graph import Pair, Step
 from densenet_port.formats.keras.calls import Call, Value
 
 FUNCTIONS = ("softmax", "sigmoid", "tanh", "log_softmax")
+CHANNELS_FIRST = "c h w"  # the order in which a flattening reads a map
 MAP = 4  # axes of a map: the picture's number, height, width and channels
 SMALLEST = 1e-7  # Keras's own epsilon, below which Normalization divides by it
 
@@ -272,11 +273,16 @@ def _pool(call: Call) -> Taken:
     return one(call, kind, kernel=kernel, stride=stride, padding=padding)
 
 
-def _mean(call: Call) -> Taken:
-    if order := _in_other_order(call):
-        return other(call, order)
-    keeps = bool(call.config.get("keepdims", False))
-    return one(call, "mean", Value("", MAP if keeps else 2, is_map=False))
+def _over_picture(kind: str) -> Callable[[Call], Taken]:
+    """A mean or a maximum over height and width."""
+
+    def make(call: Call) -> Taken:
+        if order := _in_other_order(call):
+            return other(call, order)
+        keeps = bool(call.config.get("keepdims", False))
+        return one(call, kind, Value("", MAP if keeps else 2, is_map=False))
+
+    return make
 
 
 def _zeros(call: Call) -> Taken:
@@ -313,7 +319,9 @@ def _merge(call: Call) -> Taken:
 
 
 def _flatten(call: Call) -> Taken:
-    return one(call, "flatten", Value("", 2, is_map=False))
+    """Channels last; where they stand in front, the layer puts them last first, since it has a setting for it."""
+    is_turned = not call.first or "data_format" in call.config
+    return one(call, "flatten", Value("", 2, is_map=False), function="" if is_turned else CHANNELS_FIRST)
 
 
 def _reshape(call: Call) -> Taken:
@@ -326,7 +334,8 @@ def reshape(call: Call, target: Any) -> Taken:
     is_list = isinstance(target, list) and bool(target) and all(isinstance(side, int) for side in target)
     if not is_list or any(side != 1 for side in target[:-1]) or (read.is_map and len(target) > 1):
         return other(call, f"to {target}")
-    return one(call, "flatten", Value("", len(target) + 1, is_map=False))
+    order = CHANNELS_FIRST if call.first else ""
+    return one(call, "flatten", Value("", len(target) + 1, is_map=False), function=order)
 
 
 def _rescaling(call: Call) -> Taken:
@@ -374,7 +383,8 @@ _MAKERS: dict[str, Callable[[Call], Taken]] = {
     "Conv2D": _conv,
     "Dense": _dense,
     "Flatten": _flatten,
-    "GlobalAveragePooling2D": _mean,
+    "GlobalAveragePooling2D": _over_picture("mean"),
+    "GlobalMaxPooling2D": _over_picture("max"),
     "MaxPooling2D": _pool,
     "Merge": _merge,
     "Normalization": _normalization,
@@ -391,6 +401,7 @@ ALIASES = {
     "BatchNormalizationV2": "BatchNormalization",
     "Convolution2D": "Conv2D",
     "GlobalAvgPool2D": "GlobalAveragePooling2D",
+    "GlobalMaxPool2D": "GlobalMaxPooling2D",
     "MaxPool2D": "MaxPooling2D",
     "SyncBatchNormalization": "BatchNormalization",
 }

@@ -39,6 +39,7 @@ _NAMES = {  # every spelling → the operation
     **dict.fromkeys(("flip", "reverse", "reversev2"), "flip"),
     **dict.fromkeys(("getitem", "stridedslice"), "getitem"),
     **dict.fromkeys(("mean", "reduce_mean"), "mean"),
+    **dict.fromkeys(("max", "amax", "reduce_max"), "max"),
     **dict.fromkeys(("concatenate", "concat", "concatv2"), "concatenate"),
     **dict.fromkeys(("logsoftmax", "log_softmax"), "log_softmax"),
     **{name: name for name in ("stack", "relu", "softmax", "sigmoid", "tanh", "pad", "reshape", "squeeze")},
@@ -214,16 +215,20 @@ def _relu(call: Call) -> Taken:
     return one(call, "relu")
 
 
-def _mean(call: Call) -> Taken:
-    """The mean over height and width."""
-    (read,) = call.inputs
-    axes = _setting(call, "axis", 1)
-    places = {2, 3} if call.first else {1, 2}
-    is_list = isinstance(axes, list) and read.rank == MAP and all(isinstance(axis, int) for axis in axes)
-    if not is_list or {axis % MAP for axis in axes} != places:
-        return other(call, f"axis {axes}")
-    keeps = bool(_setting(call, "keepdims", 2))
-    return one(call, "mean", Value("", MAP if keeps else 2, is_map=False))
+def _over_picture(kind: str) -> Callable[[Call], Taken]:
+    """The mean or the maximum over height and width."""
+
+    def make(call: Call) -> Taken:
+        (read,) = call.inputs
+        axes = _setting(call, "axis", 1)
+        places = {2, 3} if call.first else {1, 2}
+        is_list = isinstance(axes, list) and read.rank == MAP and all(isinstance(axis, int) for axis in axes)
+        if not is_list or {axis % MAP for axis in axes} != places or _setting(call, "initial", 3) is not None:
+            return other(call, f"axis {axes}")
+        keeps = bool(_setting(call, "keepdims", 2))
+        return one(call, kind, Value("", MAP if keeps else 2, is_map=False))
+
+    return make
 
 
 def _concatenate(call: Call) -> Taken:
@@ -270,7 +275,8 @@ _MAKERS: dict[str, Callable[[Call], Taken]] = {
     "concatenate": _concatenate,
     "flip": _flip,
     "getitem": _getitem,
-    "mean": _mean,
+    "max": _over_picture("max"),
+    "mean": _over_picture("mean"),
     "pad": _pad,
     "relu": _relu,
     "reshape": _reshape,

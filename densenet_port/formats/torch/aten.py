@@ -24,7 +24,9 @@ SIGNATURES = {
     "avg_pool2d": "self kernel_size stride=[] padding=0 ceil_mode=False count_include_pad=True divisor_override=None",
     "adaptive_avg_pool2d": "self output_size",
     "_adaptive_avg_pool2d": "self output_size",
+    "adaptive_max_pool2d": "self output_size",
     "mean": "self dim=None keepdim=False",
+    "amax": "self dim=[] keepdim=False",
     "cat": "tensors dim=0",
     "flatten": "self start_dim=0 end_dim=-1",
     "linear": "input weight bias=None",
@@ -183,12 +185,12 @@ def _windows(arguments: Arguments) -> dict[str, Any]:
     }
 
 
-def _adaptive(arguments: Arguments, _shapes: Shapes) -> Made:
-    return {"kind": "mean"} if arguments["output_size"] in (1, [1], [1, 1]) else None
+def _adaptive(kind: str) -> Callable[[Arguments, Shapes], Made]:
+    return lambda arguments, _: {"kind": kind} if arguments["output_size"] in (1, [1], [1, 1]) else None
 
 
-def _mean(arguments: Arguments, _shapes: Shapes) -> Made:
-    return {"kind": "mean"} if arguments["dim"] in _PICTURE else None
+def _over_picture(kind: str) -> Callable[[Arguments, Shapes], Made]:
+    return lambda arguments, _: {"kind": kind} if arguments["dim"] in _PICTURE else None
 
 
 def _cat(arguments: Arguments, _shapes: Shapes) -> Made:
@@ -197,7 +199,8 @@ def _cat(arguments: Arguments, _shapes: Shapes) -> Made:
 
 
 def _flatten(arguments: Arguments, _shapes: Shapes) -> Made:
-    return {"kind": "flatten"} if (arguments["start_dim"], arguments["end_dim"]) in ((1, -1), (1, 3)) else None
+    is_flat = (arguments["start_dim"], arguments["end_dim"]) in ((1, -1), (1, 3))
+    return {"kind": "flatten", "function": "c h w"} if is_flat else None
 
 
 def _linear(arguments: Arguments, shapes: Shapes) -> Made:
@@ -228,7 +231,8 @@ _STEPS: dict[str, Callable[[Arguments, Shapes], Made]] = {
     **dict.fromkeys(("conv2d", "convolution", "_convolution"), _conv),
     **dict.fromkeys(("batch_norm", "_native_batch_norm_legit_no_training"), _norm),
     **dict.fromkeys(("max_pool2d", "max_pool2d_with_indices"), _max_pool),
-    **dict.fromkeys(("adaptive_avg_pool2d", "_adaptive_avg_pool2d"), _adaptive),
+    **dict.fromkeys(("adaptive_avg_pool2d", "_adaptive_avg_pool2d"), _adaptive("mean")),
+    "adaptive_max_pool2d": _adaptive("max"),
     **dict.fromkeys(("softmax", "_softmax"), _softmax("softmax")),
     **dict.fromkeys(("log_softmax", "_log_softmax"), _softmax("log_softmax")),
     **dict.fromkeys(("dropout", "feature_dropout"), _dropout),
@@ -237,7 +241,8 @@ _STEPS: dict[str, Callable[[Arguments, Shapes], Made]] = {
     "sigmoid": _plain("activation", function="sigmoid"),
     "tanh": _plain("activation", function="tanh"),
     "avg_pool2d": _average_pool,
-    "mean": _mean,
+    "mean": _over_picture("mean"),
+    "amax": _over_picture("max"),
     "cat": _cat,
     "flatten": _flatten,
     "linear": _linear,

@@ -6,15 +6,18 @@ from typing import Literal, cast
 from densenet_port.files import resource
 
 Leaf = Literal[
-    "conv", "norm", "relu", "max_pool", "average_pool", "adaptive_mean", "fast_mean", "dense", "flatten", "zeros",
-    "mirror", "blur", "softmax", "sigmoid", "tanh", "log_softmax", "identity", "normalize",
+    "conv", "norm", "relu", "max_pool", "average_pool", "adaptive_mean", "adaptive_max", "fast_mean", "fast_max",
+    "dense", "flatten", "view", "zeros", "mirror", "blur", "softmax", "sigmoid", "tanh", "log_softmax", "identity",
+    "normalize",
 ]  # fmt: skip
 
 _KNOWN = tomllib.loads((resource("mappings") / "modules" / "torch.toml").read_text(encoding="utf-8"))
 # Class → the one step that it is.
 LEAVES: dict[str, Leaf] = {name: cast("Leaf", leaf) for leaf, names in _KNOWN["leaves"].items() for name in names}
-# Class → the parts that it runs; and those of dense layers, which have exactly one of several lists of parts.
+# Class → the parts that it runs; those that each read what it reads, and are joined; and those of dense layers, which
+# have exactly one of several lists of parts.
 FORWARDS: dict[str, tuple[str, ...]] = {name: tuple(parts.split()) for name, parts in _KNOWN["forwards"].items()}
+JOINS: dict[str, tuple[str, ...]] = {name: tuple(parts.split()) for name, parts in _KNOWN["joins"].items()}
 LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     name: tuple(tuple(parts.split()) for parts in lists) for name, lists in _KNOWN["layers"].items()
 }

@@ -18,7 +18,7 @@ import numpy as np
 from densenet_port.checkpoint import Array
 from densenet_port.errors import CorruptError, MisfitError
 from densenet_port.file_graph import INPUT, FileGraph, Pair, Step
-from densenet_port.formats.torch.classes import FORWARDS, LAYERS, LEAVES, LIBRARIES, METHODS, Leaf
+from densenet_port.formats.torch.classes import FORWARDS, JOINS, LAYERS, LEAVES, LIBRARIES, METHODS, Leaf
 from densenet_port.formats.torch.modules import attributes_of, branches, held, kind_of
 
 Load = Callable[[str, Any], Array | None]  # name and leaf → a tensor's elements
@@ -26,6 +26,8 @@ Shape = Callable[[str, Any], tuple[int, ...] | None]  # name and leaf → a tens
 _STATE_DICT = "in PyTorch, save `model.state_dict()` where the network is a plain DenseNet all the same"
 _BINOMIAL = np.outer((1, 2, 1), (1, 2, 1)) / 16
 _FLAT = {"start_dim": 1, "end_dim": -1}
+_JOINED = {"output_size": (1, (1, 1), [1, 1]), "dim_reduce": ((2, 3), [2, 3]), "dim_cat": (1,)}
+_ORDER = "c h w"  # in which torch flattens a map
 
 
 class Module(NamedTuple):
@@ -127,6 +129,8 @@ class _Reader:
     def forward(self, module: Module, value: str) -> str:
         """What a module's own forward makes of a value."""
         chain, is_leaf = self.chain(module), module.kind in LEAVES
+        if module.kind in JOINS:
+            return self.side_by_side(module, value)
         if (chain or is_leaf) and (replaced := sorted(METHODS & set(module.attributes))):
             shown = f"module {module.name!r} ({module.kind}): its {replaced[0]}"
             raise MisfitError(f"{shown} was replaced by code that is not in the file", hint=_STATE_DICT)
@@ -140,6 +144,22 @@ class _Reader:
         for part in chain:
             value = self.joined(module, entry, value) if part == ":cat" else self.part(module, part, value)
         return value
+
+    def side_by_side(self, module: Module, value: str) -> str:
+        """What several parts make of one value, joined along the channels."""
+        names, attributes = JOINS[module.kind], module.attributes
+        is_changed = any(attributes.get(key, values[0]) not in values for key, values in _JOINED.items())
+        if (
+            is_changed
+            or not METHODS.isdisjoint(attributes)
+            or {name.removeprefix(":") for name in names}
+            != {*module.parts, *(name[1:] for name in names if name.startswith(":"))}
+        ):
+            return self.other(module, value)
+        outputs = tuple(self.part(module, name, value) for name in names)
+        joined = self.add(f"{module.name}:cat", "concat", value, f"cat in {module.title}")
+        self.steps[joined] = replace(self.steps[joined], inputs=outputs)
+        return joined
 
     def chain(self, module: Module) -> list[str] | None:
         """The parts that a known forward runs, in order; None for a forward that is not known."""
@@ -167,14 +187,15 @@ class _Reader:
             case ":norm":
                 return _norm(self, module, value)
             case ":flatten-if-set":
-                return self.add(name, "flatten", value, title) if module.attributes.get("flatten") is True else value
+                is_set = module.attributes.get("flatten") is True
+                return self.add(name, "flatten", value, title, function=_ORDER) if is_set else value
             case ":sigmoid-if-set":
                 return self.weighed(module, value)
             case ":resized":
                 if "input_resolution" in module.attributes:
                     self.notes["its own forward first resizes pictures of another size: that is left out"] = None
                 return value
-        return self.add(name, part[1:], value, title)
+        return self.add(name, part[1:], value, title, function=_ORDER if part == ":flatten" else "")
 
     def weighed(self, module: Module, value: str) -> str:
         """The sigmoid that torchxrayvision puts behind the head where it is told to, or has a threshold a label."""
@@ -278,21 +299,39 @@ def _pool(reader: _Reader, module: Module, value: str, kind: str, **attributes: 
     )
 
 
-def _adaptive_mean(reader: _Reader, module: Module, value: str) -> str:
-    """The mean over the picture, where one place is asked for."""
-    is_mean = module.attributes.get("output_size") in (1, (1, 1), [1, 1])
-    return reader.add(module.name, "mean", value, module.title) if is_mean else reader.other(module, value)
+def _adaptive(kind: str) -> Callable[[_Reader, Module, str], str]:
+    """The mean or the maximum over the picture, where one place is asked for."""
+
+    def read(reader: _Reader, module: Module, value: str) -> str:
+        is_one = module.attributes.get("output_size") in (1, (1, 1), [1, 1])
+        if not is_one or module.attributes.get("return_indices"):
+            return reader.other(module, value)
+        return reader.add(module.name, kind, value, module.title)
+
+    return read
 
 
-def _fast_mean(reader: _Reader, module: Module, value: str) -> str:
-    """Timm's mean, over axes that it keeps."""
-    is_mean = module.attributes.get("dim", (2, 3)) in ((2, 3), [2, 3])
-    return reader.add(module.name, "mean", value, module.title) if is_mean else reader.other(module, value)
+def _fast(kind: str) -> Callable[[_Reader, Module, str], str]:
+    """Timm's mean or maximum, over axes that it keeps."""
+
+    def read(reader: _Reader, module: Module, value: str) -> str:
+        is_over_picture = module.attributes.get("dim", (2, 3)) in ((2, 3), [2, 3])
+        return reader.add(module.name, kind, value, module.title) if is_over_picture else reader.other(module, value)
+
+    return read
 
 
 def _flatten(reader: _Reader, module: Module, value: str) -> str:
-    is_flat = {key: module.attributes.get(key) for key in _FLAT} == _FLAT
-    return reader.add(module.name, "flatten", value, module.title) if is_flat else reader.other(module, value)
+    if {key: module.attributes.get(key) for key in _FLAT} != _FLAT:
+        return reader.other(module, value)
+    return reader.add(module.name, "flatten", value, module.title, function=_ORDER)
+
+
+def _view(reader: _Reader, module: Module, value: str) -> str:
+    """The flattening of fastai, unless pictures are flattened as well."""
+    if module.attributes.get("full"):
+        return reader.other(module, value)
+    return reader.add(module.name, "flatten", value, module.title, function=_ORDER)
 
 
 def _softmax(function: str) -> Callable[[_Reader, Module, str], str]:
@@ -371,9 +410,12 @@ _LEAVES: dict[Leaf, Callable[[_Reader, Module, str], str]] = {
     "log_softmax": _softmax("log_softmax"),
     "max_pool": _max_pool,
     "average_pool": _average_pool,
-    "adaptive_mean": _adaptive_mean,
-    "fast_mean": _fast_mean,
+    "adaptive_mean": _adaptive("mean"),
+    "adaptive_max": _adaptive("max"),
+    "fast_mean": _fast("mean"),
+    "fast_max": _fast("max"),
     "flatten": _flatten,
+    "view": _view,
     "zeros": _zeros,
     "mirror": _mirror,
     "blur": _blur,

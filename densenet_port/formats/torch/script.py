@@ -21,6 +21,7 @@ _UNKNOWN = "a TorchScript program whose code is not followed"
 _MAX_TEXT = 2**22  # bytes of one file of code; those of a DenseNet-201 have some 20 kB
 _MAX_CALLS = 200_000
 _MAX_DEPTH = 60
+_WITH_PLACES = ("adaptive_max_pool2d", "max_pool2d_with_indices")  # which put out two things
 _FLAT = ("flatten", "dense", "activation")
 _NUMBERS: dict[str, Callable[..., Any]] = {  # torch's own functions of plain numbers
     "gt": operator.gt,
@@ -240,14 +241,15 @@ class _Program:
         taken = take(name, values, named)
         if not any(isinstance(value, Map) for value in [*values, *(values[0] if isinstance(values[0], list) else [])]):
             _stop(f"{name} of no map")
-        return put_out(f"{self.place}:{name}{len(self.steps)}", taken, self.shapes, self.steps)
+        made = put_out(f"{self.place}:{name}{len(self.steps)}", taken, self.shapes, self.steps)
+        return [made, Function("the places of maxima")] if name in _WITH_PLACES else made
 
     def axes(self, step: str) -> int:
         """How many axes a map has; an operation that is none of a DenseNet's is taken to keep them, and is refused."""
         while step != INPUT:
             if self.steps[step].kind in _FLAT:
                 return 2
-            if self.steps[step].kind == "mean":
+            if self.steps[step].kind in ("mean", "max"):
                 _stop("a map of which it is not known whether it has height and width")
             step = self.steps[step].inputs[0]
         return 4  # n c h w

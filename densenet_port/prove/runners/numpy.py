@@ -52,5 +52,6 @@ def read_by_table(job: Job) -> Network:
         within=reading.within,
         no_top=job.architecture is not None and job.architecture.classes is None,
         output_name=reading.output,
+        ignore_inheritance=True,  # whoever gave the job has judged it
     )
     return network if job.contract is None else replace(network, contract=job.contract)
