@@ -201,13 +201,15 @@ def _architecture(scanned: Scan, arch: Architecture | None) -> Architecture:
 def _preferred(checkpoint: Checkpoint, ledgers: Sequence[Ledger]) -> list[Ledger]:
     """Those of the highest rank: the layout's software can have the network, and the file's record prefers it.
 
-    Where no software can, those that have such a head: their other names for it are what tells layouts apart. Nothing
-    else of the numbers decides, for the same names may be of two functions (timm's deep stems).
+    Where no software can, those that have such a head: their other names for it are what tells layouts apart; or else
+    those that have the usual one, in whose place somebody put this. Nothing else of the numbers decides, for the same
+    names may be of two functions (timm's deep stems).
     """
     ranks = [
         (
             ledger.layout.refusal(ledger.architecture) is None,
             ledger.layout.holds("head", ledger.architecture),
+            ledger.layout.holds("head", ledger.architecture.without_head()),
             bool(ledger.layout.prefer) and _records(checkpoint, ledger.layout.prefer),
         )
         for ledger in ledgers
