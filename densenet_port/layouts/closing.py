@@ -171,11 +171,18 @@ def _head(groups: Grouping, order: str, channels: int, norms: Sequence[Sized]) -
     for axes in sorted(_dense_orders(groups), key=lambda axes: (axes.index("o") < axes.index("i")) != is_first):
         layers = [layer for module in modules if (layer := _layer(module, axes))]
         chain = chained(layers, channels) if len(layers) == len(modules) else None
-        if chain:
+        if chain and not _goes_on(chain, body):
             of_name = {module.title: module for module in modules}
             units = {key.unit: of_name[title] for key, (_, title) in keys_of(chain).items()}
             return DenseHead(units, axes, head_text(chain, channels), chain[-1].gives)
     return None
+
+
+def _goes_on(chain: Sequence[HeadLayer], body: Sequence[Module]) -> bool:
+    """Whether a network with a dense layer of its own stands in another one, which goes on behind it."""
+    roots = {re.split(f"[{SPLIT}]", module.title)[0] for module in body}
+    within = [re.split(f"[{SPLIT}]", layer.name)[0] in roots for layer in chain]
+    return within[0] and not all(within)
 
 
 def _layer(module: Module, axes: str) -> HeadLayer | None:

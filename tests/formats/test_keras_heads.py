@@ -49,7 +49,7 @@ def apart(found, truth):
 
 
 HEADS = {
-    "two-dense": ("mean/dense:6/relu/norm/dense", {"output": "softmax"}),
+    "two-dense": ("mean/dense:32/relu/norm/dense", {"output": "softmax"}),
     "tanh": ("mean/dense:6/tanh/dense", {}),
     "flatten": ("flatten:2/dense", {"head_pool": 1}),
     "pool-flatten": ("mean/dense", {}),

@@ -74,7 +74,7 @@ def small_stride():
 
 MODELS = {
     "two-dense": lambda: behind(
-        *(body(pooling="avg"), layers.Dense(6, activation="relu"), layers.BatchNormalization(), layers.Dropout(0.5)),
+        *(body(pooling="avg"), layers.Dense(32, activation="relu"), layers.BatchNormalization(), layers.Dropout(0.5)),
         layers.Dense(CLASSES, activation="softmax"),
     ),
     "tanh": lambda: behind(body(pooling="avg"), layers.Dense(6, activation="tanh"), layers.Dense(CLASSES)),
@@ -106,6 +106,7 @@ def shaken(model, seed=0):
 def save(folder):
     """Every model, and what it answers."""
     for name, make in MODELS.items():
+        keras.utils.set_random_seed(1)
         model = shaken(make())
         model.save(folder / f"{name}.keras")
         model.save(folder / f"{name}.h5")
