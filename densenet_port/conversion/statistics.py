@@ -140,7 +140,8 @@ def wired(path: Path, ledger: Ledger, weights: Mapping[Slot, Array], *, ignore: 
     where a table says the other order, unless `ignore`.
     """
     layout = ledger.layout
-    inheritance = inherit(graph(ledger.architecture, Contract()), _as_stored(ledger, weights))
+    stored = _as_stored(ledger, weights)
+    inheritance = inherit(graph(ledger.architecture, Contract()), stored)
     order = inheritance.order
     if order is not None and layout.name == STRUCTURE:
         assumed = tuple(word for word in ledger.assumed if word != OLD_FIRST)
@@ -154,6 +155,10 @@ def wired(path: Path, ledger: Ledger, weights: Mapping[Slot, Array], *, ignore: 
         count = len(inheritance.dissents)
         norms = "1 norm has" if count == 1 else f"{count} norms have"
         raise _misfit(path, f"{norms} not the statistics that its kin share", tuple(map(str, inheritance.dissents)))
+    negative = [name for name, (_, variance) in stored.items() if bool((variance < 0).any())]
+    if negative and order is not None and not ignore:
+        details = tuple(f"{name}: a variance is negative, which none is" for name in negative)
+        raise _misfit(path, "its norms have not what is measured", details)
     return Wired(ledger, inheritance)
 
 
