@@ -154,7 +154,8 @@ class _Placing:
 
     def _place_narrow(self) -> None:
         """Place each layer's first convolution and second norm: pairs in which the one predicts the other."""
-        layers = [name.removesuffix(".conv2") for name in self.units if name.endswith(".conv2")]
+        convs = [name for name, unit in self.units.items() if name.endswith(".conv2") and unit.block]
+        layers = [name.removesuffix(".conv2") for name in convs]
         free = self._free()
         norms = [one for one in free if any(one.sizes == sizes_of(self.units[f"{layer}.norm2"]) for layer in layers)]
         if not norms:
