@@ -47,8 +47,8 @@ def known(checkpoint: Checkpoint, ledger: Ledger, evidence: Evidence | None, wor
     """
     by_graph = {key: kind(checkpoint.metadata[key]) for key, kind in TYPES.items() if key in checkpoint.metadata}
     by_graph |= evidence.facts if evidence else {}
-    strided = Contract(stem_stride=cast("int | None", by_graph.get("stem_stride")))
-    by_graph = {key: by_graph[key] for key in entries_of(ledger.architecture, strided) if key in by_graph}
+    if head_of(ledger.architecture.head).pools:  # then a pool in front is over the whole map
+        by_graph.pop("head_pool", None)
     recorded = _recorded(checkpoint)
     contract, origins = recorded or _usual(checkpoint, ledger)
     contract = _agreeing(checkpoint, ledger.architecture, contract, by_graph)

@@ -251,15 +251,22 @@ class _Placing:
         return bool(spans) and all(span[-1] - span[0] == len(span) - 1 for span in spans)
 
     def _place_by_numbers(self) -> None:
-        """Place what only differs in a number, as do the names of what it can be: numbers count up."""
+        """Place what only differs in a number, as do the names of what it can be, where such numbers count up."""
         alike: dict[tuple[str, Sizes], list[str]] = {}
         for unit in self.lacking():
             alike.setdefault((skeleton(unit), sizes_of(self.units[unit])), []).append(unit)
         free = self._free()
         for (_, sizes), units in alike.items():
             same = sorted((one for one in free if one.sizes == sizes), key=lambda one: natural(one.module.title))
-            if len(same) == len(units) and len({skeleton(one.module.title) for one in same}) == 1:
+            names = {skeleton(one.module.title) for one in same}
+            if len(same) == len(units) and len(names) == 1 and self._counts_up(*names):
                 self.placed |= zip(units, same, strict=True)
+
+    def _counts_up(self, name: str) -> bool:
+        """Whether the numbers in names of a kind count up in order of execution, as far as their modules are placed."""
+        placed = [self.placed[unit].module.title for unit in self.units if unit in self.placed]
+        numbers = [natural(title) for title in placed if skeleton(title) == name]
+        return numbers == sorted(numbers)
 
     def _beside(self, near: Callable[[Sized, Sized], int]) -> Iterator[tuple[str, Sized]]:
         """The units with the one module that is nearest to their group, which is nearer to no other group."""

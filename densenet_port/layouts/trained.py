@@ -6,6 +6,7 @@ scale and shift, and what a kernel makes of it is the running mean of the norm b
 norm before it and what comes behind it. Where nothing was trained, nothing is placed.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -154,8 +155,7 @@ class _Placing:
 
     def _place_narrow(self) -> None:
         """Place each layer's first convolution and second norm: pairs in which the one predicts the other."""
-        convs = [name for name, unit in self.units.items() if name.endswith(".conv2") and unit.block]
-        layers = [name.removesuffix(".conv2") for name in convs]
+        layers = [name.removesuffix(".conv2") for name in self.units if re.fullmatch(r"block.*\.conv2", name)]
         free = self._free()
         norms = [one for one in free if any(one.sizes == sizes_of(self.units[f"{layer}.norm2"]) for layer in layers)]
         if not norms:

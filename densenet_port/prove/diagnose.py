@@ -159,10 +159,13 @@ class Comparison:
 
 
 def _steps(network: Graph, unit: str) -> tuple[Operation, ...]:
-    """A unit's own operation; for the head with those in front of it, from the ReLU on."""
+    """A unit's own operation; for a dense layer with those in front of it, from the ReLU on, or from another unit's."""
     steps = [network.operations[unit]]
-    while steps[0].kind in ("dense", "mean"):
-        steps.insert(0, network.operations[steps[0].inputs[0]])
+    while steps[0].kind in ("dense", "mean", "max", "flatten", "average_pool"):
+        before = network.operations[steps[0].inputs[0]]
+        if before.unit or before.kind == "concat":
+            break
+        steps.insert(0, before)
     return tuple(steps)
 
 

@@ -41,12 +41,19 @@ def make_probes(
     """The images both sides see: first the small noise that is followed through the network, then noise, then pictures.
 
     Noise is smooth over four pixels, of mean 0 and deviation 1 a value, which is what prepared photographs are like:
-    `batch` images of each of `sizes`, in pixels, and `followed` of the small one. The pictures are those in `folder`,
-    without it scikit-learn's two. Raises UsageError for images that show nothing, and what reading pictures raises.
+    `batch` images of each of `sizes`, in pixels, and `followed` of the small one; where a head fixes the size, all have
+    that. The pictures are those in `folder`, without it scikit-learn's two. Raises UsageError for images that show
+    nothing or do not fit, and what reading pictures raises.
     """
-    least = graph(source.architecture, source.contract).smallest_side
+    network = graph(source.architecture, source.contract)
+    least, fixed = network.smallest_side, network.fixed_side
+    if fixed is not None:
+        sizes, followed = (fixed,) if sizes == SIZES else sizes, fixed
     if small := [size for size in sizes if size < least]:
         raise UsageError(f"images of {small[0]} pixels are too small", hint=f"this network needs at least {least}")
+    if other := [size for size in sizes if not network.takes(size)]:
+        hint = f"its head reads every place of the last map: {fixed} by {fixed} pixels fit"
+        raise UsageError(f"images of {other[0]} pixels are none that the network takes", hint=hint)
     if batch < BATCH:
         raise UsageError(f"--batch must be at least {BATCH}: one image cannot show that logits depend on it")
     channels = source.architecture.channels

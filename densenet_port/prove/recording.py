@@ -208,6 +208,14 @@ def plan(
     return Plan(network=network, probes=probes, jobs=jobs, because=because)
 
 
+def _names(network: Network) -> dict[str, str]:
+    """Unit → its name in the network's software; in its file, where that software does not have such networks."""
+    layout, ledger = network.ledger.layout, network.ledger
+    if layout.refusal(network.architecture) is None:
+        return layout.spell_units(network.architecture)
+    return {unit: ledger.unit_name(unit) or unit for unit in network.architecture.units}
+
+
 def job_of(
     network: Network,
     software: str,
@@ -223,7 +231,7 @@ def job_of(
     ledger, taps = network.ledger, {}
     whole = runs_whole(network, SOFTWARE[software], trust=trust)
     if follow:
-        units = ledger.layout.spell_units(network.architecture)
+        units = _names(network)
         taps = dict(zip(units, units, strict=True)) if software == "numpy" else units
         if whole and SOFTWARE[software].whole == MODULE:
             taps = {unit: f"{ledger.prefix}{ledger.unit_name(unit)}" for unit in units}

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 
@@ -13,6 +15,7 @@ from densenet_port.cli.app import COMMANDS, app, register
 from densenet_port.cli.base import contract_line
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
+from tests.support.trained import SAMPLE
 
 ENVIRONMENT = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200"}
 
@@ -396,3 +399,62 @@ def test_verify_replays_golden_logits(proven, tmp_path):
     assert len(lines) > 3
     assert all(line.endswith("  ok") for line in lines[1:])
     assert bad.returncode == 1
+
+
+def test_convert_and_verify_tell_the_wiring(tmp_path):
+    """In a line each, and with all that the statistics say in their JSON."""
+    line = "wiring: 15 of 15 norms inherit 1,596 of 1,596 numbers, old channels first"
+    out = tmp_path / "digits.weights.h5"
+
+    converted = run("convert", SAMPLE, "--out", out)
+    verified = run("verify", out)
+    told = json.loads(run("verify", out, "--json").stdout)["statistics"]
+
+    assert f"  {line}" in converted.stdout.splitlines()
+    assert f"  {line}" in verified.stdout.splitlines()
+    assert (told["verdict"], told["equal"], told["contradictions"]) == ("evidence", 1596, [])
+
+
+def test_inspect_shows_the_evidence(tmp_path):
+    """A table of questions, and a picture of each unit's mean."""
+    done = run("inspect", SAMPLE, "--evidence", "--evidence-picture", tmp_path / "means.svg")
+
+    assert re.search(r"activation +relu +0\.020 +gelu +0\.170 +8\.\d× +supported", done.stdout)
+    assert re.search(r"stem pool +max +0\.094 +none +0\.640 +6\.8× +supported", done.stdout)
+    picture = (tmp_path / "means.svg").read_text("utf-8")
+    assert picture.startswith("<svg")
+    assert picture.count("<rect") == 1 + 33  # the square, and every norm but the first two
+
+
+def test_statistics_without_evidence_are_said_once(tmp_path):
+    """By inspect, and not by convert; and there is nothing to draw."""
+    from tests.support.networks import checkpoint_file
+
+    path = checkpoint_file(tmp_path, "layers=2-2,growth_rate=8,init_channels=16,classes=10", "zip")
+
+    assert "wiring: no evidence" in run("inspect", path).stdout
+    assert "wiring" not in run("convert", path, "--dry-run").stdout
+    drawn = run("inspect", path, "--evidence-picture", tmp_path / "means.svg")
+    assert (drawn.returncode, drawn.stderr) == (
+        2,
+        "error: --evidence-picture: no evidence in its running statistics, and nothing to draw\n",
+    )
+
+
+def test_a_damaged_file_is_refused_and_can_be_taken(tmp_path):
+    """A changed bit in an inherited number: three lines, exit 3; with --ignore-inheritance a note."""
+    import torch
+
+    state = torch.load(SAMPLE, weights_only=True)
+    state["features.denseblock2.denselayer3.norm1.running_var"].numpy().view(np.uint32)[2] ^= 1 << 20
+    torch.save(state, tmp_path / "damaged.pth")
+
+    refused = run("convert", tmp_path / "damaged.pth", "--dry-run")
+    taken = run("convert", tmp_path / "damaged.pth", "--dry-run", "--ignore-inheritance")
+    shown = run("inspect", tmp_path / "damaged.pth")
+
+    told = "block2.layer3.norm1: 1 of 42 channels differs from block2.layer2.norm1's: 2"
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (3, 3)
+    assert told in refused.stderr
+    assert taken.returncode == 0
+    assert f"contradiction: {told}" in shown.stdout

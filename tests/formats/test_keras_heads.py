@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import densenet_port as dp
-from densenet_port.errors import MisfitError
+from densenet_port.errors import MisfitError, UsageError
 from densenet_port.network.numpy import run
+from densenet_port.prove.images import SIZES
 from tests.network.test_lowerings import FORMS, pictures_for
 from tests.record.cards import keras_file
 from tests.support.random_weights import random_weights
@@ -166,3 +167,22 @@ def test_a_layout_of_one_software_takes_none_of_them(tmp_path):
             "the same weights would be another function"
         ),
     }
+
+
+@pytest.mark.parametrize("name", ["two-dense", "two-pools", "flatten"])
+def test_a_port_is_proven_by_keras_s_own_run(saved, name, tmp_path):
+    """Unit by unit; where the head reads every place of its map, at the one size that fits."""
+    port = dp.read(saved / f"{name}.keras").write(tmp_path / "port.weights.h5").out
+
+    parity = dp.check(port, against=saved / f"{name}.keras", backend="numpy", sizes=SIZES, threads=1)
+
+    assert parity.grade == "proven"
+
+
+def test_a_size_that_a_head_cannot_read_is_refused(saved, tmp_path):
+    port = dp.read(saved / "flatten.keras").write(tmp_path / "port.weights.h5").out
+
+    with pytest.raises(UsageError, match="images of 96 pixels are none that the network takes") as error:
+        dp.check(port, against=saved / "flatten.keras", backend="numpy", sizes=(96,))
+
+    assert error.value.hint == "its head reads every place of the last map: 64 by 64 pixels fit"

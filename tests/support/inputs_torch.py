@@ -305,17 +305,25 @@ def body_answer(path: Path, net: Any) -> None:
 @form("a head of two Linear layers", ".pth")
 def head_of_two_layers(path: Path) -> None:
     net = small()
-    body_answer(path, net)
     net.classifier = nn.Sequential(nn.Linear(net.classifier.in_features, 20), nn.ReLU(), nn.Linear(20, 7))
+    answer(path, shaken(net))
     save(path, net.state_dict())
+
+
+@form("the module, a head of two Linear layers with Tanh between", ".pth")
+def module_of_two_layers(path: Path) -> None:
+    net = small()
+    net.classifier = nn.Sequential(nn.Linear(net.classifier.in_features, 20), nn.Tanh(), nn.Linear(20, 7))
+    answer(path, shaken(net))
+    save(path, net)
 
 
 @form("a norm in the head", ".pth")
 def head_with_a_norm(path: Path) -> None:
     net = small()
-    body_answer(path, net)
     count = net.classifier.in_features
     net.classifier = nn.Sequential(nn.BatchNorm1d(count), nn.Linear(count, 4))
+    answer(path, shaken(net))
     save(path, net.state_dict())
 
 

@@ -68,7 +68,7 @@ def renamed(
     file: Checkpoint, rename: Callable[[list[str], str], dict[str, str]], *, shuffled: bool
 ) -> tuple[Checkpoint, dict[str, str]]:
     """A file under other names, in its own order or in none, and old name → new; it records nothing of itself."""
-    seed = str(file.path)
+    seed = file.path.name
     names = rename([*file.tensors], seed)
     items = [(names[name], tensor) for name, tensor in file.tensors.items()]
     if shuffled:
