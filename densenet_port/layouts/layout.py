@@ -84,6 +84,7 @@ class Layout:
     the weights from file to file.
     `tensors` gives name and axes by kind and part, `optional` those of parts that a network need not have, `norm_parts`
     the parts of a norm in the order of the table, and `fold` the name of what makes a norm's roles of its parts.
+    `assumed` are entries of the contract, `concatenation` and `head`, where the table says them without knowing.
     `digest` is the SHA-256 of the table, followed by what it includes.
     """
 
@@ -114,6 +115,7 @@ class Layout:
     optional: Mapping[Kind, Mapping[str, Pattern]]
     norm_parts: tuple[str, ...]
     fold: str | None
+    assumed: frozenset[str] = frozenset()
 
     @classmethod
     def load(cls, layout: str | Path) -> "Layout":
@@ -154,6 +156,8 @@ class Layout:
             value = getattr(architecture, number)
             if value not in allowed and not (number == "head" and any(fnmatchcase(value, form) for form in allowed)):
                 yield f"{number} must be {' or '.join(map(str, allowed))}, found {value}"
+        if self.units and HEAD not in self.units and architecture.classes is not None:
+            yield "its table names no head; --no-top leaves it out"
 
     def _allowed(self, architecture: Architecture) -> dict[str, tuple[Any, ...]]:
         """Number of an architecture → the values that the layout can hold."""
