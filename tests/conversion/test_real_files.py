@@ -1,4 +1,4 @@
-"""Files of strangers: each is the function that was published, or refused in words; the page says what becomes of it."""
+"""Files of strangers: each is the function that was published, or refused in words, as the page says of it."""
 
 import pytest
 
