@@ -8,7 +8,6 @@ import json
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,8 +86,7 @@ def learn(
     checkpoint = (
         source if isinstance(source, Checkpoint) else formats.read(Path(source), output=output_name, body=no_top)
     )
-    again = partial(_read, checkpoint, kernels, within, no_top)
-    network = again(None, contract)
+    network = read(checkpoint, kernels=kernels, within=within, no_top=no_top, contract=contract)
     if network.layout != STRUCTURE and not force:
         hint = "convert it as it is; --force learns a table of its names all the same"
         raise UsageError(f"{checkpoint.path}: {network.layout}'s table reads it", hint=hint)
@@ -96,7 +94,9 @@ def learn(
     text = table_of(network, place.stem, outside, kernels)
     with whole(place) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        check_table(network, temporary, outside, again)
+        check_table(
+            network, temporary, outside, lambda table: read(checkpoint, src=table, within=within, no_top=no_top)
+        )
     return Learned(
         network=network,
         out=place,
@@ -119,18 +119,6 @@ def _check_place(out: Path, *, force: bool) -> None:
         raise DiskError(f"{out}: cannot be written: is a directory")
     if out.exists() and not force:
         raise UsageError(f"{out}: exists already", hint="pass --force to replace it, or --out to write elsewhere")
-
-
-def _read(
-    checkpoint: Checkpoint,
-    kernels: Kernels | None,
-    within: str | None,
-    no_top: bool,
-    table: Path | None,
-    contract: Mapping[str, Any] | None = None,
-) -> Network:
-    """The network in a file by a table, or without one."""
-    return read(checkpoint, src=table, kernels=kernels, within=within, no_top=no_top, contract=contract)
 
 
 def _outside(network: Network) -> str:
@@ -158,8 +146,8 @@ def check_table(network: Network, table: Path, outside: str, by_table: Reader) -
     try:
         again = by_table(table)
     except PortError as error:
-        message = f"{path}: a table of its names does not read it\n  {error.message.splitlines()[0]}"
-        raise MisfitError(message.replace(table.name, "the table"), hint=WITHOUT) from error
+        why = error.message.removeprefix(f"{path}: ").replace(str(table), "the table").splitlines()[0]
+        raise MisfitError(f"{path}: a table of its names does not read it\n  {why}", hint=WITHOUT) from error
     if difference := next(_differences(network, again, outside), None):
         raise RuntimeError(f"{path}: the table that was learned is wrong: {difference}")
 
