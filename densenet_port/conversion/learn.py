@@ -53,7 +53,8 @@ Reader = Callable[[Path], Network]  # the same file by a table
 class Learned:
     """A table learned from a network: where it is, what it says, and in words what of it is proven and what assumed.
 
-    `outside` is what stands before all names in the file and is no part of the network's own.
+    `stated` is what the user, or the software of a layout that reads the file already, says of the contract. `outside`
+    is what stands before all names in the file and is no part of the network's own.
     """
 
     network: Network
@@ -61,6 +62,7 @@ class Learned:
     layout: Layout
     outside: str
     proven: tuple[str, ...]
+    stated: tuple[str, ...]
     assumed: tuple[str, ...]
 
 
@@ -103,6 +105,7 @@ def learn(
         layout=Layout.load(place),
         outside=outside,
         proven=tuple(_proven(network)),
+        stated=tuple(_by(network, ("user", "software"))),
         assumed=tuple(_assumed(network)),
     )
 
@@ -174,12 +177,19 @@ def _differences(network: Network, again: Network, outside: str) -> Iterator[str
 
 def _proven(network: Network) -> Iterator[str]:
     """What of a table is known to be right, in words."""
-    yield f"names and axes: the table reads the file, {len(network.ledger.claims)} tensors the same bit by bit"
+    way = "its structure does" if network.layout == STRUCTURE else f"{network.layout}'s does"
+    yield f"names: the table reads the file as {way}, {len(network.ledger.claims)} tensors the same bit by bit"
     if network.witness and network.witness.line:
         yield f"wiring: {network.witness.line}"
-    for key, line in entries(network).items():
-        if (origin := network.origins.get(key, "assumed")) != "assumed":
-            yield f"{key} {line}: {_because(network, key, origin)}"
+    yield from _by(network, ("graph", "record", "statistics"))
+
+
+def _by(network: Network, origins: Sequence[Origin]) -> Iterator[str]:
+    """The entries of the contract that are known from some origins, in words."""
+    values = entries(network)
+    for key, origin in network.origins.items():
+        if origin in origins:
+            yield f"{key} {values[key]}: {_because(network, key, origin)}"
 
 
 def _assumed(network: Network) -> Iterator[str]:
@@ -255,15 +265,15 @@ def table_of(network: Network, name: str, outside: str, kernels: Kernels | None 
 def _header(network: Network) -> Iterator[str]:
     """What the table is, and what of it is known, in comments."""
     name, numbers = network.checkpoint.path.name, network.architecture.name
-    yield f"# Learned by densenet-port {__version__} from {name}, a DenseNet {numbers}."
+    yield _comment(f"Learned by densenet-port {__version__} from {name}, a DenseNet {numbers}.")
     for text in _proven(network):
         if not text.startswith(tuple(ENTRIES)):
-            yield f"# Proven: {text}."
+            yield _comment(f"Proven: {text}.")
     others = [text for text in _assumed(network) if not text.startswith(tuple(ENTRIES))]
     if others:
-        yield f"# Assumed beside the contract: {'; '.join(others)}."
+        yield _comment(f"Assumed beside the contract: {'; '.join(others)}.")
     if _unknown(network):
-        yield f"# {LOOK_UP[0].upper()}{LOOK_UP[1:]}."
+        yield _comment(f"{LOOK_UP[0].upper()}{LOOK_UP[1:]}.")
 
 
 def _top(network: Network, name: str, names: Names) -> Iterator[Line]:
@@ -384,11 +394,16 @@ def _tensor(kind: Kind, part: str, name: str, axes: str | list[str], fold: str |
 # -- TOML --------------------------------------------------------------------------------------------------------------
 
 
-def _lines(lines: "Iterator[Line]") -> list[str]:
+def _lines(lines: Iterator[Line]) -> list[str]:
     """Lines with their keys padded to one width."""
     listed = list(lines)
     width = max(len(line.key) for line in listed)
-    return [f"{line.key:{width}} = {line.value}" + (f" # {line.comment}" if line.comment else "") for line in listed]
+    return [f"{line.key:{width}} = {line.value} {_comment(line.comment)}".rstrip() for line in listed]
+
+
+def _comment(text: str) -> str:
+    """A comment of one line, whatever a file's names hold; nothing for none."""
+    return f"# {' '.join(text.split())}" if text else ""
 
 
 def _text(text: str) -> str:

@@ -20,7 +20,7 @@ from densenet_port.files import resource
 from densenet_port.layouts.layout import Layout
 from densenet_port.network.architecture import Architecture
 from tests.cli.test_app import run
-from tests.layouts.test_layout import KEYS, spelled
+from tests.layouts.test_layout import KEYS, sketch, spelled
 from tests.support.real import REAL
 from tests.support.renamed import trained
 
@@ -96,6 +96,21 @@ def test_the_names_of_a_head_of_several_layers_are_learned(path, tmp_path):
         (architecture.head,),
         ledger.layout.spell(architecture).keys(),
     )
+
+
+def test_the_layers_of_a_head_are_counted(tmp_path):
+    """Where a number counts them all, they are one line."""
+    head = "mean/norm/dense:6/relu/norm/dense:7/relu/dense"
+    file = sketch(spelled("keras", Architecture(layers=(2, 2), growth_rate=4, init_channels=8, classes=5, head=head)))
+
+    learned = learn(file, out=tmp_path / "mine.toml", force=True)
+
+    assert learned.layout.first_numbers == {"b": 1, "l": 1, "h": 1}
+    assert {unit: names[0] for unit, names in learned.layout.units.items() if "head" in unit} == {
+        "head.norm{h}": "head_norm{h}",
+        "head.dense{h}": "head_dense{h}",
+        "head.dense": "head_dense",
+    }
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -416,8 +431,8 @@ def test_the_command_line_tells_what_is_proven_and_what_assumed(tmp_path):
     assert (plain.returncode, taken.returncode, refused.returncode, told.returncode) == (0, 2, 3, 0)
     assert plain.stdout.splitlines() == [
         "own.pth: structure layers=2-3,growth_rate=4,init_channels=8,classes=5 (pth)",
-        "  proven: names and axes: the table reads the file, 66 tensors the same bit by bit",
-        "  proven: epsilon 0.001: by your word",
+        "  proven: names: the table reads the file as its structure does, 66 tensors the same bit by bit",
+        "  stated: epsilon 0.001: by your word",
         "  ASSUMED: stem_stride 2",
         '  ASSUMED: stem_padding "symmetric"',
         '  ASSUMED: stem_pool "max"',
