@@ -82,6 +82,7 @@ def _json(learned: "Learned") -> dict[str, Any]:
         "units": {unit: patterns[0] for unit, patterns in layout.units.items()},
         "outside": learned.outside,
         "proven": list(learned.proven),
+        "stated": list(learned.stated),
         "assumed": list(learned.assumed),
         "statistics": network.witness.to_json() if network.witness else None,
     }
@@ -94,6 +95,7 @@ def _text(learned: "Learned") -> str:
     if learned.outside:
         lines.append(f"  its names stand behind {learned.outside!r} in the file, and without it in the table")
     lines += [f"  proven: {text}" for text in learned.proven]
+    lines += [f"  stated: {text}" for text in learned.stated]
     lines += [f"  ASSUMED: {text}" for text in learned.assumed]
     lines.append(f"{learned.out}: the table of the layout {learned.layout.name}, for --mapping {learned.out}")
     if learned.assumed:

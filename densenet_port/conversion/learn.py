@@ -8,7 +8,6 @@ import json
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,7 +53,8 @@ Reader = Callable[[Path], Network]  # the same file by a table
 class Learned:
     """A table learned from a network: where it is, what it says, and in words what of it is proven and what assumed.
 
-    `outside` is what stands before all names in the file and is no part of the network's own.
+    `stated` is what the user, or the software of a layout that reads the file already, says of the contract. `outside`
+    is what stands before all names in the file and is no part of the network's own.
     """
 
     network: Network
@@ -62,6 +62,7 @@ class Learned:
     layout: Layout
     outside: str
     proven: tuple[str, ...]
+    stated: tuple[str, ...]
     assumed: tuple[str, ...]
 
 
@@ -87,8 +88,7 @@ def learn(
     checkpoint = (
         source if isinstance(source, Checkpoint) else formats.read(Path(source), output=output_name, body=no_top)
     )
-    again = partial(_read, checkpoint, kernels, within, no_top)
-    network = again(None, contract)
+    network = read(checkpoint, kernels=kernels, within=within, no_top=no_top, contract=contract)
     if network.layout != STRUCTURE and not force:
         hint = "convert it as it is; --force learns a table of its names all the same"
         raise UsageError(f"{checkpoint.path}: {network.layout}'s table reads it", hint=hint)
@@ -96,13 +96,16 @@ def learn(
     text = table_of(network, place.stem, outside, kernels)
     with whole(place) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        check_table(network, temporary, outside, again)
+        check_table(
+            network, temporary, outside, lambda table: read(checkpoint, src=table, within=within, no_top=no_top)
+        )
     return Learned(
         network=network,
         out=place,
         layout=Layout.load(place),
         outside=outside,
         proven=tuple(_proven(network)),
+        stated=tuple(_by(network, ("user", "software"))),
         assumed=tuple(_assumed(network)),
     )
 
@@ -119,18 +122,6 @@ def _check_place(out: Path, *, force: bool) -> None:
         raise DiskError(f"{out}: cannot be written: is a directory")
     if out.exists() and not force:
         raise UsageError(f"{out}: exists already", hint="pass --force to replace it, or --out to write elsewhere")
-
-
-def _read(
-    checkpoint: Checkpoint,
-    kernels: Kernels | None,
-    within: str | None,
-    no_top: bool,
-    table: Path | None,
-    contract: Mapping[str, Any] | None = None,
-) -> Network:
-    """The network in a file by a table, or without one."""
-    return read(checkpoint, src=table, kernels=kernels, within=within, no_top=no_top, contract=contract)
 
 
 def _outside(network: Network) -> str:
@@ -158,8 +149,8 @@ def check_table(network: Network, table: Path, outside: str, by_table: Reader) -
     try:
         again = by_table(table)
     except PortError as error:
-        message = f"{path}: a table of its names does not read it\n  {error.message.splitlines()[0]}"
-        raise MisfitError(message.replace(table.name, "the table"), hint=WITHOUT) from error
+        why = error.message.removeprefix(f"{path}: ").replace(str(table), "the table").splitlines()[0]
+        raise MisfitError(f"{path}: a table of its names does not read it\n  {why}", hint=WITHOUT) from error
     if difference := next(_differences(network, again, outside), None):
         raise RuntimeError(f"{path}: the table that was learned is wrong: {difference}")
 
@@ -186,12 +177,19 @@ def _differences(network: Network, again: Network, outside: str) -> Iterator[str
 
 def _proven(network: Network) -> Iterator[str]:
     """What of a table is known to be right, in words."""
-    yield f"names and axes: the table reads the file, {len(network.ledger.claims)} tensors the same bit by bit"
+    way = "its structure does" if network.layout == STRUCTURE else f"{network.layout}'s does"
+    yield f"names: the table reads the file as {way}, {len(network.ledger.claims)} tensors the same bit by bit"
     if network.witness and network.witness.line:
         yield f"wiring: {network.witness.line}"
-    for key, line in entries(network).items():
-        if (origin := network.origins.get(key, "assumed")) != "assumed":
-            yield f"{key} {line}: {_because(network, key, origin)}"
+    yield from _by(network, ("graph", "record", "statistics"))
+
+
+def _by(network: Network, origins: Sequence[Origin]) -> Iterator[str]:
+    """The entries of the contract that are known from some origins, in words."""
+    values = entries(network)
+    for key, origin in network.origins.items():
+        if origin in origins:
+            yield f"{key} {values[key]}: {_because(network, key, origin)}"
 
 
 def _assumed(network: Network) -> Iterator[str]:
@@ -267,15 +265,15 @@ def table_of(network: Network, name: str, outside: str, kernels: Kernels | None 
 def _header(network: Network) -> Iterator[str]:
     """What the table is, and what of it is known, in comments."""
     name, numbers = network.checkpoint.path.name, network.architecture.name
-    yield f"# Learned by densenet-port {__version__} from {name}, a DenseNet {numbers}."
+    yield _comment(f"Learned by densenet-port {__version__} from {name}, a DenseNet {numbers}.")
     for text in _proven(network):
         if not text.startswith(tuple(ENTRIES)):
-            yield f"# Proven: {text}."
+            yield _comment(f"Proven: {text}.")
     others = [text for text in _assumed(network) if not text.startswith(tuple(ENTRIES))]
     if others:
-        yield f"# Assumed beside the contract: {'; '.join(others)}."
+        yield _comment(f"Assumed beside the contract: {'; '.join(others)}.")
     if _unknown(network):
-        yield f"# {LOOK_UP[0].upper()}{LOOK_UP[1:]}."
+        yield _comment(f"{LOOK_UP[0].upper()}{LOOK_UP[1:]}.")
 
 
 def _top(network: Network, name: str, names: Names) -> Iterator[Line]:
@@ -396,11 +394,16 @@ def _tensor(kind: Kind, part: str, name: str, axes: str | list[str], fold: str |
 # -- TOML --------------------------------------------------------------------------------------------------------------
 
 
-def _lines(lines: "Iterator[Line]") -> list[str]:
+def _lines(lines: Iterator[Line]) -> list[str]:
     """Lines with their keys padded to one width."""
     listed = list(lines)
     width = max(len(line.key) for line in listed)
-    return [f"{line.key:{width}} = {line.value}" + (f" # {line.comment}" if line.comment else "") for line in listed]
+    return [f"{line.key:{width}} = {line.value} {_comment(line.comment)}".rstrip() for line in listed]
+
+
+def _comment(text: str) -> str:
+    """A comment of one line, whatever a file's names hold; nothing for none."""
+    return f"# {' '.join(text.split())}" if text else ""
 
 
 def _text(text: str) -> str:

@@ -1,5 +1,6 @@
 """A table learned from a file reads it and writes it back; what a table cannot say is refused in words."""
 
+import json
 import re
 import tomllib
 from dataclasses import replace
@@ -8,14 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from densenet_port import formats
 from densenet_port.about import __version__
-from densenet_port.checkpoint import Tensor
+from densenet_port.checkpoint import Tensor, array_digest
 from densenet_port.conversion import learn as module
 from densenet_port.conversion.learn import check_table, learn, table_of
 from densenet_port.conversion.load import read
 from densenet_port.errors import MisfitError, PortError, UsageError
+from densenet_port.files import resource
+from densenet_port.layouts.layout import Layout
 from densenet_port.network.architecture import Architecture
-from tests.layouts.test_layout import KEYS, spelled
+from tests.cli.test_app import run
+from tests.layouts.test_layout import KEYS, sketch, spelled
 from tests.support.real import REAL
 from tests.support.renamed import trained
 
@@ -91,6 +96,21 @@ def test_the_names_of_a_head_of_several_layers_are_learned(path, tmp_path):
         (architecture.head,),
         ledger.layout.spell(architecture).keys(),
     )
+
+
+def test_the_layers_of_a_head_are_counted(tmp_path):
+    """Where a number counts them all, they are one line."""
+    head = "mean/norm/dense:6/relu/norm/dense:7/relu/dense"
+    file = sketch(spelled("keras", Architecture(layers=(2, 2), growth_rate=4, init_channels=8, classes=5, head=head)))
+
+    learned = learn(file, out=tmp_path / "mine.toml", force=True)
+
+    assert learned.layout.first_numbers == {"b": 1, "l": 1, "h": 1}
+    assert {unit: names[0] for unit, names in learned.layout.units.items() if "head" in unit} == {
+        "head.norm{h}": "head_norm{h}",
+        "head.dense{h}": "head_dense{h}",
+        "head.dense": "head_dense",
+    }
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -227,6 +247,86 @@ def test_where_a_state_dict_is_kept_is_no_part_of_its_names(tmp_path):
     assert read(tmp_path / "own.pth", src=learned.out).architecture == SMALL
 
 
+def test_one_network_of_several_is_learned(tmp_path):
+    """--within says which; what stands before its names is no part of them."""
+    state = written(tmp_path / "own.pth", SMALL)
+    both = {f"{top}.{name}": value for top in ("teacher", "student") for name, value in state.items()}
+    torch.save(both, tmp_path / "both.pth")
+
+    learned = learn(tmp_path / "both.pth", out=tmp_path / "mine.toml", within="student")
+
+    assert (learned.outside, learned.layout.units["final.norm"]) == ("student.", ("last",))
+
+
+@pytest.mark.parametrize("ending", [".h5", ".weights.h5", ".keras", ".safetensors"])
+def test_the_table_of_another_container(ending, tmp_path):
+    """Keras's, under other words; what the file records of itself stays what it was known by."""
+    written(tmp_path / "own.pth", SMALL)
+    theirs = (resource("mappings") / "keras.toml").read_text("utf-8")
+    units = re.search(r"\[units\].*?(?=\n\[)", theirs, re.DOTALL)[0]
+    turned = re.sub(r"(?<== \").*?(?=\")", lambda hit: reworded(hit[0]), units)
+    (tmp_path / "other.toml").write_text(
+        theirs.replace(units, turned).replace('"keras"', '"other"', 1), encoding="utf-8"
+    )
+    file = tmp_path / f"other{ending}"
+    read(tmp_path / "own.pth").write(file, layout=tmp_path / "other.toml")
+
+    learned = learn(file, out=tmp_path / "mine.toml", contract={})
+    read(file, src=learned.out).write(tmp_path / f"again{ending}", layout=learned.out)
+
+    before, after = (formats.read(tmp_path / f"{name}{ending}") for name in ("other", "again"))
+    assert learned.network.layout == "structure"
+    assert ending in learned.layout.containers
+    assert {name: array_digest(tensor.load()) for name, tensor in after.tensors.items()} == {
+        name: array_digest(tensor.load()) for name, tensor in before.tensors.items()
+    }
+    assert learned.network.origins == read(tmp_path / "own.pth").origins
+
+
+def test_the_direction_of_kernels_stays_open_where_nobody_knows_it(tmp_path):
+    """Both ways stand in the table; with the user's word there is one."""
+    file, _ = under_other_words(KEYS / "flyyufelix-121.txt")
+
+    by_word = learn(file, out=tmp_path / "word.toml", kernels="tensorflow").layout
+    nobody = learn(file, out=tmp_path / "mine.toml")
+
+    ways = nobody.layout.tensors["conv"]["kernel"].axes
+    assert by_word.tensors["conv"]["kernel"].axes == ("o i h w",)
+    assert (ways, nobody.assumed[-1]) == (("o i -h -w", "o i h w"), "kernels as theano has them")
+
+
+BODIES = {
+    "a head's line": ("[tensors]", '"head.dense" = "answer"\n[tensors]', "unknown key 'units.head.dense'"),
+    "a dense layer": ("norm  ", 'dense.bias = "{unit}.bias"\nnorm  ', "unknown key 'tensors.dense'"),
+    "a bottleneck's line": ("bottleneck = 4", "bottleneck = 0", "unknown key 'units.block{b}.layer{l}.norm2'"),
+    "a final norm's line": ("bottleneck = 4", "bottleneck = 4, final_norm = false", "unknown key 'units.final.norm'"),
+    "transitions of one block": (
+        "bottleneck = 4",
+        "bottleneck = 4, layers = [[4]]",
+        "unknown key 'units.transition{b}",
+    ),
+    "an assumed entry that is none": (
+        '"concatenation"',
+        '"momentum"',
+        "assumed: expected some of epsilon",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BODIES)
+def test_a_table_has_no_line_for_what_its_layout_never_has(fault, tmp_path):
+    """Planted in a table of bodies."""
+    written(tmp_path / "own.pth", SMALL.without_head())
+    table = learn(tmp_path / "own.pth", out=tmp_path / "mine.toml").out
+    old, new, message = BODIES[fault]
+    text = table.read_text("utf-8")
+    assert text.count(old) == 1
+    table.write_text(text.replace(old, new), encoding="utf-8")
+
+    with pytest.raises(UsageError, match=re.escape(message)):
+        Layout.load(table)
+
+
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 SAY = "no table can say its names\n  "
@@ -316,6 +416,36 @@ def test_a_place_that_is_taken_stays(table, name, message):
         before,
         ["mine.toml", "own.pth"],
     )
+
+
+def test_the_command_line_tells_what_is_proven_and_what_assumed(tmp_path):
+    """As text and as JSON; a place that is taken is exit code 2, names without a pattern are 3."""
+    written(tmp_path / "own.pth", SMALL)
+    written(tmp_path / "none.pth", SMALL, REFUSED["blocks two apart"][0])
+
+    plain = run("learn", "own.pth", "--out", "mine.toml", "--epsilon", "0.001", cwd=tmp_path)
+    taken = run("learn", "own.pth", "--out", "mine.toml", cwd=tmp_path)
+    refused = run("learn", "none.pth", "--out", "other.toml", cwd=tmp_path)
+    told = run("learn", "own.pth", "--out", "mine.toml", "--force", "--json", cwd=tmp_path)
+
+    assert (plain.returncode, taken.returncode, refused.returncode, told.returncode) == (0, 2, 3, 0)
+    assert plain.stdout.splitlines() == [
+        "own.pth: structure layers=2-3,growth_rate=4,init_channels=8,classes=5 (pth)",
+        "  proven: names: the table reads the file as its structure does, 66 tensors the same bit by bit",
+        "  stated: epsilon 0.001: by your word",
+        "  ASSUMED: stem_stride 2",
+        '  ASSUMED: stem_padding "symmetric"',
+        '  ASSUMED: stem_pool "max"',
+        '  ASSUMED: pool_rounding "floor"',
+        '  ASSUMED: output "logits"',
+        '  ASSUMED: input { order = "rgb", scale = 255.0, mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225] }',
+        "  ASSUMED: old channels before new ones",
+        "mine.toml: the table of the layout mine, for --mapping mine.toml",
+        "look up in the network's own code what is assumed, and take it out of the table's `assumed`",
+    ]
+    data = json.loads(told.stdout)
+    assert (data["schema"], data["table"], data["first"]) == ("densenet-port/learn/1", "mine.toml", {"b": 0, "l": 0})
+    assert data["assumed"][0] == "epsilon 1e-05"
 
 
 # -- the comparison ----------------------------------------------------------------------------------------------------
