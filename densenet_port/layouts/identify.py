@@ -201,26 +201,21 @@ def _architecture(scanned: Scan, arch: Architecture | None) -> Architecture:
 def _preferred(checkpoint: Checkpoint, ledgers: Sequence[Ledger]) -> list[Ledger]:
     """Those of the highest rank: the layout's software can have the network, and the file's record prefers it.
 
-    Where no software can, those that have such a head, or the most of its layers: their names for it are what tells
-    layouts apart. Nothing else of the numbers decides, for the same names may be of two functions (timm's deep stems).
+    Where no software can, those that have such a head: their other names for it are what tells layouts apart; or else
+    those that have the usual one, in whose place somebody put this. Nothing else of the numbers decides, for the same
+    names may be of two functions (timm's deep stems).
     """
     ranks = [
         (
             ledger.layout.refusal(ledger.architecture) is None,
             ledger.layout.holds("head", ledger.architecture),
-            -_lacking(ledger),
+            ledger.layout.holds("head", ledger.architecture.without_head()),
             bool(ledger.layout.prefer) and _records(checkpoint, ledger.layout.prefer),
         )
         for ledger in ledgers
     ]
     highest = max(ranks, default=None)
     return [ledger for ledger, rank in zip(ledgers, ranks, strict=True) if rank == highest]
-
-
-def _lacking(ledger: Ledger) -> int:
-    """How many units of the layout's own head the network does not have."""
-    own = [unit for unit in ledger.layout.units if is_head(unit)]
-    return sum(unit not in ledger.architecture.units and "{h}" not in unit for unit in own)
 
 
 def fitting(checkpoint: Checkpoint, words: Words, tables: Sequence[Layout]) -> Ledger | None:
