@@ -18,6 +18,7 @@ from densenet_port.errors import PortError, UsageError
 
 COMMANDS = {  # module → its commands; only the module of the command that runs is imported
     "convert": ("convert", "inspect", "diff"),
+    "learn": ("learn",),
     "prove": ("check", "diagnose", "record"),
     "verify": ("verify", "demo"),
     "catalogue": ("layouts", "archs", "doctor"),
@@ -47,7 +48,7 @@ def main() -> None:
     """Run the command line and exit with the code that its result has."""
     words = [word for word in sys.argv[1:] if word != TRACEBACK]
     command = _command(words)
-    if command in COMMANDS["convert"]:
+    if command in (*COMMANDS["convert"], *COMMANDS["learn"]):
         # They multiply no matrices, and the threads that numpy's BLAS would start spin before they sleep
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     register(command)

@@ -114,16 +114,16 @@ def _usual(checkpoint: Checkpoint, ledger: Ledger) -> Known:
 
 
 def _origins_of(layout: Layout) -> dict[str, Origin]:
-    """Entry → where a table knows it from: its software, the user whose own table it is, or nowhere.
+    """Entry → where a table knows it from: its software, the user whose own table it is, or nowhere, as it says itself.
 
     What a layout carries from file to file has no usual value, and layers without names are nobody's.
     """
     if not layout.is_own:
-        return dict.fromkeys(ENTRIES, "user")
+        return {key: "assumed" if key in layout.assumed else "user" for key in ENTRIES}
     named = bool(layout.units) and layout.has_software
     return {
         key: "software" if named and (key == "input" or key not in layout.carried) else "assumed" for key in ENTRIES
-    }
+    } | {key: "assumed" for key in ENTRIES if key in layout.assumed}
 
 
 def _outside(evidence: Evidence | None) -> dict[str, Origin]:

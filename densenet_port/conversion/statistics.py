@@ -15,9 +15,9 @@ import numpy as np
 from densenet_port.checkpoint import Array
 from densenet_port.conversion.origins import Known
 from densenet_port.errors import MisfitError
+from densenet_port.layouts.heads import OLD_FIRST
 from densenet_port.layouts.layout import STRUCTURE
 from densenet_port.layouts.match import Ledger
-from densenet_port.layouts.structure import OLD_FIRST
 from densenet_port.network.channels import Concatenation
 from densenet_port.network.contract import Contract, Input, StemPool
 from densenet_port.network.exchanges import Exchange, exchanged
@@ -134,15 +134,16 @@ class Wired(NamedTuple):
 
 
 def wired(path: Path, ledger: Ledger, weights: Mapping[Slot, Array], *, ignore: bool) -> Wired:
-    """What the statistics say of a file's wiring; of a file without a table they decide the order of its channels.
+    """What the statistics say of a file's wiring; where no table knows the order of channels they decide it.
 
     `weights` are in our order, by the ledger's. Raises MisfitError where norms have not the statistics of their kin, or
     where a table says the other order, unless `ignore`.
     """
     layout = ledger.layout
-    inheritance = inherit(graph(ledger.architecture, Contract()), _as_stored(ledger, weights))
+    stored = _as_stored(ledger, weights)
+    inheritance = inherit(graph(ledger.architecture, Contract()), stored)
     order = inheritance.order
-    if order is not None and layout.name == STRUCTURE:
+    if order is not None and (layout.name == STRUCTURE or "concatenation" in layout.assumed):
         assumed = tuple(word for word in ledger.assumed if word != OLD_FIRST)
         ledger = replace(ledger, layout=replace(layout, concatenation=order), assumed=assumed)
     elif order is not None and order != layout.concatenation and not ignore:
@@ -154,6 +155,10 @@ def wired(path: Path, ledger: Ledger, weights: Mapping[Slot, Array], *, ignore: 
         count = len(inheritance.dissents)
         norms = "1 norm has" if count == 1 else f"{count} norms have"
         raise _misfit(path, f"{norms} not the statistics that its kin share", tuple(map(str, inheritance.dissents)))
+    negative = [name for name, (_, variance) in stored.items() if bool((variance < 0).any())]
+    if negative and order is not None and not ignore:
+        details = tuple(f"{name}: a variance is negative, which none is" for name in negative)
+        raise _misfit(path, "its norms have not what is measured", details)
     return Wired(ledger, inheritance)
 
 

@@ -50,7 +50,7 @@ def words(name: str) -> tuple[str, ...]:
 def dialects() -> tuple[Dialect, ...]:
     """Every dialect of the tables, those that most of them have first."""
     sections: dict[str, list[Layout]] = {}
-    for layout in map(Layout.load, layouts()):
+    for layout in filter(lambda table: table.tensors["dense"], map(Layout.load, layouts())):  # but for those of bodies
         sections.setdefault(repr((layout.tensors, layout.optional, layout.fold)), []).append(layout)
     ordered = sorted(sections.values(), key=len, reverse=True)
     return tuple(_dialect(tables) for tables in ordered)

@@ -17,6 +17,7 @@ BETWEEN = "ReLU between the dense layers of the head"
 ALONE = "nothing but norms in front of the head's dense layer"
 JOINED = "the maximum and then the mean in front of the head"
 BARE = "no norm behind the last block"
+OLD_FIRST = "old channels before new ones"  # of a file whose order of channels nothing tells
 _MOST = 12  # layers of a head; the longest that people publish have six
 _JOINED = 2  # means
 

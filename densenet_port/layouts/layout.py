@@ -84,6 +84,7 @@ class Layout:
     the weights from file to file.
     `tensors` gives name and axes by kind and part, `optional` those of parts that a network need not have, `norm_parts`
     the parts of a norm in the order of the table, and `fold` the name of what makes a norm's roles of its parts.
+    `assumed` are entries of the contract, `concatenation` and `head`, where the table says them without knowing.
     `digest` is the SHA-256 of the table, followed by what it includes.
     """
 
@@ -114,6 +115,7 @@ class Layout:
     optional: Mapping[Kind, Mapping[str, Pattern]]
     norm_parts: tuple[str, ...]
     fold: str | None
+    assumed: frozenset[str] = frozenset()
 
     @classmethod
     def load(cls, layout: str | Path) -> "Layout":
@@ -150,6 +152,8 @@ class Layout:
             if not self.holds(number, architecture):
                 known, value = " or ".join(map(str, allowed)), getattr(architecture, number)
                 return f"{self.name} cannot hold this network: {number} must be {known}, found {value}"
+        if self.units and HEAD not in self.units and architecture.classes is not None:
+            return f"{self.name} cannot hold this network: its table names no head; --no-top leaves it out"
         return None
 
     def holds(self, number: str, architecture: Architecture) -> bool:

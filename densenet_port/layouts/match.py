@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from densenet_port.checkpoint import Tensor
 from densenet_port.errors import UsageError
-from densenet_port.layouts.heads import BARE, assumed_of
+from densenet_port.layouts.heads import BARE, OLD_FIRST, assumed_of
 from densenet_port.layouts.layout import SPLIT, Kernels, Layout, TensorKey
 from densenet_port.layouts.scan import FLOATS, NUMBER, Match, Place, Scan, assumed_head, inside, last_channels
 from densenet_port.layouts.schema import FIRST_CONVS, generic, kind_of
@@ -142,7 +142,8 @@ def fitted(architecture: Architecture, scanned: Scan) -> Architecture:
     head = head_text(scanned, architecture) if classes else USUAL
     final_norm = architecture.final_norm and bool(_recorded(scanned).get("final_norm", True))
     if not any(match.key.unit == FINAL_NORM for match in scanned.matches):  # a graph will tell whether there is none
-        final_norm &= not scanned.layout.general and scanned.checkpoint.graph is None
+        is_told = scanned.layout.general or scanned.layout.only.get("final_norm") == (False,)
+        final_norm &= not is_told and scanned.checkpoint.graph is None
     changed = replace(architecture, classes=classes, channels=channels, head=head, final_norm=final_norm)
     return architecture if changed == architecture else changed  # which has what has been worked out from it
 
@@ -264,11 +265,13 @@ def _blank(missing: Mapping[TensorKey, str], claims: Mapping[TensorKey, Claim]) 
 def _assumed(scanned: Scan, architecture: Architecture) -> Iterator[str]:
     """What of the network neither names and shapes tell, nor a record, nor the table."""
     recorded, forms = _recorded(scanned), scanned.layout.only.get("head", ())
-    is_known = any(fnmatchcase(architecture.head, form) for form in forms)
+    is_known = "head" not in scanned.layout.assumed and any(fnmatchcase(architecture.head, form) for form in forms)
     if architecture.head not in (USUAL, recorded.get("head")) and not is_known:
         yield from assumed_of(architecture.head)
     if not architecture.final_norm and recorded.get("final_norm", True):
         yield BARE
+    if "concatenation" in scanned.layout.assumed:
+        yield OLD_FIRST
 
 
 def _notes(

@@ -198,12 +198,14 @@ class _Placing:
         there = self.clusters(self._free(), [*alike])
         options: dict[str, list[_Cluster]] = {}
         for sizes, same in alike.items():
-            if len(there[sizes]) == len(same):
+            if 0 < len(there[sizes]) <= len(same):
                 options |= dict.fromkeys(same, there[sizes])
-        chosen = {group: clusters[0] for group, clusters in options.items() if len(clusters) == 1}
+        alone = {group for same in alike.values() for group in same if len(same) == 1}
+        chosen = {group: clusters[0] for group, clusters in options.items() if group in alone}
         chosen |= _by_kin(options, chosen)
-        if len(chosen) < len(options):
-            chosen |= _by_chunks(options, chosen, orders)
+        whole = {group: there for group, there in options.items() if len(there) == [*options.values()].count(there)}
+        if not whole.keys() <= chosen.keys():
+            chosen |= _by_chunks(whole, {group: one for group, one in chosen.items() if group in whole}, orders)
         self._fill(chosen)
 
     def _fill(self, chosen: Mapping[str, _Cluster]) -> None:
@@ -322,7 +324,9 @@ def _by_kin(options: Mapping[str, Sequence[_Cluster]], chosen: Mapping[str, _Clu
         for clusters, groups in alike.values():
             open_groups = [group for group in groups if group not in chosen and group not in more]
             free = [one for one in clusters if all(one is not more.get(group) for group in groups)]
-            for group, cluster in _clear(open_groups, free, blocks) if open_groups else ():
+            is_last = len(clusters) == len(groups) and len(open_groups) == 1 == len(free)
+            clear = [(open_groups[0], free[0])] if is_last else _clear(open_groups, free, blocks)
+            for group, cluster in clear:
                 more[group] = cluster
                 blocks.setdefault(_block(group), []).append(_words(cluster))
                 progress = True
@@ -332,9 +336,10 @@ def _by_kin(options: Mapping[str, Sequence[_Cluster]], chosen: Mapping[str, _Clu
 def _clear(
     groups: Sequence[str], clusters: Sequence[_Cluster], blocks: Mapping[str, Sequence[tuple[str, ...]]]
 ) -> list[tuple[str, _Cluster]]:
-    """The groups for which one cluster is clearly the best, which is no other group's as much."""
-    if len(groups) == 1 == len(clusters):
-        return [(groups[0], clusters[0])]
+    """The groups for which one cluster is clearly the best, which is no other group's as much.
+
+    Where there are fewer clusters than groups, something must be known of the block of each.
+    """
     scores = {
         group: [
             max((common(_words(one), words) for words in blocks.get(_block(group), ())), default=-1) for one in clusters
@@ -342,11 +347,12 @@ def _clear(
         for group in groups
     }
     clear = []
-    for group, values in scores.items():
+    for group, values in scores.items() if clusters else ():
         best = max(values)
         place = values.index(best)
         rivals = [there[place] for other, there in scores.items() if other != group]
-        if values.count(best) == 1 and all(rival < best for rival in rivals):
+        known = len(clusters) >= len(groups) or min(rivals, default=0) >= 0
+        if values.count(best) == 1 and all(rival < best for rival in rivals) and known:
             clear.append((group, clusters[place]))
     return clear
 

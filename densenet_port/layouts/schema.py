@@ -7,8 +7,8 @@ number, absent for number 0.
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -20,7 +20,7 @@ from densenet_port.extras import SOFTWARE
 from densenet_port.layouts.transform import FOLDS, compile_move
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.channels import CONCATENATIONS, FLATTENS
-from densenet_port.network.contract import Contract, Input
+from densenet_port.network.contract import ENTRIES, Contract, Input
 from densenet_port.network.graph import STEMS, stem_of
 from densenet_port.network.units import HEAD, ROLES, Kind, Unit
 from densenet_port.strict import Fields
@@ -42,6 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "flatten": FLATTENS[0],
     "body": "",
     "order": {},
+    "assumed": [],
 }
 KEYS = ("layout", "about", "containers", "contract", "units", "tensors", *DEFAULTS)
 OPTIONAL_ENTRIES = ("stem_stride", "stem_pool", "pool_rounding", "head_pool")
@@ -64,7 +65,7 @@ STEM_UNITS = tuple(dict.fromkeys(unit for stem in STEMS.values() for unit in ste
 FIRST_CONVS = tuple(dict.fromkeys(stem.names("conv")[0] for stem in STEMS.values()))  # each begins one stem or several
 SMALLEST = Architecture(layers=(1, 1), growth_rate=1, init_channels=1)  # has every unit behind a stem that there is
 IN_HEAD = re.compile(r"head\.(?:norm|dense)(?:[1-9]\d*|\{h\})")  # units before the head's last dense layer
-BODY = tuple(dict.fromkeys(generic(unit)[0] for unit in SMALLEST.units if unit not in STEM_UNITS))
+ASSUMABLE = (*ENTRIES, "concatenation", "head")  # what a table may say without knowing it
 
 
 class Pattern(NamedTuple):
@@ -94,8 +95,9 @@ def compiled(path: Path, content: dict[str, Any], shared: tuple[str, ...] = ()) 
     contract, carried = _contract(table.fields("contract"))
     running_names, running_containers = _order(table.fields("order"))
     only = _only(table.fields("only"))
-    units, exceptions = _units(table.fields("units"), only.get("stem", ())) if "units" in content else ({}, {})
-    tensors, optional, fold = _tensors(table.fields("tensors"))
+    classes = table.value("classes", int)
+    units, exceptions = _units(table.fields("units"), only, classes) if "units" in content else ({}, {})
+    tensors, optional, fold = _tensors(table.fields("tensors"), classes)
     return {
         "name": table.text("layout"),
         "about": table.text("about"),
@@ -106,7 +108,7 @@ def compiled(path: Path, content: dict[str, Any], shared: tuple[str, ...] = ()) 
         "only": only,
         "when": table.fields("when").content,
         "prefer": table.fields("prefer").content,
-        "classes": table.value("classes", int),
+        "classes": classes,
         "pool": table.text("pool"),
         "general": table.value("general", bool),
         "concatenation": table.one_of("concatenation", CONCATENATIONS),
@@ -114,6 +116,7 @@ def compiled(path: Path, content: dict[str, Any], shared: tuple[str, ...] = ()) 
         "body_prefix": table.text("body"),
         "contract": contract,
         "carried": carried,
+        "assumed": _assumed(table),
         "units": units,
         "exceptions": exceptions,
         "running_names": running_names,
@@ -179,15 +182,25 @@ def _carried(contract: Fields, keys: list[str]) -> frozenset[str]:
     return frozenset([*listed, "input"])
 
 
-def _units(units: Fields, stems: Iterable[str]) -> tuple[dict[str, tuple[str, ...]], dict[str, dict[str, str]]]:
+def _assumed(table: Fields) -> frozenset[str]:
+    """What the table says without knowing it."""
+    listed = table.texts("assumed")
+    if unknown := [key for key in listed if key not in ASSUMABLE]:
+        raise table.wrong("assumed", f"some of {', '.join(ASSUMABLE)}", repr(unknown[0]))
+    return frozenset(listed)
+
+
+def _units(
+    units: Fields, only: Mapping[str, tuple[Any, ...]], classes: int
+) -> tuple[dict[str, tuple[str, ...]], dict[str, dict[str, str]]]:
     """Generic unit → its patterns, the usual one first; and → the pattern that an architecture has instead.
 
-    `stems` are those that the layout can hold; where none is named, those that the table begins.
+    Those of every network that the layout can hold must be there; the stem is the table's own where `only` names none.
     """
     begun = [kind for kind, stem in STEMS.items() if stem.units[0] in units.content]
-    kinds = [*stems] or begun or list(STEMS)[:1]
-    optional = [unit for unit in units.content if IN_HEAD.fullmatch(unit)]
-    units.check_keys([*(unit for kind in kinds for unit in stem_of(kind).units), *BODY, *optional])
+    kinds = [*only.get("stem", ())] or begun or list(STEMS)[:1]
+    optional = [unit for unit in units.content if IN_HEAD.fullmatch(unit)] if classes else []
+    units.check_keys([*(unit for kind in kinds for unit in stem_of(kind).units), *_body(only, classes), *optional])
     patterns: dict[str, tuple[str, ...]] = {}
     exceptions: dict[str, dict[str, str]] = {}
     for unit in units.content:
@@ -198,6 +211,20 @@ def _units(units: Fields, stems: Iterable[str]) -> tuple[dict[str, tuple[str, ..
             numbered = {"_n"} if unit == HEAD and pattern != usual[0] else set()  # a user's own head
             _check_places(units, unit, pattern, required=_places(unit), allowed={*_places(unit), "n"} | numbered)
     return patterns, exceptions
+
+
+def _body(only: Mapping[str, tuple[Any, ...]], classes: int) -> list[str]:
+    """The generic units behind a stem of the networks that a layout can hold: all there are, but for what none has."""
+    smallest = SMALLEST
+    if only.get("bottleneck") == (0,):
+        smallest = replace(smallest, bottleneck=0)
+    if only.get("final_norm") == (False,):
+        smallest = replace(smallest, final_norm=False)
+    if {len(layers) for layers in only.get("layers", ((1, 1),))} == {1}:
+        smallest = replace(smallest, layers=(1,))
+    if not classes:
+        smallest = smallest.without_head()
+    return [*dict.fromkeys(generic(unit)[0] for unit in smallest.units if unit not in STEM_UNITS)]
 
 
 def _unit_patterns(units: Fields, unit: str) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
@@ -230,15 +257,19 @@ def _order(order: Fields) -> tuple[dict[Kind, tuple[str, ...]], tuple[str, ...]]
 
 
 def _tensors(
-    tensors: Fields,
+    tensors: Fields, classes: int
 ) -> tuple[dict[Kind, dict[str, Pattern]], dict[Kind, dict[str, Pattern]], str | None]:
-    """Kind → part → pattern, the same for parts that a network need not have, and the fold of the norms."""
-    tensors.check_keys(ROLES)
+    """Kind → part → pattern, the same for parts that a network need not have, and the fold of the norms.
+
+    A layout of bodies has no dense layers.
+    """
+    kinds = [kind for kind in ROLES if classes or kind != "dense"]
+    tensors.check_keys(kinds)
     norm = tensors.fields("norm")
     fold = norm.one_of("fold", FOLDS) if "fold" in norm.content else None
-    patterns: dict[Kind, dict[str, Pattern]] = {}
-    optional: dict[Kind, dict[str, Pattern]] = {}
-    for kind in ROLES:
+    patterns: dict[Kind, dict[str, Pattern]] = {kind: {} for kind in ROLES}
+    optional: dict[Kind, dict[str, Pattern]] = {kind: {} for kind in ROLES}
+    for kind in kinds:
         parts, axes, more = tensors.fields(kind), part_axes(kind, fold), OPTIONAL.get(kind, {})
         parts.check_keys([*axes, *more, "fold"] if kind == "norm" else [*axes, *more], optional=["fold", *more])
         patterns[kind] = {part: _pattern(parts, part, canonical) for part, canonical in axes.items()}

@@ -17,6 +17,7 @@ from densenet_port.files import resource
 from densenet_port.layouts.breaks import refusal
 from densenet_port.layouts.closing import Network, Words, body_name, closed, networks_in, orders_of
 from densenet_port.layouts.dialects import ignored
+from densenet_port.layouts.heads import OLD_FIRST
 from densenet_port.layouts.layout import SPLIT, STRUCTURE, Layout, TensorKey, structure_path
 from densenet_port.layouts.match import Ledger, body, match
 from densenet_port.layouts.modules import Grouping, Module, grouping
@@ -31,7 +32,6 @@ from densenet_port.network.units import HEAD, Kind
 from densenet_port.strict import Fields
 
 TABLE = Path("structure", "contracts.toml")
-OLD_FIRST = "old channels before new ones"  # what is assumed of a file without a table
 FEW = 3  # modules named in a message
 
 

@@ -54,15 +54,21 @@ Another order of summing changes most numbers (80 of 100 in float32, 64·32·32 
 
 
 class Dissent(NamedTuple):
-    """A norm that has not the numbers of its kin: in which channels of how many, counted from 0 in the file's order."""
+    """A norm that has not the numbers of its kin: in which channels of how many, counted from 0 in the file's order.
+
+    `turned` says that its mean is its kin's variance, and its variance its kin's mean.
+    """
 
     norm: str
     kin: str
     channels: tuple[int, ...]
     compared: int
+    turned: bool = False
 
     def __str__(self) -> str:
         """`block2.layer5.norm1: 2 of 132 channels differ from block2.layer4.norm1's: 17, 94`."""
+        if self.turned:
+            return f"{self.norm}: mean and variance are exchanged: its mean is {self.kin}'s variance"
         count, shown = len(self.channels), ", ".join(map(str, self.channels[:8]))
         if count == self.compared:
             return f"{self.norm}: none of {count} channels has the statistics that {self.kin} has for it"
@@ -259,17 +265,32 @@ class _Family:
     def anew(self) -> Iterator[str]:
         """The first norms of groups that stand behind all of the group before them."""
         for group, after in pairwise(self.groups):
-            if max(len(group), len(after)) > 1 and group[-1] < after[0] and not self._host(after):
+            is_behind = max(len(group), len(after)) > 1 and group[-1] < after[0] and not self._host(after)
+            if is_behind and not (self._turned(group) or self._turned(after)):
                 yield self.norms[after[0]].name
 
     def dissents(self) -> Iterator[Dissent]:
         """The norms that have not the statistics of those around them, and the numbers that are not their kin's."""
         for group in self.groups:
-            if host := self._host(group):
+            if turned := self._turned(group):
+                yield turned
+            elif host := self._host(group):
                 for place in group:
                     before = max(other for other in host if other < place)
                     yield self._dissent(place, before, range(self.pair(before, place).width))
             yield from self._single(group)
+
+    def _turned(self, group: list[int]) -> Dissent | None:
+        """A norm alone whose mean and variance are those of the norm beside it, exchanged; None where it is not so."""
+        place = group[0]
+        for beside in (place - 1, place + 1) if len(group) == 1 else ():
+            if 0 <= beside < len(self.norms):
+                width = self.norms[place].shared(self.norms[beside])
+                same = self.norms[place].bits[::-1, :width] == self.norms[beside].bits[:, :width]
+                if width and same.sum() >= max(LEAST, MOST * same.size):
+                    names = self.norms[place].name, self.norms[beside].name
+                    return Dissent(*names, tuple(range(width)), width, turned=True)
+        return None
 
     def _host(self, group: list[int]) -> list[int] | None:
         """The larger group among whose norms all of a group stand; None without one."""

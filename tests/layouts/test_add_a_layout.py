@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from densenet_port.conversion.load import read
+from densenet_port.layouts.layout import Layout
+from densenet_port.network.architecture import NAMED
 from densenet_port.network.numpy import forward
 from tests.support.networks import images, torchvision_network
 
@@ -93,6 +95,15 @@ def test_every_command_prints_what_the_page_shows(printed):
     for found, shown in printed.values():
         pattern = "".join(r"(?:.*\n)*" if line == "…" else re.escape(line) + r"\n" for line in shown)
         assert re.fullmatch(pattern, "".join(f"{line}\n" for line in found)), "\n".join(found)
+
+
+def test_what_is_learned_is_the_table_s_names(printed, desk):
+    """The same names, axes and first numbers as those that somebody wrote by hand."""
+    learned, by_hand = (Layout.load(desk / name) for name in ("learned.toml", "paddle.toml"))
+
+    spelled = [layout.spell(NAMED["121"]) for layout in (learned, by_hand)]
+    assert spelled[0] == spelled[1]
+    assert (learned.first_numbers, learned.units) == (by_hand.first_numbers, by_hand.units)
 
 
 def test_the_port_is_the_network(printed, desk, network):

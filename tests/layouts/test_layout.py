@@ -226,7 +226,18 @@ BODY_UNITS = "block{b}.layer{l}.conv1, block{b}.layer{l}.conv2, block{b}.layer{l
 UNITS = f"{BODY_UNITS}, final.norm, head.dense, stem.conv, stem.norm, transition{{b}}.conv, transition{{b}}.norm"
 KEYS_OF_A_TABLE = ", ".join(
     [
-        *("about", "body", "classes", "concatenation", "containers", "contract", "first", "flatten", "general"),
+        *(
+            "about",
+            "assumed",
+            "body",
+            "classes",
+            "concatenation",
+            "containers",
+            "contract",
+            "first",
+            "flatten",
+            "general",
+        ),
         *("ignore", "include", "layout", "only", "order", "pool", "prefer", "reference", "tensors", "units", "when"),
     ]
 )

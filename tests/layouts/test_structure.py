@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torchvision
@@ -12,6 +13,7 @@ from densenet_port.conversion.convert import convert
 from densenet_port.conversion.load import read
 from densenet_port.conversion.notes import assumption
 from densenet_port.errors import MisfitError
+from densenet_port.files import resource
 from densenet_port.layouts.closing import Words
 from densenet_port.layouts.identify import identify
 from densenet_port.layouts.structure import ledger_of
@@ -436,3 +438,18 @@ def test_a_stranger_s_other_network_is_refused_in_words(name, message):
         read(REAL / name)
 
     assert len(str(error.value).splitlines()) <= 3
+
+
+def test_a_model_of_tensors_alone_is_read_by_its_structure(tmp_path):
+    """ONNX initialisers, without a node that uses them."""
+    network = read(resource("weights") / "sample" / "digits.pth")
+    model = onnx.load(network.write(tmp_path / "whole.onnx", layout="onnx", dtype="float32").out)
+    del model.graph.node[:], model.metadata_props[:]
+    for place, tensor in enumerate(model.graph.initializer):
+        tensor.name = f"t{place}"
+    onnx.save(model, tmp_path / "bare.onnx")
+
+    bare = read(tmp_path / "bare.onnx")
+
+    assert bare.layout == "structure"
+    assert all(np.array_equal(bare.weights[slot], array) for slot, array in network.weights.items())

@@ -13,7 +13,7 @@ from densenet_port.layouts.identify import identify
 from densenet_port.layouts.match import Ledger
 from tests.layouts.test_layout import recorded
 
-LONGEST = 1 << 13  # channels of a norm of any network here
+LONGEST = 1 << 14  # more than the channels of any norm here, and an offset of its own for each tensor
 _GENERATOR = np.random.default_rng(0)
 VALUES = {  # of a norm's parts: scales and variances are positive, shifts and means are not
     part: _GENERATOR.uniform(0.5, 1.5, LONGEST) if is_positive else _GENERATOR.standard_normal(LONGEST)
@@ -25,13 +25,13 @@ VALUES = {  # of a norm's parts: scales and variances are positive, shifts and m
 
 
 def trained(path: Path) -> tuple[Checkpoint, Ledger]:
-    """A recorded list with values in its norms, and the ledger that its own table gives it."""
+    """A recorded list with values in its norms, none of which repeat another's; and the ledger by its own table."""
     file = recorded(path)
     ledger = identify(file)
     tensors = dict(file.tensors)
-    for claim in ledger.claims.values():
+    for place, claim in enumerate(ledger.claims.values()):
         if claim.key.part in VALUES:
-            tensors[claim.name] = _vector(claim.tensor, VALUES[claim.key.part])
+            tensors[claim.name] = _vector(claim.tensor, VALUES[claim.key.part][place:])
     return replace(file, tensors=tensors), ledger
 
 

@@ -14,6 +14,8 @@ pool_rounding, head_pool, output and input as the graph has them; concatenation 
 `norms` ("batchnorm", "batchnorm+scale"); `fold` where tensors are worked out of several; `notes`; and `output_name`,
 the output that was asked for where a graph has several.
 
+A file without any node, of tensors alone, has them under its own names.
+
 What is written runs anywhere (see `write`). densenet-port's record is the entry `densenet_port` of the model's
 metadata_props.
 """
@@ -61,6 +63,9 @@ def read(path: Path, output: str | None = None, *, body: bool = False) -> Checkp
     """
     with guarded(path, "ONNX model"):
         source = read_model(path)
+        if not source.nodes:  # tensors alone
+            tensors = {name: _of_file(path, constant.tensor) for name, constant in source.constants.items()}
+            return Checkpoint(path=path, container="onnx", tensors=tensors, metadata=_origin(source))
         reading = densenet(source, output, body=body)
         record = parse_record(path, source.metadata[RECORD]) if RECORD in source.metadata else None
         _compare(path, reading.facts, record)
@@ -68,13 +73,18 @@ def read(path: Path, output: str | None = None, *, body: bool = False) -> Checkp
             path=path,
             container="onnx",
             tensors={
-                f"{unit.unit}.{part}": replace(constant.tensor, load=partial(_load, path, constant.tensor))
+                f"{unit.unit}.{part}": _of_file(path, constant.tensor)
                 for unit in reading.units
                 for part, constant in unit.parts.items()
             },
             metadata=_metadata(source, reading, output),
             record=record,
         )
+
+
+def _of_file(path: Path, tensor: Tensor) -> Tensor:
+    """A tensor of a file, whose errors name it."""
+    return replace(tensor, load=partial(_load, path, tensor))
 
 
 def _load(path: Path, tensor: Tensor) -> Array:
@@ -98,14 +108,17 @@ def _compare(path: Path, facts: Mapping[str, Any], record: Mapping[str, Any] | N
             raise MisfitError(f"{path}: its graph has the {key} {facts[key]}, its record {recorded[key]}", hint=hint)
 
 
+def _origin(source: Model) -> dict[str, Any]:
+    """What made a model."""
+    return {"producer": source.producer, "version": source.version, "opset": source.opset}
+
+
 def _metadata(source: Model, reading: Reading, output: str | None) -> dict[str, Any]:
-    """What the model says of itself."""
+    """What the model and its graph say of themselves."""
     where = source.beside[0] if len(source.beside) == 1 else f"{len(source.beside)} files"
     beside = [f"tensors stand in {where} beside the model, which its digest does not cover"] if source.beside else []
     return {
-        "producer": source.producer,
-        "version": source.version,
-        "opset": source.opset,
+        **_origin(source),
         "architecture": reading.architecture.to_json(),
         **reading.facts,
         "notes": [*reading.notes, *beside],

@@ -123,12 +123,12 @@ def _squeeze(node: Node, args: Args) -> Constant:
     return moved(constant, [size for place, size in enumerate(shape) if place not in gone])
 
 
-def _transpose(node: Node, args: Args) -> Constant | None:
-    """The axes in another order; None for what is no order of them."""
+def _transpose(node: Node, args: Args) -> Constant:
+    """The axes in another order. Raises CorruptError for what is no order of them."""
     tensor = _one(args).tensor
     order = node.attributes.get("perm") or list(range(len(tensor.shape)))[::-1]
     if sorted(order) != list(range(len(tensor.shape))):
-        return None
+        raise CorruptError(f"{node} turns a tensor of {len(tensor.shape)} axes by {order}")
     shape = tuple(tensor.shape[axis] for axis in order)
     return _made(shape, tensor.dtype, lambda: tensor.load().transpose(order))
 
