@@ -12,7 +12,7 @@ from densenet_port.errors import UsageError
 from densenet_port.layouts.heads import BARE, OLD_FIRST, assumed_of
 from densenet_port.layouts.layout import SPLIT, Kernels, Layout, TensorKey
 from densenet_port.layouts.scan import FLOATS, NUMBER, Match, Place, Scan, assumed_head, inside, last_channels
-from densenet_port.layouts.schema import FIRST_CONVS, generic, kind_of
+from densenet_port.layouts.schema import FIRST_CONVS, generic, kind_of, regex
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.head import USUAL
 from densenet_port.network.units import FINAL_NORM, HEAD, Slot, is_head
@@ -166,13 +166,25 @@ def head_text(scanned: Scan, architecture: Architecture) -> str:
     if HEAD not in sizes:
         return architecture.head
     recorded = _recorded(scanned).get("head", USUAL)
-    forms = [recorded, *scanned.layout.only.get("head", ()), architecture.head, USUAL]
+    own = scanned.layout.only.get("head", ()) if _names_head(scanned) else ()
+    forms = [recorded, *own, architecture.head, USUAL]
     assumed = assumed_head(scanned, architecture)
     texts = [_filled(form, sizes, last_channels(architecture)) for form in dict.fromkeys(forms)]
     fitting = [text for text in [*texts, *([assumed] if assumed else [])] if _has_dense(architecture, text, sizes)]
     units = {match.key.unit for match in scanned.matches if is_head(match.key.unit)}
     whole = (text for text in fitting if {*filter(is_head, replace(architecture, classes=1, head=text).units)} == units)
     return next(whole, fitting[0] if fitting else USUAL)
+
+
+def _names_head(scanned: Scan) -> bool:
+    """Whether every layer of the head has a name that the table has for it, and so is of the table's own head."""
+    layout = scanned.layout
+    heads = [match for match in scanned.matches if is_head(match.key.unit)]
+    patterns = [layout.units.get(match.key.unit, layout.units.get(generic(match.key.unit)[0], ())) for match in heads]
+    return not layout.units or all(
+        any(regex(pattern).fullmatch(match.unit_name) for pattern in names)
+        for match, names in zip(heads, patterns, strict=True)
+    )
 
 
 def _has_dense(architecture: Architecture, text: str, sizes: Mapping[str, Mapping[str, int]]) -> bool:
@@ -265,7 +277,8 @@ def _blank(missing: Mapping[TensorKey, str], claims: Mapping[TensorKey, Claim]) 
 def _assumed(scanned: Scan, architecture: Architecture) -> Iterator[str]:
     """What of the network neither names and shapes tell, nor a record, nor the table."""
     recorded, forms = _recorded(scanned), scanned.layout.only.get("head", ())
-    is_known = "head" not in scanned.layout.assumed and any(fnmatchcase(architecture.head, form) for form in forms)
+    is_told = "head" not in scanned.layout.assumed and _names_head(scanned)
+    is_known = is_told and any(fnmatchcase(architecture.head, form) for form in forms)
     if architecture.head not in (USUAL, recorded.get("head")) and not is_known:
         yield from assumed_of(architecture.head)
     if not architecture.final_norm and recorded.get("final_norm", True):
