@@ -155,10 +155,6 @@ def wired(path: Path, ledger: Ledger, weights: Mapping[Slot, Array], *, ignore: 
         count = len(inheritance.dissents)
         norms = "1 norm has" if count == 1 else f"{count} norms have"
         raise _misfit(path, f"{norms} not the statistics that its kin share", tuple(map(str, inheritance.dissents)))
-    negative = [name for name, (_, variance) in stored.items() if bool((variance < 0).any())]
-    if negative and order is not None and not ignore:
-        details = tuple(f"{name}: a variance is negative, which none is" for name in negative)
-        raise _misfit(path, "its norms have not what is measured", details)
     return Wired(ledger, inheritance)
 
 
@@ -203,6 +199,10 @@ def heard(path: Path, one: Wired, known: Known, weights: Mapping[Slot, Array], *
     untold = tuple(text for text in wrong if not text.startswith(STEM_POOL))
     if untold and not is_told and not ignore:
         raise _misfit(path, "its statistics do not go with what it is read as", untold)
+    negative = [slot.unit for slot, array in weights.items() if slot.role == "variance" and bool((array < 0).any())]
+    if negative and not ignore:
+        details = tuple(f"{name}: a variance is negative, which none is" for name in negative)
+        raise _misfit(path, "its norms have not what is measured", details)
     anew = [f"from {norm} on its statistics are others, as where training went on" for norm in one.inheritance.anew]
     notes = (*anew, *wrong, *_strange_pictures(witness.picture, known.contract.input))
     return Heard(known, replace(witness, notes=notes))

@@ -285,11 +285,12 @@ class _Family:
         place = group[0]
         for beside in (place - 1, place + 1) if len(group) == 1 else ():
             if 0 <= beside < len(self.norms):
-                width = self.norms[place].shared(self.norms[beside])
-                same = self.norms[place].bits[::-1, :width] == self.norms[beside].bits[:, :width]
-                if width and same.sum() >= max(LEAST, MOST * same.size):
-                    names = self.norms[place].name, self.norms[beside].name
-                    return Dissent(*names, tuple(range(width)), width, turned=True)
+                one, other = self.norms[place], self.norms[beside]
+                width = one.shared(other)
+                telling = (one.counts[::-1, :width] == 1) & (other.counts[:, :width] == 1)
+                same = telling & (one.bits[::-1, :width] == other.bits[:, :width])
+                if same.sum() >= max(LEAST, MOST * telling.sum()):
+                    return Dissent(one.name, other.name, tuple(range(width)), width, turned=True)
         return None
 
     def _host(self, group: list[int]) -> list[int] | None:

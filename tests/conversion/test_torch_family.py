@@ -238,7 +238,7 @@ def volumes():
 
 
 REFUSED = {
-    "a ResNet": (resnet, ["as torchvision: no DenseNet without block1.layer1.conv1"]),
+    "a ResNet": (resnet, ["no chain of convolutions that each add the same number of channels"]),
     "no norms": (
         without_norms,
         ["as torchvision layers=2-3-2", r"stem.norm.scale  is missing  \(expected features.norm0"],
@@ -250,10 +250,6 @@ REFUSED = {
             "x.pth: 2 networks in one file, under 'state_dict.', 'state_dict_ema.'",
             "--within state_dict takes the network there; --within state_dict_ema takes the network there",
         ],
-    ),
-    "a hidden layer in the head": (
-        lambda: headed(None, nn.ReLU(), nn.Linear(7, 7)).state_dict(),
-        [r"the body fits; beside it\n  classifier.0 \(7, 36\), classifier.2 \(7, 7\)\n  --no-top takes the body"],
     ),
     "a hidden layer with a norm": (
         lambda: headed(nn.BatchNorm1d(24), None).state_dict(),

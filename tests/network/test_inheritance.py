@@ -120,13 +120,22 @@ def test_two_channels_of_a_norm_exchanged(name):
 
 
 def test_mean_and_variance_of_a_norm_exchanged():
-    """None of its channels has what those around it have."""
+    """It has the numbers of those around it, the other way round."""
     numbers = statistics(DIGITS)
     numbers["block3.layer3.norm1"] = numbers["block3.layer3.norm1"][::-1]
 
     told = [str(one) for one in inherit(DIGITS.graph, numbers).dissents]
 
-    assert told == ["block3.layer3.norm1: none of 51 channels has the statistics that block3.layer2.norm1 has for it"]
+    text = "block3.layer3.norm1: mean and variance are exchanged: its mean is block3.layer2.norm1's variance"
+    assert told == [text]
+
+
+def test_constant_statistics_are_not_exchanged_ones():
+    """Means and variances of a network that nobody trained may all be one number."""
+    network = graph(Architecture(layers=(4, 4), growth_rate=12, init_channels=24), Contract())
+    zeros = {name: tuple(np.zeros_like(one) for one in pair) for name, pair in inherited(network).items()}
+
+    assert inherit(network, zeros).verdict == "none"
 
 
 def test_norms_of_two_blocks_exchanged():
