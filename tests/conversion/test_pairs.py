@@ -37,6 +37,10 @@ CANDIDATES = [
     Architecture.named("layers=6-12-24-16,growth_rate=4,init_channels=8,classes=7"),
     Architecture.named("layers=2-3-2,growth_rate=48,init_channels=96,classes=7,stem=deep"),
     *(replace(NAMED[name], classes=7) for name in ("121", "121d")),
+    *(  # with heads of several layers, which some layouts have
+        Architecture.named(f"layers=2-3-2,growth_rate=8,init_channels=16,classes=7,head={head}")
+        for head in ("no-relu/max+mean/norm/dense:512/relu/norm/dense", "mean/dense:512/norm/relu/dense")
+    ),
 ]
 TABLES = {layout: Layout.load(layout) for layout in layouts()}
 PICTURES = images(2, 32, seed=21)  # maps of 8, 4 and 2 places at the transitions: their pools' rounding says nothing
@@ -63,6 +67,7 @@ def contract_between(source, target):
     """The contract of a file of the source: its table's, with the target's stem where it may have any."""
     own, other = TABLES[source].contract, TABLES[target].contract
     free = TABLES[source].carried & {"stem_padding", "stem_pool"}
+    free -= {"stem_pool"} if (source, other.stem_pool) == ("caffe", "blur") else set()  # Caffe has no such layer
     return replace(own, **{key: getattr(other, key) for key in free})
 
 
@@ -228,7 +233,10 @@ def test_a_pair_that_is_no_function_of_the_same_weights_is_refused(file_of, sour
 
 
 def journeys():
-    """Architecture, source and target: each network once, then more until every layout was on either side."""
+    """Architecture, source and target: each network once, then more until every layout was on either side.
+
+    Layouts whose head no published network has are left out.
+    """
     used = Counter(), Counter()
     ways = {name: ways_of(name) for name in sorted(NAMED, key=lambda name: NAMED[name].trainable)}
 
@@ -244,7 +252,8 @@ def journeys():
     for layout, side in product(layouts(), (0, 1)):
         if not used[side][layout]:
             fitting = {name: [pair for pair in pairs if pair[side] == layout] for name, pairs in ways.items()}
-            yield take(*next((name, pairs) for name, pairs in fitting.items() if pairs))
+            if possible := [(name, pairs) for name, pairs in fitting.items() if pairs]:
+                yield take(*possible[0])
 
 
 def ways_of(name):
@@ -259,8 +268,10 @@ JOURNEYS = list(journeys())
 def test_every_layout_and_every_published_network_is_on_a_journey():
     """As a source and as a target."""
     names, sources, targets = (set(column) for column in zip(*JOURNEYS, strict=True))
+    holding = {layout for layout in layouts() for name in NAMED if support.holds(TABLES[layout], NAMED[name])}
 
-    assert (names, sources, targets) == (set(NAMED), set(layouts()), set(layouts()))
+    assert (names, sources, targets) == (set(NAMED), holding, holding)
+    assert set(layouts()) - holding == {"fastai", "torchreid"}
 
 
 @pytest.mark.parametrize(("name", "source", "target"), JOURNEYS, ids=[" ".join(journey) for journey in JOURNEYS])

@@ -18,6 +18,7 @@ from densenet_port.formats.onnx.steps import Step
 from densenet_port.network.architecture import Architecture, infer, name_in_order
 from densenet_port.network.contract import Contract, StemPool
 from densenet_port.network.graph import graph, stem_of
+from densenet_port.network.head import BARE
 
 _KERNEL = "oihw"  # the axes of a Conv's weight
 _NORM = ("BatchNormalization", "Sub", "Mul", "Add", "Relu")  # what stands where a norm does, folded or not
@@ -34,12 +35,14 @@ def network_of(steps: list[Step], *, fixed: bool) -> tuple[Architecture, Contrac
     body = steps[:end]
     last = max((place for place, step in enumerate(body) if step.op == "Conv"), default=0)
     final_norm = any(step.op in _NORM for step in body[last + 1 :])
-    relus = sum(step.op == "Relu" for step in body)  # one behind each norm, folded or not
+    bare = final_norm and not any(step.op == "Relu" for step in body[last + 1 :])
+    relus = sum(step.op == "Relu" for step in body) + bare  # one behind each norm, folded or not
     numbers = replace(_inferred(_kernels(steps), relus + (not final_norm)), final_norm=final_norm)
     ending = ending_of(steps, end, _channels(numbers), fixed=fixed)
     contract = replace(stem_of_steps(steps, numbers), head_pool=ending.pool, output=ending.output)
     try:
-        return replace(numbers, classes=ending.classes, head=ending.head), contract
+        head = f"{BARE}/{ending.head}" if bare and ending.classes is not None else ending.head
+        return replace(numbers, classes=ending.classes, head=head), contract
     except UsageError as error:  # numbers that no architecture may have
         raise MisfitError(error.message) from error
 
