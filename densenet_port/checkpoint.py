@@ -11,6 +11,7 @@ import numpy as np
 from densenet_port.file_graph import FileGraph
 
 Array = np.ndarray[Any, np.dtype[Any]]  # numpy.typing takes 10 ms to import
+LIVE = "live"  # the container of tensors that are in no file
 MEANING = frozenset(
     (
         *("epsilon", "stem_stride", "stem_padding", "stem_pool", "pool_rounding", "head_pool"),  # the contract
@@ -65,6 +66,42 @@ class Checkpoint:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     record: Mapping[str, Any] | None = None
     graph: Callable[[], FileGraph] | None = None
+
+
+def live(state: Mapping[str, Any]) -> Checkpoint:
+    """A state dict in memory: names → arrays, or tensors of torch, TensorFlow or JAX. What is no array is left out."""
+    tensors = {name: tensor for name, value in state.items() if (tensor := _live_tensor(value))}
+    modules = tuple(getattr(state, "_metadata", {}))  # as torch lists them
+    metadata = {"modules": modules} if modules else {}
+    return Checkpoint(path=Path("a state dict"), container=LIVE, tensors=tensors, metadata=metadata)
+
+
+def _live_tensor(value: Any) -> Tensor | None:
+    """An array or a tensor; None for anything else."""
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        return None
+    dtype = str(getattr(value.dtype, "name", value.dtype)).removeprefix("torch.")
+    return Tensor(tuple(map(int, value.shape)), dtype, lambda: _live_array(value), identity=_identity(value))
+
+
+def _live_array(value: Any) -> Array:
+    """The array of a tensor; bfloat16, which numpy lacks, as float32."""
+    if hasattr(value, "detach"):  # torch's
+        value = value.detach().cpu()
+        value = value.float() if str(value.dtype).endswith("bfloat16") else value
+    array = np.asarray(value)
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def _identity(value: Any) -> object:
+    """What tells that two tensors of torch's are one; None for others."""
+    return (value.data_ptr(), tuple(value.shape), value.stride()) if hasattr(value, "data_ptr") else None
+
+
+def digest(checkpoint: Checkpoint) -> str:
+    """SHA-256 of what a live checkpoint holds, in hex: of its names, and of the digests of its arrays."""
+    lines = [f"{name} {array_digest(tensor.load())}\n" for name, tensor in checkpoint.tensors.items()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def array_digest(array: Array) -> str:

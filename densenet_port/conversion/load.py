@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from densenet_port import formats
-from densenet_port.checkpoint import Array, Checkpoint
+from densenet_port.checkpoint import Array, Checkpoint, live
 from densenet_port.conversion.origins import known
 from densenet_port.conversion.statistics import Witness, heard, wired
 from densenet_port.conversion.write import Conversion, plan, write
@@ -176,7 +176,7 @@ class Network:
 
 
 def read(
-    source: str | PathLike[str] | Checkpoint,
+    source: str | PathLike[str] | Checkpoint | Mapping[str, Any],
     *,
     src: str | PathLike[str] | None = None,
     arch: str | Architecture | None = None,
@@ -187,7 +187,7 @@ def read(
     contract: Mapping[str, Any] | None = None,
     ignore_inheritance: bool = False,
 ) -> Network:
-    """The network in a file, in a registered weight file, or in a checkpoint that is open already.
+    """The network in a file, a registered weight file, a state dict (name → array), or a checkpoint that is open.
 
     A name such as "torchvision-121", where no file is called so, means the registered file, which is downloaded when it
     is first called for. `src` is a layout's name, or the path of a table of the user's own; without it the tables are
@@ -201,9 +201,12 @@ def read(
     `ignore_inheritance`; DiskError and CorruptError for a file that cannot be read, UsageError for words that mean
     nothing.
     """
-    checkpoint = (
-        source if isinstance(source, Checkpoint) else formats.read(_located(source), output=output_name, body=no_top)
-    )
+    if isinstance(source, Checkpoint):
+        checkpoint = source
+    elif isinstance(source, Mapping):
+        checkpoint = live(source)
+    else:
+        checkpoint = formats.read(_located(source), output=output_name, body=no_top)
     if kernels not in (None, "theano", "tensorflow"):
         raise UsageError(f"unknown --kernels {kernels!r}", hint="known: theano, tensorflow")
     numbers = Architecture.named(arch) if isinstance(arch, str) else arch

@@ -17,12 +17,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from densenet_port.checkpoint import Array, Checkpoint, Tensor
+from densenet_port.checkpoint import LIVE, Array, Checkpoint, Tensor
 from densenet_port.conversion.load import Network
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.extras import framework
 from densenet_port.prove.job import Precision
-from densenet_port.prove.recording import LIVE
 from densenet_port.prove.runners import last, versions
 
 Model = Any  # a torch.nn.Module, a keras.Model or a callable

@@ -11,7 +11,7 @@ from typing import Any, cast, get_args
 
 import numpy as np
 
-from densenet_port.checkpoint import Array
+from densenet_port.checkpoint import LIVE, Array
 from densenet_port.conversion.load import Network
 from densenet_port.errors import CorruptError, DiskError, MisfitError, UsageError
 from densenet_port.extras import BACKENDS, MODULE, SOFTWARE, ReadBy
@@ -27,7 +27,6 @@ from densenet_port.prove.reference import Reference, read_by, reference_of, runs
 from densenet_port.prove.worker import LIMIT, run_all
 
 SCHEMA = "densenet-port/reference/1"
-LIVE = "live"  # the container of tensors that are in no file
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
+import torch
 
 import densenet_port as dp
 from densenet_port.errors import CorruptError, MisfitError, UsageError
@@ -154,3 +155,19 @@ def test_the_line_of_assumptions(files, tmp_path):
 
     assert (lines[1000], lines[7]) == (f"assumed: {rest}", f"assumed: {picture}; the rest {rest}")
     assert dp.convert(tmp_path / "7.weights.h5", out=tmp_path / "y.weights.h5").assumption == f"assumed: {picture}"
+
+
+@pytest.mark.parametrize("rename", [str, lambda name: name.replace("dense", "thick").replace("norm", "n")])
+def test_a_state_dict_in_memory_is_read_like_its_file(files, tmp_path, rename):
+    """By a table or by structure; what is written of it records the digest of what it held."""
+    state = torch.load(files[7], weights_only=True)
+    renamed = {rename(name): tensor for name, tensor in state.items()}
+    torch.save(renamed, tmp_path / "state.pth")
+
+    network, of_file = dp.read(renamed), dp.read(tmp_path / "state.pth")
+
+    assert (network.layout, network.architecture) == (of_file.layout, of_file.architecture)
+    assert all(np.array_equal(network.weights[slot], array) for slot, array in of_file.weights.items())
+    written = dp.read(network.write(tmp_path / "out.safetensors").out)
+    assert len(written.checkpoint.record["source"]["sha256"]) == 64
+    assert dp.read({name: tensor.numpy() for name, tensor in renamed.items()}).architecture == network.architecture
