@@ -29,6 +29,7 @@ BY_OTHER_SOFTWARE = ("caffe", "onnx")
 LISTS = [path for path in sorted(KEYS.glob("*.txt")) if not path.stem.startswith(BY_OTHER_SOFTWARE)]
 HEADED = [path for path in LISTS if "head=" in path.stem]
 LISTS = [path for path in LISTS if path not in HEADED]
+LISTS = [*{path.stem.partition("-")[0]: path for path in LISTS}.values()]  # one of each software: names are alike
 NUMBERED = ("titu1994",)  # layers have nothing but running numbers
 
 
