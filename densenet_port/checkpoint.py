@@ -81,10 +81,10 @@ def _live_tensor(value: Any) -> Tensor | None:
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
         return None
     dtype = str(getattr(value.dtype, "name", value.dtype)).removeprefix("torch.")
-    return Tensor(tuple(map(int, value.shape)), dtype, lambda: _live_array(value), identity=_identity(value))
+    return Tensor(tuple(map(int, value.shape)), dtype, lambda: live_array(value), identity=_identity(value))
 
 
-def _live_array(value: Any) -> Array:
+def live_array(value: Any) -> Array:
     """The array of a tensor; bfloat16, which numpy lacks, as float32."""
     if hasattr(value, "detach"):  # torch's
         value = value.detach().cpu()

@@ -10,14 +10,14 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from densenet_port.checkpoint import LIVE, Array, Checkpoint, Tensor
+from densenet_port.checkpoint import Array, Checkpoint, live, live_array
 from densenet_port.conversion.load import Network
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.extras import framework
@@ -75,17 +75,7 @@ def packages_of(kind: Kind) -> dict[str, str]:
 
 def state_of(model: Model) -> Checkpoint:
     """A torch module's tensors as a checkpoint that is in no file."""
-    tensors = {
-        name: Tensor(tuple(value.shape), str(value.dtype).removeprefix("torch."), _loader(value))
-        for name, value in model.state_dict().items()
-    }
-    return Checkpoint(path=Path(name_of(model)), container=LIVE, tensors=tensors)
-
-
-def _loader(value: Any) -> Callable[[], Array]:
-    """A function that gives a tensor as an array; bfloat16, which numpy lacks, as float32."""
-    torch = framework("torch")
-    return lambda: (value.float() if value.dtype == torch.bfloat16 else value).detach().cpu().numpy()
+    return replace(live(dict(model.state_dict())), path=Path(name_of(model)))
 
 
 def fixed_side(model: Model, kind: Kind) -> int | None:
@@ -193,7 +183,7 @@ def require_weights(model: Model, kind: Kind, network: Network) -> None:
     state = model.state_dict() if names else {}
     for claim in network.ledger.claims.values():
         name = names.renamed(claim.name) if names else ""
-        if name in state and not np.array_equal(_loader(state[name])(), claim.tensor.load()):
+        if name in state and not np.array_equal(live_array(state[name]), claim.tensor.load()):
             message = f"{name_of(model)} does not have the weights of {network.checkpoint.path}: {name} differs"
             raise MisfitError(message, hint="load them into the model first")
 
