@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
-from densenet_port import formats
-from densenet_port.checkpoint import Array, Checkpoint, live
+from densenet_port.checkpoint import Array, Checkpoint
+from densenet_port.conversion.opening import Opens, opened
 from densenet_port.conversion.origins import known
 from densenet_port.conversion.statistics import Witness, heard, wired
 from densenet_port.conversion.write import Conversion, plan, write
@@ -176,7 +176,7 @@ class Network:
 
 
 def read(
-    source: str | PathLike[str] | Checkpoint | Mapping[str, Any],
+    source: Opens,
     *,
     src: str | PathLike[str] | None = None,
     arch: str | Architecture | None = None,
@@ -201,12 +201,7 @@ def read(
     `ignore_inheritance`; DiskError and CorruptError for a file that cannot be read, UsageError for words that mean
     nothing.
     """
-    if isinstance(source, Checkpoint):
-        checkpoint = source
-    elif isinstance(source, Mapping):
-        checkpoint = live(source)
-    else:
-        checkpoint = formats.read(_located(source), output=output_name, body=no_top)
+    checkpoint = opened(source, output=output_name, body=no_top)
     if kernels not in (None, "theano", "tensorflow"):
         raise UsageError(f"unknown --kernels {kernels!r}", hint="known: theano, tensorflow")
     numbers = Architecture.named(arch) if isinstance(arch, str) else arch
@@ -313,17 +308,6 @@ def table(layout: str | PathLike[str]) -> str | Path:
     """A layout's name, or the path of a table of the user's own: what is no plain string, or ends in `.toml`."""
     plain = isinstance(layout, str) and not layout.endswith(".toml")
     return str(layout) if plain else Path(layout)
-
-
-def _located(source: str | PathLike[str]) -> Path:
-    """The file of a path, or of a registered name where no file is called so."""
-    path = Path(source)
-    if isinstance(source, str) and not path.exists():
-        from densenet_port.fetch.registry import is_registered, named  # noqa: PLC0415 (only a name needs the cache)
-
-        if is_registered(source):
-            return named(source)
-    return path
 
 
 def _below(checkpoint: Checkpoint, within: str) -> Checkpoint:

@@ -45,7 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "assumed": [],
 }
 KEYS = ("layout", "about", "containers", "contract", "units", "tensors", *DEFAULTS)
-OPTIONAL_ENTRIES = ("stem_stride", "stem_pool", "pool_rounding", "head_pool")
+OPTIONAL_ENTRIES = ("stem_stride", "stem_pool", "pool_rounding", "head_pool", "resize")
 OPTIONAL: dict[Kind, dict[str, str]] = {"conv": {"bias": "o"}}  # kind → part that a network need not have → its axes
 
 

@@ -13,6 +13,8 @@ Rounding = Literal["floor", "ceil"]
 Activation = Literal["softmax", "sigmoid", "relu", "tanh", "log_softmax"]
 Output = Literal["logits", Activation]
 Order = Literal["rgb", "bgr", "grey"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Fit = Literal["crop", "squash"]
 _UNIT = 2.0  # means and deviations of pictures of values up to 1 are smaller
 _EXACT = 1e-12  # of a number: what float64's arithmetic with decimals loses at most, and far less than a float32 has
 Origin = Literal["graph", "record", "statistics", "software", "user", "assumed"]
@@ -61,6 +63,42 @@ class Input:
     def to_json(self) -> dict[str, Any]:
         """The input as plain JSON values."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resize:
+    """How a picture of any size becomes one that the network was evaluated on, before `Input` prepares its values.
+
+    With `fit="crop"` the shorter side is brought to `size / crop` (rounded down, as torchvision and timm do) and the
+    middle of `size` by `size` is taken; with `fit="squash"` both sides are brought to `size`, whatever their ratio.
+    `size` is in pixels, height and width. `interpolation` is Pillow's, with its antialiasing. Raises MisfitError.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    crop: float = 0.875
+    interpolation: Interpolation = "bilinear"
+    fit: Fit = "crop"
+
+    def __post_init__(self) -> None:
+        """Refuse values that resize nothing."""
+        _check_choice("resize.interpolation", self.interpolation, get_args(Interpolation))
+        _check_choice("resize.fit", self.fit, get_args(Fit))
+        if not isinstance(self.size, tuple) or len(self.size) != 2 or not all(map(_is_count, self.size)):
+            raise MisfitError(f"contract: resize.size: expected height and width in pixels, found {self.size!r}")
+        if not _is_number(self.crop) or not 0 < self.crop <= 1:
+            raise MisfitError(f"contract: resize.crop: expected a share of the picture, found {self.crop!r}")
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Resize":
+        """The resizing that `to_json` wrote. Raises MisfitError for anything else."""
+        try:
+            return cls(**{**data, "size": tuple(data["size"])})
+        except (AttributeError, KeyError, TypeError) as error:
+            raise MisfitError(f"contract: unreadable: {error}") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """The resizing as plain JSON values."""
+        return {**asdict(self), "size": list(self.size)}
 
 
 def input_of(factors: Sequence[float], offsets: Sequence[float], order: Order) -> Input:
@@ -113,7 +151,8 @@ class Contract:
     is how a transition pools a map of odd size: "floor" drops the last row and column, "ceil" averages what is there of
     them (Caffe's default). `head_pool` is the window, and the stride, of the average pool in front of a head that reads
     every place of the map; 1 for none, and for every other head. `output` says what the layout's own network puts out:
-    the activation behind the head, or logits; weights are the same for all.
+    the activation behind the head, or logits; weights are the same for all. `resize` is how pictures are brought to a
+    size before that, None where nobody said it.
     Raises MisfitError for values that no network has.
     """
 
@@ -125,6 +164,7 @@ class Contract:
     head_pool: int = 1
     output: Output = "logits"
     input: Input = field(default_factory=Input)
+    resize: Resize | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that no network has."""
@@ -142,17 +182,19 @@ class Contract:
     def from_json(cls, data: Mapping[str, Any]) -> "Contract":
         """The contract that `to_json` wrote. Raises MisfitError for anything else."""
         try:
-            return cls(**{**data, "input": Input.from_json(data["input"])})
+            resize = {"resize": Resize.from_json(data["resize"])} if data.get("resize") else {}
+            return cls(**{**data, "input": Input.from_json(data["input"]), **resize})
         except (AttributeError, KeyError, TypeError) as error:
             raise MisfitError(f"contract: unreadable: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
-        """The contract as plain JSON values; `stem_stride` and `head_pool` where they are not the usual."""
-        plain = {**asdict(self), "input": self.input.to_json()}
+        """The contract as plain JSON values; `stem_stride`, `head_pool` and `resize` where they are not the usual."""
+        resize = self.resize and self.resize.to_json()
+        plain = {**asdict(self), "input": self.input.to_json(), "resize": resize}
         return {key: value for key, value in plain.items() if key not in _RARE or value != _RARE[key]}
 
 
-_RARE: dict[str, Any] = {"stem_stride": None, "head_pool": 1}  # entries that few networks have → what all others have
+_RARE: dict[str, Any] = {"stem_stride": None, "head_pool": 1, "resize": None}  # entry of few → what others have
 
 
 def _is_count(value: object) -> bool:
