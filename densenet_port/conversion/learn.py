@@ -25,13 +25,13 @@ from densenet_port.layouts.learn import WITHOUT, Names, names_of
 from densenet_port.layouts.match import Ledger
 from densenet_port.layouts.scan import ROOT
 from densenet_port.layouts.schema import OPTIONAL_ENTRIES, part_axes
+from densenet_port.layouts.structure import section_of
 from densenet_port.network.channels import CONCATENATIONS, FLATTENS
 from densenet_port.network.contract import ENTRIES, Origin
 from densenet_port.network.explanations import STEM_POOL
 from densenet_port.network.graph import graph
 from densenet_port.network.head import USUAL
 from densenet_port.network.units import Kind
-from densenet_port.strict import Fields
 
 TABLE = Path("structure", "learned.toml")
 SUFFIX = ".toml"
@@ -278,7 +278,8 @@ def _header(network: Network) -> Iterator[str]:
 
 def _top(network: Network, name: str, names: Names) -> Iterator[Line]:
     """The table's first lines."""
-    section, ledger = _section(network.checkpoint.container), network.ledger
+    ledger = network.ledger
+    section = section_of(TABLE, network.checkpoint.container, "read", ("containers", "include"))
     include, rules = _ignored(ledger, section.text("include"))
     yield Line("layout", _text(name))
     yield Line("about", _text(f"learned from {network.checkpoint.path.name}"))
@@ -326,16 +327,6 @@ def _ignored(ledger: Ledger, include: str) -> tuple[str, list[str]]:
 def _rules(path: Path) -> frozenset[str]:
     """The rules of a list that tables include."""
     return frozenset(tomllib.loads(path.read_text("utf-8"))["ignore"])
-
-
-def _section(container: str) -> Fields:
-    """What the tables of files in a container say."""
-    path = resource("mappings") / TABLE
-    table = Fields(str(path), tomllib.loads(path.read_text("utf-8")), UsageError)
-    sections = [table.fields(name) for name in table.content]
-    for section in sections:
-        section.check_keys(["read", "containers", "include"])
-    return next((section for section in sections if container in section.texts("read")), sections[-1])
 
 
 def entries(network: Network) -> dict[str, str]:

@@ -4,7 +4,7 @@ Where most of them agree and some do not, or where another explanation is far be
 refused: by the tensors' names it is one network, by their numbers another. What nothing else tells they may decide.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
@@ -123,6 +123,32 @@ def predictions(network: Graph, weights: Mapping[Slot, Array]) -> dict[str, Pred
     return predict(network, weights)
 
 
+class _Vectors(Mapping[Slot, Array]):
+    """Weights of which vectors are read once and kept: those of all norms are small, and are asked for again."""
+
+    def __init__(self, weights: Mapping[Slot, Array]) -> None:
+        """Read nothing yet."""
+        self._weights = weights
+        self._kept: dict[Slot, Array] = {}
+
+    def __getitem__(self, slot: Slot) -> Array:
+        """The tensor."""
+        array = self._kept.get(slot)
+        if array is None:
+            array = self._weights[slot]
+            if array.ndim == 1:
+                self._kept[slot] = array
+        return array
+
+    def __iter__(self) -> Iterator[Slot]:
+        """The slots in order of execution."""
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        """How many slots there are."""
+        return len(self._weights)
+
+
 # -- the wiring --------------------------------------------------------------------------------------------------------
 
 
@@ -191,6 +217,7 @@ def heard(path: Path, one: Wired, known: Known, weights: Mapping[Slot, Array], *
     `is_told` says that the file's own graph or record tell the function: a contradiction is a note then, as it is where
     the user knows better. Raises MisfitError for a contradiction otherwise, unless `ignore`.
     """
+    weights = _Vectors(weights)
     if one.inheritance.order is None:
         return Heard(known, Witness(inheritance=one.inheritance, joined=one.ledger.layout.concatenation))
     known = _pooled(path, one.ledger, known, weights, ignore=ignore)
@@ -199,7 +226,7 @@ def heard(path: Path, one: Wired, known: Known, weights: Mapping[Slot, Array], *
     untold = tuple(text for text in wrong if not text.startswith(STEM_POOL))
     if untold and not is_told and not ignore:
         raise _misfit(path, "its statistics do not go with what it is read as", untold)
-    negative = [slot.unit for slot, array in weights.items() if slot.role == "variance" and bool((array < 0).any())]
+    negative = [slot.unit for slot in weights if slot.role == "variance" and bool((weights[slot] < 0).any())]
     if negative and not ignore:
         details = tuple(f"{name}: a variance is negative, which none is" for name in negative)
         raise _misfit(path, "its norms have not what is measured", details)

@@ -123,16 +123,11 @@ class Layout:
 
         Raises UsageError for an unknown layout or a table that is not exactly right, naming file and key.
         """
-        path = layout if isinstance(layout, Path) else resource("mappings") / f"{layout}.toml"
-        if not isinstance(layout, Path) and layout not in layouts():
+        if isinstance(layout, Path):
+            return _read(layout)
+        if layout not in layouts():
             raise UsageError(f"unknown layout {layout!r}", hint=f"known: {', '.join(layouts())}")
-        text, content = _toml(path)
-        rules: tuple[str, ...] = ()
-        if "include" in content:
-            shared = _included(path, content)
-            shared_text, shared_content = _toml(shared)
-            text, rules = text + shared_text, shared_rules(shared, shared_content)
-        return cls(path=path, digest=hashlib.sha256(text).hexdigest(), **compiled(path, content, rules))
+        return _shipped(resource("mappings") / f"{layout}.toml")
 
     @property
     def is_own(self) -> bool:
@@ -346,6 +341,23 @@ def _expression(tensor: str, unit: str) -> re.Pattern[str]:
     """A tensor's pattern with its unit's in it, as an expression with the unit and its numbers for groups."""
     before, _, after = tensor.partition("{unit}")
     return re.compile(f"{re.escape(before)}(?P<unit>{regex(unit).pattern}){re.escape(after)}")
+
+
+@lru_cache(maxsize=1 << 7)
+def _shipped(path: Path) -> Layout:
+    """The layout of a table of this project's, read once in a process; a user's own may change meanwhile."""
+    return _read(path)
+
+
+def _read(path: Path) -> Layout:
+    """The layout of a table."""
+    text, content = _toml(path)
+    rules: tuple[str, ...] = ()
+    if "include" in content:
+        shared = _included(path, content)
+        shared_text, shared_content = _toml(shared)
+        text, rules = text + shared_text, shared_rules(shared, shared_content)
+    return Layout(path=path, digest=hashlib.sha256(text).hexdigest(), **compiled(path, content, rules))
 
 
 def _toml(path: Path) -> tuple[bytes, dict[str, Any]]:

@@ -164,7 +164,7 @@ def _prefix(names: Sequence[str]) -> str:
 
 def _layout(checkpoint: Checkpoint, groups: Grouping, network: Network, matches: Sequence[Match]) -> Layout:
     """The layout that the file has: its endings and orders of axes, and an assumed contract."""
-    family = _family(checkpoint.container)
+    family = section_of(TABLE, checkpoint.container, "containers", ("kernels", "contract"))
     dialect = groups.dialect
     stored = dialect.tensors["conv"]["kernel"].axes if groups.by_name else family.texts("kernels")
     axes: dict[tuple[Kind, str], tuple[str, ...]] = {
@@ -212,16 +212,17 @@ def _layout(checkpoint: Checkpoint, groups: Grouping, network: Network, matches:
     )
 
 
-def _family(container: str) -> Fields:
-    """What networks that come in a container usually are. Raises UsageError for a table that is none."""
-    path = resource("mappings") / TABLE
-    table = Fields(str(path), tomllib.loads(path.read_text("utf-8")), UsageError)
-    sections = [table.fields(name) for name in table.content]
+def section_of(table: Path, container: str, listed: str, others: tuple[str, ...]) -> Fields:
+    """The first section of a table of `mappings/` that lists a container under the key `listed`, else the last.
+
+    `others` are the other keys of a section. Raises UsageError for a table that is none.
+    """
+    path = resource("mappings") / table
+    content = Fields(str(path), tomllib.loads(path.read_text("utf-8")), UsageError)
+    sections = [content.fields(name) for name in content.content]
     for section in sections:
-        section.check_keys(["containers", "kernels", "contract"])
-        if container in section.texts("containers"):
-            return section
-    return sections[-1]
+        section.check_keys([listed, *others])
+    return next((section for section in sections if container in section.texts(listed)), sections[-1])
 
 
 def _note(network: Network, modules: Mapping[str, Module]) -> str:
