@@ -241,7 +241,7 @@ KEYS_OF_A_TABLE = ", ".join(
         *("ignore", "include", "layout", "only", "order", "pool", "prefer", "reference", "tensors", "units", "when"),
     ]
 )
-CONTRACT = "epsilon, stem_stride, stem_padding, stem_pool, pool_rounding, resize, head_pool, output, input"
+CONTRACT = "epsilon, stem_stride, stem_padding, stem_pool, pool_rounding, head_pool, output, input, resize"
 NUMBERS = "bottleneck, channels, classes, final_norm, growth_rate, head, init_channels, layers, reduction, stem"
 FAULTS = [
     (("layout     =", "layuot     ="), f"unknown key 'layuot' (known: {KEYS_OF_A_TABLE})"),
