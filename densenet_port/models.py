@@ -8,10 +8,10 @@ setting: TensorFlow has no channels-first convolution on the CPU, and kernels ar
 channels-first input goes through one Permute in front, so weights and logits are the same in both orders.
 
 The constructors' arguments and checks are those of the DenseNet for Keras 2 that users know (`DenseNet`,
-`DenseNetImageNet121` …), with these differences: every refusal is a ValueError (some were assertions); `weights` is
-None by default, because no release is published yet, and never leaves a named set random; `activation=None` gives
-logits; epsilon and the stem's padding follow the weights, else the original network (1e-5, symmetric); an ImageNet
-network with its head and without `input_shape` takes 224×224.
+`DenseNetImageNet121` …), with these differences: every refusal is a ValueError (some were assertions);
+`weights="imagenet"`, the default of every ImageNet network (201 and 264 had None), never leaves one random;
+`activation=None` gives logits; epsilon and the stem's padding follow the weights, else the original network (1e-5,
+symmetric); an ImageNet network with its head and without `input_shape` takes 224×224.
 """
 
 import sys
@@ -21,14 +21,18 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from densenet_port.conversion.load import Network, read
+from densenet_port.conversion.load import Network, port, read
 from densenet_port.errors import UsageError
 from densenet_port.extras import framework
+from densenet_port.fetch import registry
+from densenet_port.layouts.layout import Layout
 from densenet_port.network.architecture import NAMED, Architecture
 from densenet_port.network.contract import Activation, Contract, StemPadding
-from densenet_port.network.keras import Model, assign, build
+from densenet_port.network.graph import graph
+from densenet_port.network.keras import Model, assign, build, check_input
 from densenet_port.network.keras_input import DataFormat, KerasTensor, ModelInput, Shape, model_input
 
+RANDOM = "weights=None builds it with random weights"
 SMALLEST = 8  # sides below it were always refused by the constructors, even where the network could take them
 
 
@@ -65,14 +69,12 @@ def DenseNet(  # noqa: N802 (a constructor, with the arguments that users know)
     output is the pooled last map, `n c`.
 
     `weights` is None (random), a file of any layout that densenet-port reads, or the name of a registered set, which is
-    downloaded when it is first called for: "imagenet" (our release's default), "torchvision", "keras-applications" or
-    "titu1994". The file's epsilon and stem padding hold, and one given here must not contradict them. Raises ValueError
-    for arguments that do not fit each other or the file, and for a set that has no such network; and the PortErrors of
-    reading and fetching a file.
+    downloaded when it is first called for: "imagenet" (our release's default; until one is published, torchvision's
+    file, which is converted then and cached), "torchvision", "keras-applications" or "titu1994". The file's epsilon and
+    stem padding hold, and one given here must not contradict them. Raises ValueError for arguments that do not fit each
+    other or the file, and for a set that has no such network; and the PortErrors of reading and fetching a file.
     """
     _check_output(activation, classes)
-    if weights == "imagenet" and include_top and classes != 1000:  # ImageNet's classes
-        raise ValueError(f"weights='imagenet' with its head means classes=1000, found classes={classes}")
     default = (32, 32, 3) if include_top else (None, None, 3)
     images = model_input(input_shape, input_tensor, data_format, default)
     _check_sides(images, known=include_top)
@@ -89,8 +91,12 @@ def DenseNet(  # noqa: N802 (a constructor, with the arguments that users know)
         )
     except UsageError as error:
         raise ValueError(str(error)) from error
+    contract = _contract(None, epsilon, stem_padding)
+    if weights == registry.IMAGENET:
+        _check_imagenet(architecture, images, epsilon, stem_padding)
     source = None if weights is None else _fitting(weights, architecture)
-    contract = _contract(source.contract if source else None, epsilon, stem_padding)
+    if source:
+        contract = _contract(source.contract, epsilon, stem_padding)
     model = build(
         architecture,
         contract,
@@ -118,7 +124,7 @@ def _imagenet(name: str) -> Callable[..., Model]:
         dropout_rate: float = 0.0,
         weight_decay: float = 1e-4,
         include_top: bool = True,
-        weights: str | PathLike[str] | None = None,
+        weights: str | PathLike[str] | None = registry.IMAGENET,
         input_tensor: KerasTensor | None = None,
         classes: int = 1000,
         activation: Activation | None = "softmax",
@@ -154,7 +160,8 @@ def _imagenet(name: str) -> Callable[..., Model]:
     constructor.__doc__ = (
         f"DenseNet-{name} for ImageNet as a Keras model: blocks of {', '.join(map(str, numbers.layers))} layers, "
         f"growth rate {numbers.growth_rate}.\n\n"
-        "    224×224×3 by default, any size without the head; otherwise as `DenseNet`.\n    "
+        "    224×224×3 by default, any size without the head, with ImageNet's weights by default: other numbers,\n"
+        "    classes or channels than theirs go with weights=None. All else is as in `DenseNet`.\n    "
     )
     return constructor
 
@@ -209,14 +216,13 @@ def _fitting(weights: str | PathLike[str], architecture: Architecture) -> Networ
 def _located(weights: str | PathLike[str], architecture: Architecture) -> Path:
     """The file that `weights` means: its path, or the cached file of a registered name."""
     path = Path(weights)
-    if isinstance(weights, PathLike) or path.is_file():
+    if isinstance(weights, PathLike) or (path.is_file() and weights != registry.IMAGENET):  # nobody means it by default
         return path
-    from densenet_port.fetch.registry import registered  # noqa: PLC0415 (only a name needs the cache)
-
     try:
-        return registered(str(weights), architecture, progress=_bar())
+        return registry.registered(str(weights), architecture, port=port, progress=_bar())
     except UsageError as error:
-        raise ValueError(f"weights={weights!r} is neither a file nor a registered set of weights\n{error}") from error
+        known = f"weights={weights!r} is neither a file nor a registered set of weights for {architecture.name}"
+        raise ValueError(f"{known}: {RANDOM}\n{error}") from error
 
 
 def _bar() -> Callable[[int, int], None]:
@@ -231,6 +237,20 @@ def _bar() -> Callable[[int, int], None]:
         begun[0].update(done)
 
     return progress
+
+
+def _check_imagenet(
+    architecture: Architecture, images: ModelInput, epsilon: float | None, stem_padding: StemPadding | None
+) -> None:
+    """Refuse, before anything is downloaded, what ImageNet's weights cannot be used for."""
+    if architecture.classes not in (None, 1000):
+        found = f"found classes={architecture.classes}"
+        raise ValueError(f"weights='imagenet' with its head means classes=1000, {found}: {RANDOM}")
+    if architecture.channels != 3:  # red, green and blue
+        raise ValueError(f"weights='imagenet' means 3 channels, found {images}: {RANDOM}")
+    source = registry.stand_in()
+    contract = _contract(Layout.load(source).contract if source else None, epsilon, stem_padding)
+    check_input(graph(architecture, contract), images, architecture.name)
 
 
 def _contract(recorded: Contract | None, epsilon: float | None, stem_padding: StemPadding | None) -> Contract:

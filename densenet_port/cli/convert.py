@@ -97,7 +97,7 @@ def convert(
         done = convert_file(
             path,
             out=None if dry_run else target,
-            src=mapping or src,
+            src=mapping or (src if checkpoint else _layout(src)),
             arch=architecture,
             dst=dst,
             kernels=choice("--kernels", kernels, KERNELS),
@@ -125,12 +125,20 @@ def convert(
 
 def _registered(src: str | None, architecture: "Architecture | None") -> Path:
     """The registered file for `--src` and `--arch`, when no checkpoint is named."""
+    from densenet_port.conversion.load import port
     from densenet_port.fetch.registry import registered
 
     if src is None or architecture is None:
         raise UsageError("no CHECKPOINT given", hint="name a file; or give --src and --arch to take the registered one")
     with bar("downloading") as progress:
-        return registered(src, architecture, progress=progress)
+        return registered(src, architecture, port=port, progress=progress)
+
+
+def _layout(src: str | None) -> str | None:
+    """The layout of the files of a registered source, which "imagenet" leaves to the file."""
+    from densenet_port.fetch.registry import IMAGENET
+
+    return None if src == IMAGENET else src
 
 
 def _stem(path: Path) -> str:

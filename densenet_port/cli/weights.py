@@ -19,10 +19,11 @@ def fetch(
     as_json: AsJson = False,
 ) -> None:
     """Take a registered weight file from the cache, or download it; print its path."""
+    from densenet_port.conversion.load import port
     from densenet_port.fetch.registry import described, known_file, named
 
     with bar("downloading") as progress:
-        path = named(name, progress=progress)
+        path = named(name, port=port, progress=progress)
     show("fetch", as_json, lambda: {"name": name, **asdict(described(known_file(path)))}, lambda: str(path))
 
 

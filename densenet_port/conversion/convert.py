@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from densenet_port import formats
-from densenet_port.checkpoint import Checkpoint, array_digest
+from densenet_port.checkpoint import Checkpoint
 from densenet_port.conversion.load import read, table
 from densenet_port.conversion.write import Conversion, Progress, check_place, plan, silent, write_plan
-from densenet_port.errors import ComparisonError, MisfitError
+from densenet_port.errors import ComparisonError
 from densenet_port.files import file_digest
+from densenet_port.formats.record import differing
 from densenet_port.layouts.identify import first_few
 from densenet_port.layouts.layout import Kernels, Layout, Ordering
 from densenet_port.network.architecture import Architecture
@@ -68,15 +69,7 @@ def verify(path: str | PathLike[str]) -> Checkpoint:
     """
     path = Path(path)
     checkpoint = formats.read(path)
-    recorded = (checkpoint.record or {}).get("tensors")
-    if not isinstance(recorded, dict):
-        raise MisfitError(f"{path}: carries no digests", hint="only files that densenet-port wrote can be verified")
-    wrong = [f"{name} is not recorded" for name in checkpoint.tensors if name not in recorded]
-    for name, digest in recorded.items():
-        if name not in checkpoint.tensors:
-            wrong.append(f"{name} is missing")
-        elif (found := array_digest(checkpoint.tensors[name].load())) != digest:
-            wrong.append(f"{name}: recorded {digest[:12]}…, found {found[:12]}…")
+    wrong = differing(checkpoint)
     if wrong:
         lines = "\n".join(f"  {line}" for line in first_few(wrong))
         raise ComparisonError(f"{path}: {len(wrong)} tensors are not the ones that were written\n{lines}")

@@ -201,7 +201,7 @@ def read(
     `ignore_inheritance`; DiskError and CorruptError for a file that cannot be read, UsageError for words that mean
     nothing.
     """
-    checkpoint = opened(source, output=output_name, body=no_top)
+    checkpoint = opened(source, port=port, output=output_name, body=no_top)
     if kernels not in (None, "theano", "tensorflow"):
         raise UsageError(f"unknown --kernels {kernels!r}", hint="known: theano, tensorflow")
     numbers = Architecture.named(arch) if isinstance(arch, str) else arch
@@ -237,6 +237,11 @@ def read(
         evidence=evidence,
         witness=witness,
     )
+
+
+def port(source: Path, layout: str, out: Path) -> None:
+    """Write the network in a file of a layout as a file of our own: what a fetched one becomes on its first use."""
+    read(source, src=layout).write(out, force=True)
 
 
 def _evidence(checkpoint: Checkpoint, ledger: Ledger, within: str | None, *, no_top: bool) -> Evidence | None:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from densenet_port import formats
-from densenet_port.about import __version__
+from densenet_port.about import TOOL
 from densenet_port.checkpoint import LIVE, Array, Checkpoint, Tensor, array_digest, digest
 from densenet_port.conversion.notes import assumption, notes
 from densenet_port.conversion.source import Source
@@ -336,7 +336,7 @@ def _record(planned: Conversion, digests: Mapping[str, str], source_digest: str)
         origin["within"] = source.within
     record = {
         "schema": SCHEMA,
-        "tool": f"densenet-port {__version__}",
+        "tool": TOOL,
         "layout": target.name,
         "architecture": source.architecture.to_json(),
         "contract": planned.contract.to_json(),

@@ -95,7 +95,7 @@ def obtain(
     with locked(path):
         if not _is_right(expected, path):
             digests = download(_as_first_fetched(expected, path), path, policy=policy, progress=progress)
-            _record(path, expected.url, digests)
+            remember(path, expected.url, digests)
     return path
 
 
@@ -107,7 +107,7 @@ def put(source: Path, expected: Expected, path: Path) -> None:
             digests = digests_of(temporary, with_md5=bool(expected.md5))
             if mismatch := _as_first_fetched(expected, path).mismatch(digests):
                 raise CorruptError(f"{source}: {mismatch}")
-        _record(path, expected.url, digests)
+        remember(path, expected.url, digests)
 
 
 class Finding(NamedTuple):
@@ -137,6 +137,12 @@ def read(path: Path) -> Record | None:
         if all(type(getattr(record, field.name)) is field.type for field in fields(record)):
             return record
     return None
+
+
+def remember(path: Path, url: str, digests: Digests) -> None:
+    """Record a file that was written, or hashed, a moment ago."""
+    with suppress(OSError):
+        _write(path, Record.of(url, digests, path.stat(), time.time_ns()))
 
 
 def forget(path: Path) -> None:
@@ -241,9 +247,3 @@ def _write(path: Path, record: Record) -> None:
             return
         with whole(_record_path(path)) as temporary:
             temporary.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
-
-
-def _record(path: Path, url: str, digests: Digests) -> None:
-    """Record a file that was written a moment ago."""
-    with suppress(OSError):
-        _write(path, Record.of(url, digests, path.stat(), time.time_ns()))

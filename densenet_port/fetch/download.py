@@ -59,9 +59,7 @@ def download(
     file does not arrive whole and right, DiskError when it cannot be written; then nothing new stands at `path`.
     """
     if variable := offline():
-        raise NetworkError(
-            f"{expected.url} is not downloaded: {variable} is set", hint=f"unset {variable}, or bring it"
-        )
+        raise NetworkError(f"{expected.url} is not downloaded: {variable} is set", hint=f"unset {variable}")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with opened(path) as file:

@@ -3,7 +3,8 @@
 `weights/registry.toml` names files that others host, each with what is known of it: a SHA-256, the beginning of one, or
 an MD5. "imagenet" is a release of this project: its manifest names the default file of an architecture, and every
 file's size and SHA-256. Where a release is, the registry says (with the manifest's SHA-256), or DENSENET_PORT_RELEASE
-(the URL of a manifest; its own digest is then taken on trust when it first comes).
+(the URL of a manifest; its own digest is then taken on trust when it first comes). Where neither does, it is the file
+of the source that the registry names in its stead, converted on its first use and cached as our own (`converted`).
 
 DENSENET_PORT_MIRROR is the URL of a folder that is asked in place of every host in the registry, by the files' names.
 It changes nothing in what they must hash to.
@@ -23,15 +24,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from densenet_port.errors import CorruptError, DiskError, NetworkError, UsageError
-from densenet_port.fetch import cache
+from densenet_port.fetch import cache, converted
 from densenet_port.fetch import manifest as manifests
+from densenet_port.fetch.converted import Port
 from densenet_port.fetch.download import Progress, ignore_progress
 from densenet_port.fetch.manifest import File, Manifest
 from densenet_port.fetch.partial import Digests, Expected, digests_of
 from densenet_port.files import resource
 from densenet_port.network.architecture import Architecture
 
-IMAGENET = "imagenet"  # the source that means a release of this project
+IMAGENET = "imagenet"  # the source that means a release of this project, or what stands in for one
 NO_TOP = "-no-top"  # ends an architecture's name where the file has no head
 log = logging.getLogger("densenet_port")
 
@@ -137,14 +139,15 @@ def registry() -> dict[tuple[str, str], Registered]:
     }
 
 
-def registered(source: str, architecture: Architecture, *, progress: Progress = ignore_progress) -> Path:
+def registered(source: str, architecture: Architecture, *, port: Port, progress: Progress = ignore_progress) -> Path:
     """The file of a source and an architecture, from the cache or downloaded to it.
 
-    For an architecture without a head that is the file without one, where there is one. `progress` is called with bytes
-    done and bytes in all. Raises UsageError when there is no such file, and what `cache.obtain` raises.
+    For an architecture without a head that is the file without one, where there is one. `port` converts what stands in
+    for a release (`conversion.load.port`); `progress` is called with bytes done and bytes in all. Raises UsageError
+    when there is no such file, and what `cache.obtain` and `port` raise.
     """
     if source == IMAGENET:
-        return _from_release(architecture, progress)
+        return _converted(architecture, port, progress) if stand_in() else _from_release(architecture, progress)
     files = registry()
     entry = files.get((source, architecture.name))
     if architecture.classes is None:
@@ -154,10 +157,10 @@ def registered(source: str, architecture: Architecture, *, progress: Progress = 
     return _obtain(entry.expected, entry.path, progress)
 
 
-def named(name: str, *, progress: Progress = ignore_progress) -> Path:
+def named(name: str, *, port: Port, progress: Progress = ignore_progress) -> Path:
     """The file of a name such as `torchvision-121`, `keras-applications-121-no-top` or `imagenet-121`.
 
-    Raises UsageError for a name that means nothing, and what `registered` raises.
+    `port` and `progress` are as in `registered`. Raises UsageError for a name that means nothing, and what that raises.
     """
     for (source, arch), entry in registry().items():
         if name == f"{source}-{arch}":
@@ -167,7 +170,12 @@ def named(name: str, *, progress: Progress = ignore_progress) -> Path:
     if source != IMAGENET:
         raise _unknown(name)
     architecture = Architecture.named(arch)
-    return registered(IMAGENET, architecture if body == name else architecture.without_head(), progress=progress)
+    if body == name:
+        return registered(IMAGENET, architecture, port=port, progress=progress)
+    if other := stand_in():
+        hint = f"read {body}, and leave its head out (--no-top, no_top=True)"
+        raise UsageError(f"{name}: no release is published, and {other}'s files have their heads", hint=hint)
+    return registered(IMAGENET, architecture.without_head(), port=port, progress=progress)
 
 
 def is_registered(name: str) -> bool:
@@ -176,10 +184,18 @@ def is_registered(name: str) -> bool:
     return source == IMAGENET or name in {"-".join(key) for key in registry()}
 
 
+def stand_in() -> str | None:
+    """The source, which is a layout's name too, whose files "imagenet" means; None where it means a release."""
+    if _base("DENSENET_PORT_RELEASE"):
+        return None
+    table = _table()["release"]
+    return None if "manifest" in table else str(table["instead"])
+
+
 def release() -> Release:
     """The release that "imagenet" means; its manifest comes from the cache, or is downloaded.
 
-    Raises UsageError where none is published, CorruptError for a manifest that is none, and what `cache.obtain` raises.
+    Raises CorruptError for a manifest that is none, and what `cache.obtain` raises.
     """
     url, digest = _manifest_url()
     folder = cache.folder() / f"release-{sha256(f'{url} {digest}'.encode()).hexdigest()[:12]}"
@@ -192,8 +208,13 @@ def release() -> Release:
 
 
 def known() -> list[KnownFile]:
-    """Every file that has a name: those of the registry, and those of the releases whose manifests are in the cache."""
-    files = [KnownFile(source, arch, entry.expected, entry.path) for (source, arch), entry in registry().items()]
+    """Every file that has a name: the registry's, their conversions, and those of releases with a cached manifest."""
+    entries = registry()
+    files = [KnownFile(source, arch, entry.expected, entry.path) for (source, arch), entry in entries.items()]
+    for (source, arch), entry in entries.items():
+        if source == _table()["release"].get("instead"):
+            path = converted.place(entry.path)
+            files.append(KnownFile(IMAGENET, arch, converted.known(entry.expected, path), path))
     for folder in _release_folders():
         if (folder / manifests.NAME).is_file():
             files += _of_release(folder / manifests.NAME)
@@ -299,6 +320,25 @@ def _read_release(path: Path, url: str) -> Release:
     return Release(manifests.read(path), url.rpartition("/")[0], path.parent)
 
 
+def _converted(architecture: Architecture, port: Port, progress: Progress) -> Path:
+    """Our file of an architecture's weights by the source that stands in for a release; which that is, stderr says."""
+    source, files = str(stand_in()), registry()
+    entry = files.get((source, architecture.name))
+    if entry is None:
+        names = ", ".join(arch for name, arch in files if name == source)
+        message = f"no weights are registered for {IMAGENET} {architecture.name}"
+        raise UsageError(message, hint=f"{IMAGENET} has: {names}; or pass a file of your own")
+    path = converted.obtain(
+        entry.expected,
+        converted.place(entry.path),
+        source,
+        fetch=lambda: _obtain(entry.expected, entry.path, progress),
+        port=port,
+    )
+    _warn(f"{IMAGENET} {architecture.name}: {source}'s {entry.name}, as no release is published; cached as {path}")
+    return path
+
+
 def _from_release(architecture: Architecture, progress: Progress) -> Path:
     """The default file of an architecture, which is named on stderr."""
     held = release()
@@ -314,16 +354,12 @@ def _warn(line: str) -> None:
 
 
 def _manifest_url() -> tuple[str, str]:
-    """Where the release's manifest is, and its SHA-256, "" where it is not known."""
+    """Where the release's manifest is, and its SHA-256, "" where it is not known; `stand_in` says if there is one."""
     if chosen := _base("DENSENET_PORT_RELEASE"):
         return chosen if chosen.endswith(".json") else f"{chosen}/{manifests.NAME}", ""
     entry: dict[str, str] = _table()["release"]
-    if mirror := _base("DENSENET_PORT_MIRROR"):
-        return f"{mirror}/{manifests.NAME}", entry.get("sha256", "")
-    if "manifest" not in entry:
-        hint = "set DENSENET_PORT_RELEASE to the URL of a release's manifest.json, or name a source: torchvision"
-        raise UsageError("no release of converted weights is published yet", hint=hint)
-    return entry["manifest"], entry["sha256"]
+    mirror = _base("DENSENET_PORT_MIRROR")
+    return f"{mirror}/{manifests.NAME}" if mirror else entry["manifest"], entry["sha256"]
 
 
 def _base(variable: str) -> str:
@@ -340,7 +376,8 @@ def _obtain(expected: Expected, path: Path, progress: Progress) -> Path:
     try:
         return cache.obtain(expected, path, progress=progress)
     except NetworkError as error:
-        hint = f"pass the file: densenet-port convert {path.name}; or bring it: densenet-port cache import {path.name}"
+        brought = f"bring the file: `densenet-port cache import {path.name}` copies it to {path}"
+        hint = f"{brought}; or pass its path in place of the name"
         raise NetworkError(error.message, hint=f"{error.hint}; or {hint}" if error.hint else hint) from error
 
 

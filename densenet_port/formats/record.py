@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+from densenet_port.checkpoint import Checkpoint, array_digest
 from densenet_port.errors import CorruptError, MisfitError
 from densenet_port.formats.source import AGAIN
 from densenet_port.network.architecture import Architecture
@@ -55,6 +56,24 @@ def parse_record(path: Path, text: str | bytes) -> dict[str, Any]:
     except MisfitError as error:
         raise refused(f"{where}: {error.message}") from error
     return record
+
+
+def differing(checkpoint: Checkpoint) -> list[str]:
+    """The tensors of a file that are not what its record says, a line each; each is read, and its digest compared.
+
+    Raises MisfitError for a file that records no digests.
+    """
+    recorded = (checkpoint.record or {}).get("tensors")
+    if not isinstance(recorded, dict):
+        hint = "only files that densenet-port wrote can be verified"
+        raise MisfitError(f"{checkpoint.path}: carries no digests", hint=hint)
+    wrong = [f"{name} is not recorded" for name in checkpoint.tensors if name not in recorded]
+    for name, digest in recorded.items():
+        if name not in checkpoint.tensors:
+            wrong.append(f"{name} is missing")
+        elif (actual := array_digest(checkpoint.tensors[name].load())) != digest:
+            wrong.append(f"{name}: recorded {digest[:12]}…, found {actual[:12]}…")
+    return wrong
 
 
 def _check_absorbed(absorbed: Fields) -> None:

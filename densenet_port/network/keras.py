@@ -62,7 +62,7 @@ def build(
     network = graph(architecture, replace(contract, output=activation or "logits"))
     default = (network.fixed_side, network.fixed_side, architecture.channels)
     expected = model_input(input_shape, input_tensor, data_format, default, {architecture.channels})
-    _check_input(network, expected, architecture.name)
+    check_input(network, expected, architecture.name)
     images = keras.Input(shape=expected.shape, name="images") if input_tensor is None else input_tensor
     first = expected.order == "channels_first"
     x = keras.layers.Permute((2, 3, 1), name="channels_to_last")(images) if first else images
@@ -73,8 +73,8 @@ def build(
     return keras.Model(sources[0] if len(sources) == 1 else sources, x, name="densenet")
 
 
-def _check_input(network: Graph, expected: ModelInput, name: str) -> None:
-    """Refuse what the network cannot take."""
+def check_input(network: Graph, expected: ModelInput, name: str) -> None:
+    """Refuse what the network, which is called so, cannot take: raises ValueError."""
     least, fixed = network.smallest_side, network.fixed_side
     if expected.channels != network.channels:
         raise ValueError(f"the network takes {network.channels} channels, found {expected}")

@@ -14,8 +14,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from densenet_port.about import __version__
-from densenet_port.conversion.load import read
+from densenet_port.about import TOOL, __version__
+from densenet_port.conversion.load import port, read
 from densenet_port.errors import DiskError, PortError, UsageError
 from densenet_port.fetch import manifest as manifests
 from densenet_port.fetch.download import Progress, ignore_progress
@@ -28,7 +28,6 @@ from densenet_port.network.architecture import Architecture
 from densenet_port.release.network import (
     CONTAINERS,
     LAYOUT,
-    TOOL,
     BuiltNetwork,
     Options,
     Source,
@@ -99,7 +98,7 @@ def build(
 
 def _source(src: str, arch: Architecture, checkpoint: Path | None, licence: str | None) -> Source:
     """The checkpoint of an architecture, with what is known of it. The file's own classes and channels hold."""
-    path = checkpoint or registered(src, arch)
+    path = checkpoint or registered(src, arch, port=port)
     architecture, entry = read(path, src=src, arch=arch).architecture, registry().get((src, arch.name))
     known = entry is not None and _is_registered(entry, path)
     return Source(

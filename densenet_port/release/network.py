@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from densenet_port.about import __version__
 from densenet_port.conversion.convert import convert, verify
 from densenet_port.conversion.write import Conversion
 from densenet_port.errors import ComparisonError, DiskError
@@ -26,7 +25,6 @@ from densenet_port.prove.parity import Parity
 from densenet_port.prove.recording import Recording
 from densenet_port.prove.reference import read_by
 
-TOOL = f"densenet-port {__version__}"
 LAYOUT = "keras"  # what is published
 CONTAINERS = (".weights.h5", ".safetensors")
 FORMS = {"report.json": "json", "report.html": "html", "summary.md": "md", "junit.xml": "xml"}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from densenet_port.conversion.load import port
 from densenet_port.errors import CorruptError, NetworkError, UsageError
 from densenet_port.fetch import cache
 from densenet_port.fetch import registry as fetch
@@ -94,7 +95,7 @@ def paths(host):
 
 
 def got(source, architecture=NETWORK):
-    return fetch.registered(source, architecture)
+    return fetch.registered(source, architecture, port=port)
 
 
 # -- the registry ------------------------------------------------------------------------------------------------------
@@ -185,14 +186,14 @@ def test_a_file_has_a_name(mirror, name):
     """As `fetch` takes it."""
     entry = fetch.registry()[tuple(name.split("-", 1))]
 
-    assert fetch.named(name) == cache.folder() / entry.name
+    assert fetch.named(name, port=port) == cache.folder() / entry.name
 
 
 @pytest.mark.parametrize("name", ["torchvision-264", "torchvision-121-no-top", "imagenet", "nonsense", ""])
 def test_a_name_that_means_nothing_is_said(mirror, name):
     """With those that mean something."""
     with pytest.raises(UsageError, match=f"no weight file is registered for {name}"):
-        fetch.named(name)
+        fetch.named(name, port=port)
 
     assert mirror.log == []
 
@@ -222,14 +223,6 @@ def test_plain_http_is_for_the_loopback(monkeypatch):
 # -- releases ----------------------------------------------------------------------------------------------------------
 
 
-def test_no_release_is_published():
-    """And nothing stands in for one."""
-    with pytest.raises(UsageError, match="no release of converted weights is published yet") as error:
-        got("imagenet")
-
-    assert "DENSENET_PORT_RELEASE" in error.value.hint
-
-
 @pytest.mark.parametrize(("head", "name"), [(True, TOP), (False, NO_TOP)])
 def test_imagenet_is_the_releases_default(published, head, name):
     """With its head or without, in the default's own container; the second call asks nobody."""
@@ -244,7 +237,7 @@ def test_imagenet_is_the_releases_default(published, head, name):
 @pytest.mark.parametrize(("name", "file"), [("imagenet-169", SECOND), ("imagenet-121-no-top", NO_TOP)])
 def test_imagenet_has_names(published, name, file):
     """As the others do."""
-    assert fetch.named(name).name == file
+    assert fetch.named(name, port=port).name == file
 
 
 def test_imagenet_says_what_it_is(published, caplog):
@@ -259,8 +252,15 @@ def test_imagenet_says_what_it_is(published, caplog):
     assert caplog.messages == [f"imagenet 121: {TOP} of release v1.0, {base}"]
 
 
+def pinned(monkeypatch, url, digest):
+    """The registry says where the release is, and what its manifest must hash to."""
+    table = {"release": {"manifest": url, "sha256": digest, "instead": "torchvision"}}
+    monkeypatch.setattr(fetch, "_table", lambda: table)
+
+
 def test_a_mirror_may_hold_the_release(host, monkeypatch):
-    """Its manifest lies beside its files."""
+    """Its manifest lies beside its files; where no release is registered, nobody asks for one."""
+    pinned(monkeypatch, "https://x.org/manifest.json", hashlib.sha256(MANIFEST.to_bytes()).hexdigest())
     monkeypatch.setenv("DENSENET_PORT_MIRROR", host.url())
 
     assert (got("imagenet").name, paths(host)) == (TOP, ["manifest.json", TOP])
@@ -282,22 +282,16 @@ def test_a_release_is_used_offline_once_it_was_fetched(published, monkeypatch):
     assert (got("imagenet"), len(published.log)) == (first, 2)
 
 
-def pinned(monkeypatch, host, digest):
-    """The registry says where the release is, and what its manifest must hash to."""
-    table = {"release": {"manifest": host.url("manifest.json"), "sha256": digest}}
-    monkeypatch.setattr(fetch, "_table", lambda: table)
-
-
 def test_a_registered_release_needs_no_setting(host, monkeypatch):
     """As it will be once there is one."""
-    pinned(monkeypatch, host, hashlib.sha256(MANIFEST.to_bytes()).hexdigest())
+    pinned(monkeypatch, host.url("manifest.json"), hashlib.sha256(MANIFEST.to_bytes()).hexdigest())
 
     assert got("imagenet").read_bytes() == BODIES[TOP]
 
 
 def test_a_manifest_that_was_tampered_with_is_refused(host, monkeypatch):
     """The registry knows its digest, whoever hosts it."""
-    pinned(monkeypatch, host, hashlib.sha256(MANIFEST.to_bytes()).hexdigest())
+    pinned(monkeypatch, host.url("manifest.json"), hashlib.sha256(MANIFEST.to_bytes()).hexdigest())
     host.files["manifest.json"] = MANIFEST.to_bytes().replace(b"v1.0", b"v1.1")
 
     with pytest.raises(NetworkError, match="manifest.json: expected a SHA-256 of"):
