@@ -13,7 +13,7 @@ import torch
 
 from densenet_port import extras, models
 from densenet_port.conversion.load import read
-from densenet_port.errors import DiskError, MisfitError, UsageError
+from densenet_port.errors import DiskError, MisfitError, NetworkError, UsageError
 from densenet_port.extras import framework
 from densenet_port.fetch import registry as fetch
 from densenet_port.files import file_digest
@@ -25,7 +25,7 @@ from densenet_port.network.numpy import forward
 from densenet_port.network.units import Slot
 from tests.record.cards import keras_file
 from tests.support.hosting import Host
-from tests.support.networks import images, torchvision_network
+from tests.support.networks import checkpoint_file, images, torchvision_network
 from tests.support.random_weights import random_weights
 
 SMALL = Architecture.named("layers=2-3-2,growth_rate=8,init_channels=16,classes=7")
@@ -114,7 +114,7 @@ def built(monkeypatch):
 
 @pytest.mark.parametrize("name", ["121", "161", "169", "201", "264"])
 def test_each_imagenet_constructor_builds_its_own_network(built, name):
-    getattr(models, f"DenseNetImageNet{name}")(classes=12)
+    getattr(models, f"DenseNetImageNet{name}")(classes=12, weights=None)
 
     assert built["is_"] == (replace(Architecture.named(name), classes=12), Contract())
     assert built["input_shape"] == (224, 224, 3)
@@ -317,7 +317,7 @@ def test_the_default_input_is_cifars(how, shape):
 def test_the_imagenet_default_is_224_pixels_in_either_order(setting, built):
     setting("channels_first")
 
-    models.DenseNetImageNet121()
+    models.DenseNetImageNet121(weights=None)
 
     assert (built["input_shape"], built["data_format"]) == ((3, 224, 224), "channels_first")
 
@@ -358,7 +358,6 @@ def test_an_input_tensor_keeps_what_stands_before_it():
     [
         ({"activation": "relu"}, "activation must be 'softmax', 'sigmoid' or None, found 'relu'"),
         ({"activation": "sigmoid"}, "activation='sigmoid' means classes=1, found classes=10"),
-        ({"weights": "imagenet"}, "weights='imagenet' with its head means classes=1000, found classes=10"),
         ({"reduction": 1.5}, "reduction must be at least 0 and below 1, found 1.5"),
         ({"reduction": -0.5}, "reduction must be at least 0 and below 1, found -0.5"),
         ({"reduction": 1.0}, "reduction must be at least 0 and below 1, found 1.0"),
@@ -394,7 +393,7 @@ def test_arguments_that_do_not_fit_each_other_are_refused(arguments, message):
 
 def test_28_pixels_are_refused_by_121():
     with pytest.raises(ValueError, match="DenseNet 121 needs 29 by 29"):
-        models.DenseNetImageNet121(input_shape=(28, 28, 3))
+        models.DenseNetImageNet121(input_shape=(28, 28, 3), weights=None)
 
 
 def test_build_refuses_other_channels():
@@ -528,7 +527,7 @@ def test_a_checkpoint_without_a_head_gives_none(small, monkeypatch):
 
 def test_a_registered_name_means_its_file(small, truth, monkeypatch):
     asked = []
-    monkeypatch.setattr(fetch, "registered", lambda *names, progress: asked.append(names) or small)
+    monkeypatch.setattr(fetch, "registered", lambda *names, **how: asked.append(names) or small)
 
     network = DenseNet(**NUMBERS, weights="somewhere", activation=None)
 
@@ -554,15 +553,79 @@ def test_a_registered_set_is_downloaded_when_it_is_called_for(small, truth, monk
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ("imagenet", "no release of converted weights is published yet"),
+        ("imagenet", "no weights are registered for imagenet 264"),
         ("torchvision", "no weight file is registered for torchvision 264"),
         ("titu1994", "no weight file is registered for titu1994 264"),
     ],
 )
 def test_a_named_set_without_the_network_is_never_random(weights, message):
     """What is not there raises, with the way out."""
-    with pytest.raises(ValueError, match=f"weights='{weights}' is neither .*\n{message}\n"):
+    with pytest.raises(ValueError, match=f"weights='{weights}' is neither .* for 264: weights=None .*\n{message}\n"):
         models.DenseNetImageNet264(weights=weights)
+
+
+@pytest.fixture
+def nobody(monkeypatch, tmp_path):
+    """An empty cache, and a server with nothing: whoever asks for a file fails by another error."""
+    monkeypatch.delenv("DENSENET_PORT_RELEASE", raising=False)
+    monkeypatch.setenv("DENSENET_PORT_CACHE", str(tmp_path / "cache"))
+    with Host({}) as host:
+        monkeypatch.setenv("DENSENET_PORT_MIRROR", host.url())
+        yield host
+
+
+NONE = "weights=None builds it with random weights"
+MEANS = "weights='imagenet' means 3 channels, found input_shape"
+BODY = "layers=6-12-24-16,growth_rate=32,init_channels=64"
+NEITHER = "weights='imagenet' is neither a file nor a registered set of weights for"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("121", {"classes": 12}, f"weights='imagenet' with its head means classes=1000, found classes=12: {NONE}"),
+        ("161", {"input_shape": (224, 224, 1)}, f"{MEANS}=(224, 224, 1) (channels_last): {NONE}"),
+        ("121", {"input_shape": (1, 64, 64)}, f"{MEANS}=(1, 64, 64) (channels_first): {NONE}"),
+        ("169", {"input_tensor": keras.Input((64, 64, 5))}, f"{MEANS}=(64, 64, 5) (channels_last): {NONE}"),
+        ("264", {}, f"{NEITHER} 264: {NONE}\nno weights are registered for imagenet 264\n"),
+        ("121", {"bottleneck": False}, f"{NEITHER} {BODY},bottleneck=0: {NONE}"),
+        ("121", {"reduction": 0.0}, f"{NEITHER} {BODY},reduction=0.0: {NONE}"),
+        ("121", {"input_shape": (28, 28, 3)}, "DenseNet 121 needs 29 by 29, found input_shape=(28, 28, 3)"),
+        ("121", {"epsilon": 1e-3}, "the weights go with epsilon=1e-05, the call says epsilon=0.001"),
+        ("121", {"stem_padding": "same"}, "the weights go with stem_padding='symmetric', the call says stem_padding="),
+        ("121", {"activation": "relu"}, "activation must be 'softmax', 'sigmoid' or None, found 'relu'"),
+    ],
+)
+def test_what_imagenet_s_weights_cannot_be_used_for_is_said_before_a_download(nobody, name, arguments, message):
+    """By default an ImageNet network has them: never other numbers, and never random ones unasked."""
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (the message is compared below)
+        getattr(models, f"DenseNetImageNet{name}")(**arguments)
+
+    assert (message in str(error.value), nobody.log) == (True, [])
+
+
+def test_imagenet_is_no_file_that_happens_to_be_called_so(nobody, tmp_path, monkeypatch):
+    """Nobody means one by a default."""
+    (tmp_path / "imagenet").touch()
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(NetworkError, match=r"densenet121-a639ec97\.pth cannot be downloaded \(HTTP 404 Not Found\)"):
+        models.DenseNetImageNet121()
+
+
+def test_densenet_of_imagenet_s_numbers_has_the_same_weights(nobody, monkeypatch, tmp_path):
+    """The set is the network's, whoever asks for it."""
+    numbers = replace(SMALL, classes=1000)
+    file = checkpoint_file(tmp_path, numbers, "hosted")
+    nobody.files["w.pth"] = file.read_bytes()
+    entry = fetch.Registered(url="https://example.org/w.pth", sha256=file_digest(file))
+    monkeypatch.setattr(fetch, "registry", lambda: {("torchvision", numbers.name): entry})
+
+    network = DenseNet(**{**NUMBERS, "classes": 1000}, weights="imagenet", activation=None)
+
+    with torch.inference_mode():
+        truth = torchvision_network(numbers, seed=0)(torch.from_numpy(first(images(4, 40)))).numpy()
+    assert apart(put_out(network, images(4, 40)), truth) <= FLOAT32
 
 
 def test_a_name_that_means_nothing_is_never_random():

@@ -68,7 +68,7 @@ def test_fetch_tells_scripts_what_it_is(call, host):
     [
         ("nonsense-121", {}, 2, "usage", "no weight file is registered for nonsense-121"),
         ("imagenet-201", {}, 2, "usage", "release v1.0 has no weights for 201"),
-        ("imagenet-121", {"DENSENET_PORT_RELEASE": ""}, 2, "usage", "no release of converted weights is published yet"),
+        ("imagenet-264", {"DENSENET_PORT_RELEASE": ""}, 2, "usage", "no weights are registered for imagenet 264"),
         ("imagenet-121", {"DENSENET_PORT_RELEASE": "http://x.org"}, 5, "network", "is not https"),
         ("imagenet-121", {"DENSENET_PORT_OFFLINE": "1"}, 5, "network", "DENSENET_PORT_OFFLINE is set"),
         ("imagenet-121", {"DENSENET_PORT_CACHE": "file/cache"}, 6, "disk", "Not a directory"),
