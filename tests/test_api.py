@@ -104,7 +104,7 @@ def test_a_file_that_is_not_there_says_so(tmp_path):
 
 def test_a_registered_name_is_read(small, monkeypatch):
     """Where no file is called so, a name means the registered file."""
-    monkeypatch.setattr("densenet_port.fetch.registry.named", lambda name: {"torchvision-121": small}[name])
+    monkeypatch.setattr("densenet_port.fetch.registry.named", lambda name, **how: {"torchvision-121": small}[name])
 
     assert dp.read("torchvision-121").checkpoint.path == small
 

@@ -102,7 +102,7 @@ def test_each_failure_has_its_code_and_words(small, tmp_path, words, code, kind,
 
 
 def test_offline_without_a_file_says_so_in_a_line(tmp_path):
-    """Exit 5, and the way out: pass the file. A proxy on a closed port stands in for a cut cable."""
+    """Exit 5, and the way out: bring the file. A proxy on a closed port stands in for a cut cable."""
     done = run(
         *("convert", "--src", "torchvision", "--arch", "121"),
         cwd=tmp_path,
@@ -115,7 +115,7 @@ def test_offline_without_a_file_says_so_in_a_line(tmp_path):
     assert first.startswith(
         "error: https://download.pytorch.org/models/densenet121-a639ec97.pth cannot be downloaded ("
     )
-    assert second.startswith("  pass the file: densenet-port convert densenet121-a639ec97.pth")
+    assert second.startswith("  bring the file: `densenet-port cache import densenet121-a639ec97.pth` copies it to ")
 
 
 def test_a_registered_file_is_taken_from_the_cache(tmp_path):

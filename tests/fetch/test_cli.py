@@ -1,12 +1,16 @@
 """The cache as people see it: `fetch` and `cache`, in a process of its own, against a server on loopback."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from densenet_port.conversion.compare import diff
+from densenet_port.conversion.load import read
 from tests.cli.test_app import run
-from tests.fetch.test_registry import BODIES, MANIFEST, NO_TOP, TOP
+from tests.conftest import SMALL
+from tests.fetch.test_registry import BODIES, MANIFEST, NO_TOP, TOP, entry
 from tests.support.hosting import Host
 
 TORCH = "densenet121-a639ec97.pth"
@@ -89,6 +93,18 @@ def test_a_corrupt_manifest_has_its_code(call, host):
     host.files["manifest.json"] = b"{}"
 
     assert call("fetch", "imagenet-121").returncode == 4
+
+
+def test_convert_takes_what_imagenet_means(call, host, small, tmp_path):
+    """Without a checkpoint; "imagenet" is a source and no layout, which the file tells."""
+    ours = read(small).write(tmp_path / "ours.weights.h5").out
+    host.files["ours.weights.h5"] = ours.read_bytes()
+    file = entry("ours.weights.h5", ours.read_bytes(), arch=SMALL)
+    host.files["manifest.json"] = replace(MANIFEST, files=(file,), defaults={SMALL: file.name}).to_bytes()
+
+    done = call("convert", "--src", "imagenet", "--arch", SMALL, "--out", "mine.safetensors")
+
+    assert (done.returncode, diff(small, tmp_path / "mine.safetensors").same) == (0, True)
 
 
 def test_the_cache_is_listed(call, host):
