@@ -67,7 +67,7 @@ def verify(path: str | PathLike[str]) -> Checkpoint:
     Raises MisfitError for a file that carries none, ComparisonError that names the tensors that differ.
     """
     path = Path(path)
-    checkpoint = formats.read(path)
+    checkpoint = formats.as_it_is(path)
     recorded = (checkpoint.record or {}).get("tensors")
     if not isinstance(recorded, dict):
         raise MisfitError(f"{path}: carries no digests", hint="only files that densenet-port wrote can be verified")
