@@ -68,7 +68,7 @@ def verify(path: str | PathLike[str]) -> Checkpoint:
     Raises MisfitError for a file that carries none, ComparisonError that names the tensors that differ.
     """
     path = Path(path)
-    checkpoint = formats.read(path)
+    checkpoint = formats.as_it_is(path)
     wrong = differing(checkpoint)
     if wrong:
         lines = "\n".join(f"  {line}" for line in first_few(wrong))

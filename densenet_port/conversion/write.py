@@ -20,6 +20,7 @@ from densenet_port.conversion.notes import assumption, notes
 from densenet_port.conversion.source import Source
 from densenet_port.errors import DiskError, MisfitError, UsageError
 from densenet_port.files import file_digest
+from densenet_port.formats.record import DIGEST, SCHEMA, record_digest
 from densenet_port.layouts.layout import Kernels, Layout, Ordering, TensorKey, TensorSpec
 from densenet_port.layouts.transform import absorb, absorb_in_scale, absorb_in_variance, move
 from densenet_port.network.architecture import Architecture
@@ -27,7 +28,6 @@ from densenet_port.network.contract import Contract
 from densenet_port.network.graph import graph
 from densenet_port.network.units import Slot
 
-SCHEMA = "densenet-port/file/1"
 UNKNOWN = "0" * 64  # a digest that is still to come, of the right length
 SMALL = 1 << 15  # bytes that are hashed sooner than handed over
 BEHIND = 16  # tensors that may wait to be hashed, which bounds the memory they hold
@@ -350,4 +350,4 @@ def _record(planned: Conversion, digests: Mapping[str, str], source_digest: str)
         record["fold"] = fold
     if len(target.tensors["conv"]["kernel"].axes) > 1:
         record["kernels"] = "theano" if _truly_convolves(planned.specs) else "tensorflow"
-    return record
+    return {**record, DIGEST: record_digest(record)}

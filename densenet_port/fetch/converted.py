@@ -51,7 +51,7 @@ def obtain(original: Expected, path: Path, layout: str, *, fetch: Callable[[], P
         if path.exists():
             log.warning("%s %s: it is made again", path, fault)
         port(fetch(), layout, path)
-        if wrong := differing(formats.read(path)):
+        if wrong := differing(formats.as_it_is(path)):
             raise CorruptError(f"{path}: does not read back as it was written\n  {wrong[0]}", hint="is the disk well?")
         with disk_errors(path, "read", "mend its rights"):
             cache.remember(path, original.url, digests_of(path))

@@ -8,6 +8,7 @@ from typing import Any
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import DiskError, UsageError
 from densenet_port.files import together
+from densenet_port.formats.record import believed
 from densenet_port.network.blueprint import Blueprint
 
 READERS = (
@@ -42,13 +43,18 @@ KNOWN = (
 
 
 def read(path: Path, *, output: str | None = None, body: bool = False) -> Checkpoint:
-    """The checkpoint in a file, whatever its name ends in.
+    """The checkpoint in a file, whatever its name ends in; a tensor with a recorded digest is held to it when loaded.
 
     Of a file that is read by its graph, `output` names the output to take, and with `body` its head may be any, and is
     left out where it is no DenseNet's. Raises UsageError for an `output` of a file that has none by name, DiskError for
     a file that cannot be opened, CorruptError for one that is broken or no checkpoint, MisfitError for one of another
     kind, and for a folder.
     """
+    return believed(as_it_is(path, output=output, body=body))
+
+
+def as_it_is(path: Path, *, output: str | None = None, body: bool = False) -> Checkpoint:
+    """The checkpoint in a file, whatever its record says. Raises as `read` does."""
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)

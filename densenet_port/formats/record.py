@@ -1,6 +1,6 @@
 """The record: a JSON object that densenet-port writes into a file beside the tensors, wherever a container keeps it.
 
-    schema, tool          "densenet-port/file/1" and who wrote it
+    schema, tool          "densenet-port/file/2" and who wrote it; /1 has no `sha256`
     layout                the layout of the tensors' names
     architecture          the numbers of the network (`Architecture.to_json`)
     contract              what must hold beside its weights (`Contract.to_json`)
@@ -10,23 +10,33 @@
     absorbed              {"from", "to", "scale"}: epsilons, and the norms whose scale took up the change; or null
     tensors               name → digest of each tensor
     fold, kernels         what was worked out of several tensors, and how kernels are stored, where there is a choice
+    sha256                digest of all the rest
 
-What stands there is checked when it is read, entries that are missing or unknown are let through.
+What stands there is checked when it is read, entries that are missing or unknown are let through; and so is every
+tensor when it is loaded, against its digest.
 """
 
+import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from densenet_port.checkpoint import Checkpoint, array_digest
+from densenet_port.checkpoint import Array, Checkpoint, Tensor, array_digest
 from densenet_port.errors import CorruptError, MisfitError
-from densenet_port.formats.source import AGAIN
+from densenet_port.formats.source import AGAIN, Source
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import ENTRIES, Contract, Origin
 from densenet_port.strict import Fields
 
 RECORD = "densenet_port"
+SCHEMA = "densenet-port/file/2"
+SCHEMAS = ("densenet-port/file/1", SCHEMA)
+DIGEST = "sha256"
+CHANGED = "if it was changed on purpose, save it anew without the record, and convert that"
+_ENDS = 2**19  # bytes at either end of a file in which a record stands; that of DenseNet-264 has 200 kB
 _TEXTS = ("schema", "tool", "layout", "fold", "kernels")
 
 
@@ -38,6 +48,7 @@ def parse_record(path: Path, text: str | bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise refused(f"{where} is unreadable: {error}") from error
     fields = Fields(where, record, refused)
+    _check_digest(fields)
     for key in _TEXTS & record.keys():
         fields.text(key)
     for key in {"mappings", "tensors"} & record.keys():
@@ -74,6 +85,63 @@ def differing(checkpoint: Checkpoint) -> list[str]:
         elif (actual := array_digest(checkpoint.tensors[name].load())) != digest:
             wrong.append(f"{name}: recorded {digest[:12]}…, found {actual[:12]}…")
     return wrong
+
+
+def record_digest(record: Mapping[str, Any]) -> str:
+    """SHA-256 of a record without its own digest, in hex, whatever the order of its keys."""
+    rest = {key: value for key, value in record.items() if key != DIGEST}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def believed(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint, whose tensors are compared with their recorded digests whenever they are loaded.
+
+    Raises CorruptError where other tensors are recorded than are there, or a record is there that the file's own
+    structure does not lead to; whoever loads a tensor that is not the one that was written meets it then.
+    """
+    if checkpoint.record is None:
+        if checkpoint.path.is_file():
+            _check_no_record(checkpoint.path)
+        return checkpoint
+    digests: Mapping[str, str] | None = checkpoint.record.get("tensors")
+    if digests is None:
+        return checkpoint
+    if digests.keys() != checkpoint.tensors.keys():
+        stray = min(digests.keys() ^ checkpoint.tensors.keys())
+        detail = "is recorded and missing" if stray in digests else "is there and not recorded"
+        raise CorruptError(f"{checkpoint.path}: {stray} {detail}", hint=f"{AGAIN}; {CHANGED}")
+    tensors = {
+        name: replace(tensor, load=partial(_held, checkpoint.path, name, tensor, digests[name]))
+        for name, tensor in checkpoint.tensors.items()
+    }
+    return replace(checkpoint, tensors=tensors)
+
+
+def _held(path: Path, name: str, tensor: Tensor, digest: str) -> Array:
+    """A tensor that has the digest that is recorded. Raises CorruptError for any other."""
+    array = tensor.load()
+    if array_digest(array) != digest:
+        hint = f"densenet-port verify lists all that differ; {AGAIN}; {CHANGED}"
+        raise CorruptError(f"{path}: {name} is not the tensor that was written", hint=hint)
+    return array
+
+
+def _check_no_record(path: Path) -> None:
+    """Raise CorruptError for a file that has a record where its own structure does not lead to it."""
+    mark = f'"{SCHEMA.rpartition("/")[0]}/'.encode()
+    with Source.of_file(path).mapped() as data:
+        has_mark = data.find(mark, 0, _ENDS) >= 0 or data.find(mark, max(0, len(data) - _ENDS)) >= 0
+    if has_mark:
+        raise CorruptError(f"{path}: it has a record of densenet-port's, but where it should be is none", hint=AGAIN)
+
+
+def _check_digest(record: Fields) -> None:
+    """Refuse a record that has not its own digest; one without a schema has none."""
+    if "schema" not in record.content:
+        return
+    schema = record.one_of("schema", SCHEMAS)
+    if schema == SCHEMA and record.text(DIGEST) != record_digest(record.content):
+        raise CorruptError(f"{record.document} is not the one that was written", hint=AGAIN)
 
 
 def _check_absorbed(absorbed: Fields) -> None:

@@ -8,13 +8,15 @@ field (number 1) of their entry, and in an end of their own before the usual one
     end           PK 5 6, 22 bytes, then a comment
 
 An entry gives the offset of the member's own header (PK 3 4, 30 bytes, name, extra fields), behind which its bytes lie,
-stored or deflated. Checksums are not looked at: PyTorch itself can leave them out. Refused: members without a name, or
-two of one name, encryption and other compression, sizes that cannot be, a directory that is not where it should be.
+stored or deflated. An entry has the CRC-32 of what its member holds, which is compared before anything of that is used;
+PyTorch can leave them out, which then are all 0. Refused: members without a name, or two of one name, or of another
+name in their own header, encryption and other compression, sizes that cannot be, a directory that is not where it
+should be.
 """
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 from zipfile import ZipInfo
 
@@ -32,35 +34,68 @@ _ENCRYPTED = 0x2061  # flags: encrypted, a patch, strongly encrypted, its header
 _UTF8 = 0x0800  # flag: the name is not in the code page of 1981
 _STORED, _DEFLATED = 0, 8
 _RATIO = 1032  # the best that deflate can do: 1032 bytes out of one
+_AT_ONCE = 2**20  # bytes of a member that are read at once to be checked
 _INFLATED = 2**30  # bytes that one member may inflate to
 
 
 class Member(NamedTuple):
-    """A file in an archive: its name, where its own header begins, the bytes that it takes and that it holds."""
+    """A file in an archive: its name, where its own header begins, the bytes that it takes and that it holds.
+
+    `crc` is the CRC-32 of what it holds, None in an archive without.
+    """
 
     archive: Source
     name: str
+    spelled: bytes
     header: int
     packed: int
     size: int
     deflated: bool
+    crc: int | None
 
     def open(self) -> Source:
-        """What it holds; where it is deflated, each look inflates all of it anew.
+        """What it holds, held to its checksum once; where it is deflated, each look inflates all of it anew.
 
-        Raises CorruptError where it does not lie in the archive.
+        Raises CorruptError where it does not lie in the archive, and whoever looks at it where it is not what it was.
         """
-        there = self.archive.size - self.header
-        head = self.archive.data(self.header, _HEADER) if there >= _HEADER else b""
-        if not head.startswith(_LOCAL):
-            raise self._error(f"does not begin at byte {self.header}")
-        start = self.header + _HEADER + sum(struct.unpack_from("<2H", head, 26))
+        start = self.start
         if start + self.packed > self.archive.size:
             raise self._error(f"has {self.packed} bytes at byte {start}, beyond the file's {self.archive.size}")
         packed = self.archive.part(start, self.packed)
         if not self.deflated:
-            return packed
+            return packed if self.crc is None else Source(packed.path, self.size, self._checked(packed))
         return Source(packed.path, self.size, lambda count, offset: self._inflated(packed)[offset : offset + count])
+
+    @property
+    def start(self) -> int:
+        """Where its bytes begin. Raises CorruptError where its own header is not there, or is another's."""
+        there = self.archive.size - self.header
+        head = self.archive.data(self.header, min(there, _HEADER + len(self.spelled))) if there >= _HEADER else b""
+        if not head.startswith(_LOCAL):
+            raise self._error(f"does not begin at byte {self.header}")
+        name, extra = struct.unpack_from("<2H", head, 26)
+        if name != len(self.spelled) or head[_HEADER:] != self.spelled:
+            raise self._error("is called otherwise in its own header")
+        return self.header + _HEADER + int(name) + int(extra)
+
+    def _checked(self, packed: Source) -> Callable[[int, int], bytes]:
+        """What reads stored bytes; when first asked it holds all of them to the checksum."""
+        is_known = False
+
+        def read(count: int, offset: int) -> bytes:
+            nonlocal is_known
+            data = packed.data(offset, count)
+            if not is_known:
+                self._check(zlib.crc32(data) if count == self.size else _checksum(packed))
+                is_known = True
+            return data
+
+        return read
+
+    def _check(self, crc: int) -> None:
+        """Raise CorruptError for another checksum than its own."""
+        if self.crc not in (None, crc):
+            raise self._error(f"is damaged: its checksum is {self.crc:08x}, that of its bytes {crc:08x}")
 
     def _inflated(self, packed: Source) -> bytes:
         """All that it holds, and never more than announced."""
@@ -72,10 +107,19 @@ class Member(NamedTuple):
             raise self._error(
                 f"inflates to {'more' if len(data) > self.size else len(data)}, expected {self.size} bytes"
             )
+        self._check(zlib.crc32(data))
         return data
 
     def _error(self, detail: str) -> CorruptError:
         return CorruptError(f"{self.archive.path}: member {self.name!r} of the zip {detail}", hint=AGAIN)
+
+
+def _checksum(source: Source) -> int:
+    """The CRC-32 of all bytes, some at a time."""
+    crc = 0
+    for offset in range(0, source.size, _AT_ONCE):
+        crc = zlib.crc32(source.data(offset, min(_AT_ONCE, source.size - offset)), crc)
+    return crc
 
 
 def undated(name: str) -> ZipInfo:
@@ -93,7 +137,10 @@ def first_name(head: bytes) -> str:
 
 
 def members(archive: Source) -> dict[str, Member]:
-    """Name → member, in the directory's order, without folders. Raises CorruptError for what no honest zip has."""
+    """Name → member, in the directory's order, without folders. Raises CorruptError for what no honest zip has.
+
+    Where every checksum is 0 there are none.
+    """
     by_name: dict[str, Member] = {}
     for member in _entries(archive, _directory(archive)):
         if not member.name or "\0" in member.name:
@@ -101,7 +148,12 @@ def members(archive: Source) -> dict[str, Member]:
         if member.name in by_name:
             raise CorruptError(f"{archive.path}: two members of the zip are called {member.name!r}")
         by_name[member.name] = member
-    return {name: member for name, member in by_name.items() if not name.endswith("/")}
+    files = {name: member for name, member in by_name.items() if not name.endswith("/")}
+    for member in files.values():
+        _ = member.start  # a name that only the directory has would hide what is there
+    if any(member.crc for member in files.values()):
+        return files
+    return {name: member._replace(crc=None) for name, member in files.items()}
 
 
 def _directory(archive: Source) -> bytes:
@@ -132,12 +184,13 @@ def _entries(archive: Source, directory: bytes) -> Iterator[Member]:
         place = at + _ENTRY.size
         if directory[at : at + 4] != b"PK\x01\x02" or place > len(directory):
             raise broken
-        _, _, _, flags, method, _, _, _, *numbers = _ENTRY.unpack_from(directory, at)
+        _, _, _, flags, method, _, _, crc, *numbers = _ENTRY.unpack_from(directory, at)
         packed, size, names, extras, comments, _, _, _, header = numbers
         at = place + names + extras + comments
         if at > len(directory):
             raise broken
-        name = directory[place : place + names].decode("utf-8" if flags & _UTF8 else "cp437", "replace")
+        spelled = directory[place : place + names]
+        name = spelled.decode("utf-8" if flags & _UTF8 else "cp437", "replace")
         size, packed, header = _wide(directory[place + names : at - comments], size, packed, header)
         shown = f"{archive.path}: member {name!r} of the zip"
         if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
@@ -146,7 +199,7 @@ def _entries(archive: Source, directory: bytes) -> Iterator[Member]:
         if size > min(_RATIO * packed, _INFLATED) if method == _DEFLATED else size != packed:
             raise CorruptError(f"{shown} cannot hold {size} bytes in {packed}", hint=AGAIN)
         deflated = method == _DEFLATED
-        yield Member(archive=archive, name=name, header=header, packed=packed, size=size, deflated=deflated)
+        yield Member(archive, name, spelled, header, packed, size, deflated, crc)
 
 
 def _wide(extra: bytes, *values: int) -> list[int]:

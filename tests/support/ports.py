@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from densenet_port import formats
-from densenet_port.checkpoint import Tensor
+from densenet_port.checkpoint import Tensor, array_digest
 from densenet_port.conversion.load import Network, read
 from densenet_port.layouts.layout import Layout as Table
 from densenet_port.network.architecture import Architecture
@@ -45,13 +45,12 @@ def written(network: Network, weights: Mapping[Slot, np.ndarray], contract: Cont
 def write_ours(
     path: Path, architecture: Architecture, contract: Contract, weights: Mapping[Slot, np.ndarray], record: Any = None
 ) -> Path:
-    """A file of our own layout that records its contract, beside what else it says of itself."""
-    record = {**(record or {}), "contract": contract.to_json()}
-    tensors = {
-        spec.name: Tensor(
-            weights[slot].shape, weights[slot].dtype.name, lambda slot=slot: np.ascontiguousarray(weights[slot])
-        )
-        for slot, spec in Table.load("keras").spell(architecture).items()
-    }
+    """A file of our own layout that records its contract and its digests, beside what else it says of itself."""
+    specs = Table.load("keras").spell(architecture)
+    arrays = {spec.name: np.ascontiguousarray(weights[slot]) for slot, spec in specs.items()}
+    rest = {key: value for key, value in (record or {}).items() if key not in ("schema", "sha256")}
+    digests = {name: array_digest(array) for name, array in arrays.items()}
+    record = {**rest, "contract": contract.to_json(), "tensors": digests}
+    tensors = {name: Tensor(array.shape, array.dtype.name, lambda array=array: array) for name, array in arrays.items()}
     formats.write(path, tensors, lambda: json.dumps(record).encode())
     return path

@@ -9,7 +9,7 @@ As far as we read the HDF5 File Format Specification 3.0; integers are little-en
     object header 1     version, messages, references, bytes; then messages: type, bytes, flags, body
     group               message 0x11 (B-tree 1 → symbol nodes, names in a local heap) or messages 0x06 (hard links)
     dataset             messages 0x01 dataspace, 0x03 datatype, 0x08 layout (compact, contiguous, or chunks in a
-                        B-tree 1), 0x0B filters (deflate, shuffle, Fletcher's checksum, which is not checked)
+                        B-tree 1), 0x0B filters (deflate, shuffle, Fletcher's checksum)
     attribute           message 0x0C, versions 1 to 3
     datatypes           integers, IEEE floats, strings of fixed length, strings of variable length (in a global heap),
                         and two opaque bytes, which are Keras's bfloat16 if an attribute `dtype` says so
@@ -39,6 +39,7 @@ T = TypeVar("T")
 
 METADATA = 32 * 2**20  # bytes of structures read from one file: 264 with its optimizer has 6 MB; a loop has no end
 PACKED = 4 * 2**30  # bytes that compressed datasets may unpack to
+_WORDS = 2**16  # summed at once: 2¹⁶ words of 2¹⁶, each as often as there are words in 4 GiB, stay below 2⁶⁴
 RATIO = 1000  # and how many times the file; deflate reaches 1032
 DEPTH = 64  # groups within groups
 _NEWER = "load the file with the software that wrote it, and save it again"
@@ -449,9 +450,30 @@ def _unpack(data: bytes, filters: list[int], skipped: int, size: int, count: int
     return data
 
 
+def _without_checksum(data: bytes) -> bytes:
+    """A chunk without the checksum at its end, Fletcher's of 32 bits, which must be that of the rest.
+
+    Of the chunk's big-endian words of 16 bits, a last odd byte filled up with zeros, it has the sum and above that the
+    sum of all sums on the way, both modulo 65,535. Source: `H5_checksum_fletcher32` in libhdf5's H5checksum.c. What
+    HDF5 1.6.2 wrote on little-endian machines has the bytes of each half exchanged, as `H5Z__filter_fletcher32` says.
+    """
+    body, end = data[:-4], data[-4:]
+    words = np.frombuffer(body + b"\0" * (len(body) % 2), ">u2").astype(np.uint64)
+    low, high, after = 0, 0, len(words)
+    for start in range(0, len(words), _WORDS):
+        part = words[start : start + _WORDS]
+        low += int(part.sum())
+        high += int((part * (after - np.arange(len(part))).astype(np.uint64)).sum())
+        after -= len(part)
+    sums = [low % 65_535, high % 65_535]
+    if not any([half % 65_535 for half in struct.unpack(form, end)] == sums for form in ("<2H", ">2H")):
+        raise ValueError("a chunk has not the checksum that was written behind it")
+    return body
+
+
 # Deflate may have a checksum behind its input, so that four bytes more are let through.
 _UNDO: dict[int, Callable[[bytes, int, int], bytes]] = {
     1: lambda data, _, length: zlib.decompressobj().decompress(data, length + 4),
     2: lambda data, size, _: np.frombuffer(data, np.uint8).reshape(size, -1).T.tobytes(),
-    3: lambda data, _, __: data[:-4],
+    3: lambda data, _, __: _without_checksum(data),
 }

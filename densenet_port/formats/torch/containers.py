@@ -42,6 +42,7 @@ class Container:
     `form` is the container ("zip", "torchscript", "legacy" for a stream, "tar", "pickle"), `tree` the object,
     `storages` key → bytes, fewer than `sizes` says in a stream that is cut short. `outside` holds the tensors that the
     object of a tar knows by an id. `order` is the byte order of every storage, `code` path → text of a program's code.
+    `has_checksums` is false for a zip that was written without.
     """
 
     form: str
@@ -52,6 +53,7 @@ class Container:
     order: Order = "<"
     code: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
     record: Mapping[str, Any] | None = None
+    has_checksums: bool = True
 
 
 def sniff(path: Path, head: bytes) -> bool:
@@ -106,6 +108,7 @@ def _open_zip(source: Source) -> Container:
         order=_order(texts.get("byteorder", b"little")),
         code={name: _reader(member) for name, member in code.items()},
         record=parse_record(source.path, texts[RECORD_MEMBER]) if RECORD_MEMBER in texts else None,
+        has_checksums=inside["data.pkl"].crc is not None,
     )
 
 

@@ -69,6 +69,7 @@ _MAX_TEXT = 1000  # characters of a value kept
 _MAX_TENSORS = 100_000
 _POOLS = {"BlurPool2d": "blur", "MaxPool2d": "max"}  # classes of modules that tell which pool a stem has
 _WRAPPING = "torch."  # modules of torch's own, such as DataParallel, which say nothing about the network inside
+_UNCHECKED = "it was written without checksums: a damaged bit in it cannot be told"
 _ALIGNMENT = 64  # bytes, to which PyTorch aligns storages in a zip
 _ROOT = "archive/"
 # Type of elements → storage class that holds it, on writing.
@@ -185,6 +186,8 @@ class _Walk:
     def metadata(self) -> dict[str, Any]:
         """What the file says beside its tensors."""
         metadata: dict[str, Any] = {"form": self.contents.form, **self.notes}
+        if not self.contents.has_checksums:
+            metadata["notes"] = [_UNCHECKED]
         if self.described:
             metadata["modules"] = tuple(self.described)
         if len(kinds := self.owners["network"].kinds or self.owners["wrapper"].kinds) == 1:
