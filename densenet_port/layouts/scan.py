@@ -4,11 +4,12 @@ By name or, where the file keeps no names, by order; before any architecture is 
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase, translate
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from typing import NamedTuple, cast
 
 from densenet_port.checkpoint import Checkpoint, Tensor
@@ -127,22 +128,31 @@ def places(layout: Layout, checkpoint: Checkpoint) -> list[Place]:
     The stem's first kernel tells. Where none has the layout's name, one without what begins all names of the body will
     do: a user's own class may call it otherwise. A kernel that stands there under two names is one.
     """
+    names = sorted(checkpoint.tensors)
     stems = [stem for unit in FIRST_CONVS for stem in layout.units.get(unit, ())]
     ends = {name.format(unit=stem) for stem in stems for name in layout.tensors["conv"]["kernel"].names}
     for root in dict.fromkeys(("", layout.root)):
         prefixes = _prefixes(checkpoint, tuple(end.removeprefix(root) for end in ends))
         several = [Place(prefix, root) for prefix in sorted(prefixes)]
         apart = [place for place in several if not _is_within(layout, prefixes[place.prefix], place, several)]
-        networks = [place for place in apart if _has_layers(layout, checkpoint, place)]
+        networks = [place for place in apart if _has_layers(layout, names, place)]
         if networks or (apart and layout.root):
             return networks or apart
     return []
 
 
-def _has_layers(layout: Layout, checkpoint: Checkpoint, place: Place) -> bool:
-    """Whether a dense layer is in a place: `features.conv0` is a stem, `conv1` may be a layer of anything."""
-    matches = (_recognised(layout, name, place) for name in checkpoint.tensors)
-    return any(match.key.unit.startswith("block") for match in matches if match)
+def _has_layers(layout: Layout, names: Sequence[str], place: Place) -> bool:
+    """Whether a dense layer is in a place: `features.conv0` is a stem, `conv1` may be a layer of anything.
+
+    `names` are the file's in alphabetical order, in which those of one place stand together.
+    """
+    for name in islice(names, bisect_left(names, place.prefix), None):
+        if not name.startswith(place.prefix):
+            return False
+        match = _recognised(layout, name, place)
+        if match and match.key.unit.startswith("block"):
+            return True
+    return False
 
 
 def _is_within(layout: Layout, name: str, place: Place, places: Sequence[Place]) -> bool:
