@@ -3,7 +3,10 @@
 A message says what, where, expected and found, in terms of the user's file and our units; the hint is the next step.
 """
 
+from collections.abc import Iterable
 from typing import ClassVar
+
+NEAR = 0.7  # of two words' letters, how many must be in both, in order, for one to be taken for a slip of the other
 
 
 class PortError(Exception):
@@ -63,3 +66,19 @@ class DiskError(PortError):
 
     kind = "disk"
     exit_code = 6
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """How a hint begins about a word that is none of those known: `did you mean …? `, or nothing where none is near.
+
+    Another number is no slip: it means another network.
+    """
+    from difflib import get_close_matches  # noqa: PLC0415 (only a slip pays for it)
+
+    alike = [name for name in known if _digits(name) == _digits(word)]
+    near = get_close_matches(word.lower(), alike, n=1, cutoff=NEAR)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def _digits(word: str) -> str:
+    return "".join(filter(str.isdigit, word))

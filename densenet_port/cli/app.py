@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from densenet_port.about import __version__
-from densenet_port.cli.base import app, print_json
-from densenet_port.errors import PortError, UsageError
+from densenet_port.cli.base import app, error_json, help_of_group, print_error, print_json
+from densenet_port.errors import PortError
 
 COMMANDS = {  # module → its commands; only the module of the command that runs is imported
     "convert": ("convert", "inspect", "diff"),
@@ -25,6 +25,7 @@ COMMANDS = {  # module → its commands; only the module of the command that run
     "release": ("release",),
     "weights": ("fetch", "cache"),
 }
+NAME = "densenet-port"  # however it was started: what a shell completes has this name
 UNFORESEEN = 70
 TRACEBACK = "--traceback"
 REPORT = "this is a fault of densenet-port's: please report it, with the command and what --traceback shows"
@@ -33,15 +34,17 @@ ClickError = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ =
 
 
 @app.callback(invoke_without_command=True)
-def _version(
+def _start(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     traceback: Annotated[  # noqa: ARG001 (`main` takes it out of the command line, wherever it stands)
         bool, typer.Option(TRACEBACK, help="Show where an unforeseen error came from.")
     ] = False,
 ) -> None:
     if version:
-        typer.echo(f"densenet-port {__version__}")
+        typer.echo(f"{NAME} {__version__}")
         raise typer.Exit
+    help_of_group(context)
 
 
 def main() -> None:
@@ -53,7 +56,7 @@ def main() -> None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     register(command)
     try:
-        code = app(words, standalone_mode=False)
+        code = app(words, prog_name=NAME, standalone_mode=False)
     except PortError as error:
         code = _fail(error.kind, error.message, error.hint, error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -62,7 +65,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except Exception as error:  # noqa: BLE001 (no traceback reaches a user unasked)
-        code = _usage(error, words) if isinstance(error, ClickError) else _unforeseen(error)
+        code = _usage(error) if isinstance(error, ClickError) else _unforeseen(error)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -78,11 +81,12 @@ def register(command: str | None) -> None:
         import_module(f"densenet_port.cli.{module}")
 
 
-def _usage(error: Exception, words: list[str]) -> int:
+def _usage(error: Exception) -> int:
     """A command that cannot be carried out as it was typed."""
-    call = " ".join(filter(None, ("densenet-port", _command(words), "--help")))
-    message = getattr(error, "format_message", error.__str__)()
-    return _fail("usage", message, f"see: {call}", UsageError.exit_code)
+    from densenet_port.cli.usage import explained
+
+    usage = explained(error)
+    return _fail(usage.kind, usage.message, usage.hint, usage.exit_code)
 
 
 def _unforeseen(error: Exception) -> int:
@@ -96,7 +100,7 @@ def _unforeseen(error: Exception) -> int:
 def _fail(kind: str, message: str, hint: str | None, code: int) -> int:
     """Print what went wrong, on stderr or as JSON."""
     if "--json" in sys.argv[1:]:
-        print_json("error", {"error": {"kind": kind, "message": message, "hint": hint}})
+        print_json("error", error_json(kind, message, hint))
     else:
-        sys.stderr.write(f"error: {message}\n" + (f"  {hint}\n" if hint else ""))
+        print_error(message, hint)
     return code

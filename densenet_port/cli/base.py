@@ -1,153 +1,106 @@
-"""What every command stands on: the application, its options, and how a result is printed.
+"""What every command stands on: the application, and how a result is printed.
 
 Only this file prints. A command hands over its typed result twice: as a function that gives the JSON object of
-`--json`, and as one that gives text, a string or things that rich can draw.
+`--json`, and as one that gives text, a string or things that rich can draw. What `--quiet` must not hide, because the
+result rests on it, goes to stderr.
 """
 
-import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from densenet_port.errors import MisfitError, UsageError
+from densenet_port.errors import UsageError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from densenet_port.network.architecture import Architecture
-    from densenet_port.network.contract import Contract, Input
+    from densenet_port.network.contract import Contract
 
 WIDE = 240  # columns where there is no terminal to ask
-KERNELS = ("theano", "tensorflow")
-ORDERINGS = ("th", "tf")
+STDOUT = "-"  # as the place of a text
+
+Progress = Callable[[int, int], None]
 
 app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Move DenseNet weights between frameworks, and prove that the port is the same network.",
 )
 
-# -- options of several commands ---------------------------------------------------------------------------------------
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Src = Annotated[str | None, typer.Option("--src", help="The checkpoint's layout; found out without it.")]
-Table = Annotated[Path | None, typer.Option("--mapping", help="A mapping table of your own, read instead of --src.")]
-Arch = Annotated[
-    str | None, typer.Option(help="121, 161, 169, 201, 264, 121d, 264d, a CIFAR name or numbers; found out without it.")
-]
-KernelsOption = Annotated[
-    str | None, typer.Option(help="theano or tensorflow: how the checkpoint stores its kernels, where it does not say.")
-]
-Within = Annotated[
-    str | None, typer.Option(help="The name that the network to take stands below, where a file holds several.")
-]
-OutputName = Annotated[
-    str | None, typer.Option(help="The output of an ONNX model that is the network's, where it has several.")
-]
-Epsilon = Annotated[float | None, typer.Option(help="What norms add to their variance, where the file does not say.")]
-StemStride = Annotated[int | None, typer.Option(help="The stride of a stem's only convolution, likewise.")]
-HeadPool = Annotated[
-    int | None,
-    typer.Option(help="The pool before a head that reads every place of the last map; 1 for none."),
-]
-StemPadding = Annotated[
-    str | None, typer.Option(help="symmetric or same: how the stem pads, where the file does not say.")
-]
-StemPool = Annotated[str | None, typer.Option(help="max, blur or none: the stem's pool, likewise.")]
-PoolRounding = Annotated[str | None, typer.Option(help="floor or ceil: how average pools round, likewise.")]
-Output = Annotated[
-    str | None, typer.Option(help="logits, softmax, sigmoid, relu, tanh or log_softmax: what stands behind the head.")
-]
-InputOption = Annotated[
-    str | None,
-    typer.Option("--input", help="How pictures are prepared: order=bgr,scale=1,mean=104/117/124,std=1/1/1."),
-]
-IgnoreInheritance = Annotated[
-    bool,
-    typer.Option("--ignore-inheritance", help="Take the file whatever its running statistics say: all of them."),
-]
-Against = Annotated[Path | None, typer.Option(help="The checkpoint it was made from.")]
-Reference = Annotated[
-    Path | None, typer.Option(help="A recording of the original (record, --save-reference), in place of the framework.")
-]
-Backend = Annotated[str, typer.Option(help="What runs the port: tensorflow, torch, jax or numpy.")]
-Sizes = Annotated[list[int] | None, typer.Option(help="Pixels of the noise; may be given several times.")]
-TrustCode = Annotated[
-    bool, typer.Option("--trust-code", help="Let code of the original's file run, such as a class of your own.")
-]
-Limit = Annotated[float, typer.Option(help="Seconds that each run may take.")]
-
-
-def contract_words(
-    epsilon: float | None,
-    stem_stride: int | None,
-    stem_padding: str | None,
-    stem_pool: str | None,
-    pool_rounding: str | None,
-    head_pool: int | None,
-    output: str | None,
-    picture: str | None,
-) -> dict[str, Any]:
-    """The entries of the contract that the options give. Raises UsageError for an input that is none."""
-    words = {
-        "epsilon": epsilon,
-        "stem_stride": stem_stride,
-        "stem_padding": stem_padding,
-        "stem_pool": stem_pool,
-        "pool_rounding": pool_rounding,
-        "head_pool": head_pool,
-        "output": output,
-        "input": None if picture is None else _picture(picture),
-    }
-    return {key: value for key, value in words.items() if value is not None}
-
-
-def _picture(text: str) -> "Input":
-    """The input of `order=bgr,scale=1,mean=104/117/124,std=1/1/1`; what is left out is torchvision's."""
-    from densenet_port.network.contract import Input
-
-    entries: dict[str, Any] = {}
-    for part in text.split(","):
-        key, _, value = part.partition("=")
-        if key not in ("order", "scale", "mean", "std"):
-            raise UsageError(f"--input {text}: unknown {key!r}", hint="known: order, scale, mean, std")
-        try:
-            entries[key] = value if key == "order" else tuple(map(float, value.split("/")))
-        except ValueError as error:
-            raise UsageError(f"--input {text}: {key} cannot be {value!r}") from error
-    if "scale" in entries:
-        entries["scale"] = entries["scale"][0]
-    try:
-        return Input(**entries)
-    except MisfitError as error:
-        raise UsageError(f"--input {text}: {error.message}") from error
-
-
-def choice(option: str, value: str | None, allowed: tuple[str, ...]) -> Any:
-    """The value of an option, if it is one of those allowed. Raises UsageError otherwise."""
-    if value is not None and value not in allowed:
-        raise UsageError(f"unknown {option} {value!r}", hint=f"known: {', '.join(allowed)}")
-    return value
+def help_of_group(context: typer.Context) -> None:
+    """Show what a group of commands has, where it is called without one."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 # -- results -----------------------------------------------------------------------------------------------------------
 
 
-def show(command: str, as_json: bool, to_json: Callable[[], Mapping[str, Any]], to_text: Callable[[], Any]) -> None:
-    """Print a result: as one JSON object with a `schema`, or as its text."""
-    if as_json:
-        print_json(command, to_json())
-        return
-    text = to_text()
+class Printing(NamedTuple):
+    """How a command prints: the options that every command has (`options.grouped`)."""
+
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing but errors, --json, and what the result assumes.")
+    ] = False
+
+    def show(
+        self,
+        command: str,
+        to_json: Callable[[], Mapping[str, Any]],
+        to_text: Callable[[], Any],
+        *,
+        cautions: Sequence[str] = (),
+        file: IO[str] | None = None,
+    ) -> None:
+        """Print a result: one JSON object with a `schema`, its text on `file` or stdout, or no more than `cautions`."""
+        if self.as_json:
+            print_json(command, to_json())
+        elif self.quiet:
+            sys.stderr.writelines(f"{caution}\n" for caution in cautions)
+        else:
+            _draw(to_text(), file or sys.stdout)
+
+    def bar(self, label: str) -> "AbstractContextManager[Progress]":
+        """A progress bar on stderr while work lasts; nothing where that is no terminal, or nobody wants it."""
+        return _bar(label) if sys.stderr.isatty() and not self.quiet else nullcontext(_unseen)
+
+    def beside(self, option: str, place: Path | None) -> IO[str]:
+        """Where the result goes: to stderr if the option's text goes to stdout. Raises UsageError if both would."""
+        if str(place) != STDOUT:
+            return sys.stdout
+        if self.as_json:
+            raise UsageError(f"{option} -: stdout has the object of --json", hint=f"write to a file: {option} FILE")
+        return sys.stderr
+
+
+def print_text(text: str) -> None:
+    """Print a text that is a file's whole content on stdout, byte by byte."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()
+
+
+def refuse_stdout(option: str, place: Path | str | None, hint: str) -> None:
+    """Refuse stdout as the place of what is no single text. Raises UsageError."""
+    if str(place) == STDOUT:
+        raise UsageError(f"{option} -: only a text can go to stdout", hint=hint)
+
+
+def _draw(text: Any, file: IO[str]) -> None:
+    """Print a string, or strings and things that rich can draw."""
     if isinstance(text, str):
-        sys.stdout.write(text + "\n")
+        file.write(text + "\n")
         return
     from rich.console import Console
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    console = Console(highlight=False, file=file, width=None if file.isatty() else WIDE)
     for part in text:
         if isinstance(part, str):
             console.print(part, markup=False, soft_wrap=True)
@@ -155,10 +108,27 @@ def show(command: str, as_json: bool, to_json: Callable[[], Mapping[str, Any]], 
             console.print(part)
 
 
+def error_json(kind: str, message: str, hint: str | None) -> dict[str, Any]:
+    """What went wrong, as an entry of a JSON object."""
+    return {"error": {"kind": kind, "message": message, "hint": hint}}
+
+
 def print_json(command: str, content: Mapping[str, Any]) -> None:
     """Print one JSON object."""
+    import json
+
     schema = {"schema": f"densenet-port/{command}/1"}
     sys.stdout.write(json.dumps({**schema, **content}, default=str, allow_nan=True) + "\n")
+
+
+def stem(path: Path) -> str:
+    """The file's name without the endings of any container."""
+    return re.sub(r"(\.(weights\.h5|h5|hdf5|keras|safetensors|pth\.tar|pth|pt|bin|ckpt|tar))+$", "", path.name)
+
+
+def print_error(message: str, hint: str | None) -> None:
+    """Print what went wrong, and the next step, on stderr."""
+    sys.stderr.write(f"error: {message}\n" + (f"  {hint}\n" if hint else ""))
 
 
 def rows(headings: Sequence[str], cells: Iterable[Sequence[Any]]) -> Any:
@@ -192,11 +162,8 @@ def numbers(architecture: "Architecture") -> dict[str, Any]:
 
 
 @contextmanager
-def bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr while work lasts; nothing where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield lambda _done, _total: None
-        return
+def _bar(label: str) -> Iterator[Progress]:
+    """A progress bar on stderr."""
     with typer.progressbar(length=1, label=label, file=sys.stderr) as drawn:
 
         def progress(done: int, total: int) -> None:
@@ -204,3 +171,7 @@ def bar(label: str) -> Iterator[Callable[[int, int], None]]:
             drawn.update(done - drawn.pos)
 
         yield progress
+
+
+def _unseen(_done: int, _total: int) -> None:
+    """Progress that nobody sees."""

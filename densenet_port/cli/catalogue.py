@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from densenet_port.about import __version__
-from densenet_port.cli.base import AsJson, app, rows, show
+from densenet_port.cli.base import Printing, app, rows
+from densenet_port.cli.options import grouped
 from densenet_port.extras import EXTRAS
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class LayoutRow:
 
 
 @app.command()
-def layouts(as_json: AsJson = False) -> None:
+@grouped
+def layouts(*, printing: Printing) -> None:
     """List the layouts that have a table, the networks each can hold, and what verifies it."""
     from densenet_port.layouts import cards
     from densenet_port.layouts.layout import Layout
@@ -53,7 +55,7 @@ def layouts(as_json: AsJson = False) -> None:
         LayoutRow(Layout.load(name), cards.card_of(name), [cell for cell in cells if cell.layout == name])
         for name in dict.fromkeys(cell.layout for cell in cells)
     ]
-    show("layouts", as_json, lambda: {"layouts": list(map(_layout_json, listed))}, lambda: layouts_text(listed))
+    printing.show("layouts", lambda: {"layouts": list(map(_layout_json, listed))}, lambda: layouts_text(listed))
 
 
 def _layout_json(row: LayoutRow) -> dict[str, Any]:
@@ -110,9 +112,10 @@ def _marks(support: "Sequence[Support]") -> dict[str, str]:
 
 
 @app.command()
-def archs(as_json: AsJson = False) -> None:
+@grouped
+def archs(*, printing: Printing) -> None:
     """List the architectures that have a name."""
-    show("archs", as_json, _archs_json, _archs_text)
+    printing.show("archs", _archs_json, _archs_text)
 
 
 def _archs_json() -> dict[str, Any]:
@@ -162,7 +165,8 @@ class Health:
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
+@grouped
+def doctor(*, printing: Printing) -> None:
     """Say what is installed, and where things are."""
     from densenet_port.fetch.cache import folder
     from densenet_port.fetch.registry import registry
@@ -180,7 +184,7 @@ def doctor(as_json: AsJson = False) -> None:
         registered=[f"{source} {arch}" for source, arch in registry()],
         cache=str(folder()),
     )
-    show("doctor", as_json, lambda: asdict(health), lambda: _doctor_text(health))
+    printing.show("doctor", lambda: asdict(health), lambda: _doctor_text(health))
 
 
 def _versions(*names: str) -> dict[str, str | None]:

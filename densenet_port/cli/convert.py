@@ -2,42 +2,30 @@
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from densenet_port.cli.base import (
-    KERNELS,
-    ORDERINGS,
+from densenet_port.cli.base import STDOUT, Printing, app, contract_line, numbers, print_text, refuse_stdout, rows, stem
+from densenet_port.cli.options import (
     Arch,
-    AsJson,
-    Epsilon,
-    HeadPool,
+    ContractWords,
+    Dtype,
     IgnoreInheritance,
-    InputOption,
+    Kernels,
     KernelsOption,
-    Output,
+    Ordering,
     OutputName,
-    PoolRounding,
     Src,
-    StemPadding,
-    StemPool,
-    StemStride,
     Table,
     Within,
-    app,
-    bar,
     choice,
-    contract_line,
-    contract_words,
-    numbers,
-    rows,
-    show,
+    grouped,
+    layout_names,
 )
-from densenet_port.errors import MisfitError, UsageError
+from densenet_port.errors import MisfitError, UsageError, nearest
 
 if TYPE_CHECKING:
     from densenet_port.checkpoint import Checkpoint
@@ -54,83 +42,96 @@ FEW = 4  # numbers with gaps that are listed one by one
 
 
 @app.command()
+@grouped
 def convert(
-    checkpoint: Annotated[Path | None, typer.Argument(help="The file; without it, the registered one.")] = None,
+    checkpoint: Annotated[
+        list[Path] | None, typer.Argument(help="The file, or several; without one, the registered one.")
+    ] = None,
+    *,
     src: Src = None,
     arch: Arch = None,
-    dst: Annotated[str, typer.Option(help="The layout to write, or a mapping table of your own (.toml).")] = "keras",
-    out: Annotated[Path | None, typer.Option(help="Where to; the ending decides the container.")] = None,
+    dst: Annotated[
+        str,
+        typer.Option(
+            help="The layout to write, or a mapping table of your own (.toml).",
+            metavar="LAYOUT",
+            autocompletion=layout_names,
+        ),
+    ] = "keras",
+    out: Annotated[
+        str | None, typer.Option(help="Where to; the ending decides the container.", metavar="<path>")
+    ] = None,
+    out_dir: Annotated[
+        Path | None, typer.Option(help="The folder where each file goes by its own name, with another ending.")
+    ] = None,
+    ending: Annotated[
+        str | None, typer.Option(help="That ending, such as .safetensors; without it, the layout's usual one.")
+    ] = None,
     no_top: Annotated[bool, typer.Option("--no-top", help="Leave the head out.")] = False,
-    dtype: Annotated[str, typer.Option(help="float32, float16 or float64.")] = "float32",
+    dtype: Annotated[Dtype, choice("--dtype", Dtype, "The floating type to write.")] = "float32",
     kernels: KernelsOption = None,
     within: Within = None,
     dst_kernels: Annotated[
-        str | None, typer.Option(help="theano or tensorflow: how to store the kernels, where the layout has both.")
+        Kernels | None, choice("--dst-kernels", Kernels, "How to store the kernels, where the layout has both.")
     ] = None,
     dim_ordering: Annotated[
-        str | None, typer.Option(help="th or tf: out channels first or last, where the layout has both.")
+        Ordering | None,
+        choice("--dim-ordering", Ordering, "Out channels first (th) or last (tf), where the layout has both."),
     ] = None,
     output_name: OutputName = None,
     mapping: Table = None,
-    epsilon: Epsilon = None,
-    stem_stride: StemStride = None,
-    stem_padding: StemPadding = None,
-    stem_pool: StemPool = None,
-    pool_rounding: PoolRounding = None,
-    head_pool: HeadPool = None,
-    output: Output = None,
-    picture: InputOption = None,
+    contract: ContractWords,
     ignore_inheritance: IgnoreInheritance = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
-    as_json: AsJson = False,
+    printing: Printing,
 ) -> None:
-    """Translate a checkpoint into another layout, every tensor accounted for."""
+    """Translate a checkpoint into another layout, every tensor accounted for; or several, each by itself."""
+    from densenet_port.cli import converted
     from densenet_port.conversion.convert import convert as convert_file
     from densenet_port.network.architecture import Architecture
 
-    started = perf_counter()
     architecture = Architecture.named(arch) if arch else None
-    path = checkpoint or _registered(src, architecture)
-    target = out or (None if dry_run else Path(_stem(path) + _default_ending(dst)))
-    with bar("converting") as progress:
-        done = convert_file(
-            path,
-            out=None if dry_run else target,
-            src=mapping or (src if checkpoint else _layout(src)),
-            arch=architecture,
-            dst=dst,
-            kernels=choice("--kernels", kernels, KERNELS),
-            within=within,
-            dst_kernels=choice("--dst-kernels", dst_kernels, KERNELS),
-            dim_ordering=choice("--dim-ordering", dim_ordering, ORDERINGS),
-            no_top=no_top,
-            output_name=output_name,
-            contract=contract_words(
-                epsilon, stem_stride, stem_padding, stem_pool, pool_rounding, head_pool, output, picture
-            ),
-            ignore_inheritance=ignore_inheritance,
-            dtype=dtype,
-            force=force,
-            progress=progress,
-        )
-    seconds = perf_counter() - started
-    show(
-        "convert",
-        as_json,
-        lambda: {**_conversion_json(done, target), "seconds": round(seconds, 3)},
-        lambda: _conversion_text(done, seconds),
-    )
+    sources = checkpoint or [_registered(src, architecture, printing)]
+    _check_places(sources, out, out_dir, ending)
+    targets = {out: sources[0]} if out else _targets(sources, out_dir or Path(), _ending(dst, ending))
+    entries = contract.entries
+
+    def convert_one(source: Path, target: str) -> "Conversion":
+        with printing.bar("converting") as progress:
+            return convert_file(
+                source,
+                out=None if dry_run else target,
+                src=mapping or (src if checkpoint else _layout(src)),
+                arch=architecture,
+                dst=dst,
+                kernels=kernels,
+                within=within,
+                dst_kernels=dst_kernels,
+                dim_ordering=dim_ordering,
+                no_top=no_top,
+                output_name=output_name,
+                contract=entries,
+                ignore_inheritance=ignore_inheritance,
+                dtype=dtype,
+                force=force,
+                progress=progress,
+            )
+
+    if len(sources) == 1 and out_dir is None:
+        converted.one(convert_one, targets, printing)
+    else:
+        raise typer.Exit(converted.several(convert_one, targets, None if dry_run else out_dir, printing))
 
 
-def _registered(src: str | None, architecture: "Architecture | None") -> Path:
+def _registered(src: str | None, architecture: "Architecture | None", printing: Printing) -> Path:
     """The registered file for `--src` and `--arch`, when no checkpoint is named."""
     from densenet_port.conversion.load import port
     from densenet_port.fetch.registry import registered
 
     if src is None or architecture is None:
         raise UsageError("no CHECKPOINT given", hint="name a file; or give --src and --arch to take the registered one")
-    with bar("downloading") as progress:
+    with printing.bar("downloading") as progress:
         return registered(src, architecture, port=port, progress=progress)
 
 
@@ -141,86 +142,43 @@ def _layout(src: str | None) -> str | None:
     return None if src == IMAGENET else src
 
 
-def _stem(path: Path) -> str:
-    """The file's name without the endings of any container."""
-    return re.sub(r"(\.(weights\.h5|h5|hdf5|keras|safetensors|pth\.tar|pth|pt|bin|ckpt|tar))+$", "", path.name)
+def _check_places(sources: Sequence[Path], out: str | None, out_dir: Path | None, ending: str | None) -> None:
+    """Refuse places that contradict each other, and stdout. Raises UsageError."""
+    if out is None:
+        return
+    refuse_stdout("--out", out, "name a file; without --out its name is that of the checkpoint, with another ending")
+    if len(sources) > 1:
+        raise UsageError(f"--out {out}: {len(sources)} files cannot be one", hint="name a folder: --out-dir DIR")
+    if out_dir is not None or ending is not None:
+        hint = "leave out --out, or --out-dir and --ending"
+        raise UsageError(f"--out {out}: says the folder and the ending already", hint=hint)
 
 
-def _default_ending(dst: str) -> str:
-    """The ending that a layout is usually written with."""
+def _targets(sources: Sequence[Path], folder: Path, ending: str) -> dict[str, Path]:
+    """Where each file goes → the file. Raises UsageError for two that would go to one place."""
+    targets: dict[str, Path] = {}
+    for source in sources:
+        target = str(folder / (stem(source) + ending))
+        if target in targets:
+            hint = "convert one of them by itself, with --out"
+            raise UsageError(f"{targets[target]} and {source} would both be written as {target}", hint=hint)
+        targets[target] = source
+    return targets
+
+
+def _ending(dst: str, ending: str | None) -> str:
+    """The ending that is asked for, or the one that a layout is usually written with. Raises UsageError."""
     from densenet_port.conversion.load import table
     from densenet_port.layouts.layout import Layout
 
-    return Layout.load(table(dst)).containers[0]
-
-
-def _counted_rules(ignored: Mapping[str, str]) -> dict[str, int]:
-    """Rule → number of tensors that it lets be ignored."""
-    counts: dict[str, int] = {}
-    for rule in ignored.values():
-        counts[rule] = counts.get(rule, 0) + 1
-    return counts
-
-
-def _conversion_json(done: "Conversion", target: Path | None) -> dict[str, Any]:
-    source, ledger = done.source, done.source.ledger
-    return {
-        "source": {
-            "path": str(source.checkpoint.path),
-            "container": source.checkpoint.container,
-            "layout": source.layout,
-            "prefix": ledger.prefix,
-            "sha256": done.record["source"]["sha256"] or None,
-        },
-        "architecture": numbers(source.architecture),
-        "contract": done.contract.to_json(),
-        "origins": dict(source.origins),
-        "assumed": done.assumption,
-        "ledger": {
-            "used": len(ledger.claims),
-            "ignored": _counted_rules(ledger.ignored),
-            "filled": len(ledger.filled),
-            "slots": len(source.architecture.slots),
-        },
-        "absorbed": done.absorbed,
-        "statistics": source.witness.to_json() if source.witness else None,
-        "target": {
-            "path": str(done.out) if done.out else None,
-            "would_be": None if done.out or target is None else str(target),
-            "layout": done.target.name,
-            "bytes": done.out.stat().st_size if done.out else None,
-        },
-        "tensors": dict(done.record["tensors"]),
-        "notes": list(done.notes),
-    }
-
-
-def _conversion_text(done: "Conversion", seconds: float) -> str:
-    source, ledger = done.source, done.source.ledger
-    ignored = "".join(f", {count} ignored by {rule!r}" for rule, count in _counted_rules(ledger.ignored).items())
-    container = source.checkpoint.container + (f", under {ledger.prefix!r}" if ledger.prefix else "")
-    slots = len(source.architecture.slots)
-    lines = [
-        f"{source.checkpoint.path}: {source.layout} {source.architecture.name} ({container})",
-        f"  {len(ledger.claims)} tensors used{ignored}; {len(ledger.filled)} of {slots} slots filled",
-        f"  {contract_line(source.architecture, done.contract)}",
-    ]
-    if done.absorbed:
-        lines.append(
-            f"  epsilon {done.absorbed['from']:g} became {done.absorbed['to']:g}: taken up by the variance, "
-            f"in {len(done.absorbed['scale'])} norms by the scale"
-        )
-    if source.witness and source.witness.line:
-        lines.append(f"  wiring: {source.witness.line}")
-    if done.assumption:
-        lines.append(f"  {done.assumption}")
-    lines += [f"  note: {note}" for note in done.notes]
-    if done.out:
-        size = done.out.stat().st_size
-        lines.append(f"{done.out}: {done.target.name}, {size:,} bytes, {seconds:.2f} s")
-    else:
-        lines.append(f"nothing written (--dry-run); it would be {done.target.name}")
-    return "\n".join(lines)
+    layout = Layout.load(table(dst))
+    if ending is None:
+        return layout.containers[0]
+    dotted = f".{ending.lstrip('.')}"
+    if dotted not in layout.containers:
+        hint = f"{nearest(dotted, layout.containers)}known: {', '.join(layout.containers)}"
+        raise UsageError(f"--ending {ending}: {layout.name} does not come as {dotted}", hint=hint)
+    return dotted
 
 
 # -- inspect -----------------------------------------------------------------------------------------------------------
@@ -238,51 +196,51 @@ class Entry(NamedTuple):
 
 
 @app.command()
+@grouped
 def inspect(
     file: Annotated[Path, typer.Argument(help="A checkpoint.")],
+    *,
     src: Src = None,
     kernels: KernelsOption = None,
     within: Within = None,
     output_name: OutputName = None,
     mapping: Table = None,
-    epsilon: Epsilon = None,
-    stem_stride: StemStride = None,
-    stem_padding: StemPadding = None,
-    stem_pool: StemPool = None,
-    pool_rounding: PoolRounding = None,
-    head_pool: HeadPool = None,
-    output: Output = None,
-    picture: InputOption = None,
+    contract: ContractWords,
     evidence: Annotated[
         bool, typer.Option("--evidence", help="Also what its running statistics say, question by question.")
     ] = False,
     evidence_picture: Annotated[
-        Path | None, typer.Option(help="Draw each unit's mean, as predicted and as stored, into this file (.svg).")
+        Path | None,
+        typer.Option(help="Draw each unit's mean, as predicted and as stored, into this file (.svg; - is stdout)."),
     ] = None,
-    as_json: AsJson = False,
+    printing: Printing,
 ) -> None:
     """Show a checkpoint's container, layout, architecture, contract, what its statistics say, and its tensors."""
     from densenet_port import formats
     from densenet_port.conversion.load import read
 
+    file_of_text = printing.beside("--evidence-picture", evidence_picture)
     checkpoint = formats.read(file, output=output_name)
-    word = choice("--kernels", kernels, KERNELS)
     network, misfit = None, None
     try:
-        words = contract_words(epsilon, stem_stride, stem_padding, stem_pool, pool_rounding, head_pool, output, picture)
         network = read(
-            checkpoint, src=mapping or src, kernels=word, within=within, contract=words, ignore_inheritance=True
+            checkpoint,
+            src=mapping or src,
+            kernels=kernels,
+            within=within,
+            contract=contract.entries,
+            ignore_inheritance=True,
         )
     except MisfitError as error:
         misfit = error
     if evidence_picture:
         _draw(network, evidence_picture)
     entries = _entries(checkpoint, network)
-    show(
+    printing.show(
         "inspect",
-        as_json,
         lambda: _inspection_json(checkpoint, network, misfit, entries),
         lambda: _inspection_text(checkpoint, network, misfit, entries, evidence=evidence),
+        file=file_of_text,
     )
 
 
@@ -293,8 +251,12 @@ def _draw(network: "Network | None", out: Path) -> None:
 
     if network is None or network.witness is None or network.witness.line is None:
         raise UsageError("--evidence-picture: no evidence in its running statistics, and nothing to draw")
+    drawn = picture(network)
+    if str(out) == STDOUT:
+        print_text(drawn)
+        return
     with whole(out) as temporary:
-        temporary.write_text(picture(network), encoding="utf-8")
+        temporary.write_text(drawn, encoding="utf-8")
 
 
 def _entries(checkpoint: "Checkpoint", network: "Network | None") -> list[Entry]:
@@ -422,16 +384,18 @@ def _range(values: Sequence[int]) -> str:
 
 
 @app.command()
+@grouped
 def diff(
     first: Annotated[Path, typer.Argument(help="A checkpoint.")],
     second: Annotated[Path, typer.Argument(help="Another one, of any layout.")],
-    as_json: AsJson = False,
+    *,
+    printing: Printing,
 ) -> None:
     """Compare two checkpoints of any layouts, tensor by tensor; exit 1 when they differ."""
     from densenet_port.conversion.compare import diff as compare
 
     difference = compare(first, second)
-    show("diff", as_json, lambda: _difference_json(difference), lambda: _difference_text(difference))
+    printing.show("diff", lambda: _difference_json(difference), lambda: _difference_text(difference))
     raise typer.Exit(0 if difference.same else 1)
 
 

@@ -5,33 +5,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from densenet_port.cli.base import (
-    KERNELS,
+from densenet_port.cli.base import Printing, app, refuse_stdout
+from densenet_port.cli.options import (
     Against,
-    AsJson,
-    Backend,
-    Epsilon,
-    HeadPool,
+    BackendOption,
+    ContractWords,
     IgnoreInheritance,
-    InputOption,
     KernelsOption,
     Limit,
-    Output,
     OutputName,
-    PoolRounding,
     Reference,
     Sizes,
     Src,
-    StemPadding,
-    StemPool,
-    StemStride,
     Table,
     TrustCode,
     Within,
-    app,
-    choice,
-    contract_words,
-    show,
+    grouped,
 )
 
 if TYPE_CHECKING:
@@ -40,8 +29,10 @@ if TYPE_CHECKING:
 
 
 @app.command()
+@grouped
 def check(
     converted: Annotated[Path, typer.Argument(help="The port: a converted file.")],
+    *,
     against: Against = None,
     reference: Reference = None,
     src: Src = None,
@@ -49,16 +40,9 @@ def check(
     within: Within = None,
     output_name: OutputName = None,
     mapping: Table = None,
-    epsilon: Epsilon = None,
-    stem_stride: StemStride = None,
-    stem_padding: StemPadding = None,
-    stem_pool: StemPool = None,
-    pool_rounding: PoolRounding = None,
-    head_pool: HeadPool = None,
-    output: Output = None,
-    picture: InputOption = None,
+    contract: ContractWords,
     ignore_inheritance: IgnoreInheritance = False,
-    backend: Backend = "tensorflow",
+    backend: BackendOption = "tensorflow",
     size: Sizes = None,
     batch: Annotated[int, typer.Option(help="Images of noise at each size.")] = 2,
     images: Annotated[Path | None, typer.Option(help="A folder of your own pictures.")] = None,
@@ -67,22 +51,22 @@ def check(
     trust_code: TrustCode = False,
     save_reference: Annotated[Path | None, typer.Option(help="Keep the reference's run in this file (.npz).")] = None,
     report: Annotated[Path | None, typer.Option(help="Write JSON, JUnit, Markdown and HTML into this folder.")] = None,
-    as_json: AsJson = False,
+    printing: Printing,
 ) -> None:
     """Prove that a converted file is the same network; exit 1 unless that is proven."""
     from densenet_port.prove import images as probes
     from densenet_port.prove import parity
     from densenet_port.prove import report as reports
 
+    refuse_stdout("--save-reference", save_reference, "write to a file: --save-reference reference.npz")
+    refuse_stdout("--report", report, "name a folder for its four files; --json prints what report.json has")
     result = parity.check(
         converted,
         against=against,
         src=mapping or src,
-        kernels=choice("--kernels", kernels, KERNELS),
+        kernels=kernels,
         within=within,
-        contract=contract_words(
-            epsilon, stem_stride, stem_padding, stem_pool, pool_rounding, head_pool, output, picture
-        ),
+        contract=contract.entries,
         output_name=output_name,
         ignore_inheritance=ignore_inheritance,
         reference=reference,
@@ -97,13 +81,16 @@ def check(
     )
     if report is not None:
         reports.write(result, report)
-    show("check", as_json, lambda: reports.to_json(result), lambda: reports.terminal(result))
+    notes = [f"note: {note}" for note in result.notes]
+    printing.show("check", lambda: reports.to_json(result), lambda: reports.terminal(result), cautions=notes)
     raise typer.Exit(0 if result.proven else 1)
 
 
 @app.command()
+@grouped
 def diagnose(
     converted: Annotated[Path, typer.Argument(help="The port: a converted file.")],
+    *,
     against: Against = None,
     reference: Reference = None,
     src: Src = None,
@@ -111,18 +98,11 @@ def diagnose(
     within: Within = None,
     output_name: OutputName = None,
     mapping: Table = None,
-    epsilon: Epsilon = None,
-    stem_stride: StemStride = None,
-    stem_padding: StemPadding = None,
-    stem_pool: StemPool = None,
-    pool_rounding: PoolRounding = None,
-    head_pool: HeadPool = None,
-    output: Output = None,
-    picture: InputOption = None,
+    contract: ContractWords,
     ignore_inheritance: IgnoreInheritance = False,
-    backend: Backend = "numpy",
+    backend: BackendOption = "numpy",
     trust_code: TrustCode = False,
-    as_json: AsJson = False,
+    printing: Printing,
 ) -> None:
     """Say which known mistake explains a difference, and on which units; exit 1 when there is one."""
     from densenet_port.prove.parity import diagnose as explain
@@ -131,18 +111,16 @@ def diagnose(
         converted,
         against=against,
         src=mapping or src,
-        kernels=choice("--kernels", kernels, KERNELS),
+        kernels=kernels,
         within=within,
-        contract=contract_words(
-            epsilon, stem_stride, stem_padding, stem_pool, pool_rounding, head_pool, output, picture
-        ),
+        contract=contract.entries,
         output_name=output_name,
         ignore_inheritance=ignore_inheritance,
         reference=reference,
         backend=backend,
         trust_code=trust_code,
     )
-    show("diagnose", as_json, lambda: _diagnosis_json(result), lambda: _diagnosis_text(result))
+    printing.show("diagnose", lambda: _diagnosis_json(result), lambda: _diagnosis_text(result))
     raise typer.Exit(0 if result.passed else 1)
 
 
@@ -168,48 +146,48 @@ def _diagnosis_text(result: "Parity") -> str:
 
 
 @app.command()
+@grouped
 def record(
     factory: Annotated[str, typer.Argument(help="package.module:factory, a class or function without arguments.")],
+    *,
     weights: Annotated[Path, typer.Option(help="The checkpoint, whose weights the model gets.")],
     out: Annotated[Path, typer.Option(help="Where to (.npz).")] = Path("reference.npz"),
     src: Src = None,
     kernels: KernelsOption = None,
     within: Within = None,
     mapping: Table = None,
-    epsilon: Epsilon = None,
-    stem_stride: StemStride = None,
-    stem_padding: StemPadding = None,
-    stem_pool: StemPool = None,
-    pool_rounding: PoolRounding = None,
-    head_pool: HeadPool = None,
-    output: Output = None,
-    picture: InputOption = None,
+    contract: ContractWords,
     size: Sizes = None,
     batch: Annotated[int, typer.Option(help="Images of noise at each size.")] = 2,
     images: Annotated[Path | None, typer.Option(help="A folder of your own pictures.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     limit: Limit = 600.0,
-    as_json: AsJson = False,
+    printing: Printing,
 ) -> None:
     """Record what your own class answers, for check --reference: your module is imported and runs."""
     from densenet_port.prove.factory import Words, record_factory
 
+    refuse_stdout("--out", out, "write to a file: --out reference.npz")
     source = mapping or src
     words = Words(
         factory=factory,
         weights=str(weights),
         out=str(out),
         src=None if source is None else str(source),
-        kernels=choice("--kernels", kernels, KERNELS),
+        kernels=kernels,
         within=within,
         sizes=tuple(size) if size else None,
         batch=batch,
         images=None if images is None else str(images),
         seed=seed,
     )
-    contract = contract_words(epsilon, stem_stride, stem_padding, stem_pool, pool_rounding, head_pool, output, picture)
-    recording = record_factory(words, contract=contract, limit=limit)
-    show("record", as_json, lambda: _recording_json(recording, out), lambda: _recording_text(recording, out))
+    recording = record_factory(words, contract=contract.entries, limit=limit)
+    printing.show(
+        "record",
+        lambda: _recording_json(recording, out),
+        lambda: _recording_text(recording, out),
+        cautions=_recording_notes(recording),
+    )
 
 
 def _recording_json(recording: "Recording", out: Path) -> dict[str, Any]:
@@ -235,7 +213,14 @@ def _recording_text(recording: "Recording", out: Path) -> str:
         f"{out}: recorded from {facts['name']}, {out.stat().st_size:,} bytes, {facts['seconds']:.1f} s",
         f"  {facts['layout']} {recording.architecture.name}, with the weights of {facts['path']}",
         f"  {', '.join(probe.name for probe in recording.probes)}; {units}",
+        *(f"  {note}" for note in _recording_notes(recording)),
     ]
-    if (computed := recording.computed["float64"]) != "float64":
-        lines.append(f"  note: it computes in {computed}, whatever it is given: a check by it cannot prove a port")
     return "\n".join(lines)
+
+
+def _recording_notes(recording: "Recording") -> list[str]:
+    """What whoever checks by a recording must know."""
+    computed = recording.computed["float64"]
+    if computed == "float64":
+        return []
+    return [f"note: it computes in {computed}, whatever it is given: a check by it cannot prove a port"]

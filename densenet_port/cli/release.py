@@ -7,31 +7,46 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from densenet_port.about import __version__
-from densenet_port.cli.base import AsJson, Backend, Limit, Sizes, app, bar, show
+from densenet_port.cli.base import Printing, app, help_of_group
+from densenet_port.cli.options import BackendOption, Limit, Sizes, architecture_names, grouped, layout_names
 
 if TYPE_CHECKING:
     from densenet_port.release.build import Built
     from densenet_port.release.publish import Published
     from densenet_port.release.verify import Verified
 
-release_app = typer.Typer(no_args_is_help=True, help="Weight files that anyone can verify: build, verify, publish.")
+release_app = typer.Typer(
+    callback=help_of_group,
+    invoke_without_command=True,
+    help="Weight files that anyone can verify: build, verify, publish.",
+)
 app.add_typer(release_app, name="release")
 
 
 @release_app.command("build")
+@grouped
 def build_release(
+    *,
     out: Annotated[Path, typer.Option(help="The release's folder; what is in it from the same inputs is kept.")],
-    src: Annotated[str, typer.Option("--src", help="The layout of the checkpoints.")] = "torchvision",
-    arch: Annotated[list[str] | None, typer.Option(help="An architecture; may be given several times.")] = None,
+    src: Annotated[
+        str,
+        typer.Option("--src", help="The layout of the checkpoints.", metavar="LAYOUT", autocompletion=layout_names),
+    ] = "torchvision",
+    arch: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An architecture; may be given several times.", metavar="ARCH", autocompletion=architecture_names
+        ),
+    ] = None,
     checkpoint: Annotated[
         list[Path] | None, typer.Option(help="A file for each --arch, in their order; without, the registered ones.")
     ] = None,
     tag: Annotated[str, typer.Option(help="The release's tag.")] = f"v{__version__}",
     licence: Annotated[str | None, typer.Option(help="The licence of files that are not registered.")] = None,
-    backend: Backend = "tensorflow",
+    backend: BackendOption = "tensorflow",
     size: Sizes = None,
     limit: Limit = 600.0,
-    as_json: AsJson = False,
+    printing: Printing,
 ) -> None:
     """Convert and check networks, and lay out those that passed as a release; exit 1 when one did not."""
     from densenet_port.network.architecture import Architecture
@@ -39,7 +54,7 @@ def build_release(
     from densenet_port.release.network import Options
 
     options = Options(backend=backend, sizes=tuple(size)) if size else Options(backend=backend)
-    with bar("building") as progress:
+    with printing.bar("building") as progress:
         built = build(
             out,
             src=src,
@@ -51,7 +66,7 @@ def build_release(
             licence=licence,
             progress=progress,
         )
-    show("release-build", as_json, lambda: _built_json(built, out, tag), lambda: _built_text(built, out, tag))
+    printing.show("release-build", lambda: _built_json(built, out, tag), lambda: _built_text(built, out, tag))
     raise typer.Exit(0 if built.passed else 1)
 
 
@@ -84,17 +99,24 @@ def _built_text(built: "Built", folder: Path, tag: str) -> str:
 
 
 @release_app.command("verify")
+@grouped
 def verify_release(
     place: Annotated[str, typer.Argument(help="A folder, the URL of a release's files, or OWNER/NAME@TAG on GitHub.")],
+    *,
     key: Annotated[Path | None, typer.Option(help="The public key (PEM) that the signature must be of.")] = None,
-    as_json: AsJson = False,
+    printing: Printing,
 ) -> None:
     """Verify a release: digests, signature, tensors and golden logits; exit 1 when anything is not as it was."""
     from densenet_port.release.verify import verify as verify_all
 
-    with bar("downloading") as progress:
+    with printing.bar("downloading") as progress:
         verified = verify_all(place, key=key, progress=progress)
-    show("release-verify", as_json, lambda: _verified_json(verified, place), lambda: _verified_text(verified, place))
+    printing.show(
+        "release-verify",
+        lambda: _verified_json(verified, place),
+        lambda: _verified_text(verified, place),
+        cautions=[f"note: {note}" for note in verified.notes],
+    )
     raise typer.Exit(0 if verified.passed else 1)
 
 
@@ -121,20 +143,22 @@ def _verified_text(verified: "Verified", place: str) -> str:
 
 
 @release_app.command("publish")
+@grouped
 def publish_release(
     folder: Annotated[Path, typer.Argument(help="The release's folder.")],
+    *,
     repo: Annotated[str, typer.Option(help="The repository on GitHub, OWNER/NAME.")],
     tag: Annotated[str | None, typer.Option(help="The tag; it must be the one that was built.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Upload files anew that are there and differ.")] = False,
     sign_key: Annotated[Path | None, typer.Option(help="Sign the manifest with this private key (PEM).")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")] = False,
-    as_json: AsJson = False,
+    printing: Printing,
 ) -> None:
     """Upload a release to GitHub, or go on with it; the token is GITHUB_TOKEN or GH_TOKEN."""
     from densenet_port.release.github import GitHub
     from densenet_port.release.publish import publish
 
-    with bar("uploading") as progress:
+    with printing.bar("uploading") as progress:
         published = publish(
             folder,
             GitHub.of_environment(repo),
@@ -144,7 +168,7 @@ def publish_release(
             key=sign_key,
             progress=progress,
         )
-    show("release-publish", as_json, lambda: asdict(published), lambda: _published_text(published))
+    printing.show("release-publish", lambda: asdict(published), lambda: _published_text(published))
 
 
 def _published_text(published: "Published") -> str:

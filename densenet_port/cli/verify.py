@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from densenet_port.cli.base import AsJson, app, show
+from densenet_port.cli.base import Printing, app
+from densenet_port.cli.options import grouped
 from densenet_port.errors import PortError
 
 if TYPE_CHECKING:
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
 
 
 @app.command()
+@grouped
 def verify(
     file: Annotated[Path, typer.Argument(help="A file that densenet-port wrote.")],
+    *,
     golden: Annotated[
         Path | None, typer.Option(help="A saved reference; FILE.golden.npz is taken where it is.")
     ] = None,
-    as_json: AsJson = False,
+    printing: Printing,
 ) -> None:
     """Check a converted file's digests, and its logits against golden ones; no framework."""
     from densenet_port.conversion.convert import verify as verify_digests
@@ -37,9 +40,8 @@ def verify(
 
         checks = replay(file, beside)
     passed = all(check.passed for check in checks)
-    show(
+    printing.show(
         "verify",
-        as_json,
         lambda: {
             "file": str(file),
             "tensors": len(checkpoint.tensors),
@@ -50,6 +52,7 @@ def verify(
             "manifest": checkpoint.record,
         },
         lambda: _verification_text(checkpoint, witness, checks),
+        cautions=_contradictions(witness),
     )
     raise typer.Exit(0 if passed else 1)
 
@@ -67,20 +70,26 @@ def _witness(checkpoint: "Checkpoint") -> "Witness | None":
 def _verification_text(checkpoint: "Checkpoint", witness: "Witness | None", checks: Sequence["Check"]) -> str:
     lines = [f"{checkpoint.path}: {len(checkpoint.tensors)} tensors, every digest as written"]
     if witness and witness.line:
-        lines += [f"  wiring: {witness.line}", *(f"  contradiction: {text}" for text in witness.contradictions)]
+        lines += [f"  wiring: {witness.line}", *(f"  {line}" for line in _contradictions(witness))]
     for check in checks:
         verdict = "ok" if check.passed else "FAILED"
         lines.append(f"  {check.name}: {check.measured:.1e}, at most {check.bound:.1e}  {verdict}")
     return "\n".join(lines)
 
 
+def _contradictions(witness: "Witness | None") -> list[str]:
+    """What a file's statistics contradict, a line each."""
+    return [f"contradiction: {text}" for text in witness.contradictions] if witness and witness.line else []
+
+
 @app.command()
-def demo(as_json: AsJson = False) -> None:
+@grouped
+def demo(*, printing: Printing) -> None:
     """Convert the small trained network that comes with the package, and show that it is still the same."""
     from densenet_port.conversion.demo import demo as run
 
     result = run()
-    show("demo", as_json, lambda: asdict(result), lambda: _demo_text(result))
+    printing.show("demo", lambda: asdict(result), lambda: _demo_text(result))
 
 
 def _demo_text(result: "DemoResult") -> str:

@@ -7,36 +7,50 @@ from typing import Annotated, Any
 
 import typer
 
-from densenet_port.cli.base import AsJson, app, bar, rows, show
+from densenet_port.cli.base import Printing, app, help_of_group, rows
+from densenet_port.cli.options import grouped, registered_names
 
-cache_app = typer.Typer(no_args_is_help=True, help="The weight files that were fetched: list, verify, import, prune.")
+cache_app = typer.Typer(
+    callback=help_of_group,
+    invoke_without_command=True,
+    help="The weight files that were fetched: list, verify, import, prune.",
+)
 app.add_typer(cache_app, name="cache")
 
 
 @app.command()
+@grouped
 def fetch(
-    name: Annotated[str, typer.Argument(help="A registered file, such as torchvision-121 or imagenet-121.")],
-    as_json: AsJson = False,
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A registered file, such as torchvision-121 or imagenet-121.", autocompletion=registered_names
+        ),
+    ],
+    *,
+    printing: Printing,
 ) -> None:
     """Take a registered weight file from the cache, or download it; print its path."""
     from densenet_port.conversion.load import port
     from densenet_port.fetch.registry import described, known_file, named
 
-    with bar("downloading") as progress:
+    with printing.bar("downloading") as progress:
         path = named(name, port=port, progress=progress)
-    show("fetch", as_json, lambda: {"name": name, **asdict(described(known_file(path)))}, lambda: str(path))
+    printing.show("fetch", lambda: {"name": name, **asdict(described(known_file(path)))}, lambda: str(path))
 
 
 @cache_app.command("list")
-def list_cache(as_json: AsJson = False) -> None:
+@grouped
+def list_cache(*, printing: Printing) -> None:
     """List the weight files in the cache."""
     from densenet_port.fetch.registry import described, listed
 
-    _show_cache("cache-list", [asdict(described(entry)) for entry in listed()], as_json)
+    _show_cache("cache-list", [asdict(described(entry)) for entry in listed()], printing)
 
 
 @cache_app.command("verify")
-def verify_cache(as_json: AsJson = False) -> None:
+@grouped
+def verify_cache(*, printing: Printing) -> None:
     """Hash every weight file in the cache anew; exit 4 when one is not what it was."""
     from densenet_port.errors import CorruptError
     from densenet_port.fetch.cache import examine
@@ -46,43 +60,46 @@ def verify_cache(as_json: AsJson = False) -> None:
     for entry in listed():
         finding = examine(entry.expected, entry.path)
         files.append({**asdict(described(entry)), **finding._asdict()})
-    _show_cache("cache-verify", files, as_json)
+    _show_cache("cache-verify", files, printing)
     raise typer.Exit(0 if all(file["state"] == "right" for file in files) else CorruptError.exit_code)
 
 
 @cache_app.command("import")
+@grouped
 def import_into_cache(
     file: Annotated[Path, typer.Argument(help="A registered file, brought by hand, whatever it is called.")],
-    as_json: AsJson = False,
+    *,
+    printing: Printing,
 ) -> None:
     """Copy a file into the cache, if its digests are those of a registered one."""
     from densenet_port.fetch.registry import described, import_file
 
     entry = import_file(file)
-    show("cache-import", as_json, lambda: asdict(described(entry)), lambda: str(entry.path))
+    printing.show("cache-import", lambda: asdict(described(entry)), lambda: str(entry.path))
 
 
 @cache_app.command("prune")
+@grouped
 def prune_cache(
+    *,
     everything: Annotated[
         bool, typer.Option("--all", help="Remove what was fetched, and what first came, too.")
     ] = False,
-    as_json: AsJson = False,
+    printing: Printing,
 ) -> None:
     """Remove what broken downloads left in the cache."""
     from densenet_port.fetch.registry import prune
 
     removed = [str(path) for path in prune(everything=everything)]
-    show("cache-prune", as_json, lambda: {"removed": removed}, lambda: "\n".join(removed) or "nothing to remove")
+    printing.show("cache-prune", lambda: {"removed": removed}, lambda: "\n".join(removed) or "nothing to remove")
 
 
-def _show_cache(command: str, files: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+def _show_cache(command: str, files: Sequence[Mapping[str, Any]], printing: Printing) -> None:
     """Print the files of the cache, and where it is."""
     from densenet_port.fetch.cache import folder
 
-    show(
+    printing.show(
         command,
-        as_json,
         lambda: {"folder": str(folder()), "files": files},
         lambda: [str(folder()), _cache_rows(files) if files else "  empty"],
     )

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from densenet_port.errors import CorruptError, DiskError, NetworkError, UsageError
+from densenet_port.errors import CorruptError, DiskError, NetworkError, UsageError, nearest
 from densenet_port.fetch import cache, converted
 from densenet_port.fetch import manifest as manifests
 from densenet_port.fetch.converted import Port
@@ -383,8 +383,8 @@ def _obtain(expected: Expected, path: Path, progress: Progress) -> Path:
 
 def _unknown(name: str) -> UsageError:
     """The error for a name that means nothing."""
-    names = ", ".join([*("-".join(key) for key in registry()), f"{IMAGENET}-…"])
-    hint = f"registered: {names}; or pass a file of your own"
+    names = ["-".join(key) for key in registry()]
+    hint = f"{nearest(name, names)}registered: {', '.join(names)}, {IMAGENET}-…; or pass a file of your own"
     return UsageError(f"no weight file is registered for {name}", hint=hint)
 
 

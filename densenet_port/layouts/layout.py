@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
 from densenet_port.checkpoint import Array
-from densenet_port.errors import DiskError, MisfitError, UsageError
+from densenet_port.errors import DiskError, MisfitError, UsageError, nearest
 from densenet_port.files import resource
 from densenet_port.layouts.schema import Pattern, compiled, generic, kind_of, part_axes, regex, shared_rules, skeleton
 from densenet_port.layouts.transform import FOLDS, Fold, Recipe
@@ -126,7 +126,8 @@ class Layout:
         if isinstance(layout, Path):
             return _read(layout)
         if layout not in layouts():
-            raise UsageError(f"unknown layout {layout!r}", hint=f"known: {', '.join(layouts())}")
+            hint = f"{nearest(layout, layouts())}known: {', '.join(layouts())}"
+            raise UsageError(f"unknown layout {layout!r}", hint=hint)
         return _shipped(resource("mappings") / f"{layout}.toml")
 
     @property

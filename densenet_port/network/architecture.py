@@ -8,7 +8,7 @@ from itertools import pairwise
 from math import floor, prod
 from typing import Any
 
-from densenet_port.errors import MisfitError, UsageError
+from densenet_port.errors import MisfitError, UsageError, nearest
 from densenet_port.network.contract import Contract
 from densenet_port.network.graph import STEMS, Stem, StemKind, graph, stem_kind, stem_of
 from densenet_port.network.head import USUAL, head_of
@@ -82,7 +82,9 @@ class Architecture:
             return NAMED[plain]
         if "=" in plain:
             return _parse_spec(plain)
-        hint = f"known: {', '.join(NAMED)}; or numbers, such as layers=6-12-24-16,growth_rate=32,init_channels=64"
+        near = nearest(name.strip(), [*NAMED, *(f"densenet{known}" for known in NAMED)])
+        numbers = "or numbers, such as layers=6-12-24-16,growth_rate=32,init_channels=64"
+        hint = f"{near}known: {', '.join(NAMED)}; {numbers}"
         raise UsageError(f"unknown architecture {name!r}", hint=hint)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The command line as scripts and CI see it: exit codes, streams, JSON, in a process of its own."""
+"""The command line as scripts and CI see it: exit codes, streams, JSON; in a process of its own where that matters."""
 
 import json
 import os
@@ -15,9 +15,10 @@ from densenet_port.cli.app import COMMANDS, app, register
 from densenet_port.cli.base import contract_line
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
+from tests.support.command import PLAIN, called
 from tests.support.trained import SAMPLE
 
-ENVIRONMENT = {**os.environ, "NO_COLOR": "1", "COLUMNS": "200"}
+ENVIRONMENT = {**os.environ, **PLAIN}
 
 
 def run(*words, cwd=None, **environment):
@@ -60,7 +61,7 @@ def test_pools_are_told_where_they_are_not_the_original_network_s():
 
 def test_a_conversion_is_one_json_object(small, tmp_path):
     """Ledger, digests and contract for a script."""
-    done = run("convert", small, "--out", tmp_path / "o.safetensors", "--json")
+    done = called("convert", small, "--out", tmp_path / "o.safetensors", "--json")
 
     data = json.loads(done.stdout)
     assert (data["schema"], data["ledger"]["used"], data["ledger"]["slots"]) == ("densenet-port/convert/1", 91, 91)
@@ -91,7 +92,7 @@ def test_each_failure_has_its_code_and_words(small, tmp_path, words, code, kind,
     (tmp_path / "text.pth").write_text("hello")
     words = [{"FILE": str(small), "TEXT": "text.pth"}.get(word, word) for word in words]
 
-    plain, told = run(*words, cwd=tmp_path), run(*words, "--json", cwd=tmp_path)
+    plain, told = called(*words, cwd=tmp_path), called(*words, "--json", cwd=tmp_path)
 
     assert (plain.returncode, plain.stdout, plain.stderr.startswith("error: ")) == (code, "", True)
     assert message in plain.stderr
@@ -101,9 +102,16 @@ def test_each_failure_has_its_code_and_words(small, tmp_path, words, code, kind,
     assert [path.name for path in tmp_path.iterdir()] == ["text.pth"]
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """Another try comes at once."""
+    monkeypatch.setattr("densenet_port.fetch.http.sleep", lambda _: None)
+
+
+@pytest.mark.usefixtures("impatient")
 def test_offline_without_a_file_says_so_in_a_line(tmp_path):
     """Exit 5, and the way out: bring the file. A proxy on a closed port stands in for a cut cable."""
-    done = run(
+    done = called(
         *("convert", "--src", "torchvision", "--arch", "121"),
         cwd=tmp_path,
         https_proxy="http://127.0.0.1:9",
@@ -118,11 +126,12 @@ def test_offline_without_a_file_says_so_in_a_line(tmp_path):
     assert second.startswith("  bring the file: `densenet-port cache import densenet121-a639ec97.pth` copies it to ")
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_registered_file_is_taken_from_the_cache(tmp_path):
     """A file in the cache is used only if it hashes to what is registered: another file by that name is not."""
     (tmp_path / "densenet121-a639ec97.pth").write_bytes(b"not it")
 
-    done = run(
+    done = called(
         *("convert", "--src", "torchvision", "--arch", "121"),
         cwd=tmp_path,
         https_proxy="http://127.0.0.1:9",
@@ -134,7 +143,7 @@ def test_a_registered_file_is_taken_from_the_cache(tmp_path):
 
 def test_inspect_collapses_running_numbers(files):
     """One row for a role of all layers, with both names, and what was left over."""
-    done = run("inspect", files["parallel"])
+    done = called("inspect", files["parallel"])
 
     rows = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert done.returncode == 0
@@ -154,7 +163,7 @@ def test_inspect_shows_a_file_that_fits_no_layout(tmp_path):
 
     save_file({"conv1.weight": np.ones((2, 3), "f4"), "bn1.weight": np.ones(5, "f4")}, tmp_path / "resnet.safetensors")
 
-    done = run("inspect", tmp_path / "resnet.safetensors", "--json")
+    done = called("inspect", tmp_path / "resnet.safetensors", "--json")
 
     data = json.loads(done.stdout)
     assert (done.returncode, data["layout"], len(data["tensors"])) == (0, None, 2)
@@ -163,9 +172,9 @@ def test_inspect_shows_a_file_that_fits_no_layout(tmp_path):
 
 def test_diff_judges_by_its_exit_code(files, small, tmp_path):
     """0 for the same network in another layout, 1 for one in half precision."""
-    run("convert", small, "--out", tmp_path / "o.h5")
+    called("convert", small, "--out", tmp_path / "o.h5")
 
-    same, other = run("diff", small, tmp_path / "o.h5"), run("diff", small, files["half"], "--json")
+    same, other = called("diff", small, tmp_path / "o.h5"), called("diff", small, files["half"], "--json")
 
     assert (same.returncode, "91 tensors identical, 0 differ" in same.stdout) == (0, True)
     assert (other.returncode, json.loads(other.stdout)["same"]) == (1, False)
@@ -173,16 +182,16 @@ def test_diff_judges_by_its_exit_code(files, small, tmp_path):
 
 def test_verify_passes_what_was_written(small, tmp_path):
     """Right after a conversion every digest holds."""
-    run("convert", small, "--out", tmp_path / "o.keras")
+    called("convert", small, "--out", tmp_path / "o.keras")
 
-    done = run("verify", tmp_path / "o.keras")
+    done = called("verify", tmp_path / "o.keras")
 
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'o.keras'}: 91 tensors, every digest as written\n")
 
 
 def test_demo_runs_on_core_dependencies():
     """The embedded network is converted and is the same network, by its own figures."""
-    data = json.loads(run("demo", "--json").stdout)
+    data = json.loads(called("demo", "--json").stdout)
 
     assert (data["accuracy_before"], data["agreeing"]) == (data["accuracy_after"], data["images"])
     assert data["accuracy_after"] >= 0.97
@@ -192,10 +201,10 @@ def test_demo_runs_on_core_dependencies():
 @pytest.mark.parametrize("command", ["layouts", "archs", "doctor"])
 def test_every_listing_has_a_schema(command):
     """Scripts can rely on the object."""
-    done = run(command, "--json")
+    done = called(command, "--json")
 
     assert json.loads(done.stdout)["schema"] == f"densenet-port/{command}/1"
-    assert run(command).returncode == 0
+    assert called(command).returncode == 0
 
 
 def commands(group, name=""):
@@ -225,7 +234,9 @@ def test_every_command_is_found_in_its_module():
     register(None)
     listed = [name for names in COMMANDS.values() for name in names]
     homes = {
-        name: command.callback.__module__ for name, command in commands(typer.main.get_command(app)) if command.callback
+        name: command.callback.__module__
+        for name, command in commands(typer.main.get_command(app))
+        if not hasattr(command, "commands")
     }
 
     assert set(listed) == set(typer.main.get_command(app).commands)
@@ -244,7 +255,7 @@ def test_output_into_a_closed_pipe_is_quiet(small):
 
 def test_colour_is_left_out_where_nobody_sees_it(small):
     """No escape sequences in a file or a pipe."""
-    assert "\x1b" not in run("inspect", small).stdout
+    assert "\x1b" not in called("inspect", small).stdout
 
 
 THREADS = """
@@ -266,26 +277,19 @@ def test_commands_that_multiply_no_matrices_start_no_threads_for_it(small):
     assert (done.returncode, done.stderr) == (0, "1")
 
 
-UNFORESEEN = """
-import sys
-from densenet_port.cli import main
-from densenet_port.conversion import convert
-
-def broken(*_, **__):
-    raise ZeroDivisionError("a fault\\nof ours")
-
-convert.convert = broken
-main()
-"""
-
-
-def unforeseen(*words):
+@pytest.fixture
+def unforeseen(monkeypatch):
     """A call of the command line whose conversion raises what nobody foresaw."""
-    command = [sys.executable, "-c", UNFORESEEN, "convert", "x.pth", *words]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    from densenet_port.conversion import convert
+
+    def broken(*_, **__):
+        raise ZeroDivisionError("a fault\nof ours")
+
+    monkeypatch.setattr(convert, "convert", broken)
+    return lambda *words: called("convert", "x.pth", *words)
 
 
-def test_what_nobody_foresaw_is_one_line_and_exit_70():
+def test_what_nobody_foresaw_is_one_line_and_exit_70(unforeseen):
     """Never 1, which means "not the same network"; and never a traceback."""
     done = unforeseen()
 
@@ -296,7 +300,7 @@ def test_what_nobody_foresaw_is_one_line_and_exit_70():
     )
 
 
-def test_the_traceback_of_what_nobody_foresaw_is_shown_where_asked_for():
+def test_the_traceback_of_what_nobody_foresaw_is_shown_where_asked_for(unforeseen):
     """Before the line, wherever the option stands."""
     done = unforeseen("--traceback")
 
@@ -306,7 +310,7 @@ def test_the_traceback_of_what_nobody_foresaw_is_shown_where_asked_for():
     assert "error: ZeroDivisionError: a fault of ours\n" in done.stderr
 
 
-def test_what_nobody_foresaw_is_json_where_asked_for():
+def test_what_nobody_foresaw_is_json_where_asked_for(unforeseen):
     done = unforeseen("--json")
 
     error = json.loads(done.stdout)["error"]
@@ -323,10 +327,10 @@ def proven(files, tmp_path_factory):
 
     place = tmp_path_factory.mktemp("proven")
     port = place / "port.weights.h5"
-    run("convert", files["zip"], "--out", port)
+    called("convert", files["zip"], "--out", port)
     golden = f"{port}.golden.npz"
     words = ("check", port, "--against", files["zip"], "--backend", "numpy", "--size", 65)
-    done = run(*words, "--save-reference", golden, "--report", place / "report", "--json")
+    done = called(*words, "--save-reference", golden, "--report", place / "report", "--json")
     weights = weights_of(read(port))
     weights[Slot("transition1.conv", "kernel")] *= -1
     wrong = written(read(port), weights, read(port).contract, place / "wrong.weights.h5").checkpoint.path
@@ -347,32 +351,40 @@ def test_check_fails_with_exit_code_one(proven):
     """A wrong port is not the same network; a saved reference suffices to say so, and says where."""
     _, _, golden, wrong, _ = proven
 
-    done = run("check", wrong, "--reference", golden, "--backend", "numpy", "--json")
+    done = called("check", wrong, "--reference", golden, "--backend", "numpy", "--json")
 
     data = json.loads(done.stdout)
     assert (done.returncode, data["passed"], data["where"]) == (1, False, "transition1.conv")
 
 
-def test_a_check_that_is_not_independent_exits_with_one(proven, tmp_path):
-    """The numbers agree; this project's own tables read both files."""
-    _, port, *_ = proven
-    copied = tmp_path / "copied.safetensors"
-    run("convert", port, "--out", copied)
+@pytest.fixture(scope="module")
+def unowned(files, tmp_path_factory):
+    """A checkpoint of a layout that no installed software runs: numpy is its reference, by this project's own table."""
+    path = tmp_path_factory.mktemp("unowned") / "unowned.pth"
+    called("convert", files["zip"], "--dst", "gpleiss", "--out", path)
+    return path
 
-    done = run("check", copied, "--against", port, "--backend", "numpy", "--size", 65, "--json")
+
+def test_a_check_that_is_not_independent_exits_with_one(unowned, tmp_path):
+    """The numbers agree; this project's own tables read both files."""
+    copied = tmp_path / "copied.safetensors"
+    called("convert", unowned, "--src", "gpleiss", "--out", copied)
+
+    words = ("--against", unowned, "--src", "gpleiss", "--backend", "numpy", "--size", 65)
+    done = called("check", copied, *words, "--json")
 
     data = json.loads(done.stdout)
     assert (done.returncode, data["passed"], data["independent"], data["grade"]) == (1, True, False, "agrees")
 
 
-def test_check_and_diagnose_take_the_user_s_word_on_the_original(small, tmp_path):
+def test_check_and_diagnose_take_the_user_s_word_on_the_original(unowned, tmp_path):
     """A port with another pool than the class has agrees with that word, and differs without it."""
     port = tmp_path / "port.safetensors"
-    run("convert", small, "--out", port, "--stem-pool", "none")
+    called("convert", unowned, "--src", "gpleiss", "--out", port, "--stem-pool", "none")
 
-    words = ("--against", small, "--backend", "numpy", "--json")
-    told, untold = (run("check", port, *words, "--size", 65, *more) for more in (("--stem-pool", "none"), ()))
-    explained = run("diagnose", port, *words, "--stem-pool", "none")
+    words = ("--against", unowned, "--src", "gpleiss", "--backend", "numpy", "--json")
+    told, untold = (called("check", port, *words, "--size", 65, *more) for more in (("--stem-pool", "none"), ()))
+    explained = called("diagnose", port, *words, "--stem-pool", "none")
 
     grades = [json.loads(done.stdout)["grade"] for done in (told, untold, explained)]
     assert (grades, explained.returncode) == (["agrees", "differs", "agrees"], 0)
@@ -382,7 +394,7 @@ def test_diagnose_names_the_unit(proven):
     """Exit 1 with a finding, exit 0 without."""
     _, port, golden, wrong, _ = proven
 
-    bad, good = (run("diagnose", file, "--reference", golden) for file in (wrong, port))
+    bad, good = (called("diagnose", file, "--reference", golden) for file in (wrong, port))
 
     assert (bad.returncode, "transition1.conv" in bad.stdout) == (1, True)
     assert (good.returncode, good.stdout) == (0, "the same network: nothing to explain\n")
@@ -392,7 +404,7 @@ def test_verify_replays_golden_logits(proven, tmp_path):
     """The golden file beside a port is found; a port that fails it exits 1."""
     _, port, golden, wrong, _ = proven
 
-    good, bad = run("verify", port), run("verify", port.with_name(wrong.name), "--golden", golden)
+    good, bad = called("verify", port), called("verify", port.with_name(wrong.name), "--golden", golden)
 
     lines = good.stdout.splitlines()
     assert (good.returncode, lines[0]) == (0, f"{port}: 91 tensors, every digest as written")
@@ -406,9 +418,9 @@ def test_convert_and_verify_tell_the_wiring(tmp_path):
     line = "wiring: 15 of 15 norms inherit 1,596 of 1,596 numbers, old channels first"
     out = tmp_path / "digits.weights.h5"
 
-    converted = run("convert", SAMPLE, "--out", out)
-    verified = run("verify", out)
-    told = json.loads(run("verify", out, "--json").stdout)["statistics"]
+    converted = called("convert", SAMPLE, "--out", out)
+    verified = called("verify", out)
+    told = json.loads(called("verify", out, "--json").stdout)["statistics"]
 
     assert f"  {line}" in converted.stdout.splitlines()
     assert f"  {line}" in verified.stdout.splitlines()
@@ -417,7 +429,7 @@ def test_convert_and_verify_tell_the_wiring(tmp_path):
 
 def test_inspect_shows_the_evidence(tmp_path):
     """A table of questions, and a picture of each unit's mean."""
-    done = run("inspect", SAMPLE, "--evidence", "--evidence-picture", tmp_path / "means.svg")
+    done = called("inspect", SAMPLE, "--evidence", "--evidence-picture", tmp_path / "means.svg")
 
     assert re.search(r"activation +relu +0\.020 +gelu +0\.170 +8\.\d× +supported", done.stdout)
     assert re.search(r"stem pool +max +0\.094 +none +0\.640 +6\.8× +supported", done.stdout)
@@ -432,9 +444,9 @@ def test_statistics_without_evidence_are_said_once(tmp_path):
 
     path = checkpoint_file(tmp_path, "layers=2-2,growth_rate=8,init_channels=16,classes=10", "zip")
 
-    assert "wiring: no evidence" in run("inspect", path).stdout
-    assert "wiring" not in run("convert", path, "--dry-run").stdout
-    drawn = run("inspect", path, "--evidence-picture", tmp_path / "means.svg")
+    assert "wiring: no evidence" in called("inspect", path).stdout
+    assert "wiring" not in called("convert", path, "--dry-run").stdout
+    drawn = called("inspect", path, "--evidence-picture", tmp_path / "means.svg")
     assert (drawn.returncode, drawn.stderr) == (
         2,
         "error: --evidence-picture: no evidence in its running statistics, and nothing to draw\n",
@@ -449,9 +461,9 @@ def test_a_damaged_file_is_refused_and_can_be_taken(tmp_path):
     state["features.denseblock2.denselayer3.norm1.running_var"].numpy().view(np.uint32)[2] ^= 1 << 20
     torch.save(state, tmp_path / "damaged.pth")
 
-    refused = run("convert", tmp_path / "damaged.pth", "--dry-run")
-    taken = run("convert", tmp_path / "damaged.pth", "--dry-run", "--ignore-inheritance")
-    shown = run("inspect", tmp_path / "damaged.pth")
+    refused = called("convert", tmp_path / "damaged.pth", "--dry-run")
+    taken = called("convert", tmp_path / "damaged.pth", "--dry-run", "--ignore-inheritance")
+    shown = called("inspect", tmp_path / "damaged.pth")
 
     told = "block2.layer3.norm1: 1 of 42 channels differs from block2.layer2.norm1's: 2"
     assert (refused.returncode, len(refused.stderr.splitlines())) == (3, 3)
