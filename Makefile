@@ -1,20 +1,24 @@
 # make demo   convert the embedded network and show that it is still the same (core dependencies only)
 # make test   every test, with the frameworks
+# make sweep  every planted change; `make test` takes every fifth to eleventh
 # make owners the tests against software too heavy for every run
 # make check  ruff and mypy
 # make bench  the measurements behind README's tables
 PYTHON ?= python3
-.PHONY: demo test owners check bench clean
+.PHONY: demo test sweep owners check bench clean
 
 demo: .venv-core/ready
 	.venv-core/bin/densenet-port demo
 
 test: .venv/ready
-	OPENBLAS_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 $(ARGS)
+	.venv/bin/python -m pytest -n 2 $(ARGS)
+
+sweep: .venv/ready
+	DENSENET_PORT_SWEEP=whole .venv/bin/python -m pytest -n 2 $$(grep -rl support.sweep tests --include='test_*.py') $(ARGS)
 
 owners: .venv/ready
 	.venv/bin/pip install --quiet --editable '.[owners]'
-	OPENBLAS_NUM_THREADS=1 .venv/bin/python -m pytest -m owners $(ARGS)
+	.venv/bin/python -m pytest -m owners $(ARGS)
 
 check: .venv/ready
 	.venv/bin/ruff check

@@ -1,8 +1,19 @@
 """What every test module shares."""
 
+import os
 import subprocess
 
 import pytest
+
+# Tests run side by side: threads would wait for each other's, OpenMP's do so at full work. Before numpy is imported.
+for _name in (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+):
+    os.environ.setdefault(_name, "1")
 
 SMALL = "layers=2-3-2,growth_rate=8,init_channels=16,classes=7"  # the same shape of code as the published networks
 

@@ -6,7 +6,7 @@ round. ONNX Runtime says what the changed file computes.
 """
 
 from collections import Counter
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import onnx
@@ -23,6 +23,7 @@ from densenet_port.network.architecture import Architecture
 from densenet_port.network.numpy import forward
 from tests.support.networks import torchvision_network
 from tests.support.onnx_models import export, randomised
+from tests.support.sweep import at_least, swept
 
 # conv, pool and transition each see an even side and an odd one, and no map is square
 PICTURES = np.random.default_rng(0).uniform(0, 2, (2, 3, 34, 36)).astype("f4")
@@ -34,6 +35,7 @@ TEXTS = {
     "auto_pad": ["VALID", "SAME_UPPER", "SAME_LOWER"],
     "mode": ["constant", "reflect", "edge"],
 }
+STRIDE = 5  # in the sweep over the changes
 SMALL_TENSOR = 16  # elements of a tensor that says a shape, an axis or how a picture is prepared
 
 
@@ -105,14 +107,13 @@ OPEN = {"input_names": ["x"], "dynamic_axes": {"x": {0: "n", 2: "h", 3: "w"}}}
 
 
 def changed(model, places):
-    """A name and a copy of the model for every single change; others are put in front of the nodes of `places`."""
+    """A name and a copy of the model for each single change; others are put in front of the nodes of `places`."""
     plans = [attributes(model), shapes(model), removals(model), insertions(model, places), orders(model)]
-    for plan in plans:
-        for name, change in plan:
-            copy = onnx.ModelProto()
-            copy.CopyFrom(model)
-            change(copy)
-            yield name, copy
+    for name, change in swept(chain(*plans), STRIDE):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        change(copy)
+        yield name, copy
 
 
 def other_values(name, value):
@@ -380,7 +381,7 @@ def outcome(path, pictures, monkeypatch):
     return "read" if same else "DIFFERENT"
 
 
-BASES = {  # what is changed, where others are put in, and how many changes are read and refused at least
+BASES = {  # what is changed, where others are put in, and how many of all changes are read and refused at least
     plain: (lambda _node: True, 230, 1500),
     old: (lambda node: node.op_type in ("Pad", "AveragePool"), 100, 380),
     prepared: (lambda node: node.op_type in ("Gather", "Sub", "Mul", "Transpose", "Div", "ReduceMean"), 200, 580),
@@ -392,7 +393,7 @@ GIVEN = {prepared: PICTURES.transpose(0, 2, 3, 1), flattened: SMALLER}
 
 @pytest.mark.parametrize("base", BASES, ids=lambda base: base.__name__)
 def test_no_change_of_a_graph_is_read_as_another_function(base, tmp_path, monkeypatch):
-    """Each of some hundred changes is read rightly, or refused."""
+    """Each of some hundred changes is read rightly, or refused; the usual run takes every fifth."""
     path, (places, read_least, refused_least) = base(tmp_path), BASES[base]
     pictures = GIVEN.get(base, PICTURES)
     assert outcome(path, pictures, monkeypatch) == "read"
@@ -404,7 +405,8 @@ def test_no_change_of_a_graph_is_read_as_another_function(base, tmp_path, monkey
 
     counts = Counter(outcomes.values())
     assert [name for name, how in outcomes.items() if how == "DIFFERENT"] == []
-    assert (counts["read"] >= read_least, counts["refused"] >= refused_least) == (True, True), counts
+    assert counts["read"] >= at_least(read_least, STRIDE), counts
+    assert counts["refused"] >= at_least(refused_least, STRIDE), counts
 
 
 def test_another_function_would_be_seen(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import json
 import re
 import zipfile
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
@@ -137,7 +138,7 @@ def test_no_change_of_a_program_makes_another_function_unseen(tmp_path, form):
     """Each is read rightly, with logits that agree, or refused."""
     save, ending = SAVED[form]
     verdicts = {
-        what: verdict(Change(what, changed(change)), "torchvision", tmp_path / f"x.{ending}", save)
+        what: verdict(Change(what, partial(changed, change)), "torchvision", tmp_path / f"x.{ending}", save)
         for what, change in CHANGES.items()
     }
 
