@@ -10,6 +10,7 @@ EXTRAS = {  # extra of pyproject.toml → the distributions that it is for
     "keras": ("keras", "tensorflow"),
     "jax": ("keras", "jax"),
     "torch": ("torch", "torchvision"),
+    "pictures": ("pillow",),
     "caffe": ("opencv-python-headless",),
     "onnx": ("onnx", "onnxruntime"),
     "publish": ("pygithub",),
@@ -17,6 +18,7 @@ EXTRAS = {  # extra of pyproject.toml → the distributions that it is for
     "owners": ("keras-hub", "kimm", "monai", "timm", "torchxrayvision"),
 }
 DISTRIBUTIONS = {  # top-level module → what brings it, where that has another name
+    "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "github": "pygithub",
     "requests": "pygithub",

@@ -63,15 +63,13 @@ def diff(first: Network | str | PathLike[str], second: Network | str | PathLike[
         only_first=tuple(slot for slot in one.weights if slot not in other.weights),
         only_second=tuple(slot for slot in other.weights if slot not in one.weights),
         identical=len(shared) - len(differing),
-        contracts={key: (old[key], new[key]) for key in old if old[key] != new[key]},
+        contracts={key: (old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)},
     )
 
 
 def _function_of(contract: Contract) -> dict[str, Any]:
-    """The entries of a contract that change the logits."""
-    entries = contract.to_json()
-    del entries["output"]
-    return entries
+    """The entries of a contract that change the logits of a picture that is prepared for the network."""
+    return {key: value for key, value in contract.to_json().items() if key not in ("output", "resize")}
 
 
 def _slot_difference(slot: Slot, first: Array, second: Array) -> SlotDifference | None:

@@ -27,7 +27,7 @@ from densenet_port.layouts.scan import ROOT
 from densenet_port.layouts.schema import OPTIONAL_ENTRIES, part_axes
 from densenet_port.layouts.structure import section_of
 from densenet_port.network.channels import CONCATENATIONS, FLATTENS
-from densenet_port.network.contract import ENTRIES, Origin
+from densenet_port.network.contract import ENTRIES, WORDS, Origin
 from densenet_port.network.explanations import STEM_POOL
 from densenet_port.network.graph import graph
 from densenet_port.network.head import USUAL
@@ -267,9 +267,9 @@ def _header(network: Network) -> Iterator[str]:
     name, numbers = network.checkpoint.path.name, network.architecture.name
     yield _comment(f"Learned by densenet-port {__version__} from {name}, a DenseNet {numbers}.")
     for text in _proven(network):
-        if not text.startswith(tuple(ENTRIES)):
+        if not text.startswith(WORDS):
             yield _comment(f"Proven: {text}.")
-    others = [text for text in _assumed(network) if not text.startswith(tuple(ENTRIES))]
+    others = [text for text in _assumed(network) if not text.startswith(WORDS)]
     if others:
         yield _comment(f"Assumed beside the contract: {'; '.join(others)}.")
     if _unknown(network):
@@ -339,7 +339,10 @@ def entries(network: Network) -> dict[str, str]:
     values = {**{key: getattr(contract, key) for key in ENTRIES}, "stem_stride": stem.stride}
     values["input"] = contract.input.to_json()
     relevant = set(entries_of(numbers, contract))
-    return {key: _value(values[key]) for key in ENTRIES if key in relevant or key not in OPTIONAL_ENTRIES}
+    if contract.resize:
+        values["resize"] = contract.resize.to_json()
+        relevant.add("resize")
+    return {key: _value(values[key]) for key in WORDS if key in relevant or key not in OPTIONAL_ENTRIES}
 
 
 def _contract_lines(network: Network) -> Iterator[Line]:

@@ -14,7 +14,7 @@ from densenet_port.errors import MisfitError, UsageError
 from densenet_port.layouts.layout import Layout
 from densenet_port.layouts.match import Ledger
 from densenet_port.network.architecture import Architecture
-from densenet_port.network.contract import ENTRIES, Contract, Input, Origin, StemPadding
+from densenet_port.network.contract import ENTRIES, WORDS, Contract, Input, Origin, StemPadding
 from densenet_port.network.follow import Evidence
 from densenet_port.network.graph import graph, stem_of
 from densenet_port.network.head import head_of
@@ -54,9 +54,10 @@ def known(checkpoint: Checkpoint, ledger: Ledger, evidence: Evidence | None, wor
     contract = _agreeing(checkpoint, ledger.architecture, contract, by_graph)
     if recorded is None:  # a graph of densenet-port's has an assumption like anything else
         origins = {**origins, **dict.fromkeys(by_graph, "graph"), **_outside(evidence)}
+        contract, origins = _resized(ledger, contract, origins)
     contract, origins = _corrected(checkpoint, contract, origins, words or {})
-    relevant = set(entries_of(ledger.architecture, contract))
-    return Known(contract, {key: origins[key] for key in ENTRIES if key in relevant})
+    relevant = {*entries_of(ledger.architecture, contract), *(["resize"] if contract.resize else [])}
+    return Known(contract, {key: origins[key] for key in WORDS if key in relevant})
 
 
 def entries_of(architecture: Architecture, contract: Contract) -> Iterator[str]:
@@ -82,7 +83,7 @@ def _recorded(checkpoint: Checkpoint) -> Known | None:
     record = checkpoint.record or {}
     if "contract" not in record:
         return None
-    origins: dict[str, Origin] = dict.fromkeys(ENTRIES, "record")
+    origins: dict[str, Origin] = dict.fromkeys(WORDS, "record")
     return Known(Contract.from_json(record["contract"]), origins | record.get("origins", {}))
 
 
@@ -111,6 +112,18 @@ def _usual(checkpoint: Checkpoint, ledger: Ledger) -> Known:
     if "stem_pool" in why:
         contract, origins["stem_pool"] = replace(contract, stem_pool="none"), "assumed"
     return Known(contract, origins)
+
+
+def _resized(ledger: Ledger, contract: Contract, origins: Mapping[str, Origin]) -> Known:
+    """The contract with the resizing that a table says, where that is of this network's pictures.
+
+    A software's is, where its input is too: whoever prepared other values had the choice of the size as well.
+    """
+    layout, classes = ledger.layout, ledger.architecture.classes
+    is_known = origins["input"] == "software" if layout.is_own else classes in (None, layout.classes)
+    if contract.resize is None or not is_known:
+        return Known(replace(contract, resize=None), origins)
+    return Known(contract, {**origins, "resize": "software" if layout.is_own else "user"})
 
 
 def _origins_of(layout: Layout) -> dict[str, Origin]:
@@ -171,9 +184,9 @@ def _corrected(
 ) -> Known:
     """The contract with the user's words in place of what nothing but a software or an assumption told."""
     for key, value in words.items():
-        if key not in ENTRIES:
-            raise UsageError(f"a contract has no entry {key!r}", hint=f"known: {', '.join(ENTRIES)}")
-        if origins[key] in ("graph", "record") and not _same(getattr(contract, key), value):
+        if key not in WORDS:
+            raise UsageError(f"a contract has no entry {key!r}", hint=f"known: {', '.join(WORDS)}")
+        if not _is_free(key, origins) and not _same(getattr(contract, key), value):
             raise UsageError(
                 f"{checkpoint.path}: the {key} is {_shown(getattr(contract, key))} by the file's own {origins[key]}, "
                 f"and {_shown(value)} by your word",
@@ -183,8 +196,13 @@ def _corrected(
         corrected = replace(contract, **cast("Any", dict(words)))
     except MisfitError as error:
         raise UsageError(error.message) from error
-    changed: dict[str, Origin] = {key: "user" for key in words if origins[key] not in ("graph", "record")}
+    changed: dict[str, Origin] = {key: "user" for key in words if _is_free(key, origins)}
     return Known(corrected, {**origins, **changed})
+
+
+def _is_free(key: str, origins: Mapping[str, Origin]) -> bool:
+    """Whether a user's word may be another than what is known: resizing is no part of the function."""
+    return key == "resize" or origins[key] not in ("graph", "record")
 
 
 def _shown(value: object) -> str:

@@ -28,7 +28,7 @@ from densenet_port.checkpoint import Array, Checkpoint, Tensor, array_digest
 from densenet_port.errors import CorruptError, MisfitError
 from densenet_port.formats.source import AGAIN, Source
 from densenet_port.network.architecture import Architecture
-from densenet_port.network.contract import ENTRIES, Contract, Origin
+from densenet_port.network.contract import WORDS, Contract, Origin
 from densenet_port.strict import Fields
 
 RECORD = "densenet_port"
@@ -55,7 +55,7 @@ def parse_record(path: Path, text: str | bytes) -> dict[str, Any]:
         fields.text_map(key)
     if "origins" in record:
         origins = fields.fields("origins")
-        origins.check_keys(ENTRIES, optional=ENTRIES)
+        origins.check_keys(WORDS, optional=WORDS)
         for key in origins.content:
             origins.one_of(key, get_args(Origin))
     if record.get("absorbed") is not None:

@@ -20,7 +20,7 @@ from densenet_port.extras import SOFTWARE
 from densenet_port.layouts.transform import FOLDS, compile_move
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.channels import CONCATENATIONS, FLATTENS
-from densenet_port.network.contract import ENTRIES, Contract, Input
+from densenet_port.network.contract import ENTRIES, Contract, Input, Resize
 from densenet_port.network.graph import STEMS, stem_of
 from densenet_port.network.units import HEAD, ROLES, Kind, Unit
 from densenet_port.strict import Fields
@@ -46,6 +46,7 @@ DEFAULTS: dict[str, Any] = {
 }
 KEYS = ("layout", "about", "containers", "contract", "units", "tensors", *DEFAULTS)
 OPTIONAL_ENTRIES = ("stem_stride", "stem_pool", "pool_rounding", "head_pool", "resize")
+PICTURES = ("input", "resize")  # entries of the contract that say what is done to pictures, and go with the weights
 OPTIONAL: dict[Kind, dict[str, str]] = {"conv": {"bias": "o"}}  # kind → part that a network need not have → its axes
 
 
@@ -155,7 +156,7 @@ def _only(only: Fields) -> dict[str, tuple[Any, ...]]:
 
 
 def _contract(contract: Fields) -> tuple[Contract, frozenset[str]]:
-    """The contract, and which of its entries go with the weights from file to file: the input always does."""
+    """The contract, and which of its entries go with the weights from file to file: `PICTURES` always do."""
     keys = [entry.name for entry in fields(Contract)]
     contract.check_keys([*keys, "carried"], optional=("carried", *OPTIONAL_ENTRIES))
     contract.value("epsilon", float)
@@ -164,6 +165,8 @@ def _contract(contract: Fields) -> tuple[Contract, frozenset[str]]:
     image.value("scale", float)
     image.values("mean", float)
     image.values("std", float)
+    if "resize" in contract.content:
+        contract.fields("resize").check_keys(entry.name for entry in fields(Resize))
     plain = {key: value for key, value in contract.content.items() if key != "carried"}
     try:
         return Contract.from_json(plain), _carried(contract, keys)
@@ -172,14 +175,14 @@ def _contract(contract: Fields) -> tuple[Contract, frozenset[str]]:
 
 
 def _carried(contract: Fields, keys: list[str]) -> frozenset[str]:
-    """All entries for true, none for false, else those listed; and the input."""
+    """All entries for true, none for false, else those listed; and whatever is done to pictures."""
     carried = contract.content.get("carried", False)
     if isinstance(carried, bool):
-        return frozenset(keys if carried else ["input"])
+        return frozenset(keys if carried else PICTURES)
     listed = contract.texts("carried")
     if unknown := [key for key in listed if key not in keys]:
         raise contract.wrong("carried", f"some of {', '.join(keys)}", repr(unknown[0]))
-    return frozenset([*listed, "input"])
+    return frozenset([*listed, *PICTURES])
 
 
 def _assumed(table: Fields) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from math import isfinite
+from math import floor, isclose, isfinite
 from typing import Any, Literal, get_args
 
 from densenet_port.errors import MisfitError
@@ -14,8 +14,9 @@ Activation = Literal["softmax", "sigmoid", "relu", "tanh", "log_softmax"]
 Output = Literal["logits", Activation]
 Order = Literal["rgb", "bgr", "grey"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-Fit = Literal["crop", "squash"]
+Fit = Literal["crop", "squash", "border"]
 _UNIT = 2.0  # means and deviations of pictures of values up to 1 are smaller
+_ROUGH = 1e-6  # of a number: a float32 is within 6e-8 of what is meant, and a preparation multiplies a few
 _EXACT = 1e-12  # of a number: what float64's arithmetic with decimals loses at most, and far less than a float32 has
 Origin = Literal["graph", "record", "statistics", "software", "user", "assumed"]
 ENTRIES = ("epsilon", "stem_stride", "stem_padding", "stem_pool", "pool_rounding", "head_pool", "output", "input")
@@ -28,6 +29,8 @@ ENTRIES = ("epsilon", "stem_stride", "stem_padding", "stem_pool", "pool_rounding
     user       the user's word
     assumed    nothing tells; it is what files like this one usually have
 """
+WORDS = (*ENTRIES, "resize")
+"""What a user may say of a contract. `resize` is no part of the function, and has an origin only where it is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,24 @@ class Input:
         for name, values in (("scale", (self.scale,)), ("mean", self.mean), ("std", self.std)):
             if not isinstance(values, tuple) or not all(map(_is_number, values)) or (name != "mean" and 0 in values):
                 raise MisfitError(f"contract: input.{name}: expected finite numbers, found {getattr(self, name)!r}")
+
+    def linear(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Factors and offsets of the channels, in the network's order: x = factor · pixel + offset.
+
+        A network of fewer channels than there are numbers has the first of them; one number is that of all channels.
+        Raises MisfitError for a network of more.
+        """
+        mean, std = self.numbers(channels)
+        factors = tuple(1 / (self.scale * one) for one in std)
+        return factors, tuple(-one / other for one, other in zip(mean, std, strict=True))
+
+    def numbers(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and std of so many channels. Raises MisfitError where there are not enough of them."""
+        mean, std = (one * channels if len(one) == 1 else one[:channels] for one in (self.mean, self.std))
+        if len(mean) != channels or len(std) != channels:
+            counts = f"{len(self.mean)} means and {len(self.std)} deviations"
+            raise MisfitError(f"contract: input: expected numbers of {channels} channels, found {counts}")
+        return mean, std
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Input":
@@ -70,7 +91,8 @@ class Resize:
     """How a picture of any size becomes one that the network was evaluated on, before `Input` prepares its values.
 
     With `fit="crop"` the shorter side is brought to `size / crop` (rounded down, as torchvision and timm do) and the
-    middle of `size` by `size` is taken; with `fit="squash"` both sides are brought to `size`, whatever their ratio.
+    middle of `size` by `size` is taken; with `fit="squash"` both sides are brought to that, whatever their ratio; with
+    `fit="border"` the longer side is, and what is missing of `size` is filled up with the mean.
     `size` is in pixels, height and width. `interpolation` is Pillow's, with its antialiasing. Raises MisfitError.
     """
 
@@ -87,6 +109,17 @@ class Resize:
             raise MisfitError(f"contract: resize.size: expected height and width in pixels, found {self.size!r}")
         if not _is_number(self.crop) or not 0 < self.crop <= 1:
             raise MisfitError(f"contract: resize.crop: expected a share of the picture, found {self.crop!r}")
+
+    def __str__(self) -> str:
+        """`224 of 256 pixels, bilinear`."""
+        fit = {"crop": "", "squash": ", squashed", "border": ", with a border"}[self.fit]
+        return f"{_sides(self.size)} of {_sides(self.scaled)} pixels, {self.interpolation}{fit}"
+
+    @property
+    def scaled(self) -> tuple[int, int]:
+        """What height and width are brought to, or one of them, before the middle is taken."""
+        height, width = (floor(side / self.crop) for side in self.size)
+        return height, width
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Resize":
@@ -115,6 +148,17 @@ def input_of(factors: Sequence[float], offsets: Sequence[float], order: Order) -
         std = tuple(_clean(1 / (factor * scale)) for factor in factors)
         ways.append(Input(order=order, scale=scale, mean=mean, std=std))
     return min(ways, key=lambda way: sum(map(digits, (*way.mean, *way.std))))
+
+
+def same_input(first: Input, second: Input, channels: int) -> bool:
+    """Whether two inputs prepare the same images, but for the rounding of their numbers to float32."""
+    if channels == 3 and (first.order == "bgr") != (second.order == "bgr"):
+        return False
+    one, other = first.linear(channels), second.linear(channels)
+    largest = max(map(abs, other[1]), default=0.0)  # an offset of zero is one beside the others
+    alike = (isclose(a, b, rel_tol=_ROUGH) for a, b in zip(one[0], other[0], strict=True))
+    near = (isclose(a, b, rel_tol=_ROUGH, abs_tol=_ROUGH * largest) for a, b in zip(one[1], other[1], strict=True))
+    return all(alike) and all(near)
 
 
 def unit_note(picture: Input) -> str | None:
@@ -195,6 +239,12 @@ class Contract:
 
 
 _RARE: dict[str, Any] = {"stem_stride": None, "head_pool": 1, "resize": None}  # entry of few → what others have
+
+
+def _sides(size: tuple[int, int]) -> str:
+    """A size for a message: one number where both sides are alike."""
+    height, width = size
+    return str(height) if height == width else f"{height}×{width}"
 
 
 def _is_count(value: object) -> bool:

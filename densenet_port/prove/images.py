@@ -4,17 +4,17 @@ Seeded noise of several sizes, and scikit-learn's two photographs where it is in
 prepared as the contract says.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from densenet_port.checkpoint import Array
 from densenet_port.conversion.load import Network
-from densenet_port.errors import CorruptError, DiskError, UsageError
-from densenet_port.network.contract import Input
+from densenet_port.errors import DiskError, UsageError
+from densenet_port.network.contract import Contract, Resize
 from densenet_port.network.graph import graph
+from densenet_port.network.pictures import decoded, preprocess, resized
 
 SIZES = (224, 225, 256)  # even, odd, and a multiple of 32
 FOLLOWED = 64  # pixels of the probe that is followed through the network: small, so that every activation can be kept
@@ -62,7 +62,7 @@ def make_probes(
         Probe(name=f"noise {size}", images=_noise(batch, size, channels, seed + number))
         for number, size in enumerate(dict.fromkeys((followed, *sizes)))
     ]
-    return (*noise, *_photographs(source.contract.input, channels, sizes[0] if sizes else followed, folder))
+    return (*noise, *_photographs(source.contract, channels, sizes[0] if sizes else followed, folder))
 
 
 def _noise(count: int, size: int, channels: int, seed: int) -> Array:
@@ -73,73 +73,35 @@ def _noise(count: int, size: int, channels: int, seed: int) -> Array:
     return noise
 
 
-def _photographs(contract: Input, channels: int, size: int, folder: Path | None) -> list[Probe]:
+def _photographs(contract: Contract, channels: int, size: int, folder: Path | None) -> list[Probe]:
     """Real pictures, prepared as the contract says; none where neither a folder nor scikit-learn's are to be had."""
-    pictures = _own_pictures(folder, size) if folder else _sample_pictures(size)
+    pictures = _own_pictures(folder) if folder else _sample_pictures()
     if not pictures or channels not in (1, 3):
         return []
-    pixels = np.stack(list(pictures.values()))
-    return [
-        Probe(
-            name=f"photographs {size}",
-            images=prepared(pixels, contract, channels),
-            labels=tuple(pictures),
-            pictures=pixels,
-        )
-    ]
+    resize = replace(contract.resize or Resize(), size=(size, size))
+    shown = [resized(picture, resize, replace(contract.input, order="rgb")) for picture in pictures.values()]
+    images = preprocess(pictures.values(), contract, size=resize, channels=channels)
+    return [Probe(name=f"photographs {size}", images=images, labels=tuple(pictures), pictures=np.stack(shown))]
 
 
-def prepared(pixels: Array, contract: Input, channels: int = 3) -> Array:
-    """Pictures `n h w 3` uint8, red first, as a network of that contract takes them: `n h w channels` float32."""
-    values = pixels.astype(np.float64)
-    if channels == 1:
-        values = values @ np.array([[0.299], [0.587], [0.114]])  # ITU-R BT.601, as every image library makes grey
-    elif contract.order == "bgr":
-        values = values[..., ::-1]
-    mean, std = np.array(contract.mean)[:channels], np.array(contract.std)[:channels]
-    result: Array = ((values / contract.scale - mean) / std).astype(np.float32)
-    return result
-
-
-def _own_pictures(folder: Path, size: int) -> dict[str, Array]:
-    """The pictures in a folder, name → `size size 3` uint8. Raises DiskError, CorruptError or UsageError."""
-    try:
-        from PIL import Image, UnidentifiedImageError  # noqa: PLC0415 (only pictures need it)
-    except ImportError as error:
-        raise UsageError("pictures need Pillow", hint='pip install "densenet-port[torch]"') from error
+def _own_pictures(folder: Path) -> dict[str, Array]:
+    """The pictures in a folder, name → `h w 3` uint8. Raises DiskError, CorruptError or UsageError."""
     try:
         paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     except OSError as error:
         raise DiskError(f"{folder}: cannot be read: {error.strerror}") from error
-    pictures: dict[str, Array] = {}
-    for path in paths:
-        try:
-            with Image.open(path) as picture:
-                pictures[path.name] = _cropped(picture, size)
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-            raise CorruptError(f"{path}: cannot be read as a picture: {error}") from error
+    pictures = {path.name: next(decoded(path, 3)) for path in paths}
     if not pictures:
         raise UsageError(f"{folder}: holds no pictures")
     return pictures
 
 
-def _sample_pictures(size: int) -> dict[str, Array]:
+def _sample_pictures() -> dict[str, Array]:
     """Scikit-learn's two photographs, where it and Pillow are installed."""
     try:
-        from PIL import Image  # noqa: PLC0415 (only pictures need it)
+        from PIL import Image  # noqa: F401, PLC0415 (with which scikit-learn reads them)
         from sklearn.datasets import load_sample_images  # noqa: PLC0415 (an option)
     except ImportError:
         return {}
     sample = load_sample_images()
-    names = [Path(name).name for name in sample.filenames]
-    return {name: _cropped(Image.fromarray(pixels), size) for name, pixels in zip(names, sample.images, strict=True)}
-
-
-def _cropped(picture: Any, size: int) -> Array:
-    """The middle of a picture, its shorter side first brought to 8/7 of `size` (256 for 224)."""
-    short = round(size * 8 / 7)
-    colour = picture.convert("RGB")
-    factor = short / min(colour.size)
-    width, height = (max(short, round(side * factor)) for side in colour.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    return np.asarray(colour.resize((width, height)).crop((left, top, left + size, top + size)))
+    return {Path(name).name: pixels for name, pixels in zip(sample.filenames, sample.images, strict=True)}
