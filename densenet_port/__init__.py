@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from densenet_port.conversion.compare import Difference, diff
     from densenet_port.conversion.convert import convert, verify
     from densenet_port.conversion.load import Network, read
+    from densenet_port.conversion.prediction import Prediction, predict
     from densenet_port.conversion.write import Conversion
     from densenet_port.errors import (
         ComparisonError,
@@ -38,9 +39,10 @@ if TYPE_CHECKING:
         load,
     )
     from densenet_port.network.architecture import Architecture
-    from densenet_port.network.contract import Contract
+    from densenet_port.network.contract import Contract, Input, Resize
     from densenet_port.network.graph import Graph, graph
     from densenet_port.network.numpy import forward
+    from densenet_port.network.pictures import preprocess
     from densenet_port.network.units import Slot
     from densenet_port.prove.parity import Parity, check, diagnose
     from densenet_port.prove.recorder import record
@@ -50,14 +52,16 @@ _HOMES = {
     "conversion.compare": "Difference diff",
     "conversion.convert": "convert verify",
     "conversion.load": "Network read",
+    "conversion.prediction": "Prediction predict",
     "conversion.write": "Conversion",
     "errors": "ComparisonError CorruptError DiskError MisfitError NetworkError PortError UsageError",
     "models": "DenseNet DenseNetImageNet121 DenseNetImageNet161 DenseNetImageNet169 DenseNetImageNet201 "
     "DenseNetImageNet264 load",
     "network.architecture": "Architecture",
-    "network.contract": "Contract",
+    "network.contract": "Contract Input Resize",
     "network.graph": "Graph graph",
     "network.numpy": "forward",
+    "network.pictures": "preprocess",
     "network.units": "Slot",
     "prove.parity": "Parity check diagnose",
     "prove.recorder": "record",
@@ -80,12 +84,15 @@ __all__ = [
     "Difference",
     "DiskError",
     "Graph",
+    "Input",
     "MisfitError",
     "Network",
     "NetworkError",
     "Parity",
     "PortError",
+    "Prediction",
     "Recording",
+    "Resize",
     "Slot",
     "UsageError",
     "__version__",
@@ -96,6 +103,8 @@ __all__ = [
     "forward",
     "graph",
     "load",
+    "predict",
+    "preprocess",
     "read",
     "record",
     "verify",

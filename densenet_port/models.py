@@ -179,13 +179,19 @@ def load(
     input_shape: Shape | None = None,
     activation: Activation | Literal["contract"] | None = "contract",
     data_format: DataFormat | None = None,
+    include_preprocessing: bool = False,
 ) -> Model:
     """The network that a file describes, in its own architecture and contract, with the file's weights.
 
     As `read(path).keras(...)`; raises the PortErrors of reading a file, and ValueError for an input that the network
     cannot take.
     """
-    return read(path).keras(input_shape=input_shape, activation=activation, data_format=data_format)
+    return read(path).keras(
+        input_shape=input_shape,
+        activation=activation,
+        data_format=data_format,
+        include_preprocessing=include_preprocessing,
+    )
 
 
 def _pooled(model: Model, order: DataFormat) -> Model:

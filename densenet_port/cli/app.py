@@ -19,6 +19,7 @@ from densenet_port.errors import PortError
 COMMANDS = {  # module → its commands; only the module of the command that runs is imported
     "convert": ("convert", "inspect", "diff"),
     "learn": ("learn",),
+    "predict": ("predict",),
     "prove": ("check", "diagnose", "record"),
     "verify": ("verify", "demo"),
     "catalogue": ("layouts", "archs", "doctor"),

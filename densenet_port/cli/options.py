@@ -5,7 +5,7 @@ fields, each of them an option.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
@@ -16,7 +16,7 @@ from densenet_port.cli.base import Printing
 from densenet_port.errors import MisfitError, UsageError, nearest
 
 if TYPE_CHECKING:
-    from densenet_port.network.contract import Input
+    from densenet_port.network.contract import Input, Resize
 
 # What may be chosen, told here so that no command pays for an import of what takes it
 Kernels = Literal["theano", "tensorflow"]
@@ -135,13 +135,22 @@ class ContractWords(NamedTuple):
         str | None,
         typer.Option("--input", help="How pictures are prepared: order=bgr,scale=1,mean=104/117/124,std=1/1/1."),
     ] = None
+    resize: Annotated[
+        str | None,
+        typer.Option(
+            "--resize",
+            help="How pictures are resized: size=224,crop=0.875,interpolation=bicubic,fit=crop (or squash, border).",
+        ),
+    ] = None
 
     @property
     def entries(self) -> dict[str, Any]:
-        """The entries of the contract that are given. Raises UsageError for an input that is none."""
+        """The entries of the contract that are given. Raises UsageError for an input or a resizing that is none."""
         given = {key: value for key, value in self._asdict().items() if value is not None}
         if self.picture is not None:
             given["input"] = _input(given.pop("picture"))
+        if self.resize is not None:
+            given["resize"] = _resize(self.resize)
         return given
 
 
@@ -149,21 +158,41 @@ def _input(text: str) -> "Input":
     """The input of `order=bgr,scale=1,mean=104/117/124,std=1/1/1`; what is left out is torchvision's."""
     from densenet_port.network.contract import Input
 
+    return _of_parts("--input", text, Input, {"order": str, "scale": float, "mean": _floats, "std": _floats})
+
+
+def _resize(text: str) -> "Resize":
+    """The resizing of `size=288,crop=0.95,interpolation=bicubic`; `size=192/256` is height and width."""
+    from densenet_port.network.contract import Resize
+
+    return _of_parts("--resize", text, Resize, {"size": _sides, "crop": float, "interpolation": str, "fit": str})
+
+
+def _of_parts(option: str, text: str, make: Callable[..., Any], kinds: Mapping[str, Callable[[str], Any]]) -> Any:
+    """What entries such as `order=bgr,scale=1` make. Raises UsageError for entries, or values, that there are not."""
     entries: dict[str, Any] = {}
     for part in text.split(","):
         key, _, value = part.partition("=")
-        if key not in ("order", "scale", "mean", "std"):
-            raise UsageError(f"--input {text}: unknown {key!r}", hint="known: order, scale, mean, std")
+        if key not in kinds:
+            raise UsageError(f"{option} {text}: unknown {key!r}", hint=f"known: {', '.join(kinds)}")
         try:
-            entries[key] = value if key == "order" else tuple(map(float, value.split("/")))
+            entries[key] = kinds[key](value)
         except ValueError as error:
-            raise UsageError(f"--input {text}: {key} cannot be {value!r}") from error
-    if "scale" in entries:
-        entries["scale"] = entries["scale"][0]
+            raise UsageError(f"{option} {text}: {key} cannot be {value!r}") from error
     try:
-        return Input(**entries)
+        return make(**entries)
     except MisfitError as error:
-        raise UsageError(f"--input {text}: {error.message}") from error
+        raise UsageError(f"{option} {text}: {error.message}") from error
+
+
+def _floats(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split("/")))
+
+
+def _sides(text: str) -> tuple[int, ...]:
+    """Height and width, of one number or of two."""
+    sides = tuple(map(int, text.split("/")))
+    return sides * 2 if len(sides) == 1 else sides
 
 
 # -- groups ------------------------------------------------------------------------------------------------------------

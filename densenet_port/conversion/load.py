@@ -140,10 +140,12 @@ class Network:
         input_shape: "Shape | None" = None,
         activation: "Activation | Literal['contract'] | None" = "contract",
         data_format: "DataFormat | None" = None,
+        include_preprocessing: bool = False,
     ) -> Any:
         """The network as a Keras model, with its weights.
 
         `activation="contract"` puts out what the network's own software does; the rest is as in `network.keras.build`.
+        With `include_preprocessing` pixels from 0 to 255 go in, red first, and the model prepares them by the contract.
         Without a head the output is the last map, after its ReLU. Raises UsageError where Keras is not installed,
         ValueError for an input that the network cannot take.
         """
@@ -158,6 +160,7 @@ class Network:
             activation=activation,
             data_format=data_format,
             blank=True,
+            include_preprocessing=include_preprocessing,
         )
         assign(model, dict(self.weights))
         return model

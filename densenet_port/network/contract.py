@@ -152,9 +152,14 @@ def input_of(factors: Sequence[float], offsets: Sequence[float], order: Order) -
 
 def same_input(first: Input, second: Input, channels: int) -> bool:
     """Whether two inputs prepare the same images, but for the rounding of their numbers to float32."""
+    if first == second:
+        return True
     if channels == 3 and (first.order == "bgr") != (second.order == "bgr"):
         return False
-    one, other = first.linear(channels), second.linear(channels)
+    try:
+        one, other = first.linear(channels), second.linear(channels)
+    except MisfitError:  # numbers of other channels than the network's
+        return False
     largest = max(map(abs, other[1]), default=0.0)  # an offset of zero is one beside the others
     alike = (isclose(a, b, rel_tol=_ROUGH) for a, b in zip(one[0], other[0], strict=True))
     near = (isclose(a, b, rel_tol=_ROUGH, abs_tol=_ROUGH * largest) for a, b in zip(one[1], other[1], strict=True))

@@ -6,7 +6,9 @@ what they belong to (`block1_layer2_relu1`, `block1_layer2_concat`, `stem_pool`,
 and `final_concat`). A blur pool is `stem_pool`, a reflection, `stem_blur1` and `stem_blur2`: nothing in it is a
 variable, and every layer is Keras's own. The network itself always runs channels last, whatever the user's global
 setting: TensorFlow has no channels-first convolution on the CPU, and kernels are `h w i o` in either order. A
-channels-first input goes through one Permute in front, so weights and logits are the same in both orders.
+channels-first input goes through one Permute in front, so weights and logits are the same in both orders. Where the
+model prepares its pictures, `images_rescaling` and `images_normalization` stand behind that, and where the network
+reads blue first, `keras.ops.flip` in front of them.
 """
 
 import re
@@ -17,7 +19,7 @@ from typing import Any, cast
 from densenet_port.checkpoint import Array
 from densenet_port.extras import framework
 from densenet_port.network.architecture import Architecture
-from densenet_port.network.contract import Activation, Contract
+from densenet_port.network.contract import Activation, Contract, Input
 from densenet_port.network.graph import IMAGES, Graph, graph
 from densenet_port.network.keras_input import DataFormat, KerasTensor, ModelInput, Shape, model_input
 from densenet_port.network.keras_layers import PAD, LayerSpec, lower
@@ -34,6 +36,7 @@ VARIABLES: dict[Role, str] = {
     "variance": "moving_variance",
 }
 UNIT = re.compile(r"(?:stem|block\d+\.layer\d+|transition\d+|final|head)\.(conv|norm|dense)\d*")
+_SMALLEST = 1e-7  # Keras's own epsilon, below which Normalization divides by that
 MOMENTUM = 0.9  # the paper's networks were trained with it: torch's 0.1, counted from the other end
 
 
@@ -48,6 +51,7 @@ def build(
     weight_decay: float = 0.0,
     input_tensor: KerasTensor | None = None,
     blank: bool = False,
+    include_preprocessing: bool = False,
 ) -> Model:
     """The Keras model of an architecture and a contract, with random kernels.
 
@@ -56,6 +60,7 @@ def build(
     overrules both. The output is logits `n classes` for
     `activation=None`, else what the activation makes of them; without a head the last map after its ReLU, in the
     input's order. `blank` kernels are zeros, for weights that follow (random ones take JAX a quarter of a minute).
+    With `include_preprocessing` the model takes pixels from 0 to 255, red first, and prepares them by the contract.
     Raises ValueError for an input that the network cannot take.
     """
     keras = framework("keras")
@@ -66,6 +71,7 @@ def build(
     images = keras.Input(shape=expected.shape, name="images") if input_tensor is None else input_tensor
     first = expected.order == "channels_first"
     x = keras.layers.Permute((2, 3, 1), name="channels_to_last")(images) if first else images
+    x = _prepared(x, contract.input, architecture.channels) if include_preprocessing else x
     x = _connect(network, x, dropout_rate, weight_decay, blank=blank)
     if first and not network.is_flat(network.output):
         x = keras.layers.Permute((3, 1, 2), name="channels_to_first")(x)
@@ -83,6 +89,22 @@ def check_input(network: Graph, expected: ModelInput, name: str) -> None:
     if fixed and not all(side is not None and network.takes(side) for side in expected.sides):
         fitting = f"the head of DenseNet {name} reads every place of its map: {fixed} by {fixed} fit"
         raise ValueError(f"{fitting}, found {expected}")
+
+
+def _prepared(pixels: KerasTensor, picture: Input, channels: int) -> KerasTensor:
+    """What a contract makes of symbolic pixels `n h w c`: (pixel / scale − mean) / std, in the network's order.
+
+    Raises ValueError for deviations that Keras's Normalization cannot divide by.
+    """
+    keras = framework("keras")
+    mean, std = picture.numbers(channels)
+    if min(std) < _SMALLEST:
+        raise ValueError(f"Keras's Normalization divides by deviations of at least {_SMALLEST:g}, found {min(std):g}")
+    x = keras.ops.flip(pixels, axis=-1) if picture.order == "bgr" and channels > 1 else pixels
+    if picture.scale != 1:
+        x = keras.layers.Rescaling(1 / picture.scale, name="images_rescaling")(x)
+    variance = tuple(deviation**2 for deviation in std)
+    return keras.layers.Normalization(mean=mean, variance=variance, name="images_normalization")(x)
 
 
 def _connect(

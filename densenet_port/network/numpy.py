@@ -256,6 +256,12 @@ _ACTIVATIONS: dict[Activation, Callable[[Map], Map]] = {
 }
 
 
+def activated(logits: Map, function: Activation) -> Map:
+    """What an activation makes of logits `n classes`."""
+    with np.errstate(over="ignore"):  # the sigmoid of a very negative number is zero
+        return _ACTIVATIONS[function](logits)
+
+
 _OPERATIONS: dict[OperationKind, Callable[[Operation, Mapping[Slot, Map], Map], Map]] = {
     "conv": _conv,
     "norm": _norm,

@@ -26,15 +26,13 @@ _GREY = np.array([[0.299], [0.587], [0.114]])  # ITU-R BT.601, as Pillow makes g
 _WIDE = 65535 // 255  # steps of a 16-bit picture in one of an 8-bit picture
 
 
-def preprocess(
-    images: Pictures, contract: Contract, *, size: Size | None = None, channels: int | None = None
-) -> Array:
+def preprocess(images: Pictures, contract: Contract, *, size: Size | None = None, channels: int | None = None) -> Array:
     """Pictures as the network of a contract reads them, `n h w c` float32.
 
-    `images` is a path, an image of Pillow's, an array `h w c`, or several of them; an array `n h w c` is several. Arrays
-    are red, green, blue (or grey), uint8 or floats from 0 to 255. `size` says how they are resized, in pixels or as a
-    `Resize`, where the contract's own does not hold; pixels alone leave the rest of that as it is, and mean the middle
-    of 8/7 of them where there is none. `channels` are the network's: 3, or 1 where the contract's input is grey.
+    `images` is a path, an image of Pillow's, an array `h w c`, or several of them; an array `n h w c` is several.
+    Arrays are red, green, blue (or grey), uint8 or floats from 0 to 255. `size`, in pixels or as a `Resize`, is how
+    they are resized, where not as the contract says; pixels alone leave the rest of that as it is, and mean the middle
+    of 8/7 of them where it says nothing. `channels` are the network's: 3, or 1 where the contract's input is grey.
     Raises UsageError where nothing says a size, and for what is no picture; DiskError and CorruptError for files.
     """
     resize = resize_of(contract, size)
@@ -158,7 +156,7 @@ def _require_colours(channels: int) -> None:
 # -- sizes -------------------------------------------------------------------------------------------------------------
 
 
-def resized(pixels: Array, resize: Resize, picture: Input = Input()) -> Array:
+def resized(pixels: Array, resize: Resize, picture: Input) -> Array:
     """Pixels `h w c` of any size as those of `resize.size`, uint8 or float32; a border has the colour of the mean."""
     height, width, channels = pixels.shape
     fill = _fill(picture, channels) if resize.fit == "border" else np.zeros(channels)
@@ -189,7 +187,8 @@ def _scaled(pixels: Array, size: tuple[int, int], interpolation: str) -> Array:
     if pixels.dtype == np.uint8 and pixels.shape[-1] == 3:
         return np.asarray(image.fromarray(np.ascontiguousarray(pixels)).resize(sides, way))
     planes = [image.fromarray(np.ascontiguousarray(plane)).resize(sides, way) for plane in np.moveaxis(pixels, -1, 0)]
-    return np.clip(np.stack(planes, axis=-1), 0, 255)  # cubic and Lanczos weights overshoot
+    scaled: Array = np.stack(planes, axis=-1)
+    return scaled.clip(0, 255)  # cubic and Lanczos weights overshoot
 
 
 def _middle(pixels: Array, size: tuple[int, int], fill: Array) -> Array:

@@ -25,7 +25,7 @@ SAMENESS = 1e3  # logits that differ a thousand times more between classes than 
 MUTE = "the reference's logits do not depend on the picture"
 PROBABILITIES = "these are probabilities, not logits"
 
-Kind = Literal["evidence", "float64", "float32", "weights"]
+Kind = Literal["evidence", "float64", "float32", "weights", "preparation"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from densenet_port.conversion.load import read, table
 from densenet_port.errors import DiskError, MisfitError, PortError, UsageError
 from densenet_port.layouts.identify import first_few
 from densenet_port.layouts.layout import Kernels
-from densenet_port.network.contract import Input
+from densenet_port.network.contract import Input, Resize
 from densenet_port.prove.images import BATCH
 from densenet_port.prove.live import Model, explained, kind_of, name_of
 from densenet_port.prove.recorder import record
@@ -77,18 +77,13 @@ def _path(src: str | None) -> str | Path | None:
 
 def _to_json(contract: Mapping[str, Any]) -> dict[str, Any]:
     """Entries of a contract as plain JSON values."""
-    return {key: asdict(value) if isinstance(value, Input) else value for key, value in contract.items()}
+    return {key: value.to_json() if isinstance(value, Input | Resize) else value for key, value in contract.items()}
 
 
 def _from_json(plain: Mapping[str, Any]) -> dict[str, Any]:
     """The entries that `_to_json` made plain."""
-    contract = dict(plain)
-    if "input" in contract:
-        entries: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in contract["input"].items()
-        }
-        contract["input"] = Input(**entries)
-    return contract
+    kinds = {"input": Input.from_json, "resize": Resize.from_json}
+    return {key: kinds[key](value) if key in kinds else value for key, value in plain.items()}
 
 
 # -- in the process ----------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def _photographs(contract: Contract, channels: int, size: int, folder: Path | No
     if not pictures or channels not in (1, 3):
         return []
     resize = replace(contract.resize or Resize(), size=(size, size))
-    shown = [resized(picture, resize, replace(contract.input, order="rgb")) for picture in pictures.values()]
+    shown = [resized(picture, resize, contract.input) for picture in pictures.values()]
     images = preprocess(pictures.values(), contract, size=resize, channels=channels)
     return [Probe(name=f"photographs {size}", images=images, labels=tuple(pictures), pictures=np.stack(shown))]
 

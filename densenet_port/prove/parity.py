@@ -32,6 +32,7 @@ from densenet_port.prove.diagnose import diagnose as diagnose_units
 from densenet_port.prove.figures import Figures, figures_of, largest, rms
 from densenet_port.prove.images import BATCH, SIZES, Probe, make_probes
 from densenet_port.prove.job import PRECISIONS
+from densenet_port.prove.preparation import Difference, differences
 from densenet_port.prove.recording import Recording, Settings, run_port, run_reference
 from densenet_port.prove.reference import dependence
 from densenet_port.prove.worker import LIMIT
@@ -269,16 +270,18 @@ def judge(port: Network, source: Network | None, reference: Recording, answers: 
     with np.errstate(all="ignore"):  # NaN and infinity are judged, not warned of
         figures = tuple(_figures(reference, answers))
         checks = tuple(all_checks(port, source, reference, answers, figures))
-        passed = all(check.passed for check in checks)
-        undecided = None if passed else no_evidence(reference, answers, checks) or _rounded_alone(port, source, checks)
-        wrong = not passed and undecided is None
+        agree = all(check.passed for check in checks)
+        undecided = None if agree else no_evidence(reference, answers, checks) or _rounded_alone(port, source, checks)
+        wrong = not agree and undecided is None
+        prepared = tuple(differences(reference, answers))
+        misprepared = [difference for difference in prepared if difference.is_judged]
         diagnosis = _diagnosis(port, reference, answers)
         units = tuple(_units(reference, answers, diagnosis.errors))
         return Parity(
-            passed=passed,
+            passed=agree and not misprepared,
             independent=reference.independent,
             dependence=None if reference.independent else dependence(reference.metadata),
-            checks=checks,
+            checks=(*checks, *(difference.check() for difference in misprepared)),
             figures=figures,
             units=units,
             where=_first_divergence(units, diagnosis.faulty) if wrong else None,
@@ -288,8 +291,11 @@ def judge(port: Network, source: Network | None, reference: Recording, answers: 
             source=reference.metadata,
             port=answers.metadata,
             sides={"reference": _implementation(reference), "port": _implementation(answers)},
-            notes=tuple(_notes(reference, answers, rounded=is_rounded(checks))),
-            diagnosis=tuple(finding.to_json() for finding in diagnosis.findings) if wrong else (),
+            notes=tuple(_notes(reference, answers, prepared, rounded=is_rounded(checks))),
+            diagnosis=(
+                *(finding.to_json() for finding in diagnosis.findings if wrong),
+                *(difference.finding() for difference in misprepared),
+            ),
             undecided=undecided,
         )
 
@@ -385,7 +391,9 @@ def _contradicted(network: Network, probe: Probe, logits: Array) -> bool:
     return not largest(logits, third) <= BOUND64
 
 
-def _notes(reference: Recording, answers: Recording, *, rounded: bool) -> Iterator[str]:
+def _notes(
+    reference: Recording, answers: Recording, prepared: tuple[Difference, ...], *, rounded: bool
+) -> Iterator[str]:
     """What a reader of the verdict should know."""
     if rounded:
         yield "tensors had to be rounded: the proof has two steps, the unrounded mapping and each tensor's half ULP"
@@ -398,6 +406,7 @@ def _notes(reference: Recording, answers: Recording, *, rounded: bool) -> Iterat
         yield f"the reference was recorded from {reference.metadata['name']}"
     if assumed := [key for key in UNJUDGED if reference.metadata.get("origins", {}).get(key) == "assumed"]:
         yield f"assumed, and not judged by logits of prepared images: {', '.join(assumed)}"
+    yield from (f"not judged, {one.entry}: {one.says}" for one in prepared if not one.is_judged)
     first, second = reference.contract.pool_rounding, answers.contract.pool_rounding
     if first != second:
         yield f"average pools round odd sizes {first} in the reference and {second} in the port, by contract"
