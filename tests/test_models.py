@@ -17,11 +17,13 @@ from densenet_port.errors import DiskError, MisfitError, NetworkError, UsageErro
 from densenet_port.extras import framework
 from densenet_port.fetch import registry as fetch
 from densenet_port.files import file_digest
+from densenet_port.layouts.layout import Layout
 from densenet_port.models import DenseNet, load
 from densenet_port.network.architecture import Architecture
-from densenet_port.network.contract import Contract
+from densenet_port.network.contract import Contract, Input, same_input
 from densenet_port.network.keras import assign, build, slots
 from densenet_port.network.numpy import forward
+from densenet_port.network.pictures import prepared
 from densenet_port.network.units import Slot
 from tests.record.cards import keras_file
 from tests.support.hosting import Host
@@ -676,3 +678,33 @@ def test_a_missing_framework_names_what_to_install(monkeypatch, missing, extra):
         f"keras cannot be imported: No module named {missing!r}",
         f'pip install "densenet-port[{extra}]"',
     )
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["torchvision", "caffe"])
+def test_a_model_prepares_its_pictures(layout, small, tmp_path):
+    """From pixels in either order of axes, saved and loaded by Keras; its graph is read as the same preparation."""
+    picture = Layout.load(layout).contract.input
+    network = read(small, contract={"input": picture})
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), np.uint8)
+    expected = network(prepared(pixels, picture), dtype="float32")
+
+    network.keras(input_shape=(3, 40, 40), include_preprocessing=True).save(tmp_path / "first.keras")
+    network.keras(input_shape=(40, 40, 3), include_preprocessing=True).save(tmp_path / "last.keras")
+
+    for name, given in (("first", first(pixels)), ("last", pixels)):
+        assert apart(put_out(keras.saving.load_model(tmp_path / f"{name}.keras"), given), expected) <= FLOAT32
+    again = read(tmp_path / "last.keras")
+    assert again.origins["input"] == "graph"
+    assert same_input(again.contract.input, picture, 3)
+    assert replace(again.contract, input=picture, resize=None) == replace(network.contract, resize=None)
+
+
+def test_deviations_that_keras_cannot_divide_by_are_refused(small):
+    """Its layer would divide by its own epsilon in silence."""
+    network = read(small, contract={"input": Input(std=(-1.0, 1.0, 1.0))})
+
+    with pytest.raises(ValueError, match="Keras's Normalization divides by deviations of at least 1e-07, found -1"):
+        network.keras(include_preprocessing=True)

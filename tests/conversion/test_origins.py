@@ -10,7 +10,7 @@ import torch
 
 import densenet_port as dp
 from densenet_port.errors import CorruptError, MisfitError, UsageError
-from densenet_port.network.contract import ENTRIES, Input
+from densenet_port.network.contract import ENTRIES, Input, Resize
 from tests.support.networks import checkpoint_file
 
 SMALL = "layers=2-1,growth_rate=4,init_channels=8,classes={}"
@@ -67,6 +67,27 @@ def test_a_word_of_the_user_s(files):
         "user": ["epsilon", "input"],
         "software": ["stem_stride", "stem_padding", "stem_pool", "pool_rounding", "output"],
     }
+
+
+def test_a_resizing_is_known_where_the_software_s_pictures_are(files, tmp_path):
+    """It goes from file to file, is nobody's where the pictures were, and gives way to a word: it is no function."""
+    known, own = Resize(), Resize(size=(288, 288), crop=0.95, interpolation="bicubic")
+    dp.convert(files[1000], out=tmp_path / "known.safetensors", dst="keras")
+    dp.convert(files[7], out=tmp_path / "unknown.safetensors")
+    dp.convert(tmp_path / "known.safetensors", out=tmp_path / "own.h5", contract={"resize": own})
+
+    networks = [dp.read(files[1000]), dp.read(files[7])]
+    networks += [dp.read(tmp_path / name) for name in ("known.safetensors", "unknown.safetensors", "own.h5")]
+
+    assert [(network.contract.resize, network.origins.get("resize")) for network in networks] == [
+        (known, "software"),
+        (None, None),
+        (known, "software"),
+        (None, None),
+        (own, "user"),
+    ]
+    assert "resize" not in networks[3].checkpoint.record["contract"]
+    assert dp.diff(tmp_path / "known.safetensors", tmp_path / "own.h5").same
 
 
 def test_words_that_mean_nothing(files):

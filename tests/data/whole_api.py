@@ -18,6 +18,10 @@ def main(source: str, folder: Path, teacher: Any) -> tuple[object, ...]:
     kernel = network.weights[dp.Slot("stem.conv", "kernel")]
     used: int = len(network.ledger.claims)
     images = np.zeros((1, 64, 64, architecture.channels), np.float32)
+    resize: dp.Resize | None = contract.resize
+    picture: dp.Input = contract.input
+    prepared = dp.preprocess([images[0]], contract, size=resize or 64)
+    seen: dp.Prediction = dp.predict(network, [folder / "cat.png"], top=5)
     logits = network(images, dtype="float32")
     again = dp.forward(architecture, contract, network.weights, images)
     steps: dp.Graph = network.graph
@@ -48,7 +52,23 @@ def main(source: str, folder: Path, teacher: Any) -> tuple[object, ...]:
         dp.DenseNetImageNet264,
     ]
     facts = (recording.independent, recorded.grade)
-    values = (facts, kernel, used, logits, again, steps, other, names, model, module, equal, notes, checked.container)
+    pictures = (picture, prepared, seen.pictures[0][1][0].label)
+    values = (
+        pictures,
+        facts,
+        kernel,
+        used,
+        logits,
+        again,
+        steps,
+        other,
+        names,
+        model,
+        module,
+        equal,
+        notes,
+        checked.container,
+    )
     return (*values, agree, findings, loaded, builders, problem(source), dp.__version__)
 
 

@@ -15,10 +15,9 @@ from densenet_port.conversion.load import read
 from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError, UsageError
 from densenet_port.files import resource
 from densenet_port.layouts.layout import Layout as Table
-from densenet_port.network.contract import Input
 from densenet_port.network.numpy import forward
 from densenet_port.network.units import Slot
-from densenet_port.prove.images import make_probes, prepared
+from densenet_port.prove.images import make_probes
 from densenet_port.prove.job import PRECISIONS
 from densenet_port.prove.parity import check, judge, replay
 from densenet_port.prove.recording import Recording, Settings, run_port, run_reference
@@ -256,18 +255,6 @@ def test_a_nan_in_the_port_alone_fails_every_comparison(port, reference):
 
 
 # -- inputs, saved references, golden files --------------------------------------------------------------------------
-
-
-def test_pictures_are_prepared_as_the_contract_says():
-    """Red first or blue first, any scale, grey where there is one channel."""
-    pixels = np.array([[[[255, 0, 51]]]], np.uint8)
-    caffe = Input(order="bgr", scale=1.0, mean=(103.94, 116.78, 123.68), std=(58.82, 58.82, 58.82))
-
-    rgb, bgr, grey = prepared(pixels, Input()), prepared(pixels, caffe), prepared(pixels, Input(), channels=1)
-
-    assert np.allclose(rgb, [[[[(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225]]]])
-    assert np.allclose(bgr, [[[[(51 - 103.94) / 58.82, -116.78 / 58.82, (255 - 123.68) / 58.82]]]])
-    assert np.allclose(grey, [[[[((0.299 * 255 + 0.114 * 51) / 255 - 0.485) / 0.229]]]])
 
 
 def test_the_user_s_own_pictures_are_taken(port, small, tmp_path):
