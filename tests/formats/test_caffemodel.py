@@ -439,15 +439,16 @@ def test_caffe_to_keras_to_caffe_rounds_once(factor, tmp_path):
 
 
 def test_the_input_is_caffes():
-    """The contract's words for the input give (pixel − mean) · 0.017, blue first, rounded once."""
-    from densenet_port.prove.images import prepared
+    """The contract's words for the input give (pixel − mean) · 0.017, blue first, in float32's arithmetic."""
+    from densenet_port.network.pictures import prepared
 
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
     expected = (pixels[..., ::-1].astype("f8") - [103.94, 116.78, 123.68]) * 0.017
 
     pictures = prepared(pixels, Layout.load("caffe").contract.input)
 
-    assert np.max(np.abs(pictures - expected) / np.spacing(np.abs(pictures))) <= 0.5 + 1e-6
+    largest = 255 * 0.017  # the quotient, which like scale, mean and difference is rounded by half an ULP at most
+    assert np.max(np.abs(pictures - expected)) <= 4 * np.spacing(np.float32(largest)) / 2
 
 
 # -- hostile files -----------------------------------------------------------------------------------------------------

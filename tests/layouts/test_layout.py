@@ -300,7 +300,7 @@ FAULTS = [
         ('only       = { stem = "imagenet"', 'only       = { stem = "image"'),
         "only.stem: expected one of imagenet, cifar, cifar-norm, deep, or such as 5x5-norm, found 'image'",
     ),
-    (("[units]", "[units"), "not TOML: Expected ']' at the end of a table declaration (at line 21, column 8)"),
+    (("[units]", "[units"), "not TOML: Expected ']' at the end of a table declaration (at line 22, column 8)"),
     (
         ("[tensors]", '[order]\nconv = "conv_{n}"\nnorm = "n{_n}"\ndense = "d{_n}"\n[tensors]'),
         "order.conv: expected a pattern with {_n}, found 'conv_{n}'",
