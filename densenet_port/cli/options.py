@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, get_args
 
 import typer
 
@@ -27,6 +27,9 @@ StemPadding = Literal["symmetric", "same"]
 StemPool = Literal["max", "blur", "none"]
 Rounding = Literal["floor", "ceil"]
 Output = Literal["logits", "softmax", "sigmoid", "relu", "tanh", "log_softmax"]
+
+
+_Made = TypeVar("_Made")
 
 
 def choice(option: str, literal: Any, text: str) -> Any:
@@ -168,7 +171,7 @@ def _resize(text: str) -> "Resize":
     return _of_parts("--resize", text, Resize, {"size": _sides, "crop": float, "interpolation": str, "fit": str})
 
 
-def _of_parts(option: str, text: str, make: Callable[..., Any], kinds: Mapping[str, Callable[[str], Any]]) -> Any:
+def _of_parts(option: str, text: str, make: Callable[..., _Made], kinds: Mapping[str, Callable[[str], Any]]) -> _Made:
     """What entries such as `order=bgr,scale=1` make. Raises UsageError for entries, or values, that there are not."""
     entries: dict[str, Any] = {}
     for part in text.split(","):

@@ -49,7 +49,7 @@ def test_choices_are_those_of_the_library():
     for name in ("StemPadding", "StemPool", "Rounding"):
         assert get_args(getattr(options, name)) == get_args(getattr(contract, name))
     assert {*get_args(options.Output)} == {"logits", *get_args(contract.Activation)}
-    assert {*options.ContractWords._fields} == {*contract.ENTRIES, "picture"} - {"input"}
+    assert {*options.ContractWords._fields} == {*contract.WORDS, "picture"} - {"input"}
 
 
 def test_choices_stand_in_the_help():

@@ -133,10 +133,11 @@ def test_the_command_says_what_it_assumes():
         ["resize", "input"],
         7,
     )
-    assert lines[1:4] == [
+    assert lines[1:5] == [
         "  resize: 32 of 36 pixels, bilinear (assumed, but for the size)",
         "  input: rgb, scale 1, mean 0.485/0.456/0.406, std 0.229/0.224/0.225 (by your word)",
-        "  probabilities by softmax; classes have no names",
+        "  labels: classes have no names",
+        "  values: probabilities by softmax",
     ]
     assert (wrong.returncode, wrong.stderr) == (
         2,
