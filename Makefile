@@ -11,10 +11,10 @@ demo: .venv-core/ready
 	.venv-core/bin/densenet-port demo
 
 test: .venv/ready
-	.venv/bin/python -m pytest -n 2 $(ARGS)
+	.venv/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 sweep: .venv/ready
-	DENSENET_PORT_SWEEP=whole .venv/bin/python -m pytest -n 2 $$(grep -rl support.sweep tests --include='test_*.py') $(ARGS)
+	DENSENET_PORT_SWEEP=whole .venv/bin/python -m pytest -n 2 --dist worksteal $$(grep -rl support.sweep tests --include='test_*.py') $(ARGS)
 
 owners: .venv/ready
 	.venv/bin/pip install --quiet --editable '.[owners]'

@@ -15,6 +15,18 @@ for _name in (
 ):
     os.environ.setdefault(_name, "1")
 
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm():
+    """Workers are forks of processes that have their framework, see `tests.support.warm`."""
+    from tests.support import warm
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("densenet_port.prove.worker.subprocess", warm.Worker)
+        yield
+    warm.stop_all()
+
+
 SMALL = "layers=2-3-2,growth_rate=8,init_channels=16,classes=7"  # the same shape of code as the published networks
 
 

@@ -5,10 +5,7 @@ of all of them, `logits_by_scipy` runs a file's arrays as they are stored: it co
 takes every norm and its Scale layer as two steps.
 """
 
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -23,13 +20,13 @@ from densenet_port.network.architecture import NAMED
 from densenet_port.network.numpy import forward
 from densenet_port.prove import checks, parity
 from tests.record.old_keras import pictures
+from tests.support import warm
 from tests.support.flyyufelix_files import RECORDED, ROWS, SMALL, layers_of, logits_by_scipy, old_file, rebuilt, row_of
 
 BOUND = 1e-10  # of the logits' deviation: two float64 passes of the same function; a right one measures 1e-15
 FAULT = 1e-3  # what any planted fault must at least do
 KERNELS_UNKNOWN = [name for name, row in ROWS.items() if row.keras == 1]
 FORMS = [(ordering, kernels) for ordering in ("th", "tf") for kernels in ("theano", "tensorflow")]
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +56,7 @@ def any_size(tmp_path_factory):
 def keras_3(tmp_path_factory):
     """The folder in which Keras 3 saved a network with Scale layers, and its logits."""
     folder = tmp_path_factory.mktemp("keras3")
-    command = [sys.executable, "-m", "tests.support.flyyufelix_keras3", folder]
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    warm.keras("tests.support.flyyufelix_keras3", folder)
     return folder
 
 

@@ -5,14 +5,10 @@ names that today's Keras refuses are put in afterwards, as the older software ha
 """
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import zipfile
 from dataclasses import replace
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -26,8 +22,8 @@ from densenet_port.network.numpy import forward
 from densenet_port.prove.images import Probe
 from densenet_port.prove.recording import Settings, plan
 from densenet_port.prove.worker import run_all
+from tests.support import warm
 
-ROOT = Path(__file__).parents[2]
 SIZES = (64, 65)
 FULL = 1e-10  # of the logits' deviation: what two right float64 passes must agree to
 LAYOUTS = {
@@ -45,11 +41,7 @@ CONTAINERS = (".h5", "-whole.h5", ".keras", ".weights.h5")
 
 def keras(backend, *arguments):
     """Run the script that has Keras."""
-    environment = os.environ | {"KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, "-m", "tests.support.family_script", *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    warm.keras("tests.support.family_script", *arguments, backend=backend)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import gzip
 import io
 import json
 import lzma
-import os
 import pickle
 import struct
 import subprocess
@@ -31,8 +30,8 @@ from densenet_port.conversion.load import read
 from densenet_port.errors import CorruptError, MisfitError, PortError
 from densenet_port.formats import foreign
 from densenet_port.formats.protobuf import data, integer, message, text
+from tests.support import warm
 
-ROOT = Path(__file__).parents[2]
 NOTHING_BACK = "nothing leads back from it: convert the checkpoint that it was made from"
 PACKED = "then convert the checkpoint that was in it"
 
@@ -59,10 +58,7 @@ def put(path, content):
 def tensorflow(tmp_path_factory):
     """A folder of what TensorFlow and Keras write."""
     folder = tmp_path_factory.mktemp("tensorflow")
-    command = [sys.executable, "-m", "tests.support.tensorflow_script", str(folder)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
+    warm.keras("tests.support.tensorflow_script", folder)
     return folder
 
 

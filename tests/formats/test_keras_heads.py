@@ -1,10 +1,5 @@
 """Whole Keras models with heads, stems and orders of channels of their own, and the ones that we write for Keras."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -14,18 +9,15 @@ from densenet_port.network.numpy import run
 from densenet_port.prove.images import SIZES
 from tests.network.test_lowerings import FORMS, pictures_for
 from tests.record.cards import keras_file
+from tests.support import warm
 from tests.support.random_weights import random_weights
 
-ROOT = Path(__file__).parents[2]
 FLOAT32 = 1e-5  # of the outputs' deviation: what two float32 passes differ by, at most, in networks of this size
 
 
 def keras(verb, folder):
     """What the script does, on TensorFlow."""
-    command = [sys.executable, "-m", "tests.support.heads_script", verb, str(folder)]
-    environment = os.environ | {"KERAS_BACKEND": "tensorflow"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
+    warm.keras("tests.support.heads_script", verb, folder)
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,7 @@ Keras itself is asked what every changed model that is read answers, so that no 
 """
 
 import json
-import os
-import subprocess
-import sys
 import zipfile
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -16,10 +12,10 @@ import pytest
 
 from densenet_port.conversion.load import read
 from densenet_port.errors import PortError
+from tests.support import warm
 from tests.support.planted import FLAT, IDENTITIES, variants
 from tests.support.sweep import at_least, swept
 
-ROOT = Path(__file__).parents[2]
 AGREE = 1e-4  # of the answers' deviation: Keras runs in float32
 SHARE = 12  # of the kinds of layers that can be put in, one at each place, another at the next
 STRIDE = 11  # in the sweep over the changes
@@ -36,9 +32,7 @@ def saved(tmp_path_factory):
 
 def script(action, folder):
     """Run the script that has Keras."""
-    environment = os.environ | {"KERAS_BACKEND": "torch", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-m", "tests.support.planted_script", action, str(folder)]
-    subprocess.run(command, env=environment | {"PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+    warm.keras("tests.support.planted_script", action, folder, backend="torch")
 
 
 def pictures(name):

@@ -20,9 +20,11 @@ from densenet_port.layouts.structure import ledger_of
 from densenet_port.network.architecture import NAMED, Architecture
 from tests.layouts.test_layout import KEYS, sketch, spelled
 from tests.support.real import REAL
-from tests.support.renamed import by_tokens, in_file_order, renamed, trained
+from tests.support.renamed import by_tokens, in_file_order, renamed, trained, unlike
+from tests.support.sweep import WHOLE
 
-LISTS = sorted(KEYS.glob("*.txt"))
+ALL = sorted(KEYS.glob("*.txt"))
+LISTS = ALL if WHOLE else unlike(ALL)
 FULL = 1e-10  # of the logits' deviation: float64's rounding
 NUMBERED = ("titu1994",)  # names without a hierarchy
 WORDLESS = (

@@ -1,9 +1,6 @@
 """Keras runs a whole model's own file as the reference: its preparation, its layers, its settings."""
 
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -17,9 +14,9 @@ from densenet_port.prove.images import Probe
 from densenet_port.prove.recording import Settings, plan
 from densenet_port.prove.reference import reference_of
 from densenet_port.prove.worker import run_all
+from tests.support import warm
 from tests.support.flyyufelix_files import old_file
 
-ROOT = Path(__file__).parents[2]
 FULL = 1e-10  # of the logits' deviation: what two right float64 passes must agree to
 SIZES = (40, 65)  # the file's own, and another
 
@@ -28,8 +25,7 @@ SIZES = (40, 65)  # the file's own, and another
 def saved(tmp_path_factory):
     """The folder of whole models that Keras saved."""
     folder = tmp_path_factory.mktemp("whole")
-    command = [sys.executable, "-m", "tests.support.planted_script", "save", folder]
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    warm.keras("tests.support.planted_script", "save", folder)
     return folder
 
 

@@ -24,9 +24,10 @@ from densenet_port.prove.recording import Recording, Settings, run_port, run_ref
 from tests.conftest import SMALL
 from tests.support.networks import checkpoint_file, torchvision_network
 from tests.support.ports import recordings, weights_of, written
+from tests.support.sweep import WHOLE
 
 SAMPLE = resource("weights") / "sample" / "digits.pth"
-SEEDS = 50
+SEEDS = 50 if WHOLE else 6
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_a_trained_network_passes(tmp_path):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """Fifty networks with inputs of their own: ports, sources, and torch's runs."""
+    """Six networks, fifty in a sweep, with inputs of their own: ports, sources, and torch's runs."""
     place = tmp_path_factory.mktemp("seeds")
     sources, ports, probes = [], [], []
     for seed in range(SEEDS):
@@ -94,7 +95,7 @@ def many(tmp_path_factory):
 
 @pytest.mark.parametrize("backend", ["tensorflow", "torch", "numpy"])
 def test_a_right_port_never_fails(many, backend):
-    """Fifty times no false alarm; JAX's fifty are in benchmarks/noise.py, where they take longer."""
+    """Six times no false alarm, fifty times in a sweep; JAX's fifty are in benchmarks/noise.py."""
     ports, sources, theirs, probes = many
 
     network = ("numpy", "tensorflow") if backend == "numpy" else ("keras", backend)
@@ -145,11 +146,17 @@ def absorbed(tmp_path_factory):
     return source, place / "apps.h5"
 
 
-def test_a_rounded_port_passes_in_two_steps(absorbed):
+@pytest.fixture(scope="module")
+def absorbed_reference(absorbed):
+    """Torch's run of the original."""
+    network = read(absorbed[0])
+    return run_reference(network, make_probes(network, (), 2, None, 0))
+
+
+def test_a_rounded_port_passes_in_two_steps(absorbed, absorbed_reference):
     """The unrounded mapping meets the float64 bound, and every written tensor is within half an ULP."""
     source, apps = absorbed
-    told = read(apps)
-    side = run_reference(read(source), make_probes(read(source), (), 2, None, 0))
+    told, side = read(apps), absorbed_reference
 
     result = judge(told, read(source), side, by_numpy(told, side))
 
@@ -157,15 +164,14 @@ def test_a_rounded_port_passes_in_two_steps(absorbed):
     assert (failed(result), 0 < weights.measured <= 0.5) == ([], True)
 
 
-def test_a_tensor_one_ulp_off_is_caught(absorbed, tmp_path):
+def test_a_tensor_one_ulp_off_is_caught(absorbed, absorbed_reference):
     """Half an ULP is rounding; one is a mistake."""
     source, apps = absorbed
     told = read(apps)
     slot = Slot("final.norm", "shift")
     weights = weights_of(told)
     weights[slot][0] = np.nextafter(weights[slot][0], np.float32(9))
-    moved = replace(told, weights=weights)
-    side = run_reference(read(source), make_probes(read(source), (), 2, None, 0))
+    moved, side = replace(told, weights=weights), absorbed_reference
 
     result = judge(moved, read(source), side, by_numpy(told, side))
 
@@ -316,11 +322,10 @@ def test_a_reference_that_is_saved_again_is_the_same_bytes(reference, tmp_path):
     assert keys == ["schema", "architecture", "contract", "tapped", "computed", "told", "probes"]
 
 
-def test_a_saved_reference_proves_a_rounded_port_in_two_steps(absorbed, tmp_path):
+def test_a_saved_reference_proves_a_rounded_port_in_two_steps(absorbed, absorbed_reference, tmp_path):
     """With the original beside it, whose exact tensors it takes; alone it cannot, and says so."""
     source, apps = absorbed
-    network = read(source)
-    run_reference(network, make_probes(network, (), 2, None, 0)).save(tmp_path / "reference.npz")
+    absorbed_reference.save(tmp_path / "reference.npz")
 
     alone, both = (
         check(apps, reference=tmp_path / "reference.npz", backend="numpy", against=against)
@@ -335,14 +340,13 @@ def test_a_saved_reference_proves_a_rounded_port_in_two_steps(absorbed, tmp_path
     assert (both.grade, both.undecided) == ("proven", None)
 
 
-def test_a_wrong_port_of_rounded_tensors_differs(absorbed, tmp_path):
+def test_a_wrong_port_of_rounded_tensors_differs(absorbed, absorbed_reference):
     """A recording alone suffices for that."""
-    source, apps = absorbed
-    network, port = read(source), read(apps)
+    port = read(absorbed[1])
     weights = weights_of(port)
     slot = Slot("block1.layer1.conv2", "kernel")
     weights[slot] = weights[slot][::-1, ::-1]
-    side = run_reference(network, make_probes(network, (), 2, None, 0))
+    side = absorbed_reference
     moved = replace(port, weights=weights)
 
     answers = by_numpy(port, side)

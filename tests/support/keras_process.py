@@ -2,18 +2,16 @@
 
 import atexit
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
+from tests.support import warm
+
 LOGITS = "logits"
-ROOT = Path(__file__).parents[2]
 
 
 @cache
@@ -38,10 +36,7 @@ def loaded_by_keras(*cases):
 
 
 def run(*arguments):
-    environment = os.environ | {"KERAS_BACKEND": "numpy", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.support.keras_script", *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    warm.keras("tests.support.keras_script", *arguments, backend="numpy")
 
 
 def truth(name):

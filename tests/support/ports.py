@@ -24,10 +24,15 @@ from densenet_port.prove.worker import run_all
 def recordings(
     networks: list[Network], probes: list[tuple[Probe, ...]], software: str, backend: str = "tensorflow"
 ) -> list[Recording]:
-    """Recordings of many networks, with one process for each precision."""
+    """Recordings of many networks, by one process where one software gives both precisions."""
     settings = Settings(backend=backend)
     plans = [plan(network, software, seen, settings) for network, seen in zip(networks, probes, strict=True)]
-    runs = {p: run_all([job for planned in plans for job in planned.jobs[p]]) for p in PRECISIONS}
+    jobs = {p: [job for planned in plans for job in planned.jobs[p]] for p in PRECISIONS}
+    if len({job.network for one in jobs.values() for job in one}) == 1:
+        together = run_all([job for one in jobs.values() for job in one])
+        runs = {p: [together.pop(0) for _ in jobs[p]] for p in PRECISIONS}
+    else:
+        runs = {p: run_all(jobs[p]) for p in PRECISIONS}
     return [planned.recording([runs[p].pop(0) for p in PRECISIONS for _ in planned.probes], 0.0) for planned in plans]
 
 

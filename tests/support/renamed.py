@@ -12,6 +12,7 @@ from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.layouts.identify import identify
 from densenet_port.layouts.match import Ledger
 from tests.layouts.test_layout import recorded
+from tests.record.keys import software_and_network
 
 LONGEST = 1 << 14  # more than the channels of any norm here, and an offset of its own for each tensor
 _GENERATOR = np.random.default_rng(0)
@@ -22,6 +23,17 @@ VALUES = {  # of a norm's parts: scales and variances are positive, shifts and m
         **dict.fromkeys(("shift", "mean", "second_shift"), False),
     }.items()
 }
+
+
+def unlike(paths: list[Path]) -> list[Path]:
+    """Lists that are the first of their software, or of their architecture: names and sizes do not know each other."""
+    chosen, seen = [], set()
+    for path in paths:
+        software_and_architecture = {*software_and_network(path)}
+        if not software_and_architecture <= seen:
+            chosen.append(path)
+            seen |= software_and_architecture
+    return chosen
 
 
 def trained(path: Path) -> tuple[Checkpoint, Ledger]:
