@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from densenet_port.file_graph import FileGraph
+from densenet_port.files import file_digest
 
 Array = np.ndarray[Any, np.dtype[Any]]  # numpy.typing takes 10 ms to import
 LIVE = "live"  # the container of tensors that are in no file
@@ -57,7 +58,7 @@ class Checkpoint:
     densenet-port wrote into the file (architecture, contract, source, digests), or None. `graph()` gives the file's own
     graph, where it has one that can be read without its software; it raises MisfitError where it cannot. Entries of the
     metadata that are in `MEANING` decide how the tensors are taken; a reader sets them from what it understands of its
-    file.
+    file. `parts` are the files that it is made of, where `path` alone is not all of it.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class Checkpoint:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     record: Mapping[str, Any] | None = None
     graph: Callable[[], FileGraph] | None = None
+    parts: tuple[Path, ...] = ()
 
 
 def live(state: Mapping[str, Any]) -> Checkpoint:
@@ -99,8 +101,17 @@ def _identity(value: Any) -> object:
 
 
 def digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 of what a live checkpoint holds, in hex: of its names, and of the digests of its arrays."""
-    lines = [f"{name} {array_digest(tensor.load())}\n" for name, tensor in checkpoint.tensors.items()]
+    """SHA-256 of a checkpoint, in hex: of its file's bytes.
+
+    That of a live one is of its names and of the digests of its arrays; that of several files, of their names and
+    digests.
+    """
+    if checkpoint.container == LIVE:
+        lines = [f"{name} {array_digest(tensor.load())}\n" for name, tensor in checkpoint.tensors.items()]
+    elif checkpoint.parts:
+        lines = [f"{part.name} {file_digest(part)}\n" for part in checkpoint.parts]
+    else:
+        return file_digest(checkpoint.path)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

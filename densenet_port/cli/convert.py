@@ -271,12 +271,17 @@ def _entries(checkpoint: "Checkpoint", network: "Network | None") -> list[Entry]
     ]
 
 
+def _bytes(checkpoint: "Checkpoint") -> int:
+    """Bytes of the files that a checkpoint is made of."""
+    return sum(part.stat().st_size for part in checkpoint.parts or (checkpoint.path,))
+
+
 def _inspection_json(
     checkpoint: "Checkpoint", network: "Network | None", misfit: MisfitError | None, entries: Sequence[Entry]
 ) -> dict[str, Any]:
     return {
         "file": str(checkpoint.path),
-        "bytes": checkpoint.path.stat().st_size,
+        "bytes": _bytes(checkpoint),
         "container": checkpoint.container,
         "layout": network.layout if network else None,
         "prefix": network.ledger.prefix if network else None,
@@ -300,8 +305,7 @@ def _inspection_text(
     evidence: bool,
 ) -> list[Any]:
     """What the file is, and its tensors, alike ones in one row."""
-    size = checkpoint.path.stat().st_size
-    lines = [f"{checkpoint.path}: {checkpoint.container}, {size:,} bytes, {len(entries)} tensors"]
+    lines = [f"{checkpoint.path}: {checkpoint.container}, {_bytes(checkpoint):,} bytes, {len(entries)} tensors"]
     if network:
         under = f", under {network.ledger.prefix!r}" if network.ledger.prefix else ""
         lines.append(f"{network.layout} {network.architecture.name}{under}")

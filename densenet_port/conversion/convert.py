@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from densenet_port import formats
-from densenet_port.checkpoint import Checkpoint
+from densenet_port.checkpoint import Checkpoint, digest
 from densenet_port.conversion.load import read, table
+from densenet_port.conversion.opening import opened
 from densenet_port.conversion.write import Conversion, Progress, check_place, plan, silent, write_plan
 from densenet_port.errors import ComparisonError
-from densenet_port.files import file_digest
 from densenet_port.formats.record import differing
 from densenet_port.layouts.identify import first_few
 from densenet_port.layouts.layout import Kernels, Layout, Ordering
@@ -46,9 +46,10 @@ def convert(
     path, place, target = Path(source), None if out is None else Path(out), Layout.load(table(dst))
     check_place(path, place, target, force=force)
     with ThreadPoolExecutor(1) as pool:  # hashing lets the interpreter go on
-        digest = pool.submit(file_digest, path)
+        checkpoint = opened(path, output=output_name, body=no_top)
+        source_digest = pool.submit(digest, checkpoint)
         network = read(
-            path,
+            checkpoint,
             src=src,
             arch=arch,
             kernels=kernels,
@@ -59,7 +60,7 @@ def convert(
             ignore_inheritance=ignore_inheritance,
         )
         planned = plan(network, target, dtype, dst_kernels, dim_ordering)
-        return write_plan(planned, place, digest, pool, progress) if place else planned
+        return write_plan(planned, place, source_digest, pool, progress) if place else planned
 
 
 def verify(path: str | PathLike[str]) -> Checkpoint:

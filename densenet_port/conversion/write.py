@@ -15,11 +15,10 @@ import numpy as np
 
 from densenet_port import formats
 from densenet_port.about import TOOL
-from densenet_port.checkpoint import LIVE, Array, Checkpoint, Tensor, array_digest, digest
+from densenet_port.checkpoint import Array, Tensor, array_digest, digest
 from densenet_port.conversion.notes import assumption, notes
 from densenet_port.conversion.source import Source
 from densenet_port.errors import DiskError, MisfitError, UsageError
-from densenet_port.files import file_digest
 from densenet_port.formats.record import DIGEST, SCHEMA, record_digest
 from densenet_port.layouts.layout import Kernels, Layout, Ordering, TensorKey, TensorSpec
 from densenet_port.layouts.transform import absorb, absorb_in_scale, absorb_in_variance, move
@@ -89,14 +88,9 @@ def write(
     """
     check_place(source.checkpoint.path, out, target, force=force)
     with ThreadPoolExecutor(1) as pool:  # hashing lets the interpreter go on
-        digest = pool.submit(_source_digest, source.checkpoint)
+        source_digest = pool.submit(digest, source.checkpoint)
         planned = plan(source, target, dtype, kernels, dim_ordering)
-        return write_plan(planned, out, digest, pool, progress) if out else planned
-
-
-def _source_digest(checkpoint: Checkpoint) -> str:
-    """The digest of a file, or of tensors that are in none."""
-    return digest(checkpoint) if checkpoint.container == LIVE else file_digest(checkpoint.path)
+        return write_plan(planned, out, source_digest, pool, progress) if out else planned
 
 
 def check_place(path: Path, out: Path | None, target: Layout, *, force: bool) -> None:

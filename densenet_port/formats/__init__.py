@@ -21,7 +21,9 @@ READERS = (
     "keras.h5",
     "onnx.checkpoint",
     "npz",
+    "tensorflow.checkpoint",
 )
+FOLDERS = ("tensorflow.checkpoint",)  # readers of what is a folder, or several files that are named by none of them
 GRAPHS = ("onnx.checkpoint",)  # readers that follow a graph to one of its outputs
 ENDINGS = {  # the longest ending wins
     ".weights.h5": ("keras.h5_write", "write_weights_h5"),
@@ -59,6 +61,8 @@ def as_it_is(path: Path, *, output: str | None = None, body: bool = False) -> Ch
         with path.open("rb") as file:
             head = file.read(HEAD)
     except OSError as error:
+        if several := next((module for module in map(_module, FOLDERS) if module.takes(path)), None):
+            return _read(several, path)
         if path.is_dir():
             raise _module("foreign").folder_refusal(path) from None
         raise DiskError(f"{path}: cannot be read: {error.strerror}", hint="is the path right?") from error
@@ -68,8 +72,7 @@ def as_it_is(path: Path, *, output: str | None = None, body: bool = False) -> Ch
             asked = {"output": output, "body": body} if name in GRAPHS else {}
             if output is not None and not asked:
                 raise UsageError(f"{path}: has no output {output!r}", hint="only ONNX models have outputs by name")
-            checkpoint: Checkpoint = module.read(path, **asked)
-            return checkpoint
+            return _read(module, path, **asked)
     raise _module("foreign").refusal(path, head, KNOWN)
 
 
@@ -105,6 +108,12 @@ def ending(path: Path) -> str:
     if not endings:
         raise UsageError(f"{path}: unknown ending", hint=f"known: {', '.join(ENDINGS)}")
     return max(endings, key=len)
+
+
+def _read(module: Any, path: Path, **asked: Any) -> Checkpoint:
+    """What a reader makes of a path."""
+    checkpoint: Checkpoint = module.read(path, **asked)
+    return checkpoint
 
 
 def _module(name: str) -> Any:

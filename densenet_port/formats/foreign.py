@@ -1,14 +1,13 @@
 """Files and folders that hold no checkpoint for densenet-port, each called by its name, with the next step.
 
 What the kinds are called and what leads on from them stands in `mappings/foreign/files.toml`; here is how they are
-told: by content, where that says it, and else by name. Nothing is looked at but the first 4 KiB and the last eight
-bytes, the directory of a zip, the fields of a protobuf, and short JSON:
+told: by content, where that says it, and else by name. Nothing is looked at but the first 4 KiB, the directory of a
+zip, the fields of a protobuf, and short JSON:
 
     SavedModel    1 saved_model_schema_version, 2 meta_graphs, and nothing else
     GraphDef      1 node (NodeDef: 1 name, 2 op), 2 library, 3 version, 4 versions
     Core ML       1 specificationVersion, 2 description, one of 200 and above for the network
     ProgramDesc   of Paddle: 1 blocks (BlockDesc: 1 idx, 2 parent_idx, both varints)
-    TensorFlow's checkpoint.index ends, as every table of LevelDB, in 57 fb 80 8b 24 75 47 db
 """
 
 import json
@@ -39,7 +38,6 @@ SHOWN = 3  # names listed before "and n more"
 _JSON_LIMIT = 2**24  # bytes; an index of shards has some 100 kB
 _FIELDS = 64  # of a protobuf that are looked at
 _ATTACHED = 200  # the first number of a network in a model of Core ML
-_LEVELDB = bytes.fromhex("57fb808b247547db")
 _ENDINGS = (  # of files that may be checkpoints
     *(".safetensors", ".pth", ".pt", ".pth.tar", ".bin", ".ckpt", ".pkl", ".npz"),
     *(".keras", ".h5", ".hdf5", ".onnx", ".caffemodel"),
@@ -53,7 +51,7 @@ _MARKS = {  # kind of a folder → patterns for names that it has, each of them
     "orbax": ["_METADATA", "manifest.ocdbt"],
     "core-ml-package": ["Manifest.json", "Data"],
 }
-_PARTS = ("*.index", "model.json", "*.pdiparams", "*-symbol.json", "*.xml")  # a file by which a folder is told
+_PARTS = ("model.json", "*.pdiparams", "*-symbol.json", "*.xml")  # a file by which a folder is told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,8 +160,6 @@ def _structure(path: Path, head: bytes) -> tuple[str | None, Subject]:
         return kind, Subject(path)
     if (folder := saved_model_of(path)) is not None:
         return saved_model(folder), Subject(folder)
-    if _tail(path) == _LEVELDB:
-        return "tensorflow-checkpoint", Subject(path)
     if path.suffix == ".bin" and path.with_suffix(".xml").is_file():
         return "openvino", Subject(path)
     kind = _protobuf(path)
@@ -201,12 +197,6 @@ def _inflated(head: bytes, window: int) -> bytes:
         return decompressobj(window).decompress(head, 512)
     except ZlibError:
         return b""
-
-
-def _tail(path: Path) -> bytes:
-    """The last eight bytes of a file."""
-    source = Source.of_file(path)
-    return source.data(max(0, source.size - 8), min(8, source.size))
 
 
 def _zip(path: Path) -> tuple[str, Subject]:
