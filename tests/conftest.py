@@ -1,6 +1,5 @@
 """What every test module shares."""
 
-import os
 import subprocess
 
 import pytest
@@ -43,6 +42,16 @@ def files(tmp_path_factory):
 def small(files):
     """A small torchvision checkpoint as `torch.save` writes it today."""
     return files["zip"]
+
+
+@pytest.fixture(scope="session")
+def tensorflow(tmp_path_factory):
+    """A folder of what TensorFlow and Keras write, of one small network; nobody changes it."""
+    from tests.support import warm
+
+    folder = tmp_path_factory.mktemp("tensorflow")
+    warm.keras("tests.support.tensorflow_script", folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -21,9 +21,13 @@ READERS = (
     "keras.h5",
     "onnx.checkpoint",
     "npz",
+    "tensorflow.saved_model",
     "tensorflow.checkpoint",
 )
-FOLDERS = ("tensorflow.checkpoint",)  # readers of what is a folder, or several files that are named by none of them
+FOLDERS = (
+    "tensorflow.saved_model",
+    "tensorflow.checkpoint",
+)  # readers of what is a folder, or several files that are named by none of them
 GRAPHS = ("onnx.checkpoint",)  # readers that follow a graph to one of its outputs
 ENDINGS = {  # the longest ending wins
     ".weights.h5": ("keras.h5_write", "write_weights_h5"),

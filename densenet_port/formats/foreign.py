@@ -32,7 +32,7 @@ from densenet_port.formats.source import Source, guarded
 from densenet_port.strict import Fields
 
 HEAD = 4096  # bytes that tell a file
-SAVED_MODEL, KERAS_METADATA = "saved_model.pb", "keras_metadata.pb"
+SAVED_MODEL = "saved_model.pb"
 TABLE = Path("foreign", "files.toml")
 SHOWN = 3  # names listed before "and n more"
 _JSON_LIMIT = 2**24  # bytes; an index of shards has some 100 kB
@@ -44,7 +44,6 @@ _ENDINGS = (  # of files that may be checkpoints
 )
 _ANYBODYS = ".bin"  # an ending that other frameworks' files have too
 _MARKS = {  # kind of a folder → patterns for names that it has, each of them
-    "saved-model": [SAVED_MODEL],
     "torch-unzipped": ["data.pkl", "data"],
     "keras-unzipped": ["config.json", "metadata.json", "model.weights.h5"],
     "torch-distributed": [".metadata", "*.distcp"],
@@ -158,8 +157,6 @@ def _structure(path: Path, head: bytes) -> tuple[str | None, Subject]:
         return _zip(path)
     if kind := _python_or_packed(head):
         return kind, Subject(path)
-    if (folder := saved_model_of(path)) is not None:
-        return saved_model(folder), Subject(folder)
     if path.suffix == ".bin" and path.with_suffix(".xml").is_file():
         return "openvino", Subject(path)
     kind = _protobuf(path)
@@ -176,19 +173,6 @@ def _python_or_packed(head: bytes) -> str | None:
         return "gzip-tar" if _inflated(head, 31)[257:262] == b"ustar" else "gzip"
     joblib = _inflated(head, 15).startswith(b"\x80") or (head.startswith(b"\x80") and b"joblib" in head)
     return "joblib" if joblib else None
-
-
-def saved_model_of(path: Path) -> Path | None:
-    """The folder of the SavedModel that a file is a part of, by its name and what stands beside it; None for others."""
-    if path.name in (SAVED_MODEL, KERAS_METADATA, "fingerprint.pb"):
-        return path.parent
-    within = path.parent.name == "variables" and path.name.startswith("variables.")
-    return path.parent.parent if within else None
-
-
-def saved_model(folder: Path) -> str:
-    """The kind of a SavedModel."""
-    return "keras-saved-model" if (folder / KERAS_METADATA).is_file() else "saved-model"
 
 
 def _inflated(head: bytes, window: int) -> bytes:
@@ -243,7 +227,11 @@ def _graph(first: Field) -> str | None:
     inner = [(field.number, field.wire) for field in islice(first.message(), 2)]
     if inner == [(1, VARINT), (2, VARINT)]:
         return "paddle"
-    return "frozen-graph" if inner == [(1, LEN), (2, LEN)] else None
+    if inner != [(1, LEN), (2, LEN)]:
+        return None
+    name, operation = (field.data() for field in islice(first.message(), 2))
+    is_node = name.isascii() and operation.isalnum()  # a meta graph begins with a version and a list
+    return "frozen-graph" if is_node else None
 
 
 def _ends(path: Path) -> dict[str, str]:
@@ -323,7 +311,7 @@ def folder_refusal(path: Path) -> PortError:
         return _index(table, path / index[0])
     for kind, marks in _MARKS.items():
         if all(any(fnmatchcase(name, mark) for name in names) for mark in marks):
-            return table[saved_model(path) if kind == "saved-model" else kind].refusal(path)
+            return table[kind].refusal(path)
     checkpoints = [str(path / name) for name in names if may_hold(name)]
     parts = [path / name for pattern in _PARTS for name in names if fnmatchcase(name, pattern)]
     if parts and all(name.endswith(_ANYBODYS) for name in checkpoints):

@@ -30,7 +30,6 @@ from densenet_port.conversion.load import read
 from densenet_port.errors import CorruptError, MisfitError, PortError
 from densenet_port.formats import foreign
 from densenet_port.formats.protobuf import data, integer, message, text
-from tests.support import warm
 
 NOTHING_BACK = "nothing leads back from it: convert the checkpoint that it was made from"
 PACKED = "then convert the checkpoint that was in it"
@@ -52,78 +51,6 @@ def put(path, content):
 
 
 # -- TensorFlow and Keras, by themselves -------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tensorflow(tmp_path_factory):
-    """A folder of what TensorFlow and Keras write."""
-    folder = tmp_path_factory.mktemp("tensorflow")
-    warm.keras("tests.support.tensorflow_script", folder)
-    return folder
-
-
-SAVED_MODEL = "a TensorFlow SavedModel: a program, and its variables in files beside it"
-CHECKPOINT = "a TensorFlow checkpoint: its tensors are named by their places in a program, which is elsewhere"
-
-
-@pytest.mark.parametrize(
-    "part",
-    [
-        "exported",
-        "exported/saved_model.pb",
-        "exported/fingerprint.pb",
-        "exported/variables/variables.index",
-        "exported/variables/variables.data-00000-of-00001",
-    ],
-)
-def test_a_saved_model_and_each_of_its_files(part, tensorflow):
-    """The step is for the folder, whichever file is given."""
-    assert refused(tensorflow / part) == (
-        SAVED_MODEL,
-        (
-            f"in Python, `import tensorflow as tf, numpy as np; np.savez('{tensorflow}/exported.npz', "
-            "**{v.name.removesuffix(':0'): v.numpy() for v in "
-            f"tf.saved_model.load('{tensorflow}/exported').variables}})`, then convert that"
-        ),
-    )
-
-
-def test_the_step_for_a_saved_model_leads_to_the_same_network(tensorflow):
-    """It was run where the files were written; slot by slot it is what Keras saved itself."""
-    ported, saved = read(tensorflow / "exported.npz"), read(tensorflow / "whole.h5")
-
-    assert (ported.layout, ported.architecture) == ("keras-applications", saved.architecture)
-    assert {slot: array.tobytes() for slot, array in ported.weights.items()} == {
-        slot: array.tobytes() for slot, array in saved.weights.items()
-    }
-
-
-@pytest.mark.parametrize(
-    ("part", "prefix"),
-    [
-        ("plain.ckpt.index", "plain.ckpt"),
-        ("plain.ckpt.data-00000-of-00001", "plain.ckpt"),
-        ("managed/ckpt-1.index", "managed/ckpt-1"),
-    ],
-)
-def test_a_checkpoint_of_tensorflow_and_each_of_its_files(part, prefix, tensorflow):
-    """The step has the prefix, which `load_weights` wants."""
-    assert refused(tensorflow / part) == (
-        CHECKPOINT,
-        (
-            "in tf_keras, which is Keras 2, make the model by its own code, "
-            f"`model.load_weights('{tensorflow}/{prefix}'); model.save('{tensorflow}/{prefix}.h5')`, then convert that"
-        ),
-    )
-
-
-def test_the_list_of_checkpoints_and_their_folder(tensorflow):
-    """The folder is told by the index in it, which the message names."""
-    with pytest.raises(MisfitError) as caught:
-        formats.read(tensorflow / "managed")
-
-    assert caught.value.message == f"{tensorflow}/managed/ckpt-1.index: {CHECKPOINT}"
-    assert refused(tensorflow / "managed/checkpoint")[0] == "the list of the TensorFlow checkpoints in its folder"
 
 
 @pytest.mark.parametrize(
@@ -257,10 +184,27 @@ def test_a_zip_of_a_saved_model(tensorflow, tmp_path):
 
     assert refused(tmp_path / "m.zip") == (
         "a zip of a TensorFlow SavedModel",
-        (
-            f"unpack it with `python -m zipfile -e {tmp_path}/m.zip {tmp_path}/m`, and give the folder, "
-            "to be told of the way"
-        ),
+        (f"unpack it with `python -m zipfile -e {tmp_path}/m.zip {tmp_path}/m`, and give the folder"),
+    )
+
+
+def test_parts_of_what_tensorflow_writes(tensorflow, tmp_path):
+    """A program without its variables, data without an index, a graph of TensorFlow 1 without its tensors."""
+    program = put(tmp_path / "m.pb", (tensorflow / "exported/saved_model.pb").read_bytes())
+    data = put(tmp_path / "x.ckpt.data-00000-of-00001", b"1234")
+    meta = put(tmp_path / "x.ckpt.meta", (tensorflow / "named/model.ckpt.meta").read_bytes())
+
+    assert refused(program) == (
+        "the program of a TensorFlow SavedModel, without its variables",
+        "give the folder that it came in, where variables/ stands beside it",
+    )
+    assert refused(data) == (
+        "the tensors of a TensorFlow checkpoint, without the .index that names them",
+        "copy the .index to it, and give that",
+    )
+    assert refused(meta) == (
+        "the graph of a checkpoint of TensorFlow 1, without its tensors",
+        "give the .index that stands beside it",
     )
 
 
@@ -336,7 +280,6 @@ def test_a_folder_without_one(names, tmp_path):
 @pytest.mark.parametrize(
     ("names", "what"),
     [
-        (["saved_model.pb", "keras_metadata.pb"], "a model of Keras 2 as a TensorFlow SavedModel: a program, and its"),
         (["config.json", "metadata.json", "model.weights.h5"], "a .keras archive that somebody unzipped"),
         (["Manifest.json", "Data/x"], "a Core ML package"),
         (["_METADATA", "manifest.ocdbt"], "a checkpoint of Orbax"),
@@ -520,7 +463,7 @@ def test_no_hint_has_a_word_left(tmp_path):
 
     left = {name for name, kind in foreign.kinds().items() if "{" in _filled(kind, words)}
 
-    assert left == {"saved-model", "shards-safetensors", "shards-torch"}  # dict comprehensions of Python
+    assert left == {"shards-safetensors", "shards-torch"}  # dict comprehensions of Python
 
 
 def _filled(kind, words):

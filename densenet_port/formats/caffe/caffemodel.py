@@ -93,7 +93,8 @@ def sniff(path: Path, _head: bytes) -> bool:
     try:
         for _, field in zip(range(_FEW), fields, strict=False):
             if field.number in FORMS and field.wire == LEN:
-                return FORMS[field.number].name in {inner.number for inner in field.message() if inner.wire == LEN}
+                names = [inner for inner in field.message() if inner.number == FORMS[field.number].name]
+                return bool(names) and bool(names[-1].text())
             if field.number < LAYER and (field.number, field.wire) not in _SCALARS:
                 return False
     except PortError:

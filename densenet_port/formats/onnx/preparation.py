@@ -16,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from densenet_port.checkpoint import Array
+from densenet_port.formats.decimals import meant
 from densenet_port.formats.onnx.chain import Chain, spread
 from densenet_port.formats.onnx.model import Constant
 from densenet_port.formats.onnx.steps import Channel, Step
-from densenet_port.network.contract import Input, Order, digits, input_of, unit_note
+from densenet_port.network.contract import Input, Order, input_of, unit_note
 
 _ARITHMETIC = ("Sub", "Div", "Mul", "Add")
 _COLOURS = 3
@@ -93,18 +94,6 @@ def _vector(chain: Chain, step: Step, count: int) -> Array:
         chain.fail("a number, or one for each channel", f"{step.node} of a tensor of the shape {value.tensor.shape}")
     numbers = value.tensor.load().reshape(-1)
     return np.broadcast_to([meant(number, factor=step.op == "Mul") for number in numbers], count)
-
-
-def meant(number: np.generic, *, factor: bool) -> float:
-    """The decimal that a number of limited precision stands for; of a factor, the inverse of one if that is shorter."""
-    decimal, kind = float(str(number)), type(number)
-    if not (factor and isinstance(number, np.floating) and np.isfinite(decimal) and decimal):
-        return decimal
-    for count in range(1, digits(decimal)):
-        inverse = float(f"{1 / decimal:.{count}g}")
-        if number in (kind(1 / inverse), np.divide(kind(1), kind(inverse))):
-            return 1 / inverse
-    return decimal
 
 
 def _preparation(factor: Array, offset: Array, *, turned: bool, nodes: tuple[str, ...]) -> Preparation:

@@ -4,7 +4,8 @@ The index is a table (see `table`) of protobufs. The empty key has the header, a
 
     header      1 number of shards, 2 endianness (0 little, 1 big), 3 version (2 the oldest reader that may read it)
     entry       1 dtype, 2 shape (2 axes, each 1 its length; 3 is set where it is not known), 3 shard, 4 offset,
-                5 size in bytes, 6 masked CRC-32C (fixed32), 7 slices of the tensor, which are entries of their own
+                5 size in bytes, 6 masked CRC-32C (fixed32), 7 slices of the tensor, which are entries of their own,
+                under keys that begin with a zero byte
 
 Shard k of n is `<prefix>.data-0000k-of-0000n`; a tensor stands there row-major. A text (dtype 7) is the lengths of its
 strings as varints, the masked checksum of these lengths (of 4 bytes each, little-endian) in 4 bytes, and the strings.
@@ -47,6 +48,7 @@ _DTYPES = {  # TensorFlow's numbers → numpy's words
     23: "uint64",
 }
 _TEXT = 7
+_SLICE = b"\0"
 _VERSION = 1  # of bundles, the newest there is
 _SHARDS = 10_000  # five digits, and fewer than anybody has
 _TEXT_LIMIT = 1 << 26  # bytes; the object graph of a DenseNet-264 has 300 kB
@@ -148,7 +150,8 @@ def read(index: Path) -> Bundle:
     source = Source.of_file(index)
     content = dict(entries(source))
     shards = _shards(index, _header(source, content.pop(b"", b"")))
-    known = {key.decode(): _entry(source, key.decode(), value) for key, value in content.items()}
+    named = {key.decode(): value for key, value in content.items() if not key.startswith(_SLICE)}
+    known = {key: _entry(source, key, value) for key, value in named.items()}
     for key, entry in known.items():
         if not 0 <= entry.shard < len(shards):
             raise CorruptError(f"{index}: {key} stands in data file {entry.shard} of {len(shards)}", hint=AGAIN)

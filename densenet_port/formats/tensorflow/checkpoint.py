@@ -8,6 +8,7 @@ that the text `checkpoint` names, or the only one. Where the folder was moved, t
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from densenet_port.errors import CorruptError, DiskError, MisfitError
 from densenet_port.formats.source import Source, guarded
 from densenet_port.formats.tensorflow.bundle import CONTAINER, INDEX, Bundle
 from densenet_port.formats.tensorflow.bundle import read as read_bundle
-from densenet_port.formats.tensorflow.objects import GRAPH, by_names, by_objects
+from densenet_port.formats.tensorflow.objects import GRAPH, Name, by_names, by_objects
 from densenet_port.formats.tensorflow.table import is_table
 
 STATE = "checkpoint"
@@ -47,22 +48,29 @@ def read(path: Path) -> Checkpoint:
     """
     index = _located(path)
     with guarded(index, CONTAINER):
-        return checkpoint_of(read_bundle(index), index)
+        bundle = read_bundle(index)
+        return checkpoint_of(bundle, index, names_of(bundle))
 
 
-def checkpoint_of(bundle: Bundle, path: Path) -> Checkpoint:
+def names_of(bundle: Bundle) -> dict[str, Name]:
+    """Key → name of each tensor of numbers."""
+    keys = bundle.tensors()
+    if GRAPH not in bundle.entries:
+        return by_names(keys)
+    return by_objects(bundle.index, bundle.text(GRAPH), {key: bundle.content(key) for key in keys})
+
+
+def checkpoint_of(bundle: Bundle, path: Path, names: Mapping[str, Name]) -> Checkpoint:
     """The checkpoint in a bundle; `path` is what messages call it."""
     tensors, others = bundle.tensors(), bundle.others()
     if not tensors:
         raise CorruptError(f"{path}: a TensorFlow checkpoint without tensors")
     is_graph = others.pop(GRAPH, None) is not None
-    contents = {key: bundle.content(key) for key in tensors}
-    names = by_objects(bundle.index, bundle.text(GRAPH), contents) if is_graph else by_names(tensors)
     return Checkpoint(
         path=path,
         container="tensorflow",
         tensors={
-            name: replace(tensors[key], identity=(own, contents[key]) if own else None)
+            name: replace(tensors[key], identity=(own, bundle.content(key)) if own else None)
             for key, (name, own) in names.items()
         },
         metadata={"form": "objects" if is_graph else "names", "kernels": "tensorflow"}

@@ -47,7 +47,7 @@ def _together(words: Array, crc: int) -> int:
     registers: Array = np.zeros(len(words), np.uint32)
     registers[0] = crc
     for column in np.ascontiguousarray(words.T):
-        registers ^= column
+        registers = registers ^ column
         registers = low[registers & 0xFFFF] ^ high[registers >> 16]
     length = 4 * words.shape[1]
     while len(registers) > 1:
@@ -59,7 +59,7 @@ def _together(words: Array, crc: int) -> int:
 @lru_cache(maxsize=1)
 def _bytewise() -> list[int]:
     """What a byte makes of a register that is empty."""
-    registers = np.arange(256, dtype=np.uint32)
+    registers: Array = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         registers = registers >> 1 ^ np.where(registers & 1, _POLYNOMIAL, np.uint32(0))
     return [int(register) for register in registers]

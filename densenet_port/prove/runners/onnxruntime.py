@@ -30,9 +30,9 @@ import numpy as np
 from densenet_port.checkpoint import Array, array_digest
 from densenet_port.errors import MisfitError, PortError, UsageError
 from densenet_port.extras import framework
+from densenet_port.formats.decimals import meant
 from densenet_port.formats.onnx.densenet import Reading, densenet
 from densenet_port.formats.onnx.model import read_model
-from densenet_port.formats.onnx.preparation import meant
 from densenet_port.network.channels import CONCATENATIONS, FLATTENS, channel_order
 from densenet_port.network.contract import Contract
 from densenet_port.network.graph import graph
