@@ -1,5 +1,6 @@
 """What every test module shares."""
 
+import os
 import subprocess
 
 import pytest

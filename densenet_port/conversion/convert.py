@@ -44,7 +44,7 @@ def convert(
     Raises the errors of both.
     """
     path, place, target = Path(source), None if out is None else Path(out), Layout.load(table(dst))
-    check_place(path, place, target, force=force)
+    check_place(path, place, target, dtype, force=force)
     with ThreadPoolExecutor(1) as pool:  # hashing lets the interpreter go on
         checkpoint = opened(path, output=output_name, body=no_top)
         source_digest = pool.submit(digest, checkpoint)

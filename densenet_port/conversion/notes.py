@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from math import prod
-from typing import Any
 
 import numpy as np
 
@@ -14,8 +13,10 @@ from densenet_port.network.contract import Contract
 from densenet_port.network.graph import graph
 from densenet_port.network.units import HEAD
 
+DIGITS = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53}  # binary digits of a number
 
-def notes(source: Source, target: Layout, contract: Contract, dtype: np.dtype[Any]) -> Iterator[str]:
+
+def notes(source: Source, target: Layout, contract: Contract, dtype: str) -> Iterator[str]:
     """What the owner of a file should know beside that it was converted."""
     yield from source.checkpoint.metadata.get("notes", ())
     yield from source.ledger.notes
@@ -31,8 +32,10 @@ def notes(source: Source, target: Layout, contract: Contract, dtype: np.dtype[An
         yield f"its layers have no names of their own: taken by their order for {source.layout}'s ({_brief(source)})"
     stored = {claim.tensor.dtype for claim in source.ledger.claims.values()}
     worked = "fold" in source.checkpoint.metadata  # by the reader, in float64
-    if "float64" in stored and dtype.itemsize < 8 and not worked:  # bytes of a float64
-        yield f"the checkpoint holds float64; what is written is rounded to {dtype.name} (--dtype float64 keeps it)"
+    widest = max(stored, key=lambda name: DIGITS.get(name, 0), default=dtype)
+    if DIGITS[dtype] < DIGITS.get(widest, 0) and not (worked and widest == "float64"):
+        way = "" if DIGITS[dtype] >= DIGITS["float32"] else ", to the nearest, halves to even"
+        yield f"the checkpoint holds {widest}; what is written is rounded to {dtype}{way} (--dtype {widest} keeps it)"
     if stored & {"float16", "bfloat16"}:
         kinds = " and ".join(sorted(stored & {"float16", "bfloat16"}))
         yield f"the checkpoint holds {kinds}: its rounding stays in the weights"

@@ -21,7 +21,7 @@ from densenet_port.conversion.source import Source
 from densenet_port.errors import DiskError, MisfitError, UsageError
 from densenet_port.formats.record import DIGEST, SCHEMA, record_digest
 from densenet_port.layouts.layout import Kernels, Layout, Ordering, TensorKey, TensorSpec
-from densenet_port.layouts.transform import absorb, absorb_in_scale, absorb_in_variance, move
+from densenet_port.layouts.transform import absorb, absorb_in_scale, absorb_in_variance, move, rounded
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.network.graph import graph
@@ -30,7 +30,7 @@ from densenet_port.network.units import Slot
 UNKNOWN = "0" * 64  # a digest that is still to come, of the right length
 SMALL = 1 << 15  # bytes that are hashed sooner than handed over
 BEHIND = 16  # tensors that may wait to be hashed, which bounds the memory they hold
-DTYPES = ("float16", "float32", "float64")
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 _FIXED = {  # entries of a contract that no weights can make up for → what a network does by them
     "stem_stride": "has the stem stride {}",
@@ -86,22 +86,25 @@ def write(
     layout does not come in, an unknown dtype, and a choice that the layout does not have; MisfitError for a network
     that it cannot hold, and for numbers that the dtype cannot.
     """
-    check_place(source.checkpoint.path, out, target, force=force)
+    check_place(source.checkpoint.path, out, target, dtype, force=force)
     with ThreadPoolExecutor(1) as pool:  # hashing lets the interpreter go on
         source_digest = pool.submit(digest, source.checkpoint)
         planned = plan(source, target, dtype, kernels, dim_ordering)
         return write_plan(planned, out, source_digest, pool, progress) if out else planned
 
 
-def check_place(path: Path, out: Path | None, target: Layout, *, force: bool) -> None:
+def check_place(path: Path, out: Path | None, target: Layout, dtype: str, *, force: bool) -> None:
     """Refuse a place or a container that would fail, before any work."""
     if out is None:
         return
     ending = formats.ending(out)
     alike = {".hdf5": ".h5", ".pt": ".pth"}.get(ending, ending)
-    if alike not in target.containers:
-        known = ", ".join(target.containers)
+    if alike not in (*target.containers, *formats.ANYBODYS):
+        known = ", ".join((*target.containers, *formats.ANYBODYS))
         raise UsageError(f"{out}: {target.name} does not come as {ending}", hint=f"known: {known}")
+    if dtype == "bfloat16" and ending not in formats.BFLOAT16:
+        hint = f"write {', '.join(formats.BFLOAT16)}, or another --dtype"
+        raise UsageError(f"{out}: no {ending} holds bfloat16", hint=hint)
     if out.exists() and path.exists() and out.samefile(path):
         raise UsageError(f"{out}: is the checkpoint itself", hint="write to another file")
     if out.is_dir():
@@ -124,7 +127,6 @@ def plan(
     """The conversion with nothing read but the norms whose epsilon must change. Raises as `write` does."""
     if dtype not in DTYPES:
         raise UsageError(f"unknown --dtype {dtype!r}", hint=f"known: {', '.join(DTYPES)}")
-    stored = np.dtype(dtype)
     specs = target.spell(source.architecture, dim_ordering, kernels)
     contract = _target_contract(source, target)
     if _truly_convolves(specs) and contract.stem_padding == "same" and _pads_by_contract(source.architecture):
@@ -133,11 +135,11 @@ def plan(
             "with kernels as Theano stores them the file would be another function",
             hint="leave out --dst-kernels",
         )
-    replaced, absorbed = _absorb_all(source, contract, stored)
+    replaced, absorbed = _absorb_all(source, contract, dtype)
     tensors: dict[str, Tensor] = {}
     for key, spec in specs.items():
         shape = _shape(source.architecture, key, spec.axes)
-        load = partial(_target_tensor, source, target, key, spec.axes, stored, replaced)
+        load = partial(_target_tensor, source, target, key, spec.axes, dtype, replaced)
         tensors[spec.name] = Tensor(shape=shape, dtype=dtype, load=load)
     planned = Conversion(
         source=source,
@@ -149,7 +151,7 @@ def plan(
         out=None,
         record={},
         assumption=assumption(source),
-        notes=tuple(notes(source, target, contract, stored)),
+        notes=tuple(notes(source, target, contract, dtype)),
     )
     return replace(planned, record=_record(planned, {}, ""))
 
@@ -191,13 +193,13 @@ def _target_tensor(
     target: Layout,
     key: TensorKey,
     axes: str,
-    dtype: np.dtype[Any],
+    dtype: str,
     replaced: Mapping[Slot, Array],
 ) -> Array:
     """One tensor in the target's axes and type, contiguous."""
     content = target.content(key)
     if not isinstance(content, str):
-        return np.full(_shape(source.architecture, key, axes), content, dtype)
+        return np.full(_shape(source.architecture, key, axes), content, "float32" if dtype == "bfloat16" else dtype)
     slot = Slot(key.unit, content)
     array = replaced[slot] if slot in replaced else source.weights[slot]
     order, axis = target.channel_order(source.architecture).get(key.unit), _channel_axis(source.architecture, slot)
@@ -212,14 +214,13 @@ def _channel_axis(architecture: Architecture, slot: Slot) -> int | None:
     return architecture.units[slot.unit].channel_axis(slot.role)
 
 
-def _cast(array: Array, dtype: np.dtype[Any], slot: Slot) -> Array:
+def _cast(array: Array, dtype: str, slot: Slot) -> Array:
     """The array in another floating type. Raises MisfitError for a number that only the old one could hold."""
     if array.dtype == dtype:
         return array
-    with np.errstate(over="ignore"):
-        cast = array.astype(dtype)
-    if dtype.itemsize < array.dtype.itemsize and bool(np.any(np.isinf(cast) & np.isfinite(array))):
-        raise MisfitError(f"{slot} holds numbers that {dtype.name} cannot", hint="write a wider --dtype")
+    cast = rounded(array, dtype)
+    if bool(np.any(np.isinf(cast) & np.isfinite(array))):
+        raise MisfitError(f"{slot} holds numbers that {dtype} cannot", hint="write a wider --dtype")
     return cast
 
 
@@ -230,13 +231,15 @@ def _shape(architecture: Architecture, key: TensorKey, axes: str) -> tuple[int, 
 
 
 def _absorb_all(
-    source: Source, contract: Contract, dtype: np.dtype[Any]
+    source: Source, contract: Contract, target_dtype: str
 ) -> tuple[dict[Slot, Array], Mapping[str, Any] | None]:
     """The scales and variances that change because the target fixes another epsilon, and the record of which did.
 
-    A file that was itself made so is taken back the same way, so that its own source's numbers return.
+    They have the target's type, or float64 where NumPy lacks that, so that each is rounded once. A file that was itself
+    made so is taken back the same way, so that its own source's numbers return.
     """
     old, new = source.contract.epsilon, contract.epsilon
+    dtype = np.dtype("float64" if target_dtype == "bfloat16" else target_dtype)
     record = (source.checkpoint.record or {}).get("absorbed")
     if old == new:
         return {}, record

@@ -39,7 +39,10 @@ ENDINGS = {  # the longest ending wins
     ".pt": ("torch.pth", "write"),
     ".onnx": ("onnx.checkpoint", "write"),
     ".caffemodel": ("caffe.caffemodel", "write"),
+    ".npz": ("npz", "write"),
 }
+BFLOAT16 = (".safetensors", ".pth", ".pt")  # endings of containers that hold it
+ANYBODYS = (".npz",)  # endings of containers that hold the tensors of any layout
 COMPANIONS = {".caffemodel": ".prototxt"}  # what goes with a file, by its module's `companion`
 HEAD = 4096
 KNOWN = (

@@ -10,23 +10,30 @@ What is read: arrays of plain numbers, in the order of the members, under their 
 that no tensor has are left out, with their types in the metadata as `opaque`. Arrays of objects are pickles: they are
 not looked into, and a file that holds nothing else is refused. Deflated members are inflated once to be looked at, and
 once more when they are read.
+
+What is written is stored, row-major and little-endian, in version 1.0, and `numpy.load` reads it as its own.
+densenet-port's record is the last member, `densenet_port.npy`: an array of bytes without axes (`|S<length>`), a JSON
+text. NumPy has no bfloat16.
 """
 
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+from zipfile import ZipFile
 
 import numpy as np
 
 from densenet_port.checkpoint import Array, Checkpoint, Tensor
-from densenet_port.errors import CorruptError, MisfitError
+from densenet_port.errors import CorruptError, MisfitError, UsageError
 from densenet_port.formats import zip as zip_archive
-from densenet_port.formats.source import AGAIN, Source, guarded, native
+from densenet_port.formats.record import RECORD, parse_record
+from densenet_port.formats.source import AGAIN, Source, Writable, guarded, native, stored, write_tensor
 from densenet_port.formats.zip import Member
+from densenet_port.network.blueprint import Blueprint
 
 MAGIC = b"\x93NUMPY"
 SAVE = "in Python, `numpy.savez(file, **arrays)` with a dict of name → array, and convert that"
@@ -36,6 +43,9 @@ _HEADER_LIMIT = 10_000  # bytes; NumPy's own
 _AXES = 32  # NumPy 1's own limit
 _PLAIN = re.compile("[<>|=]?(f[248]|[iu][1248]|b1)")  # types of a tensor: plain numbers and truth values
 _OBJECT = "|O"
+_BYTES = re.compile(r"\|S\d{1,9}")
+_RECORD_LIMIT = 1 << 24  # bytes; the record of a DenseNet-264 has 200 kB
+_ALIGNED = 64  # a header's bytes are a multiple, as NumPy's are
 _TYPE = re.compile(r"""['"]descr['"]\s*:\s*(['"]([^'"]*)['"]|\[)""")
 _ORDER = re.compile(r"""['"]fortran_order['"]\s*:\s*(True|False)""")
 _SHAPE = re.compile(r"""['"]shape['"]\s*:\s*\(([0-9L, ]*)\)""")
@@ -64,16 +74,28 @@ def read(path: Path) -> Checkpoint:
     source = Source.of_file(path)
     tensors: dict[str, Tensor] = {}
     opaque: dict[str, str] = {}
+    record = None
     with guarded(path, "NumPy archive"):
         for name, member in zip_archive.members(source).items():
             header = read_header(name, member.open())
             if _PLAIN.fullmatch(header.type):
                 tensors[name.removesuffix(_ENDING)] = _tensor(path, member, header)
+            elif name == RECORD + _ENDING and _BYTES.fullmatch(header.type) and not header.shape:
+                record = _record(path, member, header)
             else:
                 opaque[name.removesuffix(_ENDING)] = header.type
     if not tensors:
         raise MisfitError(f"{path}: {_explain_no_tensors(opaque)}", hint=SAVE)
-    return Checkpoint(path=path, container="npz", tensors=tensors, metadata={"opaque": opaque} if opaque else {})
+    metadata = {"opaque": opaque} if opaque else {}
+    return Checkpoint(path=path, container="npz", tensors=tensors, metadata=metadata, record=record)
+
+
+def _record(path: Path, member: Member, header: Header) -> dict[str, Any]:
+    """What densenet-port wrote into the file. Raises CorruptError for another thing."""
+    size = member.size - header.start
+    if size > _RECORD_LIMIT:
+        raise CorruptError(f"{path}: its record has {size} bytes, at most {_RECORD_LIMIT} are expected", hint=AGAIN)
+    return parse_record(path, member.open().data(header.start, size))
 
 
 def _explain_no_tensors(opaque: Mapping[str, str]) -> str:
@@ -116,3 +138,40 @@ def _load(path: Path, member: Member, header: Header) -> Array:
         kind = np.dtype(header.type)
         data = member.open().data(header.start, prod(header.shape) * kind.itemsize)
         return native(np.ndarray(header.shape, kind, data, order=header.order), kind.name)
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def write(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    record: Callable[[], bytes],
+    blueprint: Blueprint | None = None,  # noqa: ARG001 (who writes a graph reads it)
+) -> None:
+    """Write tensors in their order, row-major, and the record behind them.
+
+    `record()` gives JSON bytes, complete after the last tensor. Raises UsageError for a type that NumPy does not have,
+    and for a tensor that is called as the record is.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype == "bfloat16":
+            raise UsageError(f"{name}: NumPy has no bfloat16", hint="choose .safetensors, or another --dtype")
+        if name == RECORD:
+            raise UsageError(f"a tensor is called {name}, as the record in an .npz is", hint="choose .safetensors")
+    with ZipFile(path, "w") as archive:
+        for name, tensor in tensors.items():
+            with archive.open(zip_archive.undated(name + _ENDING), "w", force_zip64=True) as member:
+                _write_header(member, stored(tensor.dtype).str, tensor.shape)
+                write_tensor(member, name, tensor)
+        text = record()
+        with archive.open(zip_archive.undated(RECORD + _ENDING), "w", force_zip64=True) as member:
+            _write_header(member, f"|S{len(text)}", ())
+            member.write(text)
+
+
+def _write_header(file: Writable, kind: str, shape: tuple[int, ...]) -> None:
+    """What stands before the elements of an array, padded with spaces, with a line's end behind them."""
+    text = repr({"descr": kind, "fortran_order": False, "shape": shape}).encode()
+    text += b" " * (-(len(MAGIC) + 4 + len(text) + 1) % _ALIGNED) + b"\n"
+    file.write(MAGIC + b"\x01\x00" + struct.pack("<H", len(text)) + text)

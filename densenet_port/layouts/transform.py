@@ -131,6 +131,25 @@ def folded(recipe: Recipe, parts: list[Array]) -> Array:
     return narrow if np.array_equal(narrow, exact, equal_nan=True) else exact
 
 
+def rounded(array: Array, dtype: str) -> Array:
+    """Floating-point numbers in another type, rounded once: to the nearest, of two that are as near to the even one.
+
+    bfloat16, which NumPy lacks, comes as the float32 that it is. What is too large becomes infinite.
+    """
+    with np.errstate(over="ignore"):
+        if dtype != "bfloat16":
+            return array.astype(dtype, copy=False)
+        narrow = array.astype(np.float32)
+    bits = narrow.view(np.uint32).copy()
+    if array.dtype.itemsize > narrow.dtype.itemsize:  # a half that rounding to float32 made is none
+        exact, near = np.abs(array), np.abs(narrow.astype(array.dtype))
+        is_half = (bits & 0xFFFF) == 0x8000
+        bits += (is_half & (exact > near)).astype(np.uint32)
+        bits -= (is_half & (exact < near)).astype(np.uint32)
+    bits += 0x7FFF + (bits >> 16 & 1)
+    return np.where(np.isnan(narrow), narrow.dtype.type(np.nan), (bits & 0xFFFF0000).view(np.float32))
+
+
 UNBIASED = Recipe(("mean", "bias"), np.subtract)
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from densenet_port.checkpoint import Array
 from densenet_port.conversion.load import Network
-from densenet_port.layouts.transform import absorb_in_scale, absorb_in_variance
+from densenet_port.layouts.layout import TensorKey
+from densenet_port.layouts.transform import absorb_in_scale, absorb_in_variance, rounded
 from densenet_port.network.numpy import forward
 from densenet_port.network.units import Slot
 from densenet_port.prove.figures import Figures, largest, least_noise, rms
@@ -17,6 +18,7 @@ from densenet_port.prove.recording import Recording
 BOUND64 = 1e-10  # of the logits' deviation: a right port measures 1e-14, the smallest known mistake 1e-6
 FACTOR32 = 8.0  # of the reference's own float32 distance: twice the largest of 600 right ports, see docs/parity.md
 HALF_ULP = 0.5 + 1e-6  # of a written tensor; the slack is float64's own rounding of the exact value
+_FEWER = 2**16  # units in the last place of a float32 that are one of a bfloat16
 CONSTANT = 1e-9  # of the largest logit: float64's rounding through a deep network, and far below any float32 step
 NEAR = 1e-6  # of the largest logit: how close two constants must be not to be two networks
 GROSS = 1e-3  # of the logits' deviation: a hundred times what float32 makes of a deep network
@@ -61,6 +63,8 @@ def all_checks(
         checks += _rounded_checks(port, exact, reference, answers)
     else:
         checks += _direct_checks(figures)
+    if is_rounded(checks) and _halves(port):
+        return [*checks, *_own_float32_checks(reference, answers, figures)]
     return [*checks, *_float32_checks(reference, figures)]
 
 
@@ -198,6 +202,17 @@ def _float32_checks(reference: Recording, figures: Iterable[Figures]) -> Iterato
             yield bounded("float32", f"float32, {figure.probe}", figure.distance, bound, says)
 
 
+def _own_float32_checks(reference: Recording, answers: Recording, figures: Iterable[Figures]) -> Iterator[Check]:
+    """Float32 of a port in half precision against its own float64 logits: its tensors' rounding was judged before."""
+    for figure in figures:
+        if figure.precision == "float32":
+            truth = answers.logits["float64", figure.probe].astype(np.float64)
+            distance = rms(answers.logits["float32", figure.probe], truth)
+            bound = float32_bound(figure.noise, reference.logits["float64", figure.probe])
+            says = "RMS distance to the port's own float64 logits / deviation"
+            yield bounded("float32", f"float32, {figure.probe}", distance, bound, says)
+
+
 def float32_bound(noise: float, truth: Array) -> float:
     """How far from the float64 truth float32 logits may be, by the reference's own distance (`noise`)."""
     return FACTOR32 * max(noise, least_noise(truth))
@@ -219,11 +234,22 @@ def _unrounded(port: Network, source: Network) -> dict[Slot, Array]:
         if unit.kind == "norm":
             scale, variance = Slot(unit.name, "scale"), Slot(unit.name, "variance")
             written = port.weights[variance]
-            if np.array_equal(written, exact[variance].astype(written.dtype)):
+            if np.array_equal(written, rounded(exact[variance], _stored(port, variance))):
                 exact[scale] = absorb_in_scale(exact[scale], exact[variance], old, new)
             else:
                 exact[variance] = absorb_in_variance(exact[variance], old, new)
     return exact
+
+
+def _stored(port: Network, slot: Slot) -> str:
+    """The type in which a port's file holds a slot's tensor; of one that was folded, that of the result."""
+    claim = port.ledger.claims.get(TensorKey(slot.unit, slot.role))
+    return claim.tensor.dtype if claim else port.weights[slot].dtype.name
+
+
+def _halves(port: Network) -> bool:
+    """Whether a port's file holds half precision."""
+    return any(claim.tensor.dtype in ("float16", "bfloat16") for claim in port.ledger.claims.values())
 
 
 def _weight_check(port: Network, exact: Mapping[Slot, Array]) -> Check:
@@ -231,7 +257,8 @@ def _weight_check(port: Network, exact: Mapping[Slot, Array]) -> Check:
     worst, where, changed = 0.0, "", 0
     for slot, expected in exact.items():
         written = port.weights[slot]
-        steps = np.abs(written.astype(np.float64) - expected) / np.spacing(np.abs(written)).astype(np.float64)
+        last = np.spacing(np.abs(written)).astype(np.float64) * (_FEWER if _stored(port, slot) == "bfloat16" else 1)
+        steps = np.abs(written.astype(np.float64) - expected) / last
         most = float(np.max(np.nan_to_num(steps, nan=np.inf), initial=0.0))
         changed += most > 0
         if most > worst:

@@ -7,12 +7,14 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from densenet_port import files
 from densenet_port.conversion.compare import diff
 from densenet_port.conversion.convert import convert, verify
 from densenet_port.conversion.load import read
 from densenet_port.errors import ComparisonError, CorruptError, DiskError, MisfitError, UsageError
+from densenet_port.layouts.transform import rounded
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.units import Slot
 from tests.conftest import SMALL
@@ -217,6 +219,64 @@ def test_double_precision_is_kept_on_demand_and_rounding_is_said(small, tmp_path
 
     assert noted == ("the checkpoint holds float64; what is written is rounded to float32 (--dtype float64 keeps it)",)
     assert diff(read(tmp_path / "double.pth"), read(tmp_path / "double.weights.h5")).same
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_bfloat16_is_torch_s_own_rounding(ending, small, tmp_path):
+    """To the nearest, halves to even: what `tensor.bfloat16()` makes; and it is said."""
+    out = tmp_path / f"out{ending}"
+
+    done = convert(small, out=out, dst="torchvision", dtype="bfloat16")
+
+    state = torch.load(out, weights_only=True) if ending == ".pth" else load_file(out)
+    weights = {name: value for name, value in torch.load(small).items() if not name.endswith("tracked")}
+    assert {name: value.dtype for name, value in state.items()} == dict.fromkeys(weights, torch.bfloat16)
+    assert all(torch.equal(state[name], value.bfloat16()) for name, value in weights.items())
+    assert done.notes[0] == (
+        "the checkpoint holds float32; what is written is rounded to bfloat16, to the nearest, halves to even "
+        "(--dtype float32 keeps it)"
+    )
+    verify(out)
+
+
+def test_a_bfloat16_of_a_float64_is_rounded_once(tmp_path):
+    """By way of float32 what lies a hair off a half would become that half, and go to the even side."""
+    halves = np.array([1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8])  # between two numbers of eight digits
+    hair = 2.0**-40 * np.array([1, -1, -1])
+
+    assert rounded(halves, "bfloat16").tolist() == [1, 1 + 2**-6, -1]
+    assert rounded(halves + hair, "bfloat16").tolist() == [1 + 2**-7, 1 + 2**-7, -1 - 2**-7]
+    assert rounded(np.array([np.inf, 3.4e38, -0.0]), "bfloat16").tolist() == [np.inf, np.inf, 0]
+    assert np.isnan(rounded(np.array([np.nan], "f4"), "bfloat16")).all()
+
+
+@pytest.mark.parametrize("ending", [".h5", ".weights.h5", ".npz"])
+def test_containers_without_bfloat16_say_which_have_it(ending, small, tmp_path):
+    """Before anything is written."""
+    out = tmp_path / f"out{ending}"
+
+    with pytest.raises(UsageError) as caught:
+        convert(small, out=out, dtype="bfloat16")
+
+    assert str(caught.value) == (
+        f"{out}: no {ending} holds bfloat16\n  write .safetensors, .pth, .pt, or another --dtype"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("layout", ["torchvision", "keras", "caffe"])
+def test_an_npz_of_any_layout_is_numpy_s(layout, small, tmp_path):
+    """`numpy.load` reads it without pickles, under the layout's names; the record is an array of bytes beside them."""
+    planned = convert(small, out=tmp_path / "out.npz", dst=layout)
+
+    with np.load(tmp_path / "out.npz") as archive:
+        arrays = dict(archive)
+    record = json.loads(arrays.pop("densenet_port").item())
+
+    assert same_bits(arrays, {name: tensor.load() for name, tensor in planned.tensors.items()})
+    assert record == planned.record
+    assert read(tmp_path / "out.npz").layout == layout
+    assert diff(read(small), read(tmp_path / "out.npz")).same
 
 
 def test_a_number_that_the_type_cannot_hold_is_refused(small, tmp_path):

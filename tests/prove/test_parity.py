@@ -178,6 +178,38 @@ def test_a_tensor_one_ulp_off_is_caught(absorbed, absorbed_reference):
     assert "written tensors, in ULP of the exact ones" in failed(result)
 
 
+@pytest.fixture(scope="module")
+def halved(small, tmp_path_factory):
+    """A port in bfloat16, and torch's run of the network before it was halved."""
+    out = tmp_path_factory.mktemp("halved") / "port.safetensors"
+    convert(small, out=out, dtype="bfloat16")
+    return read(out), run_reference(read(small), make_probes(read(small), (), 2, None, 0))
+
+
+def test_a_port_in_bfloat16_passes_in_two_steps(halved, small):
+    """Its tensors are the exact ones, rounded; float32 is held to its own float64 logits."""
+    port, side = halved
+
+    result = judge(port, read(small), side, by_numpy(port, side))
+
+    weights, single = (next(c for c in result.checks if c.kind == kind) for kind in ("weights", "float32"))
+    assert (failed(result), 0.4 < weights.measured <= 0.5) == ([], True)
+    assert single.says == "RMS distance to the port's own float64 logits / deviation"
+
+
+def test_a_bfloat16_one_step_off_is_caught(halved, small):
+    """Half a step is rounding, a whole one is a mistake."""
+    port, side = halved
+    weights = weights_of(port)
+    weights[Slot("final.norm", "shift")][0] *= np.float32(1 + 2**-7)
+    moved = replace(port, weights=weights)
+
+    result = judge(moved, read(small), side, by_numpy(moved, side))
+
+    assert "written tensors, in ULP of the exact ones" in failed(result)
+    assert any(name.startswith("float64") for name in failed(result))
+
+
 def test_pools_that_round_odd_sizes_otherwise_are_noted(port, reference):
     """At even sizes the two are one function; where they part, the contracts say why and the units cannot."""
     contract = replace(port.contract, pool_rounding="ceil")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from densenet_port.checkpoint import Checkpoint
 from densenet_port.errors import MisfitError
-from densenet_port.formats.source import guarded
+from densenet_port.formats.source import Source, guarded
 from densenet_port.formats.tensorflow.bundle import read as read_bundle
 from densenet_port.formats.tensorflow.checkpoint import checkpoint_of, names_of
 from densenet_port.formats.tensorflow.graph import NotFollowedError, graph_of
@@ -42,6 +42,7 @@ def read(path: Path) -> Checkpoint:
     without variables.
     """
     folder = path if path.is_dir() else path.parent
+    Source.of_file(folder / PROGRAM)  # which is what makes it one
     if not (folder / VARIABLES).is_file():
         raise MisfitError(
             f"{folder}: a SavedModel without variables: its weights are constants of its program, or were left behind",

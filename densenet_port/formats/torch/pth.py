@@ -41,7 +41,6 @@ more member, which PyTorch does not look at.
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -104,8 +103,7 @@ def write(
 
     Raises MisfitError for a type that PyTorch's storages do not have. The same tensors give the same bytes.
     """
-    written = {name: _without_bfloat16(tensor) for name, tensor in tensors.items()}
-    program = _state_dict(written)
+    program = _state_dict(tensors)
     with path.open("wb") as file, ZipFile(file, "w") as archive:
 
         def add(name: str, data: bytes) -> None:
@@ -113,7 +111,7 @@ def write(
 
         add("data.pkl", program)
         add("byteorder", b"little")
-        for key, (name, tensor) in enumerate(written.items()):
+        for key, (name, tensor) in enumerate(tensors.items()):
             size = stored_size(tensor.shape, tensor.dtype)
             with archive.open(_entry(f"data/{key}", file.tell(), size), "w") as member:
                 write_tensor(member, name, tensor)
@@ -342,11 +340,6 @@ def _entry(name: str, place: int, size: int) -> ZipInfo:
     padding = -(place + 30 + len(info.filename) + 4) % _ALIGNMENT  # the header, the name, the padding's own header
     info.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding
     return info
-
-
-def _without_bfloat16(tensor: Tensor) -> Tensor:
-    """The tensor as it is written: bfloat16 as the float32 that it is loaded as."""
-    return replace(tensor, dtype="float32") if tensor.dtype == "bfloat16" else tensor
 
 
 def _state_dict(tensors: Mapping[str, Tensor]) -> bytes:
