@@ -21,6 +21,7 @@ READERS = (
     "keras.h5",
     "onnx.checkpoint",
     "npz",
+    "mxnet",
     "tensorflow.saved_model",
     "tensorflow.checkpoint",
 )
@@ -47,7 +48,7 @@ COMPANIONS = {".caffemodel": ".prototxt"}  # what goes with a file, by its modul
 HEAD = 4096
 KNOWN = (
     "known: PyTorch .pth (zip, legacy, tar, pickle), .safetensors, Keras .h5, .weights.h5 and .keras, Caffe, ONNX, "
-    "NumPy .npz"
+    "NumPy .npz, TensorFlow checkpoints and SavedModels, MXNet and Paddle parameters"
 )
 
 

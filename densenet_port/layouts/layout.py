@@ -20,7 +20,19 @@ from typing import Any, Literal, NamedTuple, cast
 from densenet_port.checkpoint import Array
 from densenet_port.errors import DiskError, MisfitError, UsageError, nearest
 from densenet_port.files import resource
-from densenet_port.layouts.schema import Pattern, compiled, generic, kind_of, part_axes, regex, shared_rules, skeleton
+from densenet_port.layouts.schema import (
+    COUNTED,
+    Pattern,
+    compiled,
+    generic,
+    kind_of,
+    numbered,
+    numbers_of,
+    part_axes,
+    regex,
+    shared_rules,
+    skeleton,
+)
 from densenet_port.layouts.transform import FOLDS, Fold, Recipe
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.blueprint import Blueprint
@@ -237,7 +249,8 @@ class Layout:
         pattern = self.exceptions[unnumbered].get(architecture.name, self.units[unnumbered][0])
         layers = architecture.layers
         spelled = {key: number - 1 + self.first_numbers.get(key, 1) for key, number in numbers.items()}
-        return pattern.format(**spelled, n=layers[min(numbers.get("b", len(layers)), len(layers)) - 1])
+        spelled["n"] = layers[min(numbers.get("b", len(layers)), len(layers)) - 1]
+        return numbered(pattern, spelled)
 
     def _spell_in_order(self, architecture: Architecture) -> dict[str, str]:
         """Units by running number among those of their kind, behind the ones with a name of their own."""
@@ -312,15 +325,17 @@ class Layout:
     def recognise(self, name: str) -> tuple[TensorKey, str] | None:
         """Which tensor a name means, and the name of its unit within it; None for a name that no line has."""
         for line in self._lines.get(skeleton(name), ()):
-            if match := _expression(line.tensor, line.unit).fullmatch(name):
-                return TensorKey(self._unit(line.generic, match), line.part), match["unit"]
+            match = _expression(line.tensor, line.unit).fullmatch(name)
+            if match and (unit := self._unit(line.generic, match)):
+                return TensorKey(unit, line.part), match["unit"]
         return None
 
-    def _unit(self, unnumbered: str, match: re.Match[str]) -> str:
-        """The unit with the numbers of a name: `block{b}.layer{l}.norm1` → `block2.layer3.norm1`."""
-        groups = match.groupdict()
-        numbers = {key: int(groups[key]) + 1 - self.first_numbers.get(key, 1) for key in "blh" if groups.get(key)}
-        return unnumbered.format(**numbers)
+    def _unit(self, unnumbered: str, match: re.Match[str]) -> str | None:
+        """The unit with the numbers of a name: `block{b}.layer{l}.norm1` → `block2.layer3.norm1`; None without any."""
+        numbers = numbers_of(match.groupdict())
+        if numbers is None:
+            return None
+        return unnumbered.format(**{key: n + 1 - self.first_numbers.get(key, 1) for key, n in numbers.items()})
 
     @cached_property
     def _lines(self) -> dict[str, list[Line]]:
@@ -329,8 +344,8 @@ class Layout:
         for unit, patterns in self.units.items():
             names = [(name, part) for part, pattern in self.patterns(kind_of(unit)) for name in pattern.names]
             for pattern in patterns:
-                numbered = re.sub(r"\{[blhn]\}", "0", pattern)
-                samples = {numbered.replace("{_n}", number) for number in ("", "_0")}
+                zeros = re.sub(rf"\{{{COUNTED.pattern}\}}", "0", pattern)
+                samples = {zeros.replace("{_n}", number) for number in ("", "_0")}
                 for sample, (name, part) in product(samples, names):
                     line = Line(name, pattern, unit, part)
                     lines.setdefault(skeleton(name.format(unit=sample)), []).append(line)

@@ -2,8 +2,8 @@
 
 An unknown key is an error, and so is a missing one, or a pattern whose places are not those that its key can fill. What
 the keys mean stands in CONTRIBUTING.md. Patterns hold `{b}` (block), `{l}` (layer), `{h}` (layer of the head), `{n}`
-(layers in the block), each counted from `first`; `{unit}` is the unit as the layout spells it; `{_n}` is a running
-number, absent for number 0.
+(layers in the block), each counted from `first`, and what follows from one of them: `{2b+2}`; `{unit}` is the unit as
+the layout spells it; `{_n}` is a running number, absent for number 0.
 """
 
 import re
@@ -26,7 +26,8 @@ from densenet_port.network.units import HEAD, ROLES, Kind, Unit
 from densenet_port.strict import Fields
 
 NUMBER = r"(?:0|[1-9][0-9]{0,8})"  # as layouts write them: no zeros before, no other script's digits
-PLACES = {key: f"(?P<{key}>{NUMBER})" for key in "blhn"} | {"_n": f"(?:_(?P<order>{NUMBER}))?"}
+RUNNING = f"(?:_(?P<order>{NUMBER}))?"
+COUNTED = re.compile(r"(?P<factor>[1-9]?)(?P<key>[blhn])(?P<offset>[+-][0-9]{1,2})?")
 DEFAULTS: dict[str, Any] = {
     "reference": "numpy",
     "first": {},
@@ -326,7 +327,9 @@ def _check_places(fields: Fields, key: str, pattern: str, *, required: set[str],
 
 
 def _places(pattern: str) -> set[str]:
-    return {name for _, name, _, _ in Formatter().parse(pattern) if name is not None}
+    """What the places of a pattern count, or are called."""
+    names = (name for _, name, _, _ in Formatter().parse(pattern) if name is not None)
+    return {place[0] if (place := counted(name)) else name for name in names}
 
 
 # -- names and numbers -------------------------------------------------------------------------------------------------
@@ -344,9 +347,42 @@ def regex(pattern: str) -> re.Pattern[str]:
     for literal, name, _, _ in Formatter().parse(pattern):
         parts.append(re.escape(literal))
         if name is not None:
-            parts.append(f"(?P={name})" if name in seen else PLACES[name])
-            seen.add(name)
+            place = counted(name)
+            group = "_".join(map(str, place)).replace("-", "minus") if place else name
+            new = f"(?P<{group}>{NUMBER})" if place else RUNNING
+            parts.append(f"(?P={group})" if group in seen else new)
+            seen.add(group)
     return re.compile("".join(parts))
+
+
+def counted(name: str) -> tuple[str, int, int] | None:
+    """What a place counts, times what, plus what: `2b+2` is b, 2 and 2. None for another place."""
+    match = COUNTED.fullmatch(name)
+    return (match["key"], int(match["factor"] or 1), int(match["offset"] or 0)) if match else None
+
+
+def numbered(pattern: str, numbers: Mapping[str, int]) -> str:
+    """A pattern with numbers in its places."""
+    parts = []
+    for literal, name, _, _ in Formatter().parse(pattern):
+        place = counted(name) if name is not None else None
+        number = str(numbers[place[0]] * place[1] + place[2]) if place else ""
+        parts.append(literal + number)
+    return "".join(parts)
+
+
+def numbers_of(groups: Mapping[str, str | None]) -> dict[str, int] | None:
+    """What the places of a pattern count, from the groups of its expression; None where two do not agree."""
+    numbers: dict[str, int] = {}
+    for group, text in groups.items():
+        key, _, rest = group.partition("_")
+        if text is None or not rest:
+            continue
+        factor, offset = (int(number.replace("minus", "-")) for number in rest.split("_"))
+        number, left = divmod(int(text) - offset, factor)
+        if left or number < 0 or numbers.setdefault(key, number) != number:
+            return None
+    return numbers
 
 
 def kind_of(unit: str) -> Kind:

@@ -1,7 +1,7 @@
 """The walk-through in docs/add-a-layout.md, followed to the letter: its table, its commands, and what they print.
 
-Paddle is not at hand: its file is made of torchvision's network, whose arrays get Paddle's names and the head Paddle's
-order of axes, by hand and not by any table.
+The file of the page is made of torchvision's network, whose arrays get the page's names and order of axes by hand, and
+not by any table.
 """
 
 import re
@@ -25,7 +25,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "add-a-layout.md").read_text(encodi
 TABLE, WRONG_LINE = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 SESSIONS = re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
 FULL = 1e-10  # of the logits' deviation
-PADDLE = (  # torchvision's name → Paddle's
+OWN = (  # torchvision's name → the page's
     (r"features\.conv0", "conv1_func._conv"),
     (r"features\.norm0", "conv1_func._batch_norm"),
     (r"features\.norm5", "batch_norm"),
@@ -33,18 +33,18 @@ PADDLE = (  # torchvision's name → Paddle's
 )
 
 
-def paddle_name(name):
-    """Paddle's name of one of torchvision's tensors."""
-    for theirs, paddle in PADDLE:
-        name = re.sub(f"^{theirs}", paddle, name)
+def own_name(name):
+    """The page's name of one of torchvision's tensors."""
+    for theirs, own in OWN:
+        name = re.sub(f"^{theirs}", own, name)
     name = re.sub(r"running_(mean|var)$", lambda hit: {"mean": "_mean", "var": "_variance"}[hit[1]], name)
     if layer := re.match(r"features\.denseblock(\d)\.denselayer(\d+)\.(norm|conv)(\d)\.(.*)", name):
         b, number, kind, place, rest = layer.groups()
         stage, part = int(b) + 1, {"norm": "_batch_norm", "conv": "_conv"}[kind]
-        return f"db_conv_{stage}.conv{stage}_{number}.bn_ac_func{place}.{part}.{rest}"
+        return f"db_stage_{stage}.conv{stage}_{number}.bn_ac_func{place}.{part}.{rest}"
     if between := re.match(r"features\.transition(\d)\.(norm|conv)\.(.*)", name):
         b, kind, rest = between.groups()
-        return f"tr_conv{int(b) + 1}_blk.conv_ac_func.{ {'norm': '_batch_norm', 'conv': '_conv'}[kind] }.{rest}"
+        return f"tr_stage{int(b) + 1}_blk.conv_ac_func.{ {'norm': '_batch_norm', 'conv': '_conv'}[kind] }.{rest}"
     return name
 
 
@@ -76,8 +76,8 @@ def desk(network, tmp_path_factory):
     place = tmp_path_factory.mktemp("desk")
     state = {n: value for n, value in network.state_dict().items() if not n.endswith("num_batches_tracked")}
     state["classifier.weight"] = state["classifier.weight"].T.contiguous()
-    save_file({paddle_name(name): value for name, value in state.items()}, place / "paddle.safetensors")
-    (place / "paddle.toml").write_text(TABLE, encoding="utf-8")
+    save_file({own_name(name): value for name, value in state.items()}, place / "mine.safetensors")
+    (place / "mine.toml").write_text(TABLE, encoding="utf-8")
     right = re.escape(WRONG_LINE.split("=")[0].strip()) + r" *=.*\n"
     (place / "wrong.toml").write_text(re.sub(right, lambda _: WRONG_LINE, TABLE), encoding="utf-8")
     return place
@@ -99,7 +99,7 @@ def test_every_command_prints_what_the_page_shows(printed):
 
 def test_what_is_learned_is_the_table_s_names(printed, desk):
     """The same names, axes and first numbers as those that somebody wrote by hand."""
-    learned, by_hand = (Layout.load(desk / name) for name in ("learned.toml", "paddle.toml"))
+    learned, by_hand = (Layout.load(desk / name) for name in ("learned.toml", "mine.toml"))
 
     spelled = [layout.spell(NAMED["121"]) for layout in (learned, by_hand)]
     assert spelled[0] == spelled[1]
@@ -107,7 +107,7 @@ def test_what_is_learned_is_the_table_s_names(printed, desk):
 
 
 def test_the_port_is_the_network(printed, desk, network):
-    """Torch's own float64 logits, which know of neither Paddle's names nor our table."""
+    """Torch's own float64 logits, which know of neither the page's names nor its table."""
     port, pictures = read(desk / "densenet121.weights.h5"), images(2, 64, seed=3)
     truth = network.double()(torch.from_numpy(pictures).double().permute(0, 3, 1, 2)).numpy()
 
@@ -118,7 +118,7 @@ def test_the_port_is_the_network(printed, desk, network):
 
 def test_the_way_back_gives_the_same_bits(printed, desk):
     """Names, shapes and numbers."""
-    before, after = load_file(desk / "paddle.safetensors"), load_file(desk / "again.safetensors")
+    before, after = load_file(desk / "mine.safetensors"), load_file(desk / "again.safetensors")
 
     assert sorted(after) == sorted(before)
     assert [name for name, value in after.items() if not torch.equal(value, before[name])] == []

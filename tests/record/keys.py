@@ -260,7 +260,7 @@ def record(layout: str) -> None:
         head = f"# {software} {number} {datetime.now(UTC).date().isoformat()}"
         lines = [f"{head} {SAID[layout]}" if layout in SAID else head]
         for name, tensor in tensors.items():
-            lines.append(f"{name}\t{' '.join(map(str, tensor.shape))}\t{str(tensor.dtype).removeprefix('torch.')}")
+            lines.append(f"{name}\t{' '.join(map(str, tensor.shape))}\t{str(tensor.dtype).rpartition('.')[2]}")
         (KEYS / f"{layout}-{quote(arch, safe='=,+')}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -8,7 +8,8 @@ Where it is a package, install it beside the rest: it is often tied to versions 
     DENSENET_PORT_ZOO=FOLDER python -m tests.record.keys andreasveit gpleiss kuangliu
     DENSENET_PORT_ZOO=FOLDER python -m tests.record.cards andreasveit gpleiss kuangliu
 
-run what stands in the folder, and nothing of it is kept here but names and figures.
+run what stands in the folder, and nothing of it is kept here but names and figures. MXNet wants a Python of its own,
+with numpy 1.23 and mxnet 1.9.1, which DENSENET_PORT_MXNET names.
 """
 
 import os
@@ -19,10 +20,14 @@ from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from shutil import copy
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from densenet_port import formats
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.head import USUAL, head_of
 
@@ -33,7 +38,8 @@ class Own(NamedTuple):
     """What a layout's software is called, which module has its class, and how that builds an architecture.
 
     `side` is that of the pictures that its head is made for. `is_package` says that pip brings it; else it is a
-    repository, in a folder of the layout's name. `answer` gives the logits of a model.
+    repository, in a folder of the layout's name. `answer` gives the logits of a model. What is not torch's has its own
+    `states` (of an architecture) and `logits` (as `zoo.logits`).
     """
 
     title: str
@@ -43,6 +49,8 @@ class Own(NamedTuple):
     side: int = 64
     is_package: bool = False
     answer: Callable[[Any, Any], Any] = lambda model, pictures: model(pictures)
+    states: Callable[[str], Any] | None = None
+    logits: Callable[[Any, Any], tuple[Any, dict[str, str]]] | None = None
 
 
 def andreasveit(module, numbers):
@@ -116,6 +124,86 @@ def torchreid(module, numbers):
     )
 
 
+def paddle(module, numbers):
+    """Its networks by name."""
+    return module.DenseNet(layers=int(replace(numbers, classes=1000).name), num_classes=numbers.classes)
+
+
+def paddle_logits(told, pictures):
+    """Float64 logits of Paddle's own network, which takes all names of the file and has no other."""
+    import paddle as own
+
+    own.set_default_dtype("float64")
+    model = network(told.layout, told.architecture)
+    with np.load(told.checkpoint.path) as archive:
+        state = {name: array.astype(np.float64) for name, array in archive.items() if name != "densenet_port"}
+    assert model.set_state_dict(state) == ([], [])
+    model.eval()
+    output = model(own.to_tensor(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)), dtype="float64")).numpy()
+    assert output.dtype == np.float64
+    return output, {"paddlepaddle": own_version(told.layout), "numpy": np.__version__}
+
+
+MXNET = """
+import sys
+import mxnet as mx
+import numpy as np
+from mxnet.gluon.model_zoo.vision import get_model
+
+job, name, place = sys.argv[1:]
+net = get_model("densenet" + name, classes=1000)
+net.initialize()
+if job == "states":
+    net(mx.nd.zeros((1, 3, 224, 224)))
+    net.save_parameters(place)
+elif job == "blocks":
+    net(mx.nd.zeros((1, 3, 224, 224)))
+    net.collect_params().save(place, strip_prefix=net.prefix)
+else:
+    net.cast("float64")
+    with np.load(place + "/weights.npz") as archive:
+        arrays = {name: array for name, array in archive.items() if array.dtype.kind == "f"}
+        arrays = {name: mx.nd.array(array, dtype="float64") for name, array in arrays.items()}
+    mx.nd.save(place + "/weights.params", arrays)
+    net.load_parameters(place + "/weights.params")
+    pictures = mx.nd.array(np.load(place + "/pictures.npy"), dtype="float64")
+    np.save(place + "/logits.npy", net(pictures).asnumpy())
+print(mx.__version__)
+"""
+
+
+def mxnet(*words):
+    """What MXNet's own Python does, and its version."""
+    command = [os.environ["DENSENET_PORT_MXNET"], "-c", MXNET, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    return done.stdout.strip().splitlines()[-1]
+
+
+def gluon_states(name, job="states"):
+    """The parameters of a network of MXNet's model zoo, as it saves them, by places or by the names of blocks."""
+    with TemporaryDirectory() as folder:
+        mxnet(job, name, Path(folder, "x.params"))
+        tensors = formats.read(Path(folder, "x.params")).tensors
+        return {key: SimpleNamespace(shape=one.shape, dtype=one.dtype) for key, one in tensors.items()}
+
+
+def gluon_blocks():
+    """The parameters as the older way names them, and `export` behind a prefix."""
+    for name in IMAGENET:
+        yield name, gluon_states(name, "blocks")
+
+
+def gluon_logits(told, pictures):
+    """Float64 logits of MXNet's own network, which loads the file strictly."""
+    with TemporaryDirectory() as folder:
+        copy(told.checkpoint.path, Path(folder, "weights.npz"))
+        np.save(Path(folder, "pictures.npy"), np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))
+        number = mxnet("logits", told.architecture.name, folder)
+        output = np.load(Path(folder, "logits.npy"))
+    assert output.dtype == np.float64
+    return output, {"mxnet": number, "numpy": np.__version__}
+
+
 def pretrainedmodels():
     """The state dicts of Cadene's networks."""
     import pretrainedmodels as own
@@ -185,8 +273,21 @@ SOFTWARE = {
     "andreasveit": Own("andreasveit/densenet-pytorch", "densenet", andreasveit, CIFAR, side=32),
     "fastai": Own("fastai", "fastai.vision.all", fastai, FASTAI, is_package=True),
     "gpleiss": Own("gpleiss/efficient_densenet_pytorch", "models.densenet", gpleiss, (*IMAGENET, *CIFAR[3:])),
+    "gluon": Own(
+        *("mxnet", "", None, IMAGENET),
+        side=224,
+        is_package=True,
+        states=gluon_states,
+        logits=gluon_logits,
+    ),
     "kuangliu": Own("kuangliu/pytorch-cifar", "models.densenet", kuangliu, SMALL_STEM, side=32),
     "mmpretrain": Own("mmpretrain", "mmpretrain.models", mmpretrain, IMAGENET, is_package=True),
+    "paddle": Own(
+        *("paddlepaddle", "paddle.vision.models", paddle, (*IMAGENET, "264")),
+        is_package=True,
+        states=lambda name: network("paddle", Architecture.named(name)).state_dict(),
+        logits=paddle_logits,
+    ),
     "torchreid": Own(
         *("torchreid", "torchreid.reid.models.densenet", torchreid, TORCHREID),
         is_package=True,
@@ -199,14 +300,17 @@ NAMES = {  # software whose names another table says → the package, and what g
     "pretrainedmodels": ("pretrainedmodels", pretrainedmodels),
     "torchreid_plain": ("torchreid", torchreid_plain),
     "classification-models": ("image-classifiers", classification_models),
+    "gluon_blocks": ("mxnet", gluon_blocks),
     "parts/segmentation-models": ("segmentation-models-pytorch", segmentation_models),
 }
 
 
 def own_version(layout):
     """The version of a package, or the day and the commit of a repository."""
+    if layout == "gluon":
+        return "1.9.1"  # in a Python of its own
     if SOFTWARE[layout].is_package:
-        return version(layout)
+        return version(SOFTWARE[layout].title)
     ask = ["git", "-C", _folder(layout), "show", "--no-patch", "--format=%cs+%h", "HEAD"]
     return subprocess.run(ask, capture_output=True, check=True, text=True).stdout.strip()
 
@@ -229,6 +333,9 @@ def _folder(layout):
 
 def networks(layout):
     """Architecture's name → the state dict of the software's network, for lists of names."""
+    if own := SOFTWARE[layout].states:
+        yield from ((name, own(name)) for name in SOFTWARE[layout].architectures)
+        return
     import torch
 
     for name in SOFTWARE[layout].architectures:
@@ -241,9 +348,11 @@ def logits(told, pictures):
 
     Torch reads the file as it is stored, and the network takes its names strictly.
     """
+    layout, own = told.layout, SOFTWARE[told.layout]
+    if own.logits:
+        return own.logits(told, pictures)
     import torch
 
-    layout, own = told.layout, SOFTWARE[told.layout]
     model = network(layout, told.architecture).double().eval()
     state = torch.load(told.checkpoint.path, weights_only=True)
     _give_biases(model, state)
