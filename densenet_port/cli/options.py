@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # What may be chosen, told here so that no command pays for an import of what takes it
 Kernels = Literal["theano", "tensorflow"]
 Ordering = Literal["th", "tf"]
-Dtype = Literal["float32", "float16", "float64"]
+Dtype = Literal["float32", "float16", "bfloat16", "float64"]
 Backend = Literal["tensorflow", "torch", "jax", "numpy"]
 StemPadding = Literal["symmetric", "same"]
 StemPool = Literal["max", "blur", "none"]

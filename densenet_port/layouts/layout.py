@@ -249,6 +249,7 @@ class Layout:
         pattern = self.exceptions[unnumbered].get(architecture.name, self.units[unnumbered][0])
         layers = architecture.layers
         spelled = {key: number - 1 + self.first_numbers.get(key, 1) for key, number in numbers.items()}
+        spelled["k"] = len(layers)
         spelled["n"] = layers[min(numbers.get("b", len(layers)), len(layers)) - 1]
         return numbered(pattern, spelled)
 

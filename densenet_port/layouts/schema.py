@@ -2,8 +2,8 @@
 
 An unknown key is an error, and so is a missing one, or a pattern whose places are not those that its key can fill. What
 the keys mean stands in CONTRIBUTING.md. Patterns hold `{b}` (block), `{l}` (layer), `{h}` (layer of the head), `{n}`
-(layers in the block), each counted from `first`, and what follows from one of them: `{2b+2}`; `{unit}` is the unit as
-the layout spells it; `{_n}` is a running number, absent for number 0.
+(layers in the block), each counted from `first`, `{k}` (blocks), and what follows from one of them: `{2b+2}`; `{unit}`
+is the unit as the layout spells it; `{_n}` is a running number, absent for number 0.
 """
 
 import re
@@ -27,7 +27,7 @@ from densenet_port.strict import Fields
 
 NUMBER = r"(?:0|[1-9][0-9]{0,8})"  # as layouts write them: no zeros before, no other script's digits
 RUNNING = f"(?:_(?P<order>{NUMBER}))?"
-COUNTED = re.compile(r"(?P<factor>[1-9]?)(?P<key>[blhn])(?P<offset>[+-][0-9]{1,2})?")
+COUNTED = re.compile(r"(?P<factor>[1-9]?)(?P<key>[bklhn])(?P<offset>[+-][0-9]{1,2})?")
 DEFAULTS: dict[str, Any] = {
     "reference": "numpy",
     "first": {},
@@ -213,7 +213,7 @@ def _units(
         exceptions[unit] = {architecture: texts[0] for architecture, texts in others.items()}
         for pattern in patterns[unit]:
             numbered = {"_n"} if unit == HEAD and pattern != usual[0] else set()  # a user's own head
-            _check_places(units, unit, pattern, required=_places(unit), allowed={*_places(unit), "n"} | numbered)
+            _check_places(units, unit, pattern, required=_places(unit), allowed={*_places(unit), *"kn"} | numbered)
     return patterns, exceptions
 
 

@@ -353,7 +353,6 @@ HEADS = {  # name of a file → its content, and what it is
         "an object of Lua Torch",
         "nothing reads it today: convert the same network's PyTorch or Caffe checkpoint",
     ),
-    "x.params": (struct.pack("<3Q", 0x112, 0, 3), "weights of MXNet", None),
     "x.pdmodel": (PADDLE, "a network of Paddle", None),
     "__model__": (PADDLE, "a network of Paddle", None),
     "x.pdiparams": (bytes(16) + b"\2\0\0\0\x08\x05", "a network of Paddle", None),

@@ -29,6 +29,7 @@ from densenet_port.formats.source import Source
 from densenet_port.formats.torch import pth
 from densenet_port.layouts.layout import Layout
 from densenet_port.network.architecture import Architecture
+from tests.support import mxnet_files
 from tests.support.containers import content, damaged, large, outcome, peak, telling, tensor, watched
 from tests.support.networks import checkpoint_file
 
@@ -45,7 +46,17 @@ WRITTEN = {  # what is written → a layout that comes in it
 }
 READ = (
     *WRITTEN,
-    *("stream.pth", "tar.pth", "packed.pth", "packed.keras", ".caffemodel.h5", "numpy.npz", "packed.npz", "plain.pkl"),
+    *(
+        "stream.pth",
+        "tar.pth",
+        "packed.pth",
+        "packed.keras",
+        ".caffemodel.h5",
+        "numpy.npz",
+        "packed.npz",
+        "plain.pkl",
+        ".params",
+    ),
 )
 IN_MEMORY = ("packed.keras", "plain.pkl")  # once the file is read
 MANY = settings(max_examples=100, deadline=20_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -73,6 +84,7 @@ def every(tmp_path_factory):
     packed(paths[".keras"], paths["packed.keras"])
     state = torch.load(source)
     paths["plain.pkl"].write_bytes(pickle.dumps(state))
+    paths[".params"].write_bytes(mxnet_files.written(state))
     np.savez(paths["numpy.npz"], **state)
     np.savez_compressed(paths["packed.npz"], **state)
     with h5py.File(paths[".caffemodel.h5"], "w") as file:

@@ -30,6 +30,7 @@ LAYOUT_OF = {  # software whose names another table says
     "torchreid_plain": "torchvision",
     "torchvision_dotted": "torchvision",
     "keras-applications_old": "keras-applications",
+    "gluon_blocks": "gluon",
     "onnx_folded": "onnx",
 }
 SHARED = sorted((resource("mappings") / "shared").glob("*.toml"))

@@ -133,8 +133,7 @@ def paddle_logits(told, pictures):
     """Float64 logits of Paddle's own network, which takes all names of the file and has no other."""
     import paddle as own
 
-    own.set_default_dtype("float64")
-    model = network(told.layout, told.architecture)
+    model = network(told.layout, told.architecture).to(dtype="float64")
     with np.load(told.checkpoint.path) as archive:
         state = {name: array.astype(np.float64) for name, array in archive.items() if name != "densenet_port"}
     assert model.set_state_dict(state) == ([], [])

@@ -6,10 +6,11 @@ as bytes with their shape and type:
     torch.storage._load_from_bytes   (stream), where PyTorch's containers have the storage's persistent id
     numpy…multiarray._reconstruct    (ndarray, …), with the state (1, shape, dtype, fortran_order, bytes)
     numpy…numeric._frombuffer        (bytes, dtype, shape, order), in protocol 5
-    numpy.dtype                      (type, …), with the state (3, byte order, …)
+    numpy.dtype                      (type, …), with the state (3, byte order, …); bfloat16 is ml_dtypes' own type
+    jax…array._reconstruct_array     (_reconstruct, its arguments, its state, …), as JAX pickles an array
 
-Both become calls that `tensors` knows, and the bytes storages. NumPy's arrays are taken where they are plain numbers,
-little-endian and row-major; everything else stays as it is. All of the file is in memory as long as it is used.
+All become calls that `tensors` knows, and the bytes storages. NumPy's arrays are taken where they are plain numbers and
+little-endian, in either order; everything else stays as it is. All of the file is in memory as long as it is used.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from typing import Any
 from densenet_port.errors import CorruptError
 from densenet_port.formats.torch.pickle import Call, Global, Persistent
 
+Sizes = tuple[int, ...]
 Streamed = tuple[Any, dict[str, bytes]]  # the object of a stream, and key → its storages
 _PROTOCOLS = range(2, 6)  # those that say their number
 _JOBLIB = b"joblib"  # whose pickles have arrays between the operations
@@ -34,6 +36,7 @@ _STORAGES = {  # NumPy's type → storage class, length of an element
     "u1": ("ByteStorage", 1),
     "b1": ("BoolStorage", 1),
 }
+_BFLOAT16 = ("BFloat16Storage", 2)
 
 
 def is_plain(head: bytes) -> bool:
@@ -55,10 +58,9 @@ def taken_out(tree: Any, stream: Callable[[bytes], Streamed]) -> dict[str, bytes
                     references[id(inner)] = _storage(str(len(storages)), stream(_bytes(data)), storages)
                 call.args = (references[id(inner)], *rest)
             case _ if array := _array(call):
-                kind, data, shape = array
+                kind, data, shape, strides = array
                 key = str(len(storages))
                 storages[key] = data
-                strides = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
                 reference = Persistent(("storage", Global("torch", kind), key, "cpu", prod(shape)))
                 call.maker, call.args, call.state = _REBUILD, (reference, 0, shape, strides), None
     return storages
@@ -89,18 +91,25 @@ def _calls(tree: Any) -> Iterator[Call]:
             pending.extend(value)
 
 
-def _array(call: Call) -> tuple[str, bytes, tuple[int, ...]] | None:
-    """Storage class, bytes and shape of one of NumPy's arrays; None for anything else, and for other arrays."""
+def _array(call: Call) -> tuple[str, bytes, Sizes, Sizes] | None:
+    """Storage class, bytes, shape and strides of an array of NumPy's or JAX's; None for anything else."""
     match call:
-        case Call(Global(_, "_reconstruct"), (Global("numpy", "ndarray"), *_), (_, shape, kind, False, data)):
+        case Call(Global(_, "_reconstruct"), (Global("numpy", "ndarray"), *_), (_, shape, kind, bool(turned), data)):
             pass
-        case Call(Global(_, "_frombuffer"), (data, kind, shape, "C")):
+        case Call(Global(_, "_frombuffer"), (data, kind, shape, "C" | "F" as order)):
+            turned = order == "F"
+        case Call(
+            Global(_, "_reconstruct_array"),
+            (Global(_, "_reconstruct"), (Global("numpy", "ndarray"), *_), (_, shape, kind, bool(turned), data), *_),
+        ):
             pass
         case _:
             return None
     match kind:
         case Call(Global("numpy", "dtype"), (str(name), *_), (_, "<" | "|", *_)) if name in _STORAGES:
             storage, length = _STORAGES[name]
+        case Call(Global("numpy", "dtype"), (Global("ml_dtypes", "bfloat16"), *_), (_, "<" | "|", *_)):
+            storage, length = _BFLOAT16
         case _:
             return None
     elements = _bytes(data)
@@ -108,7 +117,9 @@ def _array(call: Call) -> tuple[str, bytes, tuple[int, ...]] | None:
         raise CorruptError("an array of NumPy's whose shape is none")
     if prod(shape) * length != len(elements):
         raise CorruptError(f"an array of NumPy's of shape {shape} with {len(elements)} bytes")
-    return storage, elements, shape
+    places = range(len(shape))
+    strides = tuple(prod(shape[:axis] if turned else shape[axis + 1 :]) for axis in places)
+    return storage, elements, shape, strides
 
 
 def _bytes(value: Any) -> bytes:
