@@ -52,6 +52,11 @@ def keras_saved(path: Path, model: Any, *, scale: float = 1.0, channels: int = 3
         model.save_weights(path)
     else:
         model.save(path)
+    answered(path, model, scale=scale, channels=channels)
+
+
+def answered(path: Path, model: Any, *, scale: float = 1.0, channels: int = 3) -> None:
+    """A model's own answer, beside its file."""
     x = noise(channels, scale=scale)
     y = np.asarray(model(x.astype(np.float32), training=False), np.float64)
     np.savez(path.with_name(path.name.partition(".")[0] + ".npz"), x=x, y=y)
@@ -173,12 +178,16 @@ def keras_unet(path: Path) -> None:
 @form("a SavedModel", "")
 def saved_model(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
-    keras_small().export(path, verbose=False)
+    model = keras_small()
+    model.export(path, verbose=False)
+    answered(path, model)
 
 
 @form("a TensorFlow checkpoint", ".index")
 def tensorflow_checkpoint(path: Path) -> None:
-    tf.train.Checkpoint(model=keras_small()).write(str(path.with_suffix("")))
+    model = keras_small()
+    tf.train.Checkpoint(model=model).write(str(path.with_suffix("")))
+    answered(path, model)
 
 
 @form("a TFLite model", ".tflite")

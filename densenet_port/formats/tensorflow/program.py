@@ -20,6 +20,7 @@ argument.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,14 +37,19 @@ _FLOAT, _DOUBLE, _INT32, _INT64 = 1, 2, 3, 9
 _STORED = {_FLOAT: "<f4", _DOUBLE: "<f8", _INT32: "<i4", _INT64: "<i8"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Node:
     """An operation: its inputs in order, and its attributes, which are read when they are asked for."""
 
     name: str
     operation: str
     inputs: tuple[str, ...]
-    attributes: Mapping[str, Field]
+    entries: Sequence[Field]
+
+    @cached_property
+    def attributes(self) -> Mapping[str, Field]:
+        """Name → value."""
+        return dict(_map(self.entries))
 
     def integers(self, key: str, usual: Sequence[int] = ()) -> tuple[int, ...]:
         """An attribute that is a list of integers."""
@@ -180,7 +186,7 @@ def _nodes(fields: Sequence[Field]) -> dict[str, Node]:
         name = parts[1][-1].text()
         operation = parts[2][-1].text() if 2 in parts else ""
         inputs = tuple(read for part in parts.get(3, []) if not (read := part.text()).startswith("^"))
-        nodes[name] = Node(name, operation, inputs, dict(_map(parts.get(5, []))))
+        nodes[name] = Node(name, operation, inputs, parts.get(5, []))
     return nodes
 
 
