@@ -9,7 +9,6 @@ from typing import Any
 from densenet_port import formats
 from densenet_port.checkpoint import Checkpoint, digest
 from densenet_port.conversion.load import read, table
-from densenet_port.conversion.opening import opened
 from densenet_port.conversion.write import Conversion, Progress, check_place, plan, silent, write_plan
 from densenet_port.errors import ComparisonError
 from densenet_port.formats.record import differing
@@ -46,7 +45,7 @@ def convert(
     path, place, target = Path(source), None if out is None else Path(out), Layout.load(table(dst))
     check_place(path, place, target, dtype, force=force)
     with ThreadPoolExecutor(1) as pool:  # hashing lets the interpreter go on
-        checkpoint = opened(path, output=output_name, body=no_top)
+        checkpoint = formats.read(path, output=output_name, body=no_top)
         source_digest = pool.submit(digest, checkpoint)
         network = read(
             checkpoint,

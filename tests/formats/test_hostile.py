@@ -84,7 +84,7 @@ def every(tmp_path_factory):
     packed(paths[".keras"], paths["packed.keras"])
     state = torch.load(source)
     paths["plain.pkl"].write_bytes(pickle.dumps(state))
-    paths[".params"].write_bytes(mxnet_files.written(state))
+    paths[".params"].write_bytes(mxnet_files.written({name: value for name, value in state.items() if value.ndim}))
     np.savez(paths["numpy.npz"], **state)
     np.savez_compressed(paths["packed.npz"], **state)
     with h5py.File(paths[".caffemodel.h5"], "w") as file:
