@@ -17,6 +17,7 @@ from densenet_port import formats
 from densenet_port.conversion.convert import convert
 from densenet_port.conversion.load import read
 from densenet_port.errors import MisfitError
+from densenet_port.formats.record import SCHEMAS
 from densenet_port.layouts import cards as support
 from densenet_port.layouts.layout import Layout, layouts
 from densenet_port.layouts.transform import FOLDS
@@ -233,7 +234,9 @@ def trained(told, path):
             array = (array + random.uniform(0.3, 0.6, array.shape)).astype(array.dtype)
         tensors[claim.name] = held(array)
     blueprint = told.ledger.layout.blueprint(told.architecture, told.contract)
-    formats.write(path, tensors, lambda: json.dumps(told.checkpoint.record).encode(), blueprint)
+    kept = {key: entry for key, entry in told.checkpoint.record.items() if key not in ("tensors", "sha256")}
+    record = {**kept, "schema": SCHEMAS[0]}  # without digests
+    formats.write(path, tensors, lambda: json.dumps(record).encode(), blueprint)
     return path
 
 
