@@ -23,16 +23,18 @@ import sys
 import threading
 import time
 from contextlib import redirect_stderr
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
-
-import numpy as np  # noqa: F401 (before the fork)
 
 from densenet_port import formats
 from densenet_port.cli import app
 from densenet_port.conversion import convert
 from densenet_port.conversion.convert import verify
+from densenet_port.conversion.load import read
+from densenet_port.conversion.write import plan
 from densenet_port.files import file_digest, together, whole
+from densenet_port.layouts.layout import Layout
 from densenet_port.strays import OLD
 from tests.support.lives import TOUCHES, born, ended
 
@@ -49,9 +51,13 @@ def places(folder, ending):
     return [out, *filter(None, [formats.companion(out)])]
 
 
+def layout_of(out):
+    return LAYOUTS.get(out.name.removeprefix("out"), "keras")
+
+
 def run(source, out, *, no_top=False):
     """The conversion, over whatever stands there."""
-    convert.convert(source, out=out, dst=LAYOUTS.get(out.name.removeprefix("out"), "keras"), no_top=no_top, force=True)
+    convert.convert(source, out=out, dst=layout_of(out), no_top=no_top, force=True)
 
 
 def breaking(number, act, work):
@@ -176,15 +182,26 @@ def measured(source, here):
     return {"seconds": seconds, "steps": steps, "bytes": here[0].stat().st_size}
 
 
-def trial(source, folder, ending, plan):
+def prepare(source, here):
+    """Have everything imported and every table read, so that a fork need not, without a thread."""
+    layout = Layout.load(layout_of(here[0]))
+    network = read(source)
+    formats.ending(here[0])
+    blueprint = layout.blueprint(network.architecture, plan(network, layout).contract)
+    formats.companion_digest(here[0], blueprint)
+    import_module(f"densenet_port.formats.{formats.ENDINGS[formats.ending(here[0])][0]}")
+
+
+def trial(source, folder, ending, attempts):
     """Every attempt on one container."""
     folder.mkdir()
     here = places(folder, ending)
+    prepare(source, here)
     apart(lambda: run(source, here[0], no_top=True))
     old, old_digests = [place.read_bytes() for place in here], list(map(file_digest, here))
     usual = measured(source, here)
     new_digests, results = list(map(file_digest, here)), []
-    for kind, numbers in plan.items():
+    for kind, numbers in attempts.items():
         for number in numbers:
             for place, content in zip(here, old, strict=True):
                 place.write_bytes(content)
@@ -211,5 +228,5 @@ def afterwards(here):
 
 
 if __name__ == "__main__":
-    source, folder, plan = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-    print(json.dumps({ending: trial(source, folder / ending[1:], ending, plan[ending]) for ending in plan}))  # noqa: T201
+    source, folder, plans = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    print(json.dumps({ending: trial(source, folder / ending[1:], ending, plans[ending]) for ending in plans}))  # noqa: T201
