@@ -1,16 +1,16 @@
 """Files: where those of the package are, their digests, and the one way to write one."""
 
+import errno
 import hashlib
 import os
-import re
 import shutil
-import time
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from densenet_port import strays
 from densenet_port.errors import DiskError
+from densenet_port.strays import Unfinished
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -58,30 +58,57 @@ def together(path: Path, *companions: Path) -> Iterator[tuple[Path, ...]]:
     All are written and synced before the first is renamed. A process that is killed between the renames leaves `path`,
     the old or the new one, without companions: the old ones go first, `path` is replaced in one step, the new ones come
     last. So no new file ever stands beside an old one, and a file alone is read as what it is, where one beside
-    another's companion would be read as something else. What else a killed process leaves, the next writer of the
-    same file removes. Two writers of one file do not mix its bytes; the last one has it. Raises DiskError.
+    another's companion would be read as something else. What else a killed process leaves, the next writer in the same
+    folder removes (`strays`). Two writers of one file do not mix its bytes; the last one has it.
+
+    What is replaced keeps its permissions, a new file has those of the umask. A link is written through, to the place
+    that it points at. Raises DiskError, before anything is written for a place that no file can have.
     """
-    places = (path, *companions)
-    new: dict[Path, Path] = {}
+    names = " and ".join(map(str, (path, *companions)))
+    new: dict[Path, Unfinished] = {}
     try:
-        for place in places:
-            _remove_strays(place)
-            new[place] = _sibling(place)
-            new[place].touch(exist_ok=False)
-        yield tuple(new.values())
-        for temporary in new.values():
-            _sync(temporary)
-        _bring_in(new)
+        for place in map(_end_of_links, (path, *companions)):
+            strays.remove_strays(place.parent)
+            new[place] = strays.begin(place, 0o666 if _rights(place) is None else 0o600)
+        yield tuple(unfinished.path for unfinished in new.values())
+        for place, unfinished in new.items():
+            _settle(unfinished.path, _rights(place))
+        _bring_in({place: unfinished.path for place, unfinished in new.items()})
     except OSError as error:
-        names = " and ".join(map(str, places))
         raise DiskError(f"{names}: cannot be written: {error.strerror or error}") from error
     finally:
-        for temporary in new.values():
-            temporary.unlink(missing_ok=True)
+        for unfinished in new.values():
+            unfinished.close()
+
+
+def _end_of_links(path: Path) -> Path:
+    """The place that a path leads to. Raises DiskError where something stands that is no file, OSError for a circle."""
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if place.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    if place.exists() and not place.is_file():
+        kind = "a directory" if place.is_dir() else "a device, a pipe or a socket"
+        raise DiskError(f"{path}: cannot be written: is {kind}", hint="name a file")
+    return place
+
+
+def _rights(place: Path) -> int | None:
+    """The permissions of the file that is to be replaced; None where there is none."""
+    try:
+        return place.stat().st_mode & 0o777
+    except FileNotFoundError:
+        return None
+
+
+def _settle(path: Path, rights: int | None) -> None:
+    """Have the file's bytes on the disk before its name is, and its permissions what they were."""
+    _sync(path)
+    if rights is not None:
+        path.chmod(rights)
 
 
 def _sync(path: Path) -> None:
-    """Have the file's bytes on the disk before its name is."""
+    """Have the file's bytes on the disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
@@ -93,77 +120,46 @@ def _bring_in(new: Mapping[Path, Path]) -> None:
     placed: list[Path] = []
     try:
         for companion in filter(Path.exists, companions):
-            old[companion] = companion.replace(_sibling(companion))
+            old[companion] = companion.replace(_kept(companion))
         if companions and path.exists():
             old[path] = _second_name(path)
         for place, temporary in new.items():
             temporary.replace(place)
             placed.append(place)
     except BaseException:
-        for place in placed:
-            if place not in old:
+        _undo(placed, old)
+        raise
+    for place in new if companions else ():
+        strays.remove_old(place)
+
+
+def _undo(placed: Sequence[Path], old: Mapping[Path, Path]) -> None:
+    """Take away what was placed, and put back what stood there. Raises DiskError that says where it lies otherwise."""
+    lost: list[str] = []
+    for place in placed:
+        if place not in old:
+            with suppress(OSError):
                 place.unlink()
-        for place, kept in reversed(old.items()):
+    for place, kept in reversed(list(old.items())):
+        try:
             kept.replace(place)
             kept.unlink(missing_ok=True)  # two names of one file stay two when one is renamed to the other
-        raise
-    for kept in old.values():
-        with suppress(OSError):  # the next writer removes it
-            kept.unlink()
+        except OSError as error:
+            lost.append(f"{place}: cannot be put back: {error.strerror}; what stood there is in {kept}")
+    if lost:
+        raise DiskError("\n".join(lost), hint="rename it once the disk allows")
+
+
+def _kept(place: Path) -> Path:
+    """A name for what stood at a place, until the new one is there."""
+    return place.with_name(strays.beside(place).name + strays.OLD)
 
 
 def _second_name(path: Path) -> Path:
     """Another name for a file; a copy where the file system gives only one."""
-    kept = _sibling(path)
+    kept = _kept(path)
     try:
         os.link(path, kept)
     except OSError:
         shutil.copy2(path, kept)
     return kept
-
-
-# -- names of unfinished files -----------------------------------------------------------------------------------------
-
-STALE = 24 * 3600  # seconds after which nobody writes an unfinished file any more
-
-
-def _sibling(path: Path) -> Path:
-    """A name beside a path that nobody else has: `.<name>.<machine>-<process>-<random>`."""
-    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{os.urandom(4).hex()}")
-
-
-def _machine() -> str:
-    """Eight digits for this machine or container; others may write to the same folder.
-
-    Where a system does not tell its name, nobody asks for its processes either (`_is_alive`).
-    """
-    host = os.uname().nodename if hasattr(os, "uname") else ""
-    return f"{zlib.crc32(host.encode()):08x}"
-
-
-def _remove_strays(path: Path) -> None:
-    """Remove what killed processes left beside a path.
-
-    That is whatever `_sibling` named on this machine for a process that is gone, and on any for one that has not
-    touched it for a day. A file that somebody is writing stays.
-    """
-    spelled = re.compile(rf"\.{re.escape(path.name)}\.([0-9a-f]{{8}})-([0-9]{{1,9}})-[0-9a-f]{{8}}")
-    for stray in path.parent.iterdir() if path.parent.is_dir() else ():
-        if match := spelled.fullmatch(stray.name):
-            gone = match[1] == _machine() and not _is_alive(int(match[2]))
-            with suppress(OSError):  # somebody else removed it, or must
-                if gone or time.time() - stray.lstat().st_mtime > STALE:
-                    stray.unlink()
-
-
-def _is_alive(process: int) -> bool:
-    """Whether a process of this machine runs; taken for granted where asking would be a signal."""
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True

@@ -4,17 +4,20 @@ Errors go to stderr as `error: …`; with `--json` they are an object on stdout.
 line, too, with exit code 70 (EX_SOFTWARE of BSD's sysexits.h); `--traceback` shows where it came from.
 """
 
+import errno
 import os
 import sys
 import traceback
+from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from densenet_port.about import __version__
 from densenet_port.cli.base import app, error_json, help_of_group, print_error, print_json
-from densenet_port.errors import PortError
+from densenet_port.errors import DiskError, PortError
 
 COMMANDS = {  # module → its commands; only the module of the command that runs is imported
     "convert": ("convert", "inspect", "diff"),
@@ -28,6 +31,7 @@ COMMANDS = {  # module → its commands; only the module of the command that run
 }
 NAME = "densenet-port"  # however it was started: what a shell completes has this name
 UNFORESEEN = 70
+LACKS = [errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM]
 TRACEBACK = "--traceback"
 REPORT = "this is a fault of densenet-port's: please report it, with the command and what --traceback shows"
 # Typer brings a Click of its own since 0.16, and had the real one before
@@ -55,19 +59,50 @@ def main() -> None:
     if command in (*COMMANDS["convert"], *COMMANDS["learn"]):
         # They multiply no matrices, and the threads that numpy's BLAS would start spin before they sleep
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    register(command)
     try:
+        _open_streams()
+        register(command)
         code = app(words, prog_name=NAME, standalone_mode=False)
+        sys.stdout.flush()
     except PortError as error:
         code = _fail(error.kind, error.message, error.hint, error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = _fail("interrupted", "interrupted; nothing was left half written", None, 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except Exception as error:  # noqa: BLE001 (no traceback reaches a user unasked)
-        code = _usage(error) if isinstance(error, ClickError) else _unforeseen(error)
+        if lack := _lack(error):
+            code = _fail(DiskError.kind, lack, None, DiskError.exit_code)
+        else:
+            code = _usage(error) if isinstance(error, ClickError) else _unforeseen(error)
+    _close_streams()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_streams() -> None:
+    """Where a stream was closed before the start, what is written to it goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 (until the process ends)
+
+
+def _close_streams() -> None:
+    """Drop what a stream does not take: at the end of the process it would be an error of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _lack(error: Exception) -> str | None:
+    """What the machine lacks, where that is what an exception says."""
+    if isinstance(error, MemoryError) or str(error) == "can't start new thread":
+        return "there is not enough memory; nothing was left half written"
+    if isinstance(error, OSError) and error.errno in LACKS:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return None
 
 
 def _command(words: list[str]) -> str | None:
@@ -100,8 +135,9 @@ def _unforeseen(error: Exception) -> int:
 
 def _fail(kind: str, message: str, hint: str | None, code: int) -> int:
     """Print what went wrong, on stderr or as JSON."""
-    if "--json" in sys.argv[1:]:
-        print_json("error", error_json(kind, message, hint))
-    else:
-        print_error(message, hint)
+    with suppress(OSError):  # nobody hears it; the code says it all the same
+        if "--json" in sys.argv[1:]:
+            print_json("error", error_json(kind, message, hint))
+        else:
+            print_error(message, hint)
     return code

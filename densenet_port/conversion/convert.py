@@ -65,10 +65,11 @@ def convert(
 def verify(path: str | PathLike[str]) -> Checkpoint:
     """The checkpoint in a file of ours, once every tensor's digest is the one in its record.
 
-    Raises MisfitError for a file that carries none, ComparisonError that names the tensors that differ.
+    Raises MisfitError for a file that carries none, ComparisonError that names the tensors that differ, CorruptError
+    where beside it stands another companion than was written with it.
     """
     path = Path(path)
-    checkpoint = formats.as_it_is(path)
+    checkpoint = formats.with_its_own(formats.as_it_is(path))
     wrong = differing(checkpoint)
     if wrong:
         lines = "\n".join(f"  {line}" for line in first_few(wrong))

@@ -310,22 +310,25 @@ def write_plan(
 ) -> Conversion:
     """Write the planned tensors; the file and what goes with it appear whole or not at all."""
     digests = _Digests(planned.tensors, pool, progress)
+    blueprint = planned.target.blueprint(planned.source.architecture, planned.contract)
+    companion = formats.companion_digest(out, blueprint)
 
     def record() -> dict[str, Any]:
         known = source_digest.result() if digests.complete else UNKNOWN
-        return _record(planned, digests.digests, known)
+        return _record(planned, digests.digests, known, companion)
 
     tensors = {name: digests.watched(name, tensor) for name, tensor in planned.tensors.items()}
-    blueprint = planned.target.blueprint(planned.source.architecture, planned.contract)
     formats.write(out, tensors, lambda: json.dumps(record(), separators=(",", ":")).encode(), blueprint)
     return replace(planned, out=out, record=record())
 
 
-def _record(planned: Conversion, digests: Mapping[str, str], source_digest: str) -> dict[str, Any]:
+def _record(
+    planned: Conversion, digests: Mapping[str, str], source_digest: str, companion: str | None = None
+) -> dict[str, Any]:
     """What the written file says of itself. The same input gives the same bytes: no names, no times.
 
     `absorbed` and `fold` are what rounded tensors, if anything did; `kernels` is there where the layout has several
-    ways.
+    ways, and `companion` where a file goes beside it.
     """
     source, target = planned.source, planned.target
     origin = {"layout": source.layout, "container": source.checkpoint.container, "sha256": source_digest}
@@ -347,4 +350,6 @@ def _record(planned: Conversion, digests: Mapping[str, str], source_digest: str)
         record["fold"] = fold
     if len(target.tensors["conv"]["kernel"].axes) > 1:
         record["kernels"] = "theano" if _truly_convolves(planned.specs) else "tensorflow"
+    if companion:
+        record["companion"] = companion
     return {**record, DIGEST: record_digest(record)}

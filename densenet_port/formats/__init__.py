@@ -1,13 +1,14 @@
 """The containers of checkpoints: found by content, read lazily, written by one atomic writer."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from densenet_port.checkpoint import Checkpoint, Tensor
-from densenet_port.errors import DiskError, UsageError
-from densenet_port.files import together
+from densenet_port.errors import CorruptError, DiskError, UsageError
+from densenet_port.files import file_digest, together
 from densenet_port.formats.record import believed
 from densenet_port.network.blueprint import Blueprint
 
@@ -60,7 +61,7 @@ def read(path: Path, *, output: str | None = None, body: bool = False) -> Checkp
     a file that cannot be opened, CorruptError for one that is broken or no checkpoint, MisfitError for one of another
     kind, and for a folder.
     """
-    return believed(as_it_is(path, output=output, body=body))
+    return believed(with_its_own(as_it_is(path, output=output, body=body)))
 
 
 def as_it_is(path: Path, *, output: str | None = None, body: bool = False) -> Checkpoint:
@@ -102,6 +103,27 @@ def write(
         getattr(_module(module), function)(temporary, tensors, record, blueprint)
         for text in texts:
             text.write_bytes(_module(module).companion(blueprint))
+
+
+def companion_digest(path: Path, blueprint: Blueprint | None) -> str | None:
+    """SHA-256 of what `write` puts beside a file of this ending, in hex; None where that is nothing."""
+    if companion(path) is None:
+        return None
+    content: bytes = _module(ENDINGS[ending(path)][0]).companion(blueprint)
+    return hashlib.sha256(content).hexdigest()
+
+
+def with_its_own(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint, if what stands beside its file is what was written with it, or nothing. Raises CorruptError."""
+    path, digest = checkpoint.path, (checkpoint.record or {}).get("companion")
+    if digest is None:
+        return checkpoint
+    beside = path.with_suffix(COMPANIONS[f".{checkpoint.container}"])
+    if beside.is_file() and (actual := file_digest(beside)) != digest:
+        hint = f"remove it, and {path.name} is read by the same graph, which it holds too; or convert again"
+        detail = f"expected a SHA-256 of {digest[:12]}…, found {actual[:12]}…"
+        raise CorruptError(f"{beside}: is not the one that was written with {path.name}: {detail}", hint=hint)
+    return checkpoint
 
 
 def companion(path: Path) -> Path | None:

@@ -10,6 +10,7 @@
     absorbed              {"from", "to", "scale"}: epsilons, and the norms whose scale took up the change; or null
     tensors               name → digest of each tensor
     fold, kernels         what was worked out of several tensors, and how kernels are stored, where there is a choice
+    companion             digest of the file that was written beside this one, where one is
     sha256                digest of all the rest
 
 What stands there is checked when it is read, entries that are missing or unknown are let through; and so is every
@@ -37,7 +38,7 @@ SCHEMAS = ("densenet-port/file/1", SCHEMA)
 DIGEST = "sha256"
 CHANGED = "if it was changed on purpose, save it anew without the record, and convert that"
 _ENDS = 2**19  # bytes at either end of a file in which a record stands; that of DenseNet-264 has 200 kB
-_TEXTS = ("schema", "tool", "layout", "fold", "kernels")
+_TEXTS = ("schema", "tool", "layout", "fold", "kernels", "companion")
 
 
 def parse_record(path: Path, text: str | bytes) -> dict[str, Any]:

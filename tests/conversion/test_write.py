@@ -518,3 +518,31 @@ def test_a_dry_run_writes_nothing(small, tmp_path):
     done = convert(small, out=None)
 
     assert (done.out, len(done.tensors), list(tmp_path.iterdir())) == (None, 91, [])
+
+
+# -- what goes beside a file -----------------------------------------------------------------------------------------
+
+
+def test_another_file_s_companion_is_refused(small, tmp_path):
+    """On every way of reading; without one, the same graph stands in the file."""
+    out, beside = tmp_path / "out.caffemodel", tmp_path / "out.prototxt"
+    convert(small, dst="caffe", out=out)
+    convert(small, dst="caffe", out=tmp_path / "other.caffemodel", no_top=True)
+    other = (tmp_path / "other.prototxt").read_bytes()
+    digests = [hashlib.sha256(data).hexdigest()[:12] for data in (beside.read_bytes(), other)]
+    beside.write_bytes(other)
+
+    messages = []
+    for reading in (read, verify, lambda path: convert(path, out=None)):
+        with pytest.raises(CorruptError) as caught:
+            reading(out)
+        messages.append(str(caught.value))
+    beside.unlink()
+
+    message = (
+        f"{beside}: is not the one that was written with out.caffemodel: "
+        f"expected a SHA-256 of {digests[0]}…, found {digests[1]}…\n"
+        "  remove it, and out.caffemodel is read by the same graph, which it holds too; or convert again"
+    )
+    assert messages == [message] * 3
+    assert diff(read(out), read(small)).same
