@@ -29,6 +29,7 @@ MEANING = frozenset(
             "pool",
         ),  # whose the tensors are, and how stored
         *("fold", "notes"),  # what was worked out, and what to say of it
+        *("beside", "hub", "labels"),  # a configuration beside the file, where it was fetched from, its classes' names
     )
 )
 
@@ -57,7 +58,7 @@ class Checkpoint:
     densenet-port wrote into the file (architecture, contract, source, digests), or None. `graph()` gives the file's own
     graph, where it has one that can be read without its software; it raises MisfitError where it cannot. Entries of the
     metadata that are in `MEANING` decide how the tensors are taken; a reader sets them from what it understands of its
-    file.
+    file. `files` are those that the tensors are in, where that is not `path` alone.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class Checkpoint:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     record: Mapping[str, Any] | None = None
     graph: Callable[[], FileGraph] | None = None
+    files: tuple[Path, ...] = ()
 
 
 def live(state: Mapping[str, Any]) -> Checkpoint:

@@ -52,6 +52,36 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def folder(path: Path, last: str) -> Iterator[Path]:
+    """A unique sibling folder to write files into; at the end it becomes `path`, and is removed on any failure.
+
+    Where `path` has files already, those of the same names are replaced one by one, the one called `last` in the end,
+    whose old one goes before anything else: a process that is killed in between leaves a folder without it. Raises
+    DiskError.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_strays(path)
+        temporary = _sibling(path)
+        temporary.mkdir()
+        try:
+            yield temporary
+            files = sorted(temporary.iterdir(), key=lambda file: (file.name == last, file.name))
+            for file in files:
+                _sync(file)
+            if path.is_dir() and any(path.iterdir()):
+                (path / last).unlink(missing_ok=True)
+                for file in files:
+                    file.replace(path / file.name)
+            else:
+                temporary.replace(path)  # an empty folder gives way
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
 def together(path: Path, *companions: Path) -> Iterator[tuple[Path, ...]]:
     """Unique siblings to write a file and its companions to; at the end all take their places, on any failure none.
 
@@ -153,7 +183,7 @@ def _remove_strays(path: Path) -> None:
             gone = match[1] == _machine() and not _is_alive(int(match[2]))
             with suppress(OSError):  # somebody else removed it, or must
                 if gone or time.time() - stray.lstat().st_mtime > STALE:
-                    stray.unlink()
+                    shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
 
 
 def _is_alive(process: int) -> bool:

@@ -3,6 +3,7 @@
 Everything is decided and checked before a byte is written.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -89,14 +90,19 @@ def write(
     """
     check_place(source.checkpoint.path, out, target, force=force)
     with ThreadPoolExecutor(1) as pool:  # hashing lets the interpreter go on
-        digest = pool.submit(_source_digest, source.checkpoint)
+        digest = pool.submit(source_digest, source.checkpoint)
         planned = plan(source, target, dtype, kernels, dim_ordering)
         return write_plan(planned, out, digest, pool, progress) if out else planned
 
 
-def _source_digest(checkpoint: Checkpoint) -> str:
-    """The digest of a file, or of tensors that are in none."""
-    return digest(checkpoint) if checkpoint.container == LIVE else file_digest(checkpoint.path)
+def source_digest(checkpoint: Checkpoint) -> str:
+    """The digest of a file; of several, of a list of theirs with their names; or of tensors that are in none."""
+    if checkpoint.container == LIVE:
+        return digest(checkpoint)
+    if not checkpoint.files:
+        return file_digest(checkpoint.path)
+    lines = [f"{file_digest(file)}  {file.name}\n" for file in checkpoint.files]  # as sha256sum writes them
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def check_place(path: Path, out: Path | None, target: Layout, *, force: bool) -> None:
@@ -331,9 +337,11 @@ def _record(planned: Conversion, digests: Mapping[str, str], source_digest: str)
     ways.
     """
     source, target = planned.source, planned.target
-    origin = {"layout": source.layout, "container": source.checkpoint.container, "sha256": source_digest}
+    origin: dict[str, Any] = {"layout": source.layout, "container": source.checkpoint.container, "sha256": source_digest}
     if source.within is not None:
         origin["within"] = source.within
+    if hub := source.checkpoint.metadata.get("hub"):
+        origin["hub"] = hub
     record = {
         "schema": SCHEMA,
         "tool": TOOL,

@@ -11,7 +11,6 @@ bytes, the directory of a zip, the fields of a protobuf, and short JSON:
     TensorFlow's checkpoint.index ends, as every table of LevelDB, in 57 fb 80 8b 24 75 47 db
 """
 
-import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -36,7 +35,6 @@ HEAD = 4096  # bytes that tell a file
 SAVED_MODEL, KERAS_METADATA = "saved_model.pb", "keras_metadata.pb"
 TABLE = Path("foreign", "files.toml")
 SHOWN = 3  # names listed before "and n more"
-_JSON_LIMIT = 2**24  # bytes; an index of shards has some 100 kB
 _FIELDS = 64  # of a protobuf that are looked at
 _ATTACHED = 200  # the first number of a network in a model of Core ML
 _LEVELDB = bytes.fromhex("57fb808b247547db")
@@ -295,28 +293,12 @@ def _text(table: Mapping[str, Kind], path: Path, head: bytes) -> PortError:
 
 def _json(table: Mapping[str, Kind], path: Path, head: bytes) -> PortError:
     """The error for a JSON text, told by the keys that it begins with."""
-    if b'"weight_map"' in head:
-        return _index(table, path)
     if b'"modelTopology"' in head or b'"weightsManifest"' in head:
         layers = b'"layers-model"' in head or b'"model_config"' in head or b'"class_name"' in head
         return table["tensorflow-js-layers" if layers else "tensorflow-js-graph"].refusal(path)
     if b'"nodes"' in head and b'"op"' in head:
         return table["mxnet-symbol"].refusal(path)
     return table["keras-architecture" if b'"class_name"' in head else "json"].refusal(path)
-
-
-def _index(table: Mapping[str, Kind], path: Path) -> PortError:
-    """The error for an index of shards."""
-    try:
-        text = Source.of_file(path).data(0, min(path.stat().st_size, _JSON_LIMIT))
-        shards = sorted({str(shard) for shard in json.loads(text)["weight_map"].values()})
-    except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
-        return table["json"].refusal(path)
-    places = [str(path.parent / shard) for shard in shards]
-    if len(shards) == 1:
-        return table["index"].refusal(path, Subject(path, places))
-    kind = table["shards-safetensors" if shards[0].endswith(".safetensors") else "shards-torch"]
-    return kind.refusal(path, Subject(path, [f"{len(shards)} files"], {"shards": ", ".join(map(repr, places))}))
 
 
 # -- folders -----------------------------------------------------------------------------------------------------------
@@ -329,8 +311,6 @@ def folder_refusal(path: Path) -> PortError:
         names = sorted(entry.name for entry in path.iterdir())
     except OSError as error:
         return DiskError(f"{path}: cannot be read: {error.strerror}", hint="is the path right?")
-    if index := [name for name in names if name.endswith(".index.json")]:
-        return _index(table, path / index[0])
     for kind, marks in _MARKS.items():
         if all(any(fnmatchcase(name, mark) for name in names) for mark in marks):
             return table[saved_model(path) if kind == "saved-model" else kind].refusal(path)

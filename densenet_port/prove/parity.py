@@ -20,8 +20,8 @@ import numpy as np
 
 from densenet_port.checkpoint import Array
 from densenet_port.conversion.load import Network, read
+from densenet_port.conversion.write import source_digest
 from densenet_port.errors import ComparisonError, MisfitError, UsageError
-from densenet_port.files import file_digest
 from densenet_port.layouts.layout import Kernels
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.graph import graph
@@ -250,7 +250,7 @@ def _require_same_numbers(port: Network, architecture: Architecture, against: st
 
 def _require_same_source(recording: Recording, source: Network | None, reference: str | PathLike[str]) -> None:
     """Refuse a recording that was made of another file than the one that stands beside it."""
-    if source is None or recording.metadata["sha256"] in (None, file_digest(source.checkpoint.path)):
+    if source is None or recording.metadata["sha256"] in (None, source_digest(source.checkpoint)):
         return
     message = f"{reference} was recorded for {recording.metadata['path']}, which is another file than"
     hint = "name the checkpoint that it was recorded for, or none"

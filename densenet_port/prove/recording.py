@@ -13,9 +13,10 @@ import numpy as np
 
 from densenet_port.checkpoint import LIVE, Array
 from densenet_port.conversion.load import Network
+from densenet_port.conversion.write import source_digest
 from densenet_port.errors import CorruptError, DiskError, MisfitError, UsageError
 from densenet_port.extras import BACKENDS, MODULE, SOFTWARE, ReadBy
-from densenet_port.files import file_digest, whole
+from densenet_port.files import whole
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.network.numpy import forward
@@ -321,7 +322,7 @@ def file_metadata(network: Network) -> dict[str, Any]:
     ledger, path = network.ledger, network.checkpoint.path
     return {
         "path": str(path),
-        "sha256": file_digest(path) if network.checkpoint.container != LIVE else None,
+        "sha256": source_digest(network.checkpoint) if network.checkpoint.container != LIVE else None,
         "layout": network.layout,
         "container": network.checkpoint.container,
         "architecture": {"name": network.architecture.name, **network.architecture.to_json()},
