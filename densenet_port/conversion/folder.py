@@ -47,7 +47,7 @@ class Hashing(NamedTuple):
 
 
 def check_folder(source: Path, out: Path | None, target: Layout, *, force: bool) -> Form:
-    """The form of the folder that a layout is written as. Raises UsageError and DiskError for a place that would fail."""
+    """The form of the folder that a layout is written as. Raises UsageError and DiskError where it would fail."""
     assert out is not None  # noqa: S101 (`is_folder` saw it)
     form = next((form for form in forms() if target.name in form.writes), None)
     if form is None:

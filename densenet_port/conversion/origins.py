@@ -14,6 +14,7 @@ from densenet_port.errors import MisfitError, UsageError
 from densenet_port.formats.beside import ALONE
 from densenet_port.layouts.layout import Layout
 from densenet_port.layouts.match import Ledger
+from densenet_port.layouts.schema import ALWAYS
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import ENTRIES, WORDS, Contract, Input, Origin, Resize, StemPadding
 from densenet_port.network.follow import Evidence
@@ -157,11 +158,12 @@ def _origins_of(layout: Layout) -> dict[str, Origin]:
 
     What a layout carries from file to file has no usual value, and layers without names are nobody's.
     """
+    entries = (*ENTRIES, RESIZE)
     if not layout.is_own:
-        return {key: "assumed" if key in layout.assumed else "user" for key in ENTRIES}
+        return {key: "assumed" if key in layout.assumed else "user" for key in entries}
     named = bool(layout.units) and layout.has_software
     return {
-        key: "software" if named and (key == "input" or key not in layout.carried) else "assumed" for key in ENTRIES
+        key: "software" if named and (key in ALWAYS or key not in layout.carried) else "assumed" for key in entries
     } | {key: "assumed" for key in ENTRIES if key in layout.assumed}
 
 

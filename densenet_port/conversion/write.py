@@ -337,7 +337,8 @@ def _record(planned: Conversion, digests: Mapping[str, str], source_digest: str)
     ways.
     """
     source, target = planned.source, planned.target
-    origin: dict[str, Any] = {"layout": source.layout, "container": source.checkpoint.container, "sha256": source_digest}
+    container = source.checkpoint.container
+    origin: dict[str, Any] = {"layout": source.layout, "container": container, "sha256": source_digest}
     if source.within is not None:
         origin["within"] = source.within
     if hub := source.checkpoint.metadata.get("hub"):

@@ -60,7 +60,7 @@ def place_of(source: str | PathLike[str]) -> Place:
     match = _PLACE.fullmatch(text)
     if match is None or match[1] in _OTHERS:
         shown = text.replace(SCHEME, "hf://", 1).replace("///", "//")
-        hint = "name a repository of a model: hf://OWNER/NAME, hf://OWNER/NAME@REVISION or hf://OWNER/NAME@REVISION/FILE"
+        hint = "name a model's repository: hf://OWNER/NAME, hf://OWNER/NAME@REVISION or hf://OWNER/NAME@REVISION/FILE"
         raise UsageError(f"{shown} is no place on the Hub", hint=hint)
     return Place(f"{match[1]}/{match[2]}", unquote(match[3]) if match[3] else None, match[4])
 
@@ -148,29 +148,35 @@ def explained(place: Place) -> Iterator[None]:
         raise _error(place, error) from None  # what it was raised from may show headers
 
 
+LOGIN = "`hf auth login`, or a token in HF_TOKEN"
+
+
 def _error(place: Place, error: Exception) -> PortError:
     """The error of ours for one of huggingface_hub's."""
     errors = framework("huggingface_hub").errors
-    login = "`hf auth login`, or a token in HF_TOKEN"
-    repo = f"hf://{place.repo}"
     if isinstance(error, errors.HFValidationError):
         return UsageError(f"{place} is no place on the Hub: {_line(error)}", hint="name it as hf://OWNER/NAME")
+    if isinstance(error, errors.HfHubHTTPError) and getattr(error, "response", None) is not None:
+        return _refusal(errors, place, error)
+    if isinstance(error, OSError) and error.filename and not isinstance(error, errors.EntryNotFoundError):
+        return DiskError(f"{error.filename}: cannot be written: {error.strerror}")
+    return NetworkError(f"{place}: {_line(error)}", hint="try again; what arrived is kept")
+
+
+def _refusal(errors: Any, place: Place, error: Any) -> NetworkError:
+    """What an answer of the Hub that is no success means."""
+    repo, status = f"hf://{place.repo}", error.response.status_code
     if isinstance(error, errors.GatedRepoError):
-        hint = f"accept its terms on its page, https://huggingface.co/{place.repo}; then {login}"
+        hint = f"accept its terms on its page, https://huggingface.co/{place.repo}; then {LOGIN}"
         return NetworkError(f"{repo}: the repository is gated, and you have no access", hint=hint)
     if isinstance(error, errors.RepositoryNotFoundError):
-        hint = f"is it spelled right? a private one needs {login}"
+        hint = f"is it spelled right? a private one needs {LOGIN}"
         return NetworkError(f"{repo}: no such repository that you may see", hint=hint)
     if isinstance(error, errors.RevisionNotFoundError):
         hint = "name a branch, a tag or a commit of it, or none for its default branch"
         return NetworkError(f"{repo}: has no revision {place.revision!r}", hint=hint)
-    if isinstance(error, errors.HfHubHTTPError) and getattr(error, "response", None) is not None:
-        status = error.response.status_code
-        hint = login if status in (_UNAUTHORISED, _FORBIDDEN) else "try again later; is HF_ENDPOINT right?"
-        return NetworkError(f"{place}: the Hub answers with HTTP {status}", hint=hint)
-    if isinstance(error, OSError) and error.filename and not isinstance(error, errors.EntryNotFoundError):
-        return DiskError(f"{error.filename}: cannot be written: {error.strerror}")
-    return NetworkError(f"{place}: cannot be fetched: {_line(error)}", hint="try again; what arrived is kept")
+    hint = LOGIN if status in (_UNAUTHORISED, _FORBIDDEN) else "try again later; is HF_ENDPOINT right?"
+    return NetworkError(f"{place}: the Hub answers with HTTP {status}", hint=hint)
 
 
 def _is_unreachable(hub: Any, error: Exception) -> bool:

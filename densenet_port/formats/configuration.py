@@ -19,7 +19,7 @@ class Reading:
     """One configuration, read by its form; `notes` gathers what is not kept of it."""
 
     def __init__(self, form: Form, folder: Path, content: Mapping[str, Any], *, has_head: bool) -> None:
-        """Keep the first file's content, and read the others that are there; `has_head` says whether weights have it."""
+        """Keep the first file's content, and read the others; `has_head` says whether the weights have a head's."""
         self.form, self.folder, self.notes = form, folder, list[str]()
         self.has_head = has_head
         others = [name for name in form.files[1:] if (folder / name).is_file()]
@@ -242,7 +242,8 @@ class Reading:
         if word not in self.form.tells or self.value(word) is None:
             return None
         if (ours := self.ours(word)) is None:
-            raise self.wrong(self.place(word), f"one of {', '.join(map(repr, self.form.words[word]))}", self.value(word))
+            known = ", ".join(map(repr, self.form.words[word]))
+            raise self.wrong(self.place(word), f"one of {known}", self.value(word))
         return ours
 
     def _valid(self, word: str, make: Callable[[], T]) -> T:

@@ -114,7 +114,8 @@ def read_index(path: Path, read_file: Read) -> Checkpoint:
     places = shards(path)
     names = sorted(set(places.values()))
     if missing := [name for name in names if not (path.parent / name).is_file()]:
-        raise CorruptError(f"{path}: {len(missing)} of {len(names)} shards are missing: {', '.join(missing)}", hint=AGAIN)
+        what = f"{len(missing)} of {len(names)} shards are missing"
+        raise CorruptError(f"{path}: {what}: {', '.join(missing)}", hint=AGAIN)
     parts = {name: read_file(path.parent / name) for name in names}
     tensors: dict[str, Tensor] = {}
     for name, part in parts.items():
