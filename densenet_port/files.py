@@ -75,6 +75,8 @@ def folder(path: Path, last: str) -> Iterator[Path]:
                     file.replace(path / file.name)
             else:
                 temporary.replace(path)  # an empty folder gives way
+        except DiskError as error:  # of whoever wrote into it
+            raise DiskError(error.message.replace(str(temporary), str(path)), hint=error.hint) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:

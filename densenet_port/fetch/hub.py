@@ -8,6 +8,7 @@ default branch. Where the Hub cannot be reached, what the cache has of the revis
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
@@ -121,7 +122,7 @@ def _cached(hub: Any, place: Place, why: Exception | None) -> Fetched:
     except FileNotFoundError as error:
         raise NetworkError(f"{place}: {reason}, and its cache has nothing of it", hint=hint) from error
     folder = Path(cached)
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     if place.file not in (None, *names) or not (place.file or folders.wanted(names)):
         raise NetworkError(f"{place}: {reason}, and its cache has {_few(names)} of it", hint=hint)
     note = f"{place}: {reason}: taken from its cache, revision {folder.name}" if why else None
@@ -139,13 +140,23 @@ def _few(names: list[str]) -> str:
 
 @contextmanager
 def explained(place: Place) -> Iterator[None]:
-    """Turn what huggingface_hub and its transports raise into errors of ours, without their traces and addresses."""
+    """Turn what huggingface_hub and its transports raise into errors of ours, without their traces and addresses.
+
+    Its bars are shown on a terminal only.
+    """
+    bars = framework("huggingface_hub.utils")
+    quiet = not sys.stderr.isatty() and not bars.are_progress_bars_disabled()
+    if quiet:
+        bars.disable_progress_bars()
     try:
         yield
     except PortError:
         raise
     except Exception as error:  # noqa: BLE001 (each transport of huggingface_hub has a family of its own)
         raise _error(place, error) from None  # what it was raised from may show headers
+    finally:
+        if quiet:
+            bars.enable_progress_bars()
 
 
 LOGIN = "`hf auth login`, or a token in HF_TOKEN"
