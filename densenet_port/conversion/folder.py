@@ -158,8 +158,8 @@ def _words(source: Source, planned: Conversion, form: Form) -> tuple[dict[str, A
         "features": numbers.slots[Slot(FINAL_NORM, "scale")][0],
         "parameters": numbers.without_head().trainable + numbers.without_head().statistics,
         "head": _theirs(form, "head", numbers.head),
-        "first_conv": next(iter(units.values())),
-        "classifier": units.get(HEAD),
+        "stem_name": next(iter(units.values())),
+        "head_name": units.get(HEAD),
         "labels": _labels(source),
     }
     for told in (_picture_words(source, form, notes), _resize_words(source, form, notes)):

@@ -114,7 +114,7 @@ class Reading:
             contract["resize"] = resize.to_json()
         if self.has_head and (output := self._chosen("output")):
             contract["output"] = output
-        keys = {"stem": "first_conv", "head": "classifier"}
+        keys = {"stem": "stem_name", "head": "head_name"}
         names = {unit: (self.place(word), self.value(word)) for unit, word in keys.items() if self.value(word)}
         return {
             "file": str(self.path),

@@ -188,8 +188,8 @@ PLANTED = {
     "another": (
         lambda content: content.update(architecture="resnet50"),
         (
-            "{config}: architecture: expected one of densenet121, densenet161, densenet169, densenet201, tv_densenet121, "
-            "densenetblur121d, densenet264d, found 'resnet50'"
+            "{config}: architecture: expected one of densenet121, densenet161, densenet169, densenet201, "
+            "tv_densenet121, densenetblur121d, densenet264d, found 'resnet50'"
         ),
     ),
     "channels": (
