@@ -30,6 +30,7 @@ MEANING = frozenset(
             "pool",
         ),  # whose the tensors are, and how stored
         *("fold", "notes"),  # what was worked out, and what to say of it
+        *("beside", "hub", "labels"),  # a configuration beside the file, where it was fetched from, its classes' names
     )
 )
 

@@ -14,6 +14,7 @@ EXTRAS = {  # extra of pyproject.toml → the distributions that it is for
     "caffe": ("opencv-python-headless",),
     "onnx": ("onnx", "onnxruntime"),
     "publish": ("pygithub",),
+    "hub": ("huggingface-hub",),
     "sign": ("model-signing",),
     "owners": ("keras-hub", "kimm", "monai", "timm", "torchxrayvision"),
 }

@@ -52,6 +52,38 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def folder(path: Path, last: str) -> Iterator[Path]:
+    """A unique sibling folder to write files into; at the end it becomes `path`, and is removed on any failure.
+
+    Where `path` has files already, those of the same names are replaced one by one, the one called `last` in the end,
+    whose old one goes before anything else: a process that is killed in between leaves a folder without it. Raises
+    DiskError.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        strays.remove_strays(path.parent)
+        unfinished = strays.begin_folder(path)
+        temporary = unfinished.path
+        try:
+            yield temporary
+            files = sorted(temporary.iterdir(), key=lambda file: (file.name == last, file.name))
+            for file in files:
+                _sync(file)
+            if path.is_dir() and any(path.iterdir()):
+                (path / last).unlink(missing_ok=True)
+                for file in files:
+                    file.replace(path / file.name)
+            else:
+                temporary.replace(path)  # an empty folder gives way
+        except DiskError as error:  # of whoever wrote into it
+            raise DiskError(error.message.replace(str(temporary), str(path)), hint=error.hint) from error
+        finally:
+            unfinished.close()
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
 def together(path: Path, *companions: Path) -> Iterator[tuple[Path, ...]]:
     """Unique siblings to write a file and its companions to; at the end all take their places, on any failure none.
 

@@ -15,6 +15,7 @@ An `.old` file is removed by the next writer of the same place, once that has su
 
 import os
 import re
+import shutil
 import sys
 import time
 import zlib
@@ -34,15 +35,15 @@ _SPELLED = re.compile(r"\..+\.([0-9a-f]{8})-[0-9]{1,10}-[0-9a-f]{8}", re.DOTALL)
 
 
 class Unfinished(NamedTuple):
-    """An empty file to write to, and the descriptor that holds its lock until `close`."""
+    """An empty file to write to, or a folder, and the descriptor that holds its lock until `close`."""
 
     path: Path
     lock: int | None
 
     def close(self) -> None:
-        """Remove the file, unless it has got its name, and let go of it. Raises nothing."""
+        """Remove it, unless it has got its name, and let go of it. Raises nothing."""
         with suppress(OSError):
-            self.path.unlink(missing_ok=True)
+            _remove(self.path)
         if self.lock is not None:
             os.close(self.lock)
 
@@ -58,6 +59,19 @@ def begin(place: Path, rights: int) -> Unfinished:
     if held is None:
         return Unfinished(path.rename(beside(place, NOBODY)), None)
     return begin(place, rights)  # somebody asked for it between the two steps, took it for nobody's, and removes it
+
+
+def begin_folder(place: Path) -> Unfinished:
+    """A new folder beside a place, locked where that is possible. Raises OSError."""
+    path = beside(place, kernel())
+    path.mkdir()
+    if sys.platform == "win32":
+        return Unfinished(path, None)
+    descriptor = os.open(path, os.O_RDONLY)
+    if _hold(descriptor):
+        return Unfinished(path, descriptor)
+    os.close(descriptor)
+    return Unfinished(path.rename(beside(place, NOBODY)), None)
 
 
 def beside(place: Path, kernel: str = NOBODY) -> Path:
@@ -100,14 +114,23 @@ def kernel() -> str:
 def _remove_stray(stray: Path, its_kernel: str) -> None:
     """Remove an unfinished file that nobody is at work on. Raises OSError."""
     if its_kernel == kernel() != NOBODY:
-        descriptor = os.open(stray, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)
+        access = os.O_RDONLY if stray.is_dir() else os.O_RDWR
+        descriptor = os.open(stray, access | os.O_NONBLOCK | os.O_NOFOLLOW)
         try:
             if _hold(descriptor):
-                stray.unlink()
+                _remove(stray)
         finally:
             os.close(descriptor)
     elif time.time() - stray.lstat().st_mtime > ABANDONED:
-        stray.unlink()
+        _remove(stray)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; what is not there is no error. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _hold(descriptor: int) -> bool | None:

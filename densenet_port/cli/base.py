@@ -122,8 +122,9 @@ def print_json(command: str, content: Mapping[str, Any]) -> None:
 
 
 def stem(path: Path) -> str:
-    """The file's name without the endings of any container."""
-    return re.sub(r"(\.(weights\.h5|h5|hdf5|keras|safetensors|pth\.tar|pth|pt|bin|ckpt|tar))+$", "", path.name)
+    """The name of a file without the endings of any container, of a folder, or of a repository of the Hub."""
+    name = re.sub(r"^hf:/+[^/]+/([^/@]+).*", r"\1", path.as_posix()).rpartition("/")[2]
+    return re.sub(r"(\.(weights\.h5|h5|hdf5|keras|safetensors|pth\.tar|pth|pt|bin|ckpt|tar))+$", "", name)
 
 
 def print_error(message: str, hint: str | None) -> None:

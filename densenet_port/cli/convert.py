@@ -59,7 +59,10 @@ def convert(
         ),
     ] = "keras",
     out: Annotated[
-        str | None, typer.Option(help="Where to; the ending decides the container.", metavar="<path>")
+        str | None,
+        typer.Option(
+            help="Where to; the ending decides the container, folder/ is timm's or KerasHub's.", metavar="<path>"
+        ),
     ] = None,
     out_dir: Annotated[
         Path | None, typer.Option(help="The folder where each file goes by its own name, with another ending.")
@@ -216,11 +219,11 @@ def inspect(
     printing: Printing,
 ) -> None:
     """Show a checkpoint's container, layout, architecture, contract, what its statistics say, and its tensors."""
-    from densenet_port import formats
-    from densenet_port.conversion.load import read
+    from densenet_port.conversion.load import port, read
+    from densenet_port.conversion.opening import opened
 
     file_of_text = printing.beside("--evidence-picture", evidence_picture)
-    checkpoint = formats.read(file, output=output_name)
+    checkpoint = opened(file, port=port, output=output_name)
     network, misfit = None, None
     try:
         network = read(
@@ -311,7 +314,7 @@ def _inspection_text(
         lines.append(f"{network.layout} {network.architecture.name}{under}")
         lines.append(contract_line(network.architecture, network.contract))
         lines.append(", ".join(f"{entry} by {origin}" for entry, origin in network.origins.items()))
-        lines += _wiring(network)
+        lines += [*_wiring(network), *(f"note: {note}" for note in checkpoint.metadata.get("notes", ()))]
     elif misfit:
         lines += [misfit.message, *([misfit.hint] if misfit.hint else [])]
     if writer := (checkpoint.record or {}).get("tool"):

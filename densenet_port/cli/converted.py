@@ -122,6 +122,11 @@ def _counted_rules(ignored: Mapping[str, str]) -> dict[str, int]:
     return counts
 
 
+def _size(out: Path) -> int:
+    """The bytes of a file, or of those in a folder."""
+    return sum(file.stat().st_size for file in (out.iterdir() if out.is_dir() else [out]))
+
+
 def _json(done: Conversion, target: str) -> dict[str, Any]:
     source, ledger = done.source, done.source.ledger
     return {
@@ -148,7 +153,7 @@ def _json(done: Conversion, target: str) -> dict[str, Any]:
             "path": str(done.out) if done.out else None,
             "would_be": None if done.out else target,
             "layout": done.target.name,
-            "bytes": done.out.stat().st_size if done.out else None,
+            "bytes": _size(done.out) if done.out else None,
         },
         "tensors": dict(done.record["tensors"]),
         "notes": list(done.notes),
@@ -176,7 +181,7 @@ def _text(done: Conversion, seconds: float) -> str:
         lines.append(f"  {done.assumption}")
     lines += [f"  note: {note}" for note in done.notes]
     if done.out:
-        size = done.out.stat().st_size
+        size = _size(done.out)
         lines.append(f"{done.out}: {done.target.name}, {size:,} bytes, {seconds:.2f} s")
     else:
         lines.append(f"nothing written (--dry-run); it would be {done.target.name}")

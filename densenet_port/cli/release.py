@@ -147,27 +147,31 @@ def _verified_text(verified: "Verified", place: str) -> str:
 def publish_release(
     folder: Annotated[Path, typer.Argument(help="The release's folder.")],
     *,
-    repo: Annotated[str, typer.Option(help="The repository on GitHub, OWNER/NAME.")],
+    repo: Annotated[str | None, typer.Option(help="The repository on GitHub, OWNER/NAME.")] = None,
+    hub: Annotated[str | None, typer.Option(help="The repository on the Hugging Face Hub, OWNER/NAME.")] = None,
     tag: Annotated[str | None, typer.Option(help="The tag; it must be the one that was built.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Upload files anew that are there and differ.")] = False,
     sign_key: Annotated[Path | None, typer.Option(help="Sign the manifest with this private key (PEM).")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")] = False,
     printing: Printing,
 ) -> None:
-    """Upload a release to GitHub, or go on with it; the token is GITHUB_TOKEN or GH_TOKEN."""
-    from densenet_port.release.github import GitHub
-    from densenet_port.release.publish import publish
+    """Upload a release to GitHub (GITHUB_TOKEN or GH_TOKEN) or to the Hugging Face Hub, or go on with it."""
+    from densenet_port.errors import UsageError
 
+    if (repo is None) == (hub is None):
+        hint = "--repo OWNER/NAME for GitHub, --hub OWNER/NAME for the Hugging Face Hub"
+        raise UsageError("a release is published in one place", hint=hint)
+    words: dict[str, Any] = {"tag": tag, "replace": replace, "dry_run": dry_run, "key": sign_key}
     with printing.bar("uploading") as progress:
-        published = publish(
-            folder,
-            GitHub.of_environment(repo),
-            tag=tag,
-            replace=replace,
-            dry_run=dry_run,
-            key=sign_key,
-            progress=progress,
-        )
+        if hub is not None:
+            from densenet_port.release.hub import publish as publish_on_hub
+
+            published = publish_on_hub(folder, hub, **words, progress=progress)
+        else:
+            from densenet_port.release.github import GitHub
+            from densenet_port.release.publish import publish
+
+            published = publish(folder, GitHub.of_environment(str(repo)), **words, progress=progress)
     printing.show("release-publish", lambda: asdict(published), lambda: _published_text(published))
 
 

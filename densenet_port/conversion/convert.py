@@ -8,7 +8,9 @@ from typing import Any
 
 from densenet_port import formats
 from densenet_port.checkpoint import Checkpoint, digest
-from densenet_port.conversion.load import read, table
+from densenet_port.conversion.folder import Hashing, Options, check_folder, is_folder, write_folder
+from densenet_port.conversion.load import port, read, table
+from densenet_port.conversion.opening import opened
 from densenet_port.conversion.write import Conversion, Progress, check_place, plan, silent, write_plan
 from densenet_port.errors import ComparisonError
 from densenet_port.formats.record import differing
@@ -40,12 +42,17 @@ def convert(
 
     `src`, `arch`, `kernels`, `within`, `no_top`, `output_name`, `contract` and `ignore_inheritance` are as in `read`;
     `dst` is a layout's name or a table of the user's own (a path), `dst_kernels` and the rest are as in `write.write`.
-    Raises the errors of both.
+    Where `out` is a folder, or ends in a slash, the folder is written that the layout's software loads by itself (timm
+    for torchvision, timm-blur and timm-deep; KerasHub). Raises the errors of both.
     """
-    path, place, target = Path(source), None if out is None else Path(out), Layout.load(table(dst))
-    check_place(path, place, target, dtype, force=force)
+    place, target = None if out is None else Path(out), Layout.load(table(dst))
+    as_folder = out is not None and is_folder(out)
+    if as_folder:
+        check_folder(Path(source), place, target, force=force)
+    else:
+        check_place(Path(source), place, target, dtype, force=force)
+    checkpoint = opened(source, port=port, output=output_name, body=no_top)
     with ThreadPoolExecutor(1) as pool:  # hashing lets the interpreter go on
-        checkpoint = formats.read(path, output=output_name, body=no_top)
         source_digest = pool.submit(digest, checkpoint)
         network = read(
             checkpoint,
@@ -54,11 +61,13 @@ def convert(
             kernels=kernels,
             within=within,
             no_top=no_top,
-            output_name=output_name,
             contract=contract,
             ignore_inheritance=ignore_inheritance,
         )
-        planned = plan(network, target, dtype, dst_kernels, dim_ordering)
+        options = Options(dtype, dst_kernels, dim_ordering)
+        if place and as_folder:
+            return write_folder(network, place, target, options, Hashing(source_digest, pool, progress), force=force)
+        planned = plan(network, target, *options)
         return write_plan(planned, place, source_digest, pool, progress) if place else planned
 
 
@@ -68,8 +77,7 @@ def verify(path: str | PathLike[str]) -> Checkpoint:
     Raises MisfitError for a file that carries none, ComparisonError that names the tensors that differ, CorruptError
     where beside it stands another companion than was written with it.
     """
-    path = Path(path)
-    checkpoint = formats.with_its_own(formats.as_it_is(path))
+    checkpoint = formats.with_its_own(opened(path, port=port, reader=formats.as_it_is))
     wrong = differing(checkpoint)
     if wrong:
         lines = "\n".join(f"  {line}" for line in first_few(wrong))

@@ -12,10 +12,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from densenet_port import formats
 from densenet_port.about import __version__
 from densenet_port.checkpoint import Checkpoint
-from densenet_port.conversion.load import Network, read
+from densenet_port.conversion.load import Network, port, read
+from densenet_port.conversion.opening import opened
 from densenet_port.conversion.origins import entries_of
 from densenet_port.errors import DiskError, MisfitError, PortError, UsageError
 from densenet_port.files import resource, whole
@@ -85,9 +85,7 @@ def learn(
     """
     place = Path(out)
     _check_place(place, force=force)
-    checkpoint = (
-        source if isinstance(source, Checkpoint) else formats.read(Path(source), output=output_name, body=no_top)
-    )
+    checkpoint = opened(source, port=port, output=output_name, body=no_top)
     network = read(checkpoint, kernels=kernels, within=within, no_top=no_top, contract=contract)
     if network.layout != STRUCTURE and not force:
         hint = "convert it as it is; --force learns a table of its names all the same"

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from densenet_port.checkpoint import Array, Checkpoint
+from densenet_port.conversion.beside import agreed
+from densenet_port.conversion.folder import Options, as_folder, is_folder
 from densenet_port.conversion.opening import Opens, opened
 from densenet_port.conversion.origins import known
 from densenet_port.conversion.statistics import Witness, heard, wired
@@ -118,7 +120,11 @@ class Network:
         """Write the network in a layout; the ending of `path` decides the container.
 
         `layout` is a layout's name, or the path of a table of one's own; the rest is as in `conversion.write.write`.
+        Where `path` is a folder, or ends in a slash, the folder is written that the layout's software loads by itself.
         """
+        if is_folder(path):
+            options = Options(dtype, kernels, dim_ordering)
+            return as_folder(self, Path(path), Layout.load(table(layout)), options, force=force)
         return write(
             self,
             Path(path),
@@ -190,10 +196,12 @@ def read(
     contract: Mapping[str, Any] | None = None,
     ignore_inheritance: bool = False,
 ) -> Network:
-    """The network in a file, a registered weight file, a state dict (name → array), or a checkpoint that is open.
+    """The network in a file or folder, a registered file, a state dict (name → array), or a checkpoint that is open.
 
     A name such as "torchvision-121", where no file is called so, means the registered file, which is downloaded when it
-    is first called for. `src` is a layout's name, or the path of a table of the user's own; without it the tables are
+    is first called for; "hf://owner/name@revision/file" means a repository of the Hugging Face Hub, or a file in it,
+    at the default revision without one. What timm or KerasHub wrote beside the weights (`config.json` …) is read, and
+    must agree with them. `src` is a layout's name, or the path of a table of the user's own; without it the tables are
     asked which of them fits. Without `arch` (a name, or an Architecture) the shapes say. `kernels` says how convolution
     kernels are stored where the file does not record it: as a true convolution has them ("theano"), or as a correlation
     ("tensorflow"). `within` is what stands before the names of the network to take (`state_dict_ema`), where a file
@@ -215,6 +223,7 @@ def read(
     if within is not None:
         outside = {name: f"--within {within}" for name in checkpoint.tensors if name not in chosen.tensors}
         ledger = replace(ledger, ignored={**ledger.ignored, **outside})
+    ledger = agreed(checkpoint, ledger, no_top=no_top)
     evidence = _evidence(chosen, ledger, within, no_top=no_top)
     ledger = ledger if evidence is None else _by_graph(ledger, evidence)
     function = known(checkpoint, ledger, evidence, contract)

@@ -109,7 +109,8 @@ def _contract_notes(source: Source, target: Layout, contract: Contract) -> Itera
         change = f"{source.contract.pool_rounding} to {contract.pool_rounding}"
         yield f"average pools round from {change}: the same for maps of even size, as 224 and 256 pixels give"
     channels, order = source.architecture.channels, source.contract.input.order
-    if channels != 3 and order != "grey" and not source.checkpoint.record:  # red, green, blue
+    known = source.checkpoint.record or source.origins.get("input") == "record"
+    if channels != 3 and order != "grey" and not known:  # red, green, blue
         counts = f"{source.layout}'s pictures have 3 channels, this network's {channels}"
         yield f"{counts}: how to prepare them is not recorded"
     if contract.input != target.contract.input and "output" not in target.carried:

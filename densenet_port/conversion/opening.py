@@ -1,9 +1,13 @@
-"""What a user may name as a source, opened as a checkpoint: a file, a registered name, a state dict, a checkpoint."""
+"""What a user may name as a source, opened as a checkpoint.
+
+A file, a folder, a registered name, a place on the Hugging Face Hub, a state dict, or a checkpoint that is open.
+"""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from densenet_port import formats
 from densenet_port.checkpoint import Checkpoint, live
@@ -14,7 +18,16 @@ if TYPE_CHECKING:
 Opens = str | PathLike[str] | Checkpoint | Mapping[str, Any]
 
 
-def opened(source: Opens, *, port: "Port", output: str | None = None, body: bool = False) -> Checkpoint:
+class Reader(Protocol):
+    """What reads a file: `formats.read`, or `formats.as_it_is`."""
+
+    def __call__(self, path: Path, *, output: str | None = None, body: bool = False) -> Checkpoint:
+        """The checkpoint in a file or folder."""
+
+
+def opened(
+    source: Opens, *, port: "Port", output: str | None = None, body: bool = False, reader: Reader = formats.read
+) -> Checkpoint:
     """The checkpoint that a source means.
 
     `port` is as in `fetch.registry`, `output` and `body` are as in `formats.read`. Raises what these raise.
@@ -23,7 +36,26 @@ def opened(source: Opens, *, port: "Port", output: str | None = None, body: bool
         return source
     if isinstance(source, Mapping):
         return live(source)
-    return formats.read(_located(source, port), output=output, body=body)
+    if is_remote(source):
+        return _of_hub(source, reader, output=output, body=body)
+    return reader(_located(source, port), output=output, body=body)
+
+
+def is_remote(source: str | PathLike[str]) -> bool:
+    """Whether a source is a place on the Hub, and none here."""
+    return str(source).startswith(("hf:/", "hf:\\"))
+
+
+def _of_hub(source: str | PathLike[str], reader: Reader, *, output: str | None, body: bool) -> Checkpoint:
+    """The checkpoint in a repository of the Hub, which says in `hub` where it comes from."""
+    from densenet_port.fetch.hub import fetched  # noqa: PLC0415 (only such a place needs the network)
+
+    here = fetched(source)
+    checkpoint = reader(here.path, output=output, body=body)
+    metadata = {**checkpoint.metadata, "hub": {"repo": here.place.repo, "revision": here.commit}}
+    if here.note:
+        metadata["notes"] = [*checkpoint.metadata.get("notes", ()), here.note]
+    return replace(checkpoint, metadata=metadata)
 
 
 def _located(source: str | PathLike[str], port: "Port") -> Path:

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple, cast, get_args
 from densenet_port.checkpoint import Checkpoint
 from densenet_port.conversion.modules import reasons
 from densenet_port.errors import MisfitError, UsageError
+from densenet_port.formats.beside import ALONE
 from densenet_port.layouts.layout import Layout
 from densenet_port.layouts.match import Ledger
 from densenet_port.network.architecture import Architecture
-from densenet_port.network.contract import ENTRIES, WORDS, Contract, Input, Origin, StemPadding
+from densenet_port.network.contract import ENTRIES, WORDS, Contract, Input, Origin, Resize, StemPadding
 from densenet_port.network.follow import Evidence
 from densenet_port.network.graph import graph, stem_of
 from densenet_port.network.head import head_of
@@ -55,6 +56,7 @@ def known(checkpoint: Checkpoint, ledger: Ledger, evidence: Evidence | None, wor
     if recorded is None:  # a graph of densenet-port's has an assumption like anything else
         origins = {**origins, **dict.fromkeys(by_graph, "graph"), **_outside(evidence)}
         contract, origins = _resized(ledger, contract, origins)
+    contract, origins = _by_beside(checkpoint, contract, origins, by_graph)
     contract, origins = _corrected(checkpoint, contract, origins, words or {})
     relevant = {*entries_of(ledger.architecture, contract), *(["resize"] if contract.resize else [])}
     return Known(contract, {key: origins[key] for key in WORDS if key in relevant})
@@ -112,6 +114,30 @@ def _usual(checkpoint: Checkpoint, ledger: Ledger) -> Known:
     if "stem_pool" in why:
         contract, origins["stem_pool"] = replace(contract, stem_pool="none"), "assumed"
     return Known(contract, origins)
+
+
+def _by_beside(
+    checkpoint: Checkpoint, contract: Contract, origins: Mapping[str, Origin], by_graph: Mapping[str, Any]
+) -> Known:
+    """The contract with what a configuration beside the weights says of it.
+
+    Raises MisfitError where the graph says another thing, or a record that does not only assume it.
+    """
+    facts = checkpoint.metadata.get("beside")
+    if facts is None:
+        return Known(contract, origins)
+    kinds, own = {**TYPES, "resize": Resize.from_json}, bool(checkpoint.record and "contract" in checkpoint.record)
+    entries = {key: kinds[key](value) for key, value in facts["contract"].items()}
+    for key, value in entries.items():
+        is_known = own and origins.get(key, "assumed") not in ("assumed", "software")
+        known_now = by_graph.get(key, getattr(contract, key) if is_known else value)
+        if not _same(known_now, value):
+            whose = "graph" if key in by_graph else "record"
+            message = f"{facts['file']} says the {key} {_shown(value)}, the {whose} of {checkpoint.path} {known_now}"
+            raise MisfitError(message, hint=ALONE)
+    if not own and "input" in entries:  # then a size would be told, too, or is none that we have words for
+        contract = replace(contract, resize=None)
+    return Known(replace(contract, **cast("Any", entries)), {**origins, **dict.fromkeys(entries, "record")})
 
 
 def _resized(ledger: Ledger, contract: Contract, origins: Mapping[str, Origin]) -> Known:

@@ -331,9 +331,12 @@ def _record(
     ways, and `companion` where a file goes beside it.
     """
     source, target = planned.source, planned.target
-    origin = {"layout": source.layout, "container": source.checkpoint.container, "sha256": source_digest}
+    container = source.checkpoint.container
+    origin: dict[str, Any] = {"layout": source.layout, "container": container, "sha256": source_digest}
     if source.within is not None:
         origin["within"] = source.within
+    if hub := source.checkpoint.metadata.get("hub"):
+        origin["hub"] = hub
     record = {
         "schema": SCHEMA,
         "tool": TOOL,

@@ -45,6 +45,7 @@ ENDINGS = {  # the longest ending wins
 }
 BFLOAT16 = (".safetensors", ".pth", ".pt")  # endings of containers that hold it
 ANYBODYS = (".npz",)  # endings of containers that hold the tensors of any layout
+CONFIG, INDEX = "config.json", ".index.json"  # what may stand beside weights, and how the name of an index ends
 COMPANIONS = {".caffemodel": ".prototxt"}  # what goes with a file, by its module's `companion`
 HEAD = 4096
 KNOWN = (
@@ -57,24 +58,41 @@ def read(path: Path, *, output: str | None = None, body: bool = False) -> Checkp
     """The checkpoint in a file, whatever its name ends in; a tensor with a recorded digest is held to it when loaded.
 
     Of a file that is read by its graph, `output` names the output to take, and with `body` its head may be any, and is
-    left out where it is no DenseNet's. Raises UsageError for an `output` of a file that has none by name, DiskError for
-    a file that cannot be opened, CorruptError for one that is broken or no checkpoint, MisfitError for one of another
-    kind, and for a folder.
+    left out where it is no DenseNet's. A folder is read as `folders` has it, an index of shards as the shards are, and
+    what `beside` understands of a configuration beside the weights goes along. Raises UsageError for an `output` of a
+    file that has none by name, DiskError for a file that cannot be opened, CorruptError for one that is broken or no
+    checkpoint, MisfitError for one of another kind, and for a folder of another kind.
     """
     return believed(with_its_own(as_it_is(path, output=output, body=body)))
 
 
 def as_it_is(path: Path, *, output: str | None = None, body: bool = False) -> Checkpoint:
-    """The checkpoint in a file, whatever its record says. Raises as `read` does."""
+    """The checkpoint in a file or folder, whatever its record says. Raises as `read` does."""
+    if path.is_dir():
+        several = _several(path)
+        checkpoint: Checkpoint = several.read(path) if several else _module("folders").read(path, _file)
+        if output is not None:
+            raise UsageError(f"{path}: has no output {output!r}", hint="only ONNX models have outputs by name")
+        return checkpoint
+    checkpoint = _file(path, output=output, body=body)
+    if (path.parent / CONFIG).is_file():
+        belongs = path.name in _module("folders").WEIGHTS
+        checkpoint = _module("beside").attached(checkpoint, belongs=belongs)
+    return checkpoint
+
+
+def _file(path: Path, *, output: str | None = None, body: bool = False) -> Checkpoint:
+    """The checkpoint in a file, or in the shards of an index, whatever stands beside it."""
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
     except OSError as error:
-        if several := next((module for module in map(_module, FOLDERS) if module.takes(path)), None):
+        if several := _several(path):
             return _read(several, path)
-        if path.is_dir():
-            raise _module("foreign").folder_refusal(path) from None
         raise DiskError(f"{path}: cannot be read: {error.strerror}", hint="is the path right?") from error
+    if path.name.endswith(INDEX) and _module("folders").sniff(head):
+        sharded: Checkpoint = _module("folders").read_index(path, _file)
+        return sharded
     for name in READERS:
         module = _module(name)
         if module.sniff(path, head):
@@ -138,6 +156,11 @@ def ending(path: Path) -> str:
     if not endings:
         raise UsageError(f"{path}: unknown ending", hint=f"known: {', '.join(ENDINGS)}")
     return max(endings, key=len)
+
+
+def _several(path: Path) -> Any:
+    """The reader of a folder of several files that are one checkpoint, or of a name that none of them has; or None."""
+    return next((module for module in map(_module, FOLDERS) if module.takes(path)), None)
 
 
 def _read(module: Any, path: Path, **asked: Any) -> Checkpoint:

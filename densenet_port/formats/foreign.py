@@ -10,7 +10,6 @@ zip, the fields of a protobuf, and short JSON:
     ProgramDesc   of Paddle: 1 blocks (BlockDesc: 1 idx, 2 parent_idx, both varints)
 """
 
-import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -35,7 +34,6 @@ HEAD = 4096  # bytes that tell a file
 SAVED_MODEL = "saved_model.pb"
 TABLE = Path("foreign", "files.toml")
 SHOWN = 3  # names listed before "and n more"
-_JSON_LIMIT = 2**24  # bytes; an index of shards has some 100 kB
 _FIELDS = 64  # of a protobuf that are looked at
 _ATTACHED = 200  # the first number of a network in a model of Core ML
 _ENDINGS = (  # of files that may be checkpoints
@@ -273,28 +271,12 @@ def _text(table: Mapping[str, Kind], path: Path, head: bytes) -> PortError:
 
 def _json(table: Mapping[str, Kind], path: Path, head: bytes) -> PortError:
     """The error for a JSON text, told by the keys that it begins with."""
-    if b'"weight_map"' in head:
-        return _index(table, path)
     if b'"modelTopology"' in head or b'"weightsManifest"' in head:
         layers = b'"layers-model"' in head or b'"model_config"' in head or b'"class_name"' in head
         return table["tensorflow-js-layers" if layers else "tensorflow-js-graph"].refusal(path)
     if b'"nodes"' in head and b'"op"' in head:
         return table["mxnet-symbol"].refusal(path)
     return table["keras-architecture" if b'"class_name"' in head else "json"].refusal(path)
-
-
-def _index(table: Mapping[str, Kind], path: Path) -> PortError:
-    """The error for an index of shards."""
-    try:
-        text = Source.of_file(path).data(0, min(path.stat().st_size, _JSON_LIMIT))
-        shards = sorted({str(shard) for shard in json.loads(text)["weight_map"].values()})
-    except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
-        return table["json"].refusal(path)
-    places = [str(path.parent / shard) for shard in shards]
-    if len(shards) == 1:
-        return table["index"].refusal(path, Subject(path, places))
-    kind = table["shards-safetensors" if shards[0].endswith(".safetensors") else "shards-torch"]
-    return kind.refusal(path, Subject(path, [f"{len(shards)} files"], {"shards": ", ".join(map(repr, places))}))
 
 
 # -- folders -----------------------------------------------------------------------------------------------------------
@@ -307,8 +289,6 @@ def folder_refusal(path: Path) -> PortError:
         names = sorted(entry.name for entry in path.iterdir())
     except OSError as error:
         return DiskError(f"{path}: cannot be read: {error.strerror}", hint="is the path right?")
-    if index := [name for name in names if name.endswith(".index.json")]:
-        return _index(table, path / index[0])
     for kind, marks in _MARKS.items():
         if all(any(fnmatchcase(name, mark) for name in names) for mark in marks):
             return table[kind].refusal(path)

@@ -56,12 +56,13 @@ def record_factory(words: Words, *, contract: Mapping[str, Any] | None = None, l
     if not (module and colon and name):
         hint = "as package.module:factory, a class or a function that takes no arguments"
         raise UsageError(f"{words.factory!r} names no factory", hint=hint)
-    read(words.weights, src=_path(words.src), kernels=words.kernels, within=words.within, contract=contract)
+    network = read(words.weights, src=_path(words.src), kernels=words.kernels, within=words.within, contract=contract)
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")  # which alone computes in float64
     try:
         with TemporaryDirectory(prefix="densenet-port-") as name:
             folder = Path(name)
-            plain = {**asdict(words), "contract": _to_json(contract or {})}
+            here = {"weights": str(network.checkpoint.path)}  # of a folder, or of a place on the Hub
+            plain = {**asdict(words), **here, "contract": _to_json(contract or {})}
             (folder / "words.json").write_text(json.dumps(plain), encoding="utf-8")
             start("densenet_port.prove.factory", [folder], words.factory, environment(backend), limit)
             raise_left(folder)

@@ -51,7 +51,7 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Local:
+class Local:
     """What is to be published: the folder, its tag, its files in the order in which they are sent, the page's text."""
 
     folder: Path
@@ -60,7 +60,7 @@ class _Local:
     notes: str
 
     @classmethod
-    def read(cls, manifest: Manifest, folder: Path) -> "_Local":
+    def read(cls, manifest: Manifest, folder: Path) -> "Local":
         """The files that the manifest lists, then those with which a downloader begins."""
         last = [folder / name for name in LAST if name != SIGNATURE or (folder / name).is_file()]
         files = (*manifest.entries(), *(manifests.document(path) for path in last))
@@ -86,10 +86,10 @@ def publish(
     says, or the server has other files (`replace` uploads them anew); UsageError without a token; NetworkError when the
     server refuses, does not answer, or in the end does not have what was sent.
     """
-    manifest = _checked(folder, tag)
+    manifest = checked(folder, tag)
     if key is not None and not dry_run:
-        _sign(folder, key)
-    local = _Local.read(manifest, folder)
+        signed(folder, key)
+    local = Local.read(manifest, folder)
     release, notes = _find(github, local.tag)
     assets = github.assets(release) if release else []
     steps = _plan(local, release, assets, replace=replace)
@@ -108,7 +108,7 @@ def publish(
 # -- what lies here ----------------------------------------------------------------------------------------------------
 
 
-def _checked(folder: Path, tag: str | None) -> Manifest:
+def checked(folder: Path, tag: str | None) -> Manifest:
     """The manifest of a folder that is what it says. Nothing is published that did not pass."""
     manifest = manifests.read(folder / NAME)
     if tag not in (None, manifest.tag):
@@ -125,7 +125,7 @@ def _checked(folder: Path, tag: str | None) -> Manifest:
     return manifest
 
 
-def _sign(folder: Path, key: Path) -> None:
+def signed(folder: Path, key: Path) -> None:
     """Sign the manifest, unless it is signed by this very key: another signature would be another file."""
     if not ((folder / SIGNATURE).is_file() and signed_by(folder / NAME, folder / SIGNATURE, key)):
         sign(folder / NAME, key)
@@ -143,7 +143,7 @@ def _find(github: GitHub, tag: str) -> "tuple[GitRelease | None, list[str]]":
     return (drafts[0] if drafts else None), notes
 
 
-def _strangers(local: _Local, assets: "Sequence[GitReleaseAsset]") -> Iterator[str]:
+def _strangers(local: Local, assets: "Sequence[GitReleaseAsset]") -> Iterator[str]:
     """A note on files of the release that are not of the folder."""
     names = {file.name for file in local.files}
     if strange := sorted(asset.name for asset in assets if asset.name not in names):
@@ -151,7 +151,7 @@ def _strangers(local: _Local, assets: "Sequence[GitReleaseAsset]") -> Iterator[s
 
 
 def _plan(
-    local: _Local, release: "GitRelease | None", assets: "Sequence[GitReleaseAsset]", *, replace: bool
+    local: Local, release: "GitRelease | None", assets: "Sequence[GitReleaseAsset]", *, replace: bool
 ) -> list[Step]:
     """What is to be done, in order. Raises ComparisonError for files that differ and may not be replaced."""
     there, steps, differing = {asset.name: asset for asset in assets}, [], []
@@ -195,7 +195,7 @@ def _difference(file: Document, asset: "GitReleaseAsset | None") -> str:
 
 
 def _carry_out(
-    local: _Local,
+    local: Local,
     github: GitHub,
     release: "GitRelease | None",
     steps: Sequence[Step],
@@ -223,7 +223,7 @@ def _carry_out(
     return public
 
 
-def _upload(local: _Local, github: GitHub, release: "GitRelease", file: Document) -> None:
+def _upload(local: Local, github: GitHub, release: "GitRelease", file: Document) -> None:
     """Send a file, and compare what the server has then; a digest that it does not tell yet is compared at the end."""
     asset = github.upload(release, local.folder / file.name)
     difference = _difference(file, asset)
@@ -231,7 +231,7 @@ def _upload(local: _Local, github: GitHub, release: "GitRelease", file: Document
         raise ComparisonError(f"{file.name}: {difference}", hint="run it again with --replace")
 
 
-def _compare(local: _Local, github: GitHub, release: "GitRelease") -> None:
+def _compare(local: Local, github: GitHub, release: "GitRelease") -> None:
     """Whether the server has every file with the size and digest that it has here; digests may come a little late."""
     retries = github.retries("the files cannot be compared")
     while True:

@@ -14,6 +14,7 @@ import pytest
 
 from densenet_port.conversion.convert import convert
 from densenet_port.conversion.load import read
+from densenet_port.network.contract import Input, Resize
 from densenet_port.network.numpy import forward
 from densenet_port.prove.checks import BOUND64
 from densenet_port.prove.job import Job
@@ -29,6 +30,7 @@ FORMS = {
     "backbone.weights.h5": "keras-hub",
     "backbone.keras": "keras-hub",
     "preset/model.weights.h5": "keras-hub",
+    "preset": "keras-hub",
     "kimm.keras": "kimm",
     "kimm.weights.h5": "kimm",
 }
@@ -41,11 +43,27 @@ ROOT = Path(__file__).parents[2]
 def saved(tmp_path_factory):
     """The folder of files that KerasHub and kimm wrote."""
     folder = tmp_path_factory.mktemp("owners")
-    command = [sys.executable, "-m", "tests.support.owners_script", str(folder)]
+    script(folder)
+    return folder
+
+
+def script(*words):
+    """Run KerasHub and kimm in a process of their own."""
+    command = [sys.executable, "-m", "tests.support.owners_script", *map(str, words)]
     environment = os.environ | {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    return folder
+
+
+def test_kerashub_makes_the_same_network_of_a_preset_that_is_written_for_it(saved, tmp_path):
+    """Classifier, backbone and what prepares pictures; each answers as that of KerasHub's own preset."""
+    done = convert(saved / "preset", dst="keras-hub", out=f"{tmp_path}/preset/")
+
+    script(saved, tmp_path / "preset")
+
+    picture = Input(scale=1.0, mean=(64.0, 64.0, 48.0), std=(64.0, 32.0, 16.0))
+    assert (done.contract.input, done.source.origins["input"]) == (picture, "record")
+    assert done.contract.resize == Resize(size=(64, 64), crop=1.0, interpolation="bilinear")
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -58,8 +76,8 @@ def test_the_port_of_what_they_write_is_their_network(saved, tmp_path, form):
 
     assert (done.source.layout, found.passed) == (FORMS[form], True), found.checks
     first, last = done.source.weights, read(back.out).weights
-    assert {slot: load().tobytes() for slot, load in last.items()} == {
-        slot: load().tobytes() for slot, load in first.items()
+    assert {slot: array.tobytes() for slot, array in last.items()} == {
+        slot: array.tobytes() for slot, array in first.items()
     }
 
 

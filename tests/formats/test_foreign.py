@@ -7,7 +7,6 @@ hand after the formats' descriptions, `HEADS` and `TEXTS`.
 import bz2
 import gzip
 import io
-import json
 import lzma
 import pickle
 import struct
@@ -251,16 +250,15 @@ def test_a_pickle_of_something_else(tmp_path):
 
 
 def test_a_folder_with_a_checkpoint(small, tmp_path):
-    """As Hugging Face's are: the file in it is named; of several the first three."""
-    folder = tmp_path / "hub"
-    put(folder / "config.json", b'{"architectures": ["DenseNet"]}')
-    put(folder / "pytorch_model.bin", small.read_bytes())
-    assert refused(folder) == ("a folder", f"give the checkpoint in it: {folder}/pytorch_model.bin")
+    """Of a name that nobody's library looks for: the file in it is named; of several the first three."""
+    folder = tmp_path / "runs"
+    put(folder / "best.pth", small.read_bytes())
+    assert refused(folder) == ("a folder", f"give the checkpoint in it: {folder}/best.pth")
 
-    put(folder / "model.safetensors", b"x")
+    put(folder / "last.safetensors", b"x")
     assert refused(folder) == (
         "a folder",
-        f"give one of the checkpoints in it: {folder}/model.safetensors, {folder}/pytorch_model.bin",
+        f"give one of the checkpoints in it: {folder}/best.pth, {folder}/last.safetensors",
     )
 
 
@@ -291,34 +289,6 @@ def test_folders_that_are_one_thing(names, what, tmp_path):
         put(tmp_path / "x" / name, b"")
 
     assert refused(tmp_path / "x")[0].startswith(what)
-
-
-@pytest.mark.parametrize("ending", ["safetensors", "bin"])
-def test_an_index_of_shards_and_its_folder(ending, tmp_path):
-    """The step joins them all."""
-    shards = [f"model-0000{n}-of-00002.{ending}" for n in (1, 2)]
-    index = {"metadata": {"total_size": 1}, "weight_map": {"a": shards[0], "b": shards[1], "c": shards[0]}}
-    path = put(tmp_path / f"model.{ending}.index.json", json.dumps(index).encode())
-    places = ", ".join(repr(f"{tmp_path}/{shard}") for shard in shards)
-    step = {
-        "safetensors": "from safetensors.torch import load_file, save_file; save_file({k: v for f in "
-        f"[{places}] for k, v in load_file(f).items()}}, 'whole.safetensors')",
-        "bin": "import torch; torch.save({k: v for f in "
-        f"[{places}] for k, v in torch.load(f, weights_only=True).items()}}, 'whole.pth')",
-    }
-    expected = ("the index of a checkpoint in 2 files", f"in Python, `{step[ending]}`, then convert that")
-
-    assert refused(path) == expected
-    with pytest.raises(MisfitError) as caught:
-        formats.read(tmp_path)
-    assert caught.value.message == f"{path}: {expected[0]}"
-
-
-def test_an_index_of_one_file(tmp_path):
-    """That file is the checkpoint."""
-    path = put(tmp_path / "model.safetensors.index.json", b'{"weight_map": {"a": "model.safetensors"}}')
-
-    assert refused(path) == ("the index of a checkpoint", f"give the checkpoint itself: {tmp_path}/model.safetensors")
 
 
 # -- heads by hand -----------------------------------------------------------------------------------------------------
@@ -457,12 +427,12 @@ def test_every_kind_is_told_in_some_way():
 
 
 def test_no_hint_has_a_word_left(tmp_path):
-    """Every word in braces is one that `Subject` fills, or Python's."""
-    words = foreign.Subject(tmp_path / "x.y", ["a"], {"shards": "s", "inputs": "i", "outputs": "o"}).words()
+    """Every word in braces is one that `Subject` fills."""
+    words = foreign.Subject(tmp_path / "x.y", ["a"], {"inputs": "i", "outputs": "o"}).words()
 
     left = {name for name, kind in foreign.kinds().items() if "{" in _filled(kind, words)}
 
-    assert left == {"shards-safetensors", "shards-torch"}  # dict comprehensions of Python
+    assert left == set()
 
 
 def _filled(kind, words):

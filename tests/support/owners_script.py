@@ -1,6 +1,7 @@
 """KerasHub and kimm in a process of their own: writes files of their networks with random weights.
 
 python owners_script.py FOLDER
+python owners_script.py FOLDER PRESET: what KerasHub makes of a preset, and of its own in FOLDER, for the same pixels
 """
 
 import sys
@@ -26,6 +27,10 @@ def save(folder):
     classifier.save(folder / "classifier.h5")
     backbone.save_weights(folder / "backbone.weights.h5")
     backbone.save(folder / "backbone.keras")
+    converter = keras_hub.layers.DenseNetImageConverter(
+        image_size=(64, 64), scale=[1 / 64, 1 / 32, 1 / 16], offset=[-1.0, -2.0, -3.0], antialias=True
+    )
+    classifier.preprocessor = keras_hub.models.DenseNetImageClassifierPreprocessor(image_converter=converter)
     classifier.save_to_preset(folder / "preset")
 
     network = randomised(kimm.models.DenseNet121(weights=None, input_shape=(None, None, 3), classes=CLASSES))
@@ -36,5 +41,17 @@ def save(folder):
     np.save(folder / "kimm.npy", np.array(bare(PIXELS, training=False)) @ kernel + bias)
 
 
+def answers(folder):
+    """What a classifier of a preset answers to pixels that its own preprocessor prepared, and the backbone to them."""
+    classifier = keras_hub.models.ImageClassifier.from_preset(str(folder))
+    backbone = keras_hub.models.Backbone.from_preset(str(folder))
+    prepared = classifier.preprocessor(PIXELS)
+    return np.array(classifier(prepared, training=False)), np.array(backbone(prepared, training=False))
+
+
 if __name__ == "__main__":
-    save(Path(sys.argv[1]))
+    if len(sys.argv) == 2:
+        save(Path(sys.argv[1]))
+    else:
+        for own, ours in zip(answers(Path(sys.argv[1], "preset")), answers(Path(sys.argv[2])), strict=True):
+            np.testing.assert_array_equal(ours, own)

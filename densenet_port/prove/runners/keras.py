@@ -162,8 +162,13 @@ def _keras_hub(job: Job, numbers: Architecture, shape: Shape) -> Any:
         compression_ratio=1 - cast("float", numbers.reduction),
         growth_rate=numbers.growth_rate,
     )
+    head = job.path.with_name("task.weights.h5")
     if numbers.classes is not None:
         network = models.DenseNetImageClassifier(network, num_classes=numbers.classes)
+        if job.path.name == "model.weights.h5" and head.is_file():  # a preset, whose head is in a file of its own
+            network.load_task_weights(head)
+            network.backbone.load_weights(job.path)
+            return network
     network.load_weights(job.path)
     return network
 

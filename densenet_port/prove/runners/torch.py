@@ -7,6 +7,7 @@ strange classes, tar files) is not unpickled: the network gets the tensors that 
 reference independent of the tables, the conversion and the network, but not of that reader.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -242,8 +243,12 @@ def _load_state(network: Any, head: str, job: Job) -> None:
 def file_tensors(path: Path) -> Mapping[str, Any]:
     """Name → tensor, read by torch, by safetensors (whose header is JSON behind eight bytes of length), or by us.
 
-    An archive of NumPy's is read by NumPy.
+    An archive of NumPy's is read by NumPy, an index of shards shard by shard.
     """
+    if path.name.endswith(".index.json"):
+        places = json.loads(path.read_bytes())["weight_map"]
+        parts = [file_tensors(path.parent / shard) for shard in sorted(set(places.values()))]
+        return {name: tensor for part in parts for name, tensor in part.items()}
     torch = framework("torch")
     try:
         with path.open("rb") as file:
