@@ -3,16 +3,19 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from densenet_port.errors import MisfitError
 from densenet_port.file_graph import FileGraph
 from densenet_port.files import file_digest
 
 Array = np.ndarray[Any, np.dtype[Any]]  # numpy.typing takes 10 ms to import
 LIVE = "live"  # the container of tensors that are in no file
+LIVE_KERAS = "live-keras"  # that of a Keras model's
 MEANING = frozenset(
     (
         *("epsilon", "stem_stride", "stem_padding", "stem_pool", "pool_rounding", "head_pool"),  # the contract
@@ -70,30 +73,55 @@ class Checkpoint:
     graph: Callable[[], FileGraph] | None = None
     parts: tuple[Path, ...] = ()
 
-
-def live(state: Mapping[str, Any]) -> Checkpoint:
-    """A state dict in memory: names → arrays, or tensors of torch, TensorFlow or JAX. What is no array is left out."""
-    tensors = {name: tensor for name, value in state.items() if (tensor := _live_tensor(value))}
-    modules = tuple(getattr(state, "_metadata", {}))  # as torch lists them
-    metadata = {"modules": modules} if modules else {}
-    return Checkpoint(path=Path("a state dict"), container=LIVE, tensors=tensors, metadata=metadata)
+    @property
+    def is_live(self) -> bool:
+        """Whether its tensors are in memory, and in no file; `path` then is what messages call it."""
+        return self.container in (LIVE, LIVE_KERAS)
 
 
-def _live_tensor(value: Any) -> Tensor | None:
-    """An array or a tensor; None for anything else."""
-    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
-        return None
+def is_array(value: object) -> bool:
+    """Whether something is an array or a tensor of any library's, or gives itself as one."""
+    return (hasattr(value, "shape") and hasattr(value, "dtype")) or hasattr(value, "__array__") or _is_lent(value)
+
+
+def live_tensor(name: str, value: Any) -> Tensor:
+    """An array or tensor in memory, called `name`; what `load()` gives is what it holds then, and is not to be changed.
+
+    Raises MisfitError for a tensor of torch's that is no plain array of numbers.
+    """
+    if hasattr(value, "detach"):
+        _require_plain(name, value)
+    if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+        value = live_array(value)
     dtype = str(getattr(value.dtype, "name", value.dtype)).removeprefix("torch.")
-    return Tensor(tuple(map(int, value.shape)), dtype, lambda: live_array(value), identity=_identity(value))
+    return Tensor(tuple(map(int, value.shape)), dtype, partial(live_array, value), identity=_identity(value))
 
 
 def live_array(value: Any) -> Array:
-    """The array of a tensor; bfloat16, which numpy lacks, as float32."""
+    """The array of a tensor, which cannot be written to; bfloat16, which numpy lacks, as float32."""
     if hasattr(value, "detach"):  # torch's
         value = value.detach().cpu()
         value = value.float() if str(value.dtype).endswith("bfloat16") else value
-    array = np.asarray(value)
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+    array = np.from_dlpack(value) if _is_lent(value) else np.asarray(value)
+    array = array.astype(np.float32) if array.dtype.name == "bfloat16" else array.view()
+    array.flags.writeable = False
+    return array
+
+
+def _is_lent(value: Any) -> bool:
+    """Whether something gives its memory by DLPack alone."""
+    return hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
+
+
+def _require_plain(name: str, tensor: Any) -> None:
+    """Raise MisfitError for a tensor of torch's whose elements are not there, or are no plain numbers."""
+    if tensor.is_meta:
+        hint = "load its weights first: `module.load_state_dict(state, assign=True)`"
+        raise MisfitError(f"{name}: a tensor on torch's meta device, which has a shape and no numbers", hint=hint)
+    kind = "quantised" if tensor.is_quantized else "nested" if tensor.is_nested else str(tensor.layout)
+    if kind != "torch.strided":
+        hint = "make it a plain tensor first (`dequantize()`, `to_dense()`)"
+        raise MisfitError(f"{name}: a tensor that is no plain array ({kind.removeprefix('torch.')})", hint=hint)
 
 
 def _identity(value: Any) -> object:
@@ -107,7 +135,7 @@ def digest(checkpoint: Checkpoint) -> str:
     That of a live one is of its names and of the digests of its arrays; that of several files, of their names and
     digests.
     """
-    if checkpoint.container == LIVE:
+    if checkpoint.is_live:
         lines = [f"{name} {array_digest(tensor.load())}\n" for name, tensor in checkpoint.tensors.items()]
     elif checkpoint.parts:
         lines = [f"{part.name} {file_digest(part)}\n" for part in checkpoint.parts]

@@ -1,6 +1,6 @@
 """What a user may name as a source, opened as a checkpoint.
 
-A file, a folder, a registered name, a place on the Hugging Face Hub, a state dict, or a checkpoint that is open.
+A file, a folder, a registered name, a place on the Hugging Face Hub, an object in memory, or a checkpoint that is open.
 """
 
 from collections.abc import Mapping
@@ -10,12 +10,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from densenet_port import formats
-from densenet_port.checkpoint import Checkpoint, live
+from densenet_port.checkpoint import Checkpoint
+from densenet_port.errors import UsageError
 
 if TYPE_CHECKING:
     from densenet_port.fetch.converted import Port
 
-Opens = str | PathLike[str] | Checkpoint | Mapping[str, Any]
+
+class TorchModule(Protocol):
+    """A `torch.nn.Module`, as far as a type can say so without torch."""
+
+    training: bool
+
+    def state_dict(self) -> Any:
+        """Its tensors by name."""
+
+    def named_modules(self) -> Any:
+        """Its parts by name."""
+
+
+class KerasModel(Protocol):
+    """A `keras.Model`, as far as a type can say so without Keras."""
+
+    @property
+    def layers(self) -> Any:
+        """Its layers."""
+
+    def get_config(self) -> Any:
+        """Its configuration."""
+
+
+Object = Mapping[str, Any] | TorchModule | KerasModel
+Opens = str | PathLike[str] | Checkpoint | Object
 
 
 class Reader(Protocol):
@@ -30,15 +56,23 @@ def opened(
 ) -> Checkpoint:
     """The checkpoint that a source means.
 
-    `port` is as in `fetch.registry`, `output` and `body` are as in `formats.read`. Raises what these raise.
+    `port` is as in `fetch.registry`, `output` and `body` are as in `formats.read`. Raises what these raise for a file,
+    and for an object what `formats.live.live` raises; UsageError for anything else.
     """
     if isinstance(source, Checkpoint):
         return source
-    if isinstance(source, Mapping):
-        return live(source)
-    if is_remote(source):
-        return _of_hub(source, reader, output=output, body=body)
-    return reader(_located(source, port), output=output, body=body)
+    if isinstance(source, str | PathLike):
+        if is_remote(source):
+            return _of_hub(source, reader, output=output, body=body)
+        return reader(_located(source, port), output=output, body=body)
+    from densenet_port.formats.live import live  # noqa: PLC0415 (files need none of it)
+
+    if (held := live(source)) is None:
+        hint = "give a path, a registered name, a state dict (name → array), a torch module or a Keras model"
+        raise UsageError(f"a {type(source).__name__} cannot be read", hint=hint)
+    if output is not None:
+        raise UsageError(f"{held.checkpoint.path}: has no output {output!r}", hint=formats.NO_OUTPUTS)
+    return held.checkpoint
 
 
 def is_remote(source: str | PathLike[str]) -> bool:

@@ -48,6 +48,7 @@ ANYBODYS = (".npz",)  # endings of containers that hold the tensors of any layou
 CONFIG, INDEX = "config.json", ".index.json"  # what may stand beside weights, and how the name of an index ends
 COMPANIONS = {".caffemodel": ".prototxt"}  # what goes with a file, by its module's `companion`
 HEAD = 4096
+NO_OUTPUTS = "only ONNX models have outputs by name"
 KNOWN = (
     "known: PyTorch .pth (zip, legacy, tar, pickle), .safetensors, Keras .h5, .weights.h5 and .keras, Caffe, ONNX, "
     "NumPy .npz, TensorFlow checkpoints and SavedModels, MXNet and Paddle parameters"
@@ -98,7 +99,7 @@ def _file(path: Path, *, output: str | None = None, body: bool = False) -> Check
         if module.sniff(path, head):
             asked = {"output": output, "body": body} if name in GRAPHS else {}
             if output is not None and not asked:
-                raise UsageError(f"{path}: has no output {output!r}", hint="only ONNX models have outputs by name")
+                raise UsageError(f"{path}: has no output {output!r}", hint=NO_OUTPUTS)
             return _read(module, path, **asked)
     raise _module("foreign").refusal(path, head, KNOWN)
 

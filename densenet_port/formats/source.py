@@ -51,6 +51,17 @@ def guarded(path: Path, container: str) -> Iterator[None]:
         raise CorruptError(f"{path}: broken {container}: {type(error).__name__}: {error}", hint=AGAIN) from error
 
 
+@contextmanager
+def located(path: Path) -> Iterator[None]:
+    """Give errors the path that they lack: who interprets a pickle knows nothing of files."""
+    try:
+        yield
+    except PortError as error:
+        if str(path) in error.message:
+            raise
+        raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
+
+
 class Source:
     """A file, or a part of it, or bytes in memory, to be read by offset; `size` is in bytes, `path` for messages."""
 

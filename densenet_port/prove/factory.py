@@ -18,11 +18,12 @@ from typing import Any
 
 from densenet_port.conversion.load import read, table
 from densenet_port.errors import DiskError, MisfitError, PortError, UsageError
+from densenet_port.formats.live import name_of
 from densenet_port.layouts.identify import first_few
 from densenet_port.layouts.layout import Kernels
 from densenet_port.network.contract import Input, Resize
 from densenet_port.prove.images import BATCH
-from densenet_port.prove.live import Model, explained, kind_of, name_of
+from densenet_port.prove.live import Model, explained, kind_of
 from densenet_port.prove.recorder import record
 from densenet_port.prove.recording import Recording
 from densenet_port.prove.worker import LIMIT, environment, leave_error, raise_left, start

@@ -17,10 +17,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from densenet_port.checkpoint import Array, Checkpoint, live, live_array
+from densenet_port.checkpoint import Array, Checkpoint, live_array
 from densenet_port.conversion.load import Network
+from densenet_port.conversion.opening import opened
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.extras import framework
+from densenet_port.formats.live import name_of
 from densenet_port.prove.job import Precision
 from densenet_port.prove.runners import last, versions
 
@@ -58,14 +60,6 @@ def _is_ours(model: Model, kind: Kind) -> bool:
     return kind == "keras" and "block1_layer1_conv1" in {layer.name for layer in model.layers}
 
 
-def name_of(model: Model) -> str:
-    """`package.module.Class` of a model, or a function's own name; what is of a class of Keras's has a name itself."""
-    named = model if hasattr(model, "__qualname__") else type(model)
-    if named.__module__.startswith("keras."):
-        return f"keras.{named.__name__} {model.name}"
-    return f"{named.__module__}.{named.__qualname__}"
-
-
 def packages_of(kind: Kind) -> dict[str, str]:
     """The versions of what runs a model of a kind."""
     if kind == "keras":
@@ -75,7 +69,7 @@ def packages_of(kind: Kind) -> dict[str, str]:
 
 def state_of(model: Model) -> Checkpoint:
     """A torch module's tensors as a checkpoint that is in no file."""
-    return replace(live(dict(model.state_dict())), path=Path(name_of(model)))
+    return replace(opened(model.state_dict()), path=Path(name_of(model)))
 
 
 def fixed_side(model: Model, kind: Kind) -> int | None:

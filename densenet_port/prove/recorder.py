@@ -20,6 +20,7 @@ import numpy as np
 from densenet_port.checkpoint import Array
 from densenet_port.conversion.load import Network, read
 from densenet_port.errors import MisfitError, UsageError
+from densenet_port.formats.live import name_of
 from densenet_port.layouts.layout import Kernels
 from densenet_port.network.contract import Activation
 from densenet_port.network.graph import graph
@@ -36,7 +37,6 @@ from densenet_port.prove.live import (
     fixed_side,
     kind_of,
     logits_of,
-    name_of,
     packages_of,
     require_weights,
     state_of,

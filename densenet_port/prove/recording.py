@@ -11,7 +11,7 @@ from typing import Any, cast, get_args
 
 import numpy as np
 
-from densenet_port.checkpoint import LIVE, Array, digest
+from densenet_port.checkpoint import Array, digest
 from densenet_port.conversion.load import Network
 from densenet_port.errors import CorruptError, DiskError, MisfitError, UsageError
 from densenet_port.extras import BACKENDS, MODULE, SOFTWARE, ReadBy
@@ -321,7 +321,7 @@ def file_metadata(network: Network) -> dict[str, Any]:
     ledger, path = network.ledger, network.checkpoint.path
     return {
         "path": str(path),
-        "sha256": digest(network.checkpoint) if network.checkpoint.container != LIVE else None,
+        "sha256": digest(network.checkpoint) if not network.checkpoint.is_live else None,
         "layout": network.layout,
         "container": network.checkpoint.container,
         "architecture": {"name": network.architecture.name, **network.architecture.to_json()},

@@ -9,6 +9,7 @@ and proves nothing. Software that runs a file as a whole asks neither.
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from densenet_port.checkpoint import LIVE_KERAS
 from densenet_port.conversion.load import Network
 from densenet_port.errors import UsageError
 from densenet_port.extras import SOFTWARE, ReadBy, Software
@@ -18,7 +19,7 @@ from densenet_port.prove.job import require_buildable
 
 # the entries of a contract that logits depend on
 COMPUTED = ("epsilon", "stem_stride", "stem_padding", "stem_pool", "pool_rounding", "head_pool")
-KERAS = ("keras", "keras-h5")  # containers whose whole models Keras loads
+KERAS = ("keras", "keras-h5", LIVE_KERAS)  # containers whose whole models Keras runs
 CLOSE = 1e-6  # of an epsilon: a graph may keep it in float32, which is within 6e-8 of what is meant
 BY: dict[Origin, str] = {
     "graph": "by its own graph",

@@ -106,6 +106,7 @@ class Origin(NamedTuple):
     """What a configuration came with: its file, the layers that have tensors there, and tensors that are numbers of it.
 
     `by_class` says that layers within models are called by their class, as in an archive; `theano` that Theano pads.
+    `faithful` are classes of models that are none of Keras's and do nothing beside what their layers do.
     """
 
     path: Path
@@ -113,10 +114,17 @@ class Origin(NamedTuple):
     statistics: Mapping[str, Tensor]
     by_class: bool
     theano: bool = False
+    faithful: frozenset[str] = frozenset()
 
 
 def of_file(
-    path: Path, model: Any, tensors: Mapping[str, Tensor], *, by_class: bool = False, theano: bool = False
+    path: Path,
+    model: Any,
+    tensors: Mapping[str, Tensor],
+    *,
+    by_class: bool = False,
+    theano: bool = False,
+    faithful: frozenset[str] = frozenset(),
 ) -> tuple[dict[str, Tensor], Callable[[], FileGraph] | None]:
     """A file's tensors without those that are numbers of its graph, and what reads the graph, where it has one.
 
@@ -132,6 +140,7 @@ def of_file(
         statistics={name: tensors[name] for name in numbers},
         by_class=by_class,
         theano=theano,
+        faithful=faithful,
     )
     weights = {name: tensor for name, tensor in tensors.items() if name not in numbers}
     return weights, partial(file_graph, model, origin)
@@ -194,7 +203,7 @@ class _Importer:
     ) -> list[Value]:
         """What a model puts out; `place` are the models that it stands in, `inputs` None for the outermost."""
         kind, layers = str(model["class_name"]), layers_of(model) or []
-        if not _is_keras(model) or kind not in _MODELS:
+        if (not _is_keras(model) or kind not in _MODELS) and kind not in self.origin.faithful:
             self.custom.append(str(model.get("registered_name") or kind))
         config = model["config"]
         if isinstance(config, dict) and "input_layers" in config and "output_layers" in config:

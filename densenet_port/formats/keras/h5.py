@@ -113,12 +113,12 @@ def _layer(group: Node, layer: str) -> Iterator[tuple[str, Tensor]]:
     if weights is None:
         raise CorruptError(f"{group.file.path}: layer {layer!r} has no list of its weights")
     paths = [weight.removesuffix(":0") for weight in weights]
-    own = [_variable(path, layer) for path in paths]
+    own = [variable_name(path, layer) for path in paths]
     for name, weight in zip(own if len(set(own)) == len(own) else paths, weights, strict=True):
         yield f"{layer}/{name}", group.member(*weight.split("/")).tensor()
 
 
-def _variable(path: str, layer: str) -> str:
+def variable_name(path: str, layer: str) -> str:
     """What a weight is called within its layer: `conv1_W_1` of `conv1` is its `W`."""
     last, start = path.rpartition("/")[2], layer.rpartition("/")[2] + "_"
     return re.sub(r"_\d+$", "", last.removeprefix(start)) if last.startswith(start) else last

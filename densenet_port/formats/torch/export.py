@@ -23,7 +23,7 @@ from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, PortError
 from densenet_port.file_graph import INPUT, FileGraph, Step
 from densenet_port.formats import zip as zip_archive
-from densenet_port.formats.source import AGAIN, Source, guarded, stored
+from densenet_port.formats.source import AGAIN, Source, guarded, located, stored
 from densenet_port.formats.torch import pth
 from densenet_port.formats.torch.aten import Held, Map, Shapes, put_out, take
 from densenet_port.formats.torch.containers import Container, open_container
@@ -55,7 +55,7 @@ def sniff(path: Path, head: bytes) -> bool:
 
 def read(path: Path) -> Checkpoint:
     """The state dict of an exported program, arrays lazy, and its graph. Raises as `pth.read` does."""
-    with guarded(path, "exported program"), pth.located(path):
+    with guarded(path, "exported program"), located(path):
         members = zip_archive.members(Source.of_file(path))
         name = _program(members)
         if name is None:
@@ -111,7 +111,7 @@ def _tensor(path: Path, name: str, entry: Mapping[str, Any], inside: Mapping[str
 
 def _graph(path: Path, program: Mapping[str, Any], shapes: Shapes) -> FileGraph:
     """The graph of a program. Raises CorruptError and MisfitError."""
-    with guarded(path, "exported program"), pth.located(path):
+    with guarded(path, "exported program"), located(path):
         module = program["graph_module"]
         graph, values = module["graph"], _Values(_inputs(module["signature"]))
         if len(graph["nodes"]) > _MAX_NODES:

@@ -17,8 +17,6 @@ The class is a name that nothing looks up, so any class will do, whether it is i
 does to its pickle or its state dict by code of its own (`__setstate__`, hooks, extra state) is not followed, and
 tensors that are plain attributes are left out, as a state dict leaves them out. A module among another's modules that
 cannot be looked into is refused: its tensors would be lost unseen.
-tensors that are plain attributes are left out, as a state dict leaves them out. A module among another's modules that
-cannot be looked into is refused: its tensors would be lost unseen.
 
 **State dicts.** What `state_dict()` gives is an OrderedDict with an attribute `_metadata`: a dict whose keys are the
 names of all modules, the outermost "", also of those that hold no tensors. Of what class they are it does not say.

@@ -39,8 +39,7 @@ more member, which PyTorch does not look at.
 """
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -50,25 +49,19 @@ from zipfile import ZipFile, ZipInfo
 import numpy as np
 
 from densenet_port.checkpoint import Array, Checkpoint, Tensor
-from densenet_port.errors import CorruptError, MisfitError, PortError
+from densenet_port.errors import CorruptError, MisfitError
 from densenet_port.file_graph import FileGraph
-from densenet_port.formats.source import AGAIN, Source, guarded, native, stored, stored_size, write_tensor
+from densenet_port.formats.source import AGAIN, Source, guarded, located, native, stored, stored_size, write_tensor
 from densenet_port.formats.torch.containers import RECORD_MEMBER, Container, Order, open_container, sniff
-from densenet_port.formats.torch.modules import Described, Module, kind_of, leaves
-from densenet_port.formats.torch.pickle import Call, Global, Persistent
 from densenet_port.formats.torch.tensors import STORAGES, View, view_of
+from densenet_port.formats.torch.walk import Walk
 from densenet_port.formats.zip import undated
 from densenet_port.network.blueprint import Blueprint
 
 __all__ = ["read", "sniff", "write"]
 
-_MAX_NOTES = 300  # values and opaque names kept
-_MAX_KEYS = 3  # in the name of one that is kept
-_MAX_TEXT = 1000  # characters of a value kept
-_MAX_TENSORS = 100_000
-_POOLS = {"BlurPool2d": "blur", "MaxPool2d": "max"}  # classes of modules that tell which pool a stem has
-_WRAPPING = "torch."  # modules of torch's own, such as DataParallel, which say nothing about the network inside
 _UNCHECKED = "it was written without checksums: a damaged bit in it cannot be told"
+_PROGRAM = {"torch_module": "", "own_code": True}  # a program is all code
 _ALIGNMENT = 64  # bytes, to which PyTorch aligns storages in a zip
 _ROOT = "archive/"
 # Type of elements → storage class that holds it, on writing.
@@ -77,20 +70,13 @@ _CLASSES = {dtype: kind for kind, dtype in STORAGES.items() if kind != "UntypedS
 
 def read(path: Path) -> Checkpoint:
     """The checkpoint at `path`, arrays lazy. Raises CorruptError, MisfitError or DiskError."""
-    source = Source.of_file(path)
-    with guarded(path, "PyTorch file"), located(path):
-        return _checkpoint(path, open_container(source))
+    return of_source(Source.of_file(path))
 
 
-@contextmanager
-def located(path: Path) -> Iterator[None]:
-    """Give errors the path that they lack: who interprets a pickle knows nothing of files."""
-    try:
-        yield
-    except PortError as error:
-        if str(path) in error.message:
-            raise
-        raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
+def of_source(source: Source) -> Checkpoint:
+    """The checkpoint in a file, or in bytes in memory. Raises as `read` does."""
+    with guarded(source.path, "PyTorch file"), located(source.path):
+        return _checkpoint(source.path, open_container(source))
 
 
 def write(
@@ -126,9 +112,7 @@ def tensors_of(path: Path, contents: Container) -> Mapping[str, Tensor]:
 
 def _checkpoint(path: Path, contents: Container) -> Checkpoint:
     """Name → tensor for what is one, and notes of the rest."""
-    walk = _Walk(path, contents)
-    for name, leaf in leaves(contents.tree):
-        walk.meet(name, leaf)
+    walk = Walk(contents.tree, partial(_taken, path, contents))
     _check_lengths(contents)
     tensors, is_program = walk.tensors, contents.form == "torchscript"
     if not tensors and is_program:
@@ -136,70 +120,26 @@ def _checkpoint(path: Path, contents: Container) -> Checkpoint:
         raise MisfitError("a frozen TorchScript program, whose tensors have no names", hint=hint)
     if not tensors:
         raise CorruptError(_explain_no_tensors(walk.notes["opaque"]), hint="in PyTorch, save `model.state_dict()`")
-    networks = {name: module for name, module in walk.outermost.items() if _has_kernel(tensors, name)}
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     return Checkpoint(
         path=path,
         container="pth",
         tensors=tensors,
-        metadata=walk.metadata() | _of_modules(networks, walk.classes, is_program=is_program),
+        metadata={
+            "form": contents.form,
+            **walk.metadata(),
+            **({} if contents.has_checksums else {"notes": [_UNCHECKED]}),
+            **(_PROGRAM if is_program else walk.of_modules()),
+        },
         record=contents.record,
-        graph=_graph_of(path, contents, networks, tensors),
+        graph=partial(_program, path, contents, shapes) if is_program else walk.graph(path),
     )
 
 
-class _Walk:
-    """What was met on the way through the object: tensors by name, modules, and notes of the rest."""
-
-    def __init__(self, path: Path, contents: Container) -> None:
-        self.path, self.contents = path, contents
-        self.tensors: dict[str, Tensor] = {}
-        self.notes: dict[str, dict[str, Any]] = {"values": {}, "opaque": {}}
-        self.owners = {"network": _Owners(), "wrapper": _Owners()}
-        self.outermost: dict[str, Any] = {}
-        self.classes: dict[str, None] = {}
-        self.described: list[str] = []  # modules that state dicts list
-
-    def meet(self, name: str, leaf: Any) -> None:
-        """One value. Raises CorruptError for a second tensor of a name."""
-        if isinstance(leaf, Module):
-            self.enter(name, leaf)
-        elif isinstance(leaf, Described):
-            self.described += leaf.modules
-        elif view := view_of(name, leaf, self.contents.outside):
-            if name in self.tensors or len(self.tensors) == _MAX_TENSORS:
-                raise CorruptError(f"two tensors are called {name!r}" if name in self.tensors else "too many tensors")
-            self.tensors[name] = make_tensor(self.path, name, view, self.contents)
-            for owner in self.owners.values():
-                owner.hold(name)
-        else:
-            _note(self.notes, name, leaf)
-
-    def enter(self, name: str, module: Module) -> None:
-        """A module, which may be a part of another."""
-        self.classes[module.kind] = None
-        if not self.outermost or not _is_inside(name, [*self.outermost][-1]):
-            self.outermost[name] = module.pickled
-        self.owners["wrapper" if module.kind.startswith(_WRAPPING) else "network"].enter(name, module)
-
-    def metadata(self) -> dict[str, Any]:
-        """What the file says beside its tensors."""
-        metadata: dict[str, Any] = {"form": self.contents.form, **self.notes}
-        if not self.contents.has_checksums:
-            metadata["notes"] = [_UNCHECKED]
-        if self.described:
-            metadata["modules"] = tuple(self.described)
-        if len(kinds := self.owners["network"].kinds or self.owners["wrapper"].kinds) == 1:
-            metadata["module"] = next(iter(kinds))
-        return metadata
-
-
-def _graph_of(
-    path: Path, contents: Container, networks: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> Callable[[], FileGraph] | None:
-    """What gives the graph of a program, or of modules; None for a file that has neither."""
-    if contents.form == "torchscript":
-        return partial(_program, path, contents, {name: tensor.shape for name, tensor in tensors.items()})
-    return partial(_graph, path, contents, networks) if networks else None
+def _taken(path: Path, contents: Container, name: str, leaf: Any) -> Tensor | None:
+    """The tensor that a leaf is; None for anything else."""
+    view = view_of(name, leaf, contents.outside)
+    return make_tensor(path, name, view, contents) if view else None
 
 
 def _program(path: Path, contents: Container, shapes: Mapping[str, tuple[int, ...]]) -> FileGraph:
@@ -210,93 +150,11 @@ def _program(path: Path, contents: Container, shapes: Mapping[str, tuple[int, ..
         return read_graph(contents.tree, contents.code, shapes)
 
 
-def _is_inside(name: str, module: str) -> bool:
-    """Whether what has a name is a part of a module."""
-    return not module or name.startswith(f"{module}.")
-
-
-def _has_kernel(tensors: Mapping[str, Tensor], module: str) -> bool:
-    """Whether a module has a tensor that may be a convolution's."""
-    return any(len(tensor.shape) == 4 and _is_inside(name, module) for name, tensor in tensors.items())  # o i h w
-
-
-def _of_modules(networks: Mapping[str, Any], classes: Iterable[str], *, is_program: bool) -> dict[str, Any]:
-    """What the metadata say of modules that are kept whole, and of a program, which is all code."""
-    if is_program:
-        return {"torch_module": "", "own_code": True}
-    names = {kind.rpartition(".")[2] for kind in classes}
-    pools = [pool for kind, pool in _POOLS.items() if kind in names]
-    if not networks:
-        return {}
-    return {
-        "torch_module": next(iter(networks)) if len(networks) == 1 else "",
-        "own_code": _has_own_code(classes),
-        **({"pool": pools[0]} if pools else {}),
-    }
-
-
-def _has_own_code(classes: Iterable[str]) -> bool:
-    """Whether somebody's own class is among those of the modules."""
-    from densenet_port.formats.torch.classes import LIBRARIES  # noqa: PLC0415 (as below)
-
-    return any(kind.partition(".")[0] not in LIBRARIES for kind in classes)
-
-
-def _graph(path: Path, contents: Container, networks: Mapping[str, Any]) -> FileGraph:
-    """What the modules compute. Raises MisfitError and CorruptError."""
-    from densenet_port.formats.torch.graph import read_graph  # noqa: PLC0415 (most files hold no modules)
-
-    def shape(name: str, leaf: Any) -> tuple[int, ...] | None:
-        view = view_of(name, leaf, contents.outside)
-        return view.shape if view else None
-
-    def load(name: str, leaf: Any) -> Array | None:
-        view = view_of(name, leaf, contents.outside)
-        return make_tensor(path, name, view, contents).load() if view else None
-
-    with located(path):
-        return read_graph(networks, shape, load)
-
-
 def _check_lengths(contents: Container) -> None:
     """Raise CorruptError for a storage that the file ends in, whoever needs it."""
     for key, size in contents.sizes.items():
         if contents.storages[key].size < size:
             raise _cut_short(key, size, contents.storages[key])
-
-
-class _Owners:
-    """The classes of the outermost modules that hold tensors, told as the file is walked through."""
-
-    def __init__(self) -> None:
-        self._before: str | None = None  # what the names inside of the latest outermost module begin with
-        self._kind = ""
-        self.kinds: dict[str, None] = {}
-
-    def enter(self, name: str, module: Module) -> None:
-        """A module begins, which may be a part of another."""
-        if not self._within(name):
-            self._before, self._kind = (f"{name}." if name else ""), module.kind
-
-    def hold(self, name: str) -> None:
-        """A tensor stands here."""
-        if self._within(name):
-            self.kinds[self._kind] = None
-
-    def _within(self, name: str) -> bool:
-        return self._before is not None and name.startswith(self._before)
-
-
-def _note(notes: Mapping[str, dict[str, Any]], name: str, leaf: Any) -> None:
-    """Keep what is worth showing: not an optimiser's every number, and no novels."""
-    if isinstance(leaf, str | int | float):
-        kept, value = notes["values"], leaf
-    elif isinstance(leaf, Call | Global | Persistent):
-        kept, value = notes["opaque"], kind_of(leaf)
-    else:
-        return
-    if len(kept) < _MAX_NOTES and name.count(".") < _MAX_KEYS and len(str(value)) <= _MAX_TEXT:
-        kept[name] = value
 
 
 def _explain_no_tensors(opaque: Mapping[str, str]) -> str:
