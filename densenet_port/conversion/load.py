@@ -13,10 +13,10 @@ import numpy as np
 from densenet_port.checkpoint import Array, Checkpoint
 from densenet_port.conversion.beside import agreed
 from densenet_port.conversion.folder import Options, as_folder, is_folder
-from densenet_port.conversion.opening import Opens, opened
+from densenet_port.conversion.opening import KerasModel, Opens, TorchModule, opened
 from densenet_port.conversion.origins import known
 from densenet_port.conversion.statistics import Witness, heard, wired
-from densenet_port.conversion.write import Conversion, plan, write
+from densenet_port.conversion.write import Conversion, in_type, plan, write
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.file_graph import FileGraph
 from densenet_port.layouts.heads import BARE, assumed_of
@@ -140,9 +140,26 @@ class Network:
         planned = plan(self, Layout.load(table(layout)), dtype)
         return {name: tensor.load() for name, tensor in planned.tensors.items()}
 
+    def assign(
+        self,
+        model: "TorchModule | KerasModel",
+        *,
+        no_top: bool = False,
+        src: str | PathLike[str] | None = None,
+    ) -> Conversion:
+        """Set the weights of a model that is there already, of any layout that is read; everything is checked first.
+
+        As `conversion.assign.assign`: `no_top` leaves the model's own head alone, `src` says which layout its names
+        are. Raises UsageError and MisfitError, and then nothing is set.
+        """
+        from densenet_port.conversion.assign import assign  # noqa: PLC0415 (it reads the model as this module does)
+
+        return assign(self, model, no_top=no_top, src=src)
+
     def keras(
         self,
         *,
+        backend: str | None = None,
         input_shape: "Shape | None" = None,
         activation: "Activation | Literal['contract'] | None" = "contract",
         data_format: "DataFormat | None" = None,
@@ -152,11 +169,13 @@ class Network:
 
         `activation="contract"` puts out what the network's own software does; the rest is as in `network.keras.build`.
         With `include_preprocessing` pixels from 0 to 255 go in, red first, and the model prepares them by the contract.
-        Without a head the output is the last map, after its ReLU. Raises UsageError where Keras is not installed,
-        ValueError for an input that the network cannot take.
+        Without a head the output is the last map, after its ReLU. A process has one backend of Keras's: `backend` says
+        which it must be. Raises UsageError where it is another, or Keras is not installed, MisfitError for numbers that
+        Keras's own type cannot hold, ValueError for an input that the network cannot take.
         """
-        from densenet_port.network.keras import assign, build  # noqa: PLC0415 (as above)
+        from densenet_port.network.keras import assign, build, require_backend  # noqa: PLC0415 (as above)
 
+        dtype = require_backend(backend)
         if activation == "contract":
             activation = None if self.contract.output == "logits" else self.contract.output
         model = build(
@@ -168,20 +187,25 @@ class Network:
             blank=True,
             include_preprocessing=include_preprocessing,
         )
-        assign(model, dict(self.weights))
+        assign(model, self._held_in(dtype))
         return model
 
     def torch(self, *, activation: "Activation | Literal['contract'] | None" = "contract") -> Any:
         """The network as a torch module for images `n c h w`, with its weights, evaluating, in float32.
 
-        `activation` is as in `keras`. Raises UsageError where torch is not installed.
+        `activation` is as in `keras`. Raises UsageError where torch is not installed, MisfitError for numbers that
+        float32 cannot hold.
         """
         from densenet_port.network.torch import assign, build  # noqa: PLC0415 (as above)
 
         output = self.contract.output if activation == "contract" else activation or "logits"
         module = build(graph(self.architecture, replace(self.contract, output=output)))
-        assign(module, dict(self.weights))
+        assign(module, self._held_in("float32"))
         return module.eval()
+
+    def _held_in(self, dtype: str) -> dict[Slot, Array]:
+        """Every tensor in a floating type, as it is written in one. Raises MisfitError for what that cannot hold."""
+        return {slot: in_type(array, dtype, slot) for slot, array in self.weights.items()}
 
 
 def read(
@@ -196,7 +220,10 @@ def read(
     contract: Mapping[str, Any] | None = None,
     ignore_inheritance: bool = False,
 ) -> Network:
-    """The network in a file or folder, a registered file, a state dict (name → array), or a checkpoint that is open.
+    """The network in a file or folder, a registered file, an object in memory, or a checkpoint that is open.
+
+    An object is a state dict (name → array, of any library), a torch module or a Keras model, read as its file would be
+    (`formats.live`).
 
     A name such as "torchvision-121", where no file is called so, means the registered file, which is downloaded when it
     is first called for; "hf://owner/name@revision/file" means a repository of the Hugging Face Hub, or a file in it,

@@ -69,7 +69,7 @@ def opened(
 
     if (held := live(source)) is None:
         hint = "give a path, a registered name, a state dict (name → array), a torch module or a Keras model"
-        raise UsageError(f"a {type(source).__name__} cannot be read", hint=hint)
+        raise UsageError(f"an object of the class {type(source).__name__} cannot be read", hint=hint)
     if output is not None:
         raise UsageError(f"{held.checkpoint.path}: has no output {output!r}", hint=formats.NO_OUTPUTS)
     return held.checkpoint

@@ -128,18 +128,18 @@ def plan(
     if dtype not in DTYPES:
         raise UsageError(f"unknown --dtype {dtype!r}", hint=f"known: {', '.join(DTYPES)}")
     specs = target.spell(source.architecture, dim_ordering, kernels)
-    contract = _target_contract(source, target)
+    contract = target_contract(source, target)
     if _truly_convolves(specs) and contract.stem_padding == "same" and _pads_by_contract(source.architecture):
         raise MisfitError(
             f'{target.name} pads its stem "same", which Theano does alike on both sides: '
             "with kernels as Theano stores them the file would be another function",
             hint="leave out --dst-kernels",
         )
-    replaced, absorbed = _absorb_all(source, contract, dtype)
+    replaced, absorbed = absorb_all(source, contract, dtype)
     tensors: dict[str, Tensor] = {}
     for key, spec in specs.items():
         shape = _shape(source.architecture, key, spec.axes)
-        load = partial(_target_tensor, source, target, key, spec.axes, dtype, replaced)
+        load = partial(target_tensor, source, target, key, spec.axes, dtype, replaced)
         tensors[spec.name] = Tensor(shape=shape, dtype=dtype, load=load)
     planned = Conversion(
         source=source,
@@ -167,7 +167,7 @@ def _pads_by_contract(architecture: Architecture) -> bool:
     return any(step.padding == "same" for step in steps)
 
 
-def _target_contract(source: Source, target: Layout) -> Contract:
+def target_contract(source: Source, target: Layout) -> Contract:
     """The contract of what is written: the layout's own, but for the entries that go with the weights.
 
     Raises MisfitError where the two are different functions of the same weights.
@@ -188,7 +188,7 @@ def _target_contract(source: Source, target: Layout) -> Contract:
     return contract
 
 
-def _target_tensor(
+def target_tensor(
     source: Source,
     target: Layout,
     key: TensorKey,
@@ -206,7 +206,7 @@ def _target_tensor(
     if order is not None and axis is not None:
         array = array.take(np.argsort(order), axis=axis)
     turned = move(array, target.canonical_axes(key), axes)
-    return np.ascontiguousarray(_cast(turned, dtype, slot))
+    return np.ascontiguousarray(in_type(turned, dtype, slot))
 
 
 def _channel_axis(architecture: Architecture, slot: Slot) -> int | None:
@@ -214,7 +214,7 @@ def _channel_axis(architecture: Architecture, slot: Slot) -> int | None:
     return architecture.units[slot.unit].channel_axis(slot.role)
 
 
-def _cast(array: Array, dtype: str, slot: Slot) -> Array:
+def in_type(array: Array, dtype: str, slot: Slot) -> Array:
     """The array in another floating type. Raises MisfitError for a number that only the old one could hold."""
     if array.dtype == dtype:
         return array
@@ -230,7 +230,7 @@ def _shape(architecture: Architecture, key: TensorKey, axes: str) -> tuple[int, 
     return tuple(1 if axis == "1" else sizes[axis] for axis in axes.replace("-", "").split())
 
 
-def _absorb_all(
+def absorb_all(
     source: Source, contract: Contract, target_dtype: str
 ) -> tuple[dict[Slot, Array], Mapping[str, Any] | None]:
     """The scales and variances that change because the target fixes another epsilon, and the record of which did.

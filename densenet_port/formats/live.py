@@ -36,8 +36,8 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _LEFT_OUT = "_non_persistent_buffers_set"
 _KERAS = ("keras", "tf_keras", "keras_core")  # packages of Keras's own classes
 TRAINING = (
-    "the module is in training mode: the network is the one that answers in evaluation mode, by the statistics that "
-    "its norms hold"
+    "norms of the module are in training mode: the network is the one that answers in evaluation mode, by the "
+    "statistics that they hold"
 )
 
 
@@ -95,7 +95,7 @@ def _tree(thing: Any) -> Live:
         walk = Walk(_Written().value(thing), partial(_take, variables))
     if not walk.tensors:
         raise UsageError(f"{path}: holds no arrays", hint="a state dict is a mapping of names to arrays")
-    notes = {"notes": [TRAINING]} if is_torch(thing) and thing.training else {}
+    notes = {"notes": [TRAINING]} if is_torch(thing) and _trains(thing) else {}
     checkpoint = Checkpoint(
         path=path,
         container=LIVE,
@@ -104,6 +104,12 @@ def _tree(thing: Any) -> Live:
         graph=walk.graph(path),
     )
     return Live(checkpoint=checkpoint, variables=variables)
+
+
+def _trains(module: Any) -> bool:
+    """Whether a part of a module that holds statistics takes those of the batch as it stands."""
+    parts = sys.modules["torch"].nn.Module.modules(module)
+    return any(part.training and vars(part)["_buffers"].get("running_mean") is not None for part in parts)
 
 
 def _take(variables: dict[str, Any], name: str, leaf: Any) -> Tensor | None:

@@ -17,7 +17,8 @@ from dataclasses import replace
 from typing import Any, cast
 
 from densenet_port.checkpoint import Array
-from densenet_port.extras import framework
+from densenet_port.errors import UsageError
+from densenet_port.extras import BACKENDS, framework
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Activation, Contract, Input
 from densenet_port.network.graph import IMAGES, Graph, graph
@@ -77,6 +78,22 @@ def build(
         x = keras.layers.Permute((3, 1, 2), name="channels_to_first")(x)
     sources = keras.utils.get_source_inputs(images)
     return keras.Model(sources[0] if len(sources) == 1 else sources, x, name="densenet")
+
+
+def require_backend(backend: str | None) -> str:
+    """The floating type that Keras makes its variables in, if it runs on a backend; on any for None.
+
+    Raises UsageError where it runs on another.
+    """
+    keras = framework("keras")
+    running = keras.backend.backend()
+    if backend not in (None, running):
+        if backend not in BACKENDS:
+            raise UsageError(f"Keras has no backend {backend!r}", hint=f"known: {', '.join(BACKENDS)}")
+        hint = f"set KERAS_BACKEND={backend} before Keras is first imported, in a process of its own"
+        raise UsageError(f"Keras runs on {running} in this process, not on {backend}", hint=hint)
+    floatx = str(keras.config.floatx())
+    return "float32" if floatx == "bfloat16" else floatx
 
 
 def check_input(network: Graph, expected: ModelInput, name: str) -> None:
