@@ -43,10 +43,14 @@ TRAINING = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
-    """An object's checkpoint, and name → the framework's own variable behind each of its tensors."""
+    """An object's checkpoint, and name → the framework's own variable behind each of its tensors.
+
+    `faithful` are the classes of Keras models in it that are none of Keras's, and run their layers alone.
+    """
 
     checkpoint: Checkpoint
     variables: Mapping[str, Any]
+    faithful: frozenset[str] = frozenset()
 
 
 def live(thing: object) -> Live | None:
@@ -214,13 +218,14 @@ def _keras(model: Any) -> Live:
         raise UsageError(f"{path}: has no weights", hint="build the model first: give it an input shape, or call it")
     reading = _Reading(path)
     config = reading.config(model)
+    faithful = frozenset(reading.faithful)
     with located(path):
         tensors, graph = keras_graph.of_file(
             path,
             config,
             {name: live_tensor(name, variable) for name, variable in variables.items()},
             by_class=True,
-            faithful=frozenset(reading.faithful),
+            faithful=faithful,
         )
     notes = {"notes": reading.notes} if reading.notes else {}
     checkpoint = Checkpoint(
@@ -230,7 +235,7 @@ def _keras(model: Any) -> Live:
         metadata={"kernels": "tensorflow", **keras_graph.metadata_of(config), **notes},
         graph=graph,
     )
-    return Live(checkpoint=checkpoint, variables=variables)
+    return Live(checkpoint=checkpoint, variables=variables, faithful=faithful)
 
 
 def _variables(path: Path, model: Any, place: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
@@ -283,7 +288,7 @@ class _Reading:
             says = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             self.notes.append(f"the graph of {self.path} cannot be had ({says}): what weights do not tell is assumed")
             return {}
-        if _calls_its_layers(model):
+        if not _is_kerass(type(model)) and _calls_its_layers(model):
             self.faithful.append(str(config["class_name"]))
         if not inner.get("layers"):
             self.notes.append(f"the class of {self.path} does not tell its graph: what weights do not tell is assumed")

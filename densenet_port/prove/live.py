@@ -45,12 +45,12 @@ def kind_of(model: Model) -> Kind:
     elif not callable(model):
         hint = "give a torch module, a Keras model, or a callable: images n h w c → logits n classes"
         raise UsageError(f"a {type(model).__name__} cannot be recorded", hint=hint)
-    if _is_ours(model, kind):
+    if is_ours(model, kind):
         raise UsageError(OURS, hint="record the model that the checkpoint came from")
     return kind
 
 
-def _is_ours(model: Model, kind: Kind) -> bool:
+def is_ours(model: Model, kind: Kind) -> bool:
     """Whether a model is one that this project built, by its class or by its units' names."""
     if type(model).__module__.partition(".")[0] == __name__.partition(".")[0]:
         return True
@@ -198,12 +198,12 @@ def _keras_asker(model: Model, network: Network, dtype: Precision) -> Ask:
     keras = framework("keras")
     shape, channels = _keras_input(model), network.architecture.channels
     first = shape[-1] != channels and shape[1] == channels
-    with _policy(dtype):
+    with policy(dtype):
         clone = _cloned(model, dtype)
 
     def ask(images: Array) -> Answer:
         given = images.astype(dtype)
-        with _policy(dtype):
+        with policy(dtype):
             output = clone(given.transpose(0, 3, 1, 2) if first else given, training=False)
         array = np.asarray(keras.ops.convert_to_numpy(output))
         exact = array.dtype != np.float64 or keras.backend.backend() == "tensorflow"
@@ -213,7 +213,7 @@ def _keras_asker(model: Model, network: Network, dtype: Precision) -> Ask:
 
 
 @contextmanager
-def _policy(dtype: Precision) -> Iterator[None]:
+def policy(dtype: Precision) -> Iterator[None]:
     """Keras's own settings of a precision, for as long as it lasts."""
     config = framework("keras").config
     before = config.floatx(), config.dtype_policy()

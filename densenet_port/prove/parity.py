@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -20,11 +21,13 @@ import numpy as np
 
 from densenet_port.checkpoint import Array, digest
 from densenet_port.conversion.load import Network, read
+from densenet_port.conversion.opening import Object
 from densenet_port.errors import ComparisonError, MisfitError, UsageError
 from densenet_port.layouts.layout import Kernels
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.graph import graph
 from densenet_port.network.numpy import forward
+from densenet_port.prove import present
 from densenet_port.prove.checks import BOUND64, Check, all_checks, bounded, float32_bound, is_rounded, no_evidence
 from densenet_port.prove.diagnose import Diagnosis
 from densenet_port.prove.diagnose import diagnose as diagnose_units
@@ -32,7 +35,7 @@ from densenet_port.prove.figures import Figures, figures_of, largest, rms
 from densenet_port.prove.images import BATCH, SIZES, Probe, make_probes
 from densenet_port.prove.job import PRECISIONS
 from densenet_port.prove.preparation import Difference, differences
-from densenet_port.prove.recording import Recording, Settings, run_port, run_reference
+from densenet_port.prove.recording import Recording, Settings
 from densenet_port.prove.reference import dependence
 from densenet_port.prove.worker import LIMIT
 
@@ -42,6 +45,7 @@ ROUNDED = (
 )
 UNJUDGED = ("output", "input")  # what of a contract no logits of prepared images depend on
 
+Port = str | PathLike[str] | Object
 Suspect = Literal["port", "reference", "both"]
 Grade = Literal["proven", "agrees", "differs", "cannot be judged"]
 """What a comparison is worth:
@@ -118,9 +122,9 @@ class Parity:
 
 
 def check(
-    converted: str | PathLike[str],
+    converted: Port,
+    against: Port | None = None,
     *,
-    against: str | PathLike[str] | None = None,
     src: str | PathLike[str] | None = None,
     kernels: Kernels | None = None,
     within: str | None = None,
@@ -138,12 +142,13 @@ def check(
     threads: int | None = None,
     trust_code: bool = False,
 ) -> Parity:
-    """Whether a converted file is the same network as the checkpoint it came from.
+    """Whether a port is the same network as the original it came from: files, or objects in memory.
 
-    The reference is the software that owns the layout of `against`, or what it, or a class of the user's own, answered
-    before (`reference`; with `against`, too, where the port's tensors had to be rounded: the proof then has two steps);
-    `src`, `kernels`, `within`, `contract`, `output_name` and `ignore_inheritance` say of `against` what `read` cannot
-    find out; of a port without a head it is the body alone. The port is Keras on `backend` (tensorflow, torch, jax) or
+    A torch module or a Keras model runs as it is (`prove.present`). For a file, and a state dict, the reference is the
+    software that owns the layout of `against`, or what it, or a class of the user's own, answered before (`reference`;
+    with `against`, too, where the port's tensors had to be rounded: the proof then has two steps); `src`, `kernels`,
+    `within`, `contract`, `output_name` and `ignore_inheritance` say of `against` what `read` cannot find out; of a port
+    without a head it is the body alone. A port that is a file is run by Keras on `backend` (tensorflow, torch, jax) or
     the forward pass in numpy; where Keras computes float32 alone (on torch and JAX), numpy gives the float64 evidence.
     `sizes` are of the noise, `batch` images of each; `images` is a folder of the user's own pictures, without it
     scikit-learn's two photographs are taken where they are installed. `limit` is each run's time in seconds, `threads`
@@ -166,7 +171,7 @@ def check(
             output_name=output_name,
             ignore_inheritance=ignore_inheritance,
         )
-        _require_same_numbers(port, source.architecture, against)
+        _require_same_numbers(port, source.architecture, source.checkpoint.path)
     elif contract:
         message = f"{', '.join(contract)}: the contract is that of --against, and a recording has its own"
         raise UsageError(message, hint="leave it out, or name the checkpoint with --against")
@@ -174,10 +179,11 @@ def check(
         original = Recording.load(Path(reference))
         _require_same_numbers(port, original.architecture, reference)
         _require_same_source(original, source, reference)
-        answers = run_port(port, original.probes, settings)
+        answers = present.port(_object(converted), port, original.probes, settings)
     elif source is not None:
         probes = make_probes(source, sizes, batch, Path(images) if images is not None else None, seed)
-        original, answers = _run_both(source, port, probes, settings)
+        sides = (_object(against), source), (_object(converted), port)
+        original, answers = _run_both(*sides, probes, settings)
     else:
         raise UsageError("a port is compared with --against CHECKPOINT or with --reference FILE")
     if save_reference is not None:
@@ -186,9 +192,9 @@ def check(
 
 
 def diagnose(
-    converted: str | PathLike[str],
+    converted: Port,
+    against: Port | None = None,
     *,
-    against: str | PathLike[str] | None = None,
     src: str | PathLike[str] | None = None,
     kernels: Kernels | None = None,
     within: str | None = None,
@@ -220,16 +226,27 @@ def diagnose(
     )
 
 
+def _object(thing: Port | None) -> Object | None:
+    """The object that a side is; None for a file."""
+    return None if isinstance(thing, str | PathLike) else thing
+
+
 def _run_both(
-    source: Network, port: Network, probes: tuple[Probe, ...], settings: Settings
+    original: tuple[Object | None, Network],
+    port: tuple[Object | None, Network],
+    probes: tuple[Probe, ...],
+    settings: Settings,
 ) -> tuple[Recording, Recording]:
-    """The reference and the port, both at once: each waits for processes of its own."""
+    """The reference and the port, both at once where they wait for processes of their own; what runs here runs here."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     shared = replace(settings, threads=settings.threads or max(1, cores // 2))  # more would wait, and spin meanwhile
+    runs = partial(present.reference, *original, probes, shared), partial(present.port, *port, probes, shared)
+    here = [present.is_here(*side, is_port=side is port) for side in (original, port)]
     with ThreadPoolExecutor(2) as pool:
-        original = pool.submit(run_reference, source, probes, shared)
-        answers = pool.submit(run_port, port, probes, shared)
-        return original.result(), answers.result()
+        elsewhere = {side: pool.submit(run) for side, run in enumerate(runs) if not here[side]}
+        answers = {side: run() for side, run in enumerate(runs) if here[side]}
+        answers |= {side: future.result() for side, future in elsewhere.items()}
+    return answers[0], answers[1]
 
 
 def _require_same_numbers(port: Network, architecture: Architecture, against: str | PathLike[str]) -> None:
@@ -249,7 +266,9 @@ def _require_same_numbers(port: Network, architecture: Architecture, against: st
 
 def _require_same_source(recording: Recording, source: Network | None, reference: str | PathLike[str]) -> None:
     """Refuse a recording that was made of another file than the one that stands beside it."""
-    if source is None or recording.metadata["sha256"] in (None, digest(source.checkpoint)):
+    if source is None or source.checkpoint.is_live:
+        return
+    if recording.metadata["sha256"] in (None, digest(source.checkpoint)):
         return
     message = f"{reference} was recorded for {recording.metadata['path']}, which is another file than"
     hint = "name the checkpoint that it was recorded for, or none"
@@ -401,7 +420,9 @@ def _notes(
             f"the reference is {reference.metadata['name']}'s own class with the file's tensors; weights alone do not "
             "tell whether another class wrote them: densenet-port record runs yours"
         )
-    if reference.read_by == "model":
+    if reference.metadata.get("in_process"):
+        yield f"the reference is {reference.metadata['name']} itself, as it answers in this process"
+    elif reference.read_by == "model":
         yield f"the reference was recorded from {reference.metadata['name']}"
     if assumed := [key for key in UNJUDGED if reference.metadata.get("origins", {}).get(key) == "assumed"]:
         yield f"assumed, and not judged by logits of prepared images: {', '.join(assumed)}"

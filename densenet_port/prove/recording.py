@@ -270,7 +270,7 @@ def run_reference(source: Network, probes: tuple[Probe, ...], settings: Settings
     how far the software's float32 may be from it.
     """
     settings = replace(settings, backend="tensorflow")
-    recording = _run(source, reference_of(source, trust=settings.trust_code), probes, settings)
+    recording = run_by(source, reference_of(source, trust=settings.trust_code), probes, settings)
     if recording.metadata["float64"] == recording.metadata["name"]:
         return recording
     rounding = {}
@@ -285,10 +285,10 @@ def run_port(port: Network, probes: tuple[Probe, ...], settings: Settings = Sett
     if settings.backend not in ("numpy", *BACKENDS):
         raise UsageError(f"unknown --backend {settings.backend!r}", hint=f"known: {', '.join(('numpy', *BACKENDS))}")
     settings = replace(settings, trust_code=False)
-    return _run(port, Reference("numpy") if settings.backend == "numpy" else reference_of(port), probes, settings)
+    return run_by(port, Reference("numpy") if settings.backend == "numpy" else reference_of(port), probes, settings)
 
 
-def _run(network: Network, reference: Reference, probes: tuple[Probe, ...], settings: Settings) -> Recording:
+def run_by(network: Network, reference: Reference, probes: tuple[Probe, ...], settings: Settings) -> Recording:
     """All probes in both precisions, one process for each software that is needed."""
     started = time.perf_counter()
     planned = plan(network, reference.software, probes, settings, reference.because)

@@ -30,7 +30,7 @@ def run_keras(job: Job) -> Run:
     """The model in a file that holds one; else our own Keras model of a file of any layout."""
     _set_keras(job)
     if job.whole and (answers := run_file(job)):
-        return _of_file(answers, job)
+        return run_of(answers, job)
     network, digests = _own_network(job.bare())
     return _outputs(network, digests, _with_own_names(job) if job.whole else job)
 
@@ -80,7 +80,7 @@ def _run_owned(job: Job, build: Build, shape: Shape) -> Run:
     """The model in the file where it holds one; else the software's own network, which loads the file itself."""
     _set_keras(job)
     if job.whole and (answers := run_file(job)):
-        return _of_file(answers, job)
+        return run_of(answers, job)
     if job.reading.within is not None:
         message = f"{job.path}: {job.network} loads a file as a whole, not what is within {job.reading.within}"
         raise UsageError(message, hint="save that network to a file of its own to have it run")
@@ -204,7 +204,7 @@ def _outputs(network: Any, digests: Mapping[str, str], job: Job) -> Run:
     )
 
 
-def _of_file(answers: Answers, job: Job) -> Run:
+def run_of(answers: Answers, job: Job) -> Run:
     """The run of a model that Keras loaded from its file."""
     logits = answers.logits
     package, *more = SOFTWARE["keras"].packages

@@ -56,8 +56,11 @@ def run_file(job: Job) -> Answers | None:
     Raises MisfitError where it takes no pictures of that size.
     """
     loaded = _loaded(job.bare())
-    if loaded is None:
-        return None
+    return None if loaded is None else answers_of(loaded, job)
+
+
+def answers_of(loaded: Loaded, job: Job) -> Answers:
+    """What a model answers. Raises MisfitError where it takes no pictures of that size."""
     loaded.seen.clear()
     try:
         loaded.model(_pictures(job, loaded), training=False)
@@ -83,26 +86,39 @@ def _loaded(job: Job) -> Loaded | None:
         model = _retyped(keras, saved, job.dtype, own)
     except Exception:  # noqa: BLE001 (a file of an older Keras fails in many ways; the class runs in its place)
         return None
-    part = _within(model, job.reading.within)
+    return watched(within(model, job.reading.within), network, first='"channels_first"' in config)
+
+
+def watched(part: Any, network: Network, *, first: bool) -> Loaded:
+    """A model that is the network, each of whose layers is watched from now on; its head gives logits."""
     layers = {unit: _layer(part, holder) for unit, holder in _holders(network).items()}
     seen: dict[str, tuple[Any, Any]] = {}
-    for layer in _leaves(part):
-        layer.call = _watched(layer.call, layer.name, seen)
+    for layer in leaves(part):
+        layer.call = _seen(layer.call, layer.name, seen)
     if HEAD in layers:
-        layers[HEAD].activation = keras.activations.linear
+        layers[HEAD].activation = framework("keras").activations.linear
     prepared = network.evidence.facts.get("input") if network.evidence else None
-    return Loaded(part, layers, seen, prepared, '"channels_first"' in config, HEAD in layers)
+    return Loaded(part, layers, seen, prepared, first, HEAD in layers)
 
 
 def _retyped(keras: Any, model: Any, dtype: str, own: Mapping[str, Any]) -> Any:
     """The same model in a type, for pictures of any size if it can be."""
-    text = json.dumps(keras.saving.serialize_keras_object(model))
+    config = keras.saving.serialize_keras_object(model)
+    return rebuilt(config, dtype, own, lambda again: again.set_weights(model.get_weights()))
+
+
+def rebuilt(config: Any, dtype: str, own: Mapping[str, Any], fill: Callable[[Any], None]) -> Any:
+    """A model of a configuration in a type, for pictures of any size if it can be; `own` are classes that it names.
+
+    Raises ValueError where Keras does not build it, or `fill` does not find what it has weights for.
+    """
+    keras, text = framework("keras"), json.dumps(config)
     text = re.sub(f'("dtype": |"name": ){_FLOATS}', rf'\1"{dtype}"', text)
     is_last = '"channels_first"' not in text
-    for config in [_opened(json.loads(text), dtype)] * is_last + [_opened(json.loads(text), dtype, keep=True)]:
+    for content in [_opened(json.loads(text), dtype)] * is_last + [_opened(json.loads(text), dtype, keep=True)]:
         try:
-            again = keras.saving.deserialize_keras_object(config, custom_objects=own, safe_mode=True)
-            again.set_weights(model.get_weights())
+            again = keras.saving.deserialize_keras_object(content, custom_objects=own, safe_mode=True)
+            fill(again)
             _full_numbers(again, dtype)
         except (ValueError, TypeError):
             continue
@@ -112,7 +128,7 @@ def _retyped(keras: Any, model: Any, dtype: str, own: Mapping[str, Any]) -> Any:
 
 def _full_numbers(model: Any, dtype: str) -> None:
     """Give Rescaling layers their numbers in a type; TensorFlow makes float32 of those that are Python's first."""
-    for layer in _leaves(model):
+    for layer in leaves(model):
         if type(layer).__name__ == "Rescaling":
             layer.scale, layer.offset = (np.asarray(number, dtype) for number in (layer.scale, layer.offset))
 
@@ -171,16 +187,16 @@ def _holders(network: Network) -> dict[str, str]:
     return {unit: holders.get(f"{unit}:scale", holder) for unit, holder in holders.items() if ":" not in unit}
 
 
-def _leaves(model: Any) -> Iterator[Any]:
+def leaves(model: Any) -> Iterator[Any]:
     """The layers that are no models, within models too."""
     for layer in model.layers:
         if hasattr(layer, "layers"):
-            yield from _leaves(layer)
+            yield from leaves(layer)
         else:
             yield layer
 
 
-def _within(model: Any, within: str | None) -> Any:
+def within(model: Any, within: str | None) -> Any:
     """The model within a model that `--within` names, by names or by classes as an archive does."""
     for part in (within or "").strip("/").split("/") if within else ():
         inner = [layer for layer in model.layers if hasattr(layer, "layers")]
@@ -192,13 +208,13 @@ def _within(model: Any, within: str | None) -> Any:
 def _layer(model: Any, holder: str) -> Any:
     """The layer of a name. Raises MisfitError unless there is one of it."""
     name = holder.rpartition("/")[2]
-    layers = [layer for layer in _leaves(model) if layer.name in (name, holder)]
+    layers = [layer for layer in leaves(model) if layer.name in (name, holder)]
     if len(layers) != 1:
         raise MisfitError(f"the model has {len(layers)} layers called {name}")
     return layers[0]
 
 
-def _watched(call: Callable[..., Any], name: str, seen: dict[str, tuple[Any, Any]]) -> Callable[..., Any]:
+def _seen(call: Callable[..., Any], name: str, seen: dict[str, tuple[Any, Any]]) -> Callable[..., Any]:
     """A layer's call, of which what it read and put out is kept."""
 
     def watched(*arguments: Any, **keywords: Any) -> Any:

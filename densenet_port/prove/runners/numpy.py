@@ -1,5 +1,6 @@
 """Our own forward pass, on a file of any layout."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 
@@ -15,6 +16,11 @@ from densenet_port.prove.runners import versions
 def run_numpy(job: Job) -> Run:
     """Our own forward pass on the file's weights, by the file's contract."""
     network, digests = _loaded(job.bare())
+    return run_network(network, digests, job)
+
+
+def run_network(network: Network, digests: Mapping[str, str], job: Job) -> Run:
+    """Our own forward pass on a network that was read."""
     taps: dict[str, Array] = {}
 
     def tap(unit: str, output: Array) -> None:

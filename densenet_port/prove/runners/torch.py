@@ -126,14 +126,14 @@ def _numbers(job: Job) -> Architecture:
 def _run(job: Job, build: Build) -> Run:
     """A network on the images, with a hook at every tap: the file's own module, or else the class filled from it."""
     if job.whole:
-        if answer := run_whole(job, _tapped):
+        if answer := run_whole(job, tapped):
             return answer
         if (job := _refilled(job)).network == "numpy":
             return runner("numpy")(job)
     torch = framework("torch")
     network, digests = _filled(job.bare(), build)
     taps: dict[str, Array] = {}
-    hooks = [_tapped(network, name).register_forward_hook(_keeper(taps, unit)) for unit, name in job.taps.items()]
+    hooks = [tapped(network, name).register_forward_hook(_keeper(taps, unit)) for unit, name in job.taps.items()]
     images = torch.from_numpy(job.images.astype(job.dtype, copy=False)).permute(0, 3, 1, 2).contiguous()
     with torch.inference_mode():
         headless = _numbers(job).classes is None
@@ -168,7 +168,7 @@ def _table(job: Job) -> Path:
     return job.reading.table
 
 
-def _tapped(network: Any, name: str) -> Any:
+def tapped(network: Any, name: str) -> Any:
     """The module whose output is that of the unit `name`: a norm with its own activation (timm's) ends before that."""
     module = _module(network, name)
     return module.drop if hasattr(module, "drop") and hasattr(module, "act") else module

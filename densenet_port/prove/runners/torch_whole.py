@@ -6,7 +6,7 @@ the job trusts it.
 """
 
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import lru_cache
 from importlib import import_module
@@ -33,7 +33,7 @@ def run_whole(job: Job, tapped: Callable[[Any, str], Any]) -> Run | None:
     """
     try:
         network, digests = _loaded(job.bare())
-        return _run(network, digests, job, tapped)
+        return run_module(network, digests, job, tapped, SOFTWARE[job.network].packages)
     except Exception as error:
         if not job.trust:
             return None
@@ -42,8 +42,10 @@ def run_whole(job: Job, tapped: Callable[[Any, str], Any]) -> Run | None:
         raise UsageError(message, hint=hint) from error
 
 
-def _run(network: Any, digests: Mapping[str, str], job: Job, tapped: Callable[[Any, str], Any]) -> Run:
-    """A run of a module, with what the units put out."""
+def run_module(
+    network: Any, digests: Mapping[str, str], job: Job, tapped: Callable[[Any, str], Any], packages: Sequence[str]
+) -> Run:
+    """A run of a module in the job's precision, with what the units put out; `packages` are those that take part."""
     torch = framework("torch")
     outputs: dict[str, Array] = {}
     is_program = isinstance(network, torch.jit.ScriptModule)  # which calls no hooks within
@@ -59,7 +61,7 @@ def _run(network: Any, digests: Mapping[str, str], job: Job, tapped: Callable[[A
         taps={unit: outputs[unit] for unit in job.taps if unit in outputs},
         computed_in=computed,
         variables=digests,
-        versions=versions(*SOFTWARE[job.network].packages),
+        versions=versions(*packages),
         read_by="file",
     )
 
@@ -126,8 +128,13 @@ def _loaded(job: Job) -> tuple[Any, dict[str, str]]:
     network = thing.to(getattr(torch, job.dtype))
     with suppress(NotImplementedError):  # an exported program answers, and does nothing else
         network.eval()
+    return network, digests_of(network)
+
+
+def digests_of(network: Any) -> dict[str, str]:
+    """The digests of what a module holds, by name."""
     state = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
-    return network, {name: array_digest(value.numpy()) for name, value in state.items()}
+    return {name: array_digest(value.numpy()) for name, value in state.items()}
 
 
 def _unpickled(job: Job) -> Any:
