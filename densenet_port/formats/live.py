@@ -66,9 +66,9 @@ def live(thing: object) -> Live | None:
 
 
 def is_torch(thing: object) -> bool:
-    """Whether something is a torch module."""
+    """Whether something is a torch module; Keras's models on torch are Keras's."""
     torch: Any = sys.modules.get("torch")
-    return hasattr(torch, "nn") and isinstance(thing, torch.nn.Module)
+    return hasattr(torch, "nn") and isinstance(thing, torch.nn.Module) and not is_keras(thing)
 
 
 def is_keras(thing: object) -> bool:

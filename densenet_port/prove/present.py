@@ -53,12 +53,17 @@ def reference(thing: Object | None, source: Network, probes: tuple[Probe, ...], 
         return run_reference(source, probes, settings)
     if is_here(thing, source, is_port=False):
         recording = _recorded(thing, source, probes)
-        if is_ours(thing, "keras" if is_keras(thing) else "torch"):
-            return replace(recording, metadata={**recording.metadata, "read_by": "table", "because": OURS})
+    else:
+        with _stored(thing, source) as stored:
+            recording = _as_read((run_reference if is_keras(thing) else _by_arrays)(stored, probes, settings), source)
+    if not _is_ours(thing):
         return recording
-    with _stored(thing, source) as stored:
-        run = run_reference if is_keras(thing) else _by_arrays
-        return _as_read(run(stored, probes, settings), source)
+    return replace(recording, metadata={**recording.metadata, "read_by": "table", "because": OURS})
+
+
+def _is_ours(thing: object) -> bool:
+    """Whether an object is a model that this project built."""
+    return (is_keras(thing) and is_ours(thing, "keras")) or (is_torch(thing) and is_ours(thing, "torch"))
 
 
 def port(thing: Object | None, network: Network, probes: tuple[Probe, ...], settings: Settings) -> Recording:
