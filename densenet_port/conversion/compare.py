@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os import PathLike
 from typing import Any
 
 import numpy as np
 
 from densenet_port.checkpoint import Array
 from densenet_port.conversion.load import Network, read
+from densenet_port.conversion.opening import Opens
 from densenet_port.network.contract import Contract
 from densenet_port.network.units import Slot
 
@@ -40,10 +40,10 @@ class Difference:
         return not (self.differing or self.only_first or self.only_second or self.contracts)
 
 
-def diff(first: Network | str | PathLike[str], second: Network | str | PathLike[str]) -> Difference:
-    """Two networks, or checkpoints, compared slot by slot, in our axes and in float64, whatever their layouts.
+def diff(first: Network | Opens, second: Network | Opens) -> Difference:
+    """Two networks, or what `read` takes, compared slot by slot, in our axes and in float64, whatever their layouts.
 
-    Raises as `read` does for files.
+    Raises as `read` does.
     """
     one, other = (
         network if isinstance(network, Network) else read(network, ignore_inheritance=True)

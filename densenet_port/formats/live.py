@@ -284,6 +284,8 @@ class _Reading:
         try:
             config: dict[str, Any] = json.loads(model.to_json())
             inner = config["config"] if _lists_layers(config) else self.plain(model)
+        except NotImplementedError:  # as Keras says it of a class that is all code
+            config, inner = {}, {}
         except Exception as error:  # noqa: BLE001 (a class of somebody's own may raise anything)
             says = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             self.notes.append(f"the graph of {self.path} cannot be had ({says}): what weights do not tell is assumed")
@@ -292,6 +294,7 @@ class _Reading:
             self.faithful.append(str(config["class_name"]))
         if not inner.get("layers"):
             self.notes.append(f"the class of {self.path} does not tell its graph: what weights do not tell is assumed")
+            return config
         layers = {layer.name: layer for layer in model.layers}
         for entry in inner.get("layers", ()):
             own = layers.get(entry["config"].get("name", entry.get("name")))
@@ -326,10 +329,6 @@ def _is_kerass(kind: type) -> bool:
 
 def _calls_its_layers(model: Any) -> bool:
     """Whether what runs when a model is called is Keras's own code, and not its class's."""
-    own = [*vars(model), *(name for kind in type(model).__mro__ if not _is_kerass(kind) for name in _own_calls(kind))]
-    return not {"call", "__call__"} & {*own}
-
-
-def _own_calls(kind: type) -> Iterator[str]:
-    """What of a call a class has itself; every class has Python's."""
-    return (name for name in ("call", "__call__") if name in vars(kind))
+    return not {"call", "__call__"} & vars(model).keys() and all(
+        _is_kerass(next(kind for kind in type(model).__mro__ if name in vars(kind))) for name in ("call", "__call__")
+    )

@@ -24,7 +24,7 @@ from densenet_port.checkpoint import array_digest
 from densenet_port.conversion.load import Network
 from densenet_port.conversion.opening import Object
 from densenet_port.extras import BACKENDS, SOFTWARE, framework
-from densenet_port.formats.live import is_keras, is_torch, live, name_of
+from densenet_port.formats.live import Live, is_keras, is_torch, live, name_of
 from densenet_port.network.units import HEAD
 from densenet_port.prove.images import Probe
 from densenet_port.prove.job import PRECISIONS, Job, Precision, Reading, Run
@@ -205,7 +205,7 @@ def _keras_asker(model: Any, network: Network, dtype: Precision) -> Ask:
     held = live(model)
     assert held is not None  # noqa: S101 (the network was read of it)
     with policy(dtype), explained(f"{network.checkpoint.path} cannot be copied"):
-        config = _buildable(held.checkpoint.metadata["config"], held.faithful)
+        config = _configuration(model, held, network)
         again = keras_file.rebuilt(config, dtype, _classes(model), partial(_fill, held.variables))
     part = keras_file.within(again, network.within)
     loaded = keras_file.watched(part, network, first='"channels_first"' in str(config).replace("'", '"'))
@@ -215,6 +215,13 @@ def _keras_asker(model: Any, network: Network, dtype: Precision) -> Ask:
             return keras_runner.run_of(keras_file.answers_of(loaded, job), job)
 
     return ask
+
+
+def _configuration(model: Any, held: Live, network: Network) -> Any:
+    """What a copy is built of: the layers alone where nothing else runs, else the model's own class."""
+    if network.evidence and network.evidence.assumed:
+        return framework("keras").saving.serialize_keras_object(model)
+    return _buildable(held.checkpoint.metadata["config"], held.faithful)
 
 
 def _buildable(config: Any, faithful: frozenset[str]) -> Any:

@@ -26,7 +26,7 @@ from densenet_port.checkpoint import Tensor
 from densenet_port.errors import MisfitError
 from densenet_port.file_graph import INPUT, FileGraph, Pair, Step
 from densenet_port.formats.keras.calls import Call, Node, Ref, Value, nodes_of, refs_of, replaced
-from densenet_port.formats.keras.layers import ALIASES, MAP, is_float, other, taken
+from densenet_port.formats.keras.layers import ALIASES, MAP, TURNED, is_float, other, taken
 from densenet_port.formats.keras.operations import operation, taken_operation
 from densenet_port.formats.keras.wiring import count_from_0, in_order, split_batches
 
@@ -155,7 +155,7 @@ def file_graph(model: Any, origin: Origin) -> FileGraph:
         message = f"{origin.path}: its configuration cannot be followed: {type(error).__name__}: {error}"
         raise MisfitError(message, hint="save the weights alone; what they do not tell is then assumed") from error
     return FileGraph(
-        steps=_with_blurs(importer.steps),
+        steps=_with_blurs(_turned_back(importer.steps)),
         outputs=tuple(value.step for value in outputs),
         size=importer.size,
         notes=_several(outputs),
@@ -319,6 +319,8 @@ class _Importer:
             return self.model(layer, (*place, part), call.inputs, training=call.training)
         if (inner := layer["config"].get("layer")) and layer["class_name"] in _WRAPPERS:
             return self.wrapped(call, inner, (*place, part), training=call.training)
+        if call.kind == "Permute":  # the sides of what goes in are others
+            self.size = None
         if operation(layer) is not None:
             return self.take(taken_operation(call, self.steps))
         return self.take(taken(call) if _is_keras(layer) or call.kind == "Scale" else other(call))
@@ -397,6 +399,15 @@ def _shape(config: Mapping[str, Any]) -> list[int | None] | None:
     """The shape of what goes in, with the number of pictures."""
     shape = config.get("batch_shape") or config.get("batch_input_shape")
     return shape if isinstance(shape, list) else None
+
+
+def _turned_back(steps: Mapping[str, Step]) -> dict[str, Step]:
+    """The steps, where one that puts the channels in front changes nothing but the order of what comes out."""
+    read = {name for step in steps.values() for name in step.inputs}
+    return {
+        name: replace(step, kind="identity") if step.kind == TURNED and name not in read else step
+        for name, step in steps.items()
+    }
 
 
 def _with_blurs(steps: Mapping[str, Step]) -> dict[str, Step]:

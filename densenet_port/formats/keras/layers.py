@@ -10,12 +10,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from densenet_port.file_graph import Pair, Step
+from densenet_port.file_graph import INPUT, Pair, Step
 from densenet_port.formats.keras.calls import Call, Value
 
 FUNCTIONS = ("softmax", "sigmoid", "tanh", "log_softmax")
 CHANNELS_FIRST = "c h w"  # the order in which a flattening reads a map
 MAP = 4  # axes of a map: the picture's number, height, width and channels
+TURNED = "turned"  # the kind of a step that puts the channels of a map in front
 SMALLEST = 1e-7  # Keras's own epsilon, below which Normalization divides by it
 
 _AUGMENTATION = frozenset(  # what changes pictures in training alone
@@ -338,6 +339,17 @@ def reshape(call: Call, target: Any) -> Taken:
     return one(call, "flatten", Value("", len(target) + 1, is_map=False), function=order)
 
 
+def _permute(call: Call) -> Taken:
+    """What puts the channels of the pictures last, where the network has them there; or in front, at its end."""
+    (read,) = call.inputs
+    turn = call.config.get("dims")
+    if turn == [2, 3, 1] and read.step == INPUT and not call.first:
+        return one(call, "identity", read._replace(channels=None))
+    if turn == [3, 1, 2] and read.is_map and not call.first:
+        return one(call, TURNED, Value("", None, is_map=False))
+    return other(call, f"to {turn}")
+
+
 def _rescaling(call: Call) -> Taken:
     factors, offsets = (_stated(call, key) for key in ("scale", "offset"))
     if factors is None or offsets is None:
@@ -388,6 +400,7 @@ _MAKERS: dict[str, Callable[[Call], Taken]] = {
     "MaxPooling2D": _pool,
     "Merge": _merge,
     "Normalization": _normalization,
+    "Permute": _permute,
     "ReLU": _relu,
     "Rescaling": _rescaling,
     "Reshape": _reshape,

@@ -31,7 +31,8 @@ _FLOATS = r'"(?:mixed_)?(?:float16|bfloat16|float32|float64)"'
 class Loaded(NamedTuple):
     """A model of a file: its layers by our units, what was seen of each when it ran last, and how to give it pictures.
 
-    `seen` gives for each layer what it read and what it put out.
+    `seen` gives for each layer what it read and what it put out; `first` says that maps have their channels in front,
+    and `given_first` that pictures have.
     """
 
     model: Any
@@ -39,6 +40,7 @@ class Loaded(NamedTuple):
     seen: dict[str, tuple[Any, Any]]
     prepared: Input | None
     first: bool
+    given_first: bool
     head: bool
 
 
@@ -98,7 +100,12 @@ def watched(part: Any, network: Network, *, first: bool) -> Loaded:
     if HEAD in layers:
         layers[HEAD].activation = framework("keras").activations.linear
     prepared = network.evidence.facts.get("input") if network.evidence else None
-    return Loaded(part, layers, seen, prepared, first, HEAD in layers)
+    return Loaded(part, layers, seen, prepared, first, first or _is_turned(part), HEAD in layers)
+
+
+def _is_turned(model: Any) -> bool:
+    """Whether a model puts the channels of its pictures last itself."""
+    return any(type(layer).__name__ == "Permute" and layer.input is model.input for layer in model.layers)
 
 
 def _retyped(keras: Any, model: Any, dtype: str, own: Mapping[str, Any]) -> Any:
@@ -244,7 +251,7 @@ def _pictures(job: Job, loaded: Loaded) -> Any:
         images = pixels(images, loaded.prepared)
         images = images[..., ::-1] if loaded.prepared.order == "bgr" else images
     images = images.astype(job.dtype)
-    return images.transpose(0, 3, 1, 2) if loaded.first else images
+    return images.transpose(0, 3, 1, 2) if loaded.given_first else images
 
 
 def _numbers(loaded: Loaded, output: Any) -> Array:
