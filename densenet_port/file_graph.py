@@ -4,6 +4,7 @@ A reader of a container makes one of what stands in the file (a Keras model's co
 and attributes) and decides nothing: `network.follow` compares it with the graph of the network that the weights are.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,6 +12,7 @@ from typing import Literal
 INPUT = "input"  # what goes in
 
 Pair = tuple[int, int]  # along height and width
+_BLUR = ((2, 2), (0, 0, 0, 0))  # kernel and padding of the averages that are one blur, one behind the other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,3 +88,20 @@ class FileGraph:
         unknown = self.unknown if any(step.kind == "unknown" for step in steps.values()) else ""
         outputs = tuple(name for name in steps if name not in read)
         return replace(self, steps=steps, outputs=outputs, unknown=unknown, size=None)
+
+
+def with_blurs(steps: Mapping[str, Step]) -> dict[str, Step]:
+    """The steps with two averages of two places, one behind the other, as the one blur that they are."""
+    readers = Counter(read for step in steps.values() for read in step.inputs)
+    made = dict(steps)
+    for name, step in steps.items():
+        before = steps.get(step.inputs[0]) if step.inputs else None
+        if before and _is_half(step, (2, 2)) and _is_half(before, (1, 1)) and readers[before.name] == 1:
+            made[name] = replace(step, kind="blur", inputs=before.inputs)
+            del made[before.name]
+    return made
+
+
+def _is_half(step: Step, stride: Pair) -> bool:
+    """Whether a step averages two by two places, without padding."""
+    return step.kind == "average_pool" and (step.kernel, step.padding) == _BLUR and step.stride == stride

@@ -7,7 +7,8 @@ what it holds then.
 
 **Torch.** A module is written down as its pickle has it: the dotted name of its class, and its attributes, of which
 those count that `torch.modules` and `torch.graph` read. Nothing of its class runs. A TorchScript module is saved into
-memory by torch, and read as its file. Dicts, lists and tuples are looked into, a module among them is read like that.
+memory by torch, and read as its file; a module of `torch.fx` has its graph itself (`torch.traced`). Dicts, lists and
+tuples are looked into, a module among them is read like that.
 
 **Keras.** A layer's variables are called `<models around it, by class>/<layer>/<variable>`, as in a `.keras`; those of
 its training (metrics, random states) are left out. `to_json` gives the configuration that a `.keras` has. A class that
@@ -34,6 +35,7 @@ _PLAIN = (bool, int, float, str, bytes, type(None))
 _PARTS = ("_parameters", "_buffers", "_modules")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _LEFT_OUT = "_non_persistent_buffers_set"
+_TRACED = "torch.fx.graph_module"  # whose classes are made for one module each
 _KERAS = ("keras", "tf_keras", "keras_core")  # packages of Keras's own classes
 TRAINING = (
     "norms of the module are in training mode: the network is the one that answers in evaluation mode, by the "
@@ -105,7 +107,7 @@ def _tree(thing: Any) -> Live:
         container=LIVE,
         tensors=walk.tensors,
         metadata={"form": "object", **walk.metadata(), **walk.of_modules(), **notes},
-        graph=walk.graph(path),
+        graph=walk.graph(path, thing if type(thing).__module__ == _TRACED else None),
     )
     return Live(checkpoint=checkpoint, variables=variables)
 
@@ -182,7 +184,7 @@ class _Written:
             written.args = (self.value(vars(module)["_modules"]["_orig_mod"]),)
             return written
         body = self.call(self.dict, pairs=[(key, self.attribute(key, own)) for key, own in vars(module).items()])
-        if kind.__module__ == "torch.fx.graph_module":
+        if kind.__module__ == _TRACED:
             written.args = (body,)
         else:
             written.state = body

@@ -66,8 +66,9 @@ def record(
     `n classes`, arrays of numpy, in float64 and in float32. It must give logits: without the activation behind them. A
     module or a Keras model is copied into each precision, and stays as it is. `source` is the checkpoint whose weights
     it has, and `src`, `kernels`, `within` and `contract` are what `read` cannot find out of it; without it a torch
-    module's own tensors are recognised. `sizes` are of the noise, in pixels: the fixed size of a Keras model, 32 for a
-    network without a strided stem, else those of `check`. `batch`, `images` and `seed` are as in `check`.
+    module's own tensors are recognised, or a Keras model. `sizes` are of the noise, in pixels: the fixed size of a
+    Keras model, 32 for a network without a strided stem, else those of `check`. `batch`, `images` and `seed` are as in
+    `check`.
 
     Raises UsageError for what cannot be recorded, a network of this project's above all, and for what the model raises;
     MisfitError where it has other weights than `source`, or puts out no logits; and what reading and writing raise.
@@ -86,11 +87,13 @@ def record(
 
 
 def _source(model: Model, kind: Kind, source: str | PathLike[str] | None, **how: Any) -> Network:
-    """The network in the checkpoint, or in the torch module's own tensors."""
+    """The network in the checkpoint, or in the model itself."""
     if source is not None:
         return read(source, **how)
     if kind == "torch":
         return read(state_of(model), **how)
+    if kind == "keras":
+        return read(model, **how)
     hint = "name the checkpoint whose weights it has: source=FILE"
     raise UsageError(f"{name_of(model)} does not say what network it is", hint=hint)
 

@@ -4,6 +4,7 @@ Full-size networks are measured by `tests/record/cards.py`; here are the forms i
 and an odd size, since KerasHub pads its stem "same".
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -43,23 +44,24 @@ ROOT = Path(__file__).parents[2]
 def saved(tmp_path_factory):
     """The folder of files that KerasHub and kimm wrote."""
     folder = tmp_path_factory.mktemp("owners")
-    script(folder)
+    run_script("owners_script", folder)
     return folder
 
 
-def script(*words):
-    """Run KerasHub and kimm in a process of their own."""
-    command = [sys.executable, "-m", "tests.support.owners_script", *map(str, words)]
+def run_script(name, *arguments):
+    """What a script prints, with Keras on TensorFlow in a process of its own."""
+    command = [sys.executable, "-m", f"tests.support.{name}", *map(str, arguments)]
     environment = os.environ | {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_kerashub_makes_the_same_network_of_a_preset_that_is_written_for_it(saved, tmp_path):
     """Classifier, backbone and what prepares pictures; each answers as that of KerasHub's own preset."""
     done = convert(saved / "preset", dst="keras-hub", out=f"{tmp_path}/preset/")
 
-    script(saved, tmp_path / "preset")
+    run_script("owners_script", saved, tmp_path / "preset")
 
     picture = Input(scale=1.0, mean=(64.0, 64.0, 48.0), std=(64.0, 32.0, 16.0))
     assert (done.contract.input, done.source.origins["input"]) == (picture, "record")
@@ -119,3 +121,19 @@ def test_kimms_own_preparation_divides_by_the_root_of_the_deviation(saved):
     usual, root = apart(np.array(picture.std)), apart(np.sqrt(picture.std))
 
     assert root < 1e-4 < usual  # float32
+
+
+def test_their_live_models_are_read_filled_and_checked():
+    """By their own live graph, though their classes list no layers; another padding of the stem is refused."""
+    classifier = "keras_hub.src.models.densenet.densenet_image_classifier.DenseNetImageClassifier"
+
+    assert json.loads(run_script("owners_live").splitlines()[-1]) == {
+        "hub": ["keras-hub", "same", "graph", True],
+        "hub filled": ["keras-hub", True],
+        "its backbone": True,
+        "its padding": f"its network pads the stem symmetric, {classifier} only same: "
+        "the same weights would be another function",
+        "hub checked": "proven",
+        "kimm filled": ["kimm", True],
+        "kimm's pixels": "graph",
+    }

@@ -29,8 +29,11 @@ def main(source: str, folder: Path, teacher: Any) -> tuple[object, ...]:
     written: dp.Conversion = network.write(folder / "a.weights.h5", force=True)
     state = network.state("torchvision")
     names: list[str] = list(state)
-    model: Any = network.keras(activation=None)
+    model: Any = network.keras(activation=None, backend=None)
     module: Any = network.torch(activation=None)
+    live: list[dp.Network] = [dp.read(state), dp.read(module), dp.read(model), dp.read(np.load(folder / "state.npz"))]
+    filled: dp.Conversion = network.assign(module)
+    body: dp.Conversion = network.assign(model, no_top=True, src="keras")
     converted: dp.Conversion = dp.convert(source, out=str(folder / "b.onnx"), dst="onnx", force=True)
     difference: dp.Difference = dp.diff(source, written.out or folder)
     equal: bool = difference.same and dp.diff(network, same).same
@@ -38,6 +41,7 @@ def main(source: str, folder: Path, teacher: Any) -> tuple[object, ...]:
     checked = dp.verify(folder / "a.weights.h5")
     parity: dp.Parity = dp.check(folder / "a.weights.h5", against=source, backend="numpy", sizes=())
     explained: dp.Parity = dp.diagnose(folder / "a.weights.h5", against=source)
+    objects: list[dp.Parity] = [dp.check(model, module, sizes=(64,)), dp.diagnose(state, teacher)]
     agree: bool = parity.passed and parity.independent and parity.grade == "proven"
     recording: dp.Recording = dp.record(teacher, folder / "reference.npz", source=source, sizes=(64,))
     recorded: dp.Parity = dp.check(folder / "a.weights.h5", reference=folder / "reference.npz", backend="numpy")
@@ -69,7 +73,8 @@ def main(source: str, folder: Path, teacher: Any) -> tuple[object, ...]:
         notes,
         checked.container,
     )
-    return (*values, agree, findings, loaded, builders, problem(source), dp.__version__)
+    memory = (live, filled.absorbed, body.notes, objects)
+    return (*values, memory, agree, findings, loaded, builders, problem(source), dp.__version__)
 
 
 def problem(source: str) -> str | int | None:

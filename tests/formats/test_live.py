@@ -190,6 +190,56 @@ def test_norms_that_train_are_told():
     assert (training, "notes" in dp.read(module).checkpoint.metadata) == ([TRAINING], False)
 
 
+TRACED = {  # a network's numbers and contract
+    "same": ("layers=2-1,growth_rate=4,init_channels=8,classes=3", {"stem_padding": "same"}),
+    "blur, and a softmax": (
+        "layers=2-1,growth_rate=4,init_channels=8,classes=3,stem=deep",
+        {"stem_pool": "blur", "output": "softmax", "epsilon": 1e-3},
+    ),
+    "a head of several layers": (
+        "layers=2-1,growth_rate=4,init_channels=8,classes=3,head=no-relu/max+mean/norm/dense:6/relu/norm/dense",
+        {"pool_rounding": "ceil", "stem_pool": "none"},
+    ),
+    "a flattened map": ("layers=2-1,growth_rate=4,init_channels=8,classes=3,head=flatten:2/dense", {}),
+}
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_what_torch_makes_of_a_network_is_read_by_its_own_nodes(name, tmp_path):
+    """`network.torch()` is a module of `torch.fx`: the same bits and contract, and nothing of it is assumed."""
+    spec, contract = TRACED[name]
+    numbers = Architecture.named(spec)
+    path = keras_file(tmp_path / "it.safetensors", numbers, dp.Contract(**contract), random_weights(numbers))
+    source = dp.read(path)
+
+    read = dp.read(source.torch(), ignore_inheritance=True)
+
+    assert dp.diff(read, source).same
+    assert (read.architecture, read.contract.output) == (source.architecture, source.contract.output)
+    assert ({key for key, origin in read.origins.items() if origin != "graph"}, read.evidence.assumed) == (
+        {"input"},
+        (),
+    )
+
+
+def test_a_module_that_torch_traced_is_read_by_its_own_nodes():
+    """Torchvision's own forward, as torch follows it."""
+    read = dp.read(torch.fx.symbolic_trace(network()))
+
+    assert (read.layout, read.evidence.assumed, dp.diff(read, network()).same) == ("torchvision", (), True)
+
+
+def test_zeros_by_another_rule_are_another_network(tmp_path):
+    """A place more in front than "same" has: refused, though every size but the odd ones hides it."""
+    path = keras_file(tmp_path / "it.safetensors", SMALL, dp.Contract(stem_padding="same"), random_weights(SMALL))
+    module = dp.read(path).torch()
+    halves = [node for node in module.graph.nodes if "floordiv" in node.name]
+    halves[0].args = (halves[0].args[0], 1)
+
+    with pytest.raises(MisfitError, match="behind the input expected a convolution, found stem.conv"):
+        dp.read(module, ignore_inheritance=True)
+
+
 def changed(change):
     """A network after a change."""
     module = copy.deepcopy(network())

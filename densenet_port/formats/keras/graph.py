@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from densenet_port.checkpoint import Tensor
 from densenet_port.errors import MisfitError
-from densenet_port.file_graph import INPUT, FileGraph, Pair, Step
+from densenet_port.file_graph import INPUT, FileGraph, Pair, Step, with_blurs
 from densenet_port.formats.keras.calls import Call, Node, Ref, Value, nodes_of, refs_of, replaced
 from densenet_port.formats.keras.layers import ALIASES, MAP, TURNED, is_float, other, taken
 from densenet_port.formats.keras.operations import operation, taken_operation
@@ -34,7 +34,6 @@ _MODELS = ("Functional", "Model", "Sequential")
 _WRAPPERS = ("TimeDistributed",)
 _PACKAGES = ("keras", "tf_keras", "tensorflow", "keras_core")  # whose modules hold Keras's own classes
 _STRANGE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
-_BLUR = ((2, 2), (0, 0, 0, 0))  # kernel and padding of the averages that are one blur, one behind the other
 
 
 # -- metadata ----------------------------------------------------------------------------------------------------------
@@ -155,7 +154,7 @@ def file_graph(model: Any, origin: Origin) -> FileGraph:
         message = f"{origin.path}: its configuration cannot be followed: {type(error).__name__}: {error}"
         raise MisfitError(message, hint="save the weights alone; what they do not tell is then assumed") from error
     return FileGraph(
-        steps=_with_blurs(_turned_back(importer.steps)),
+        steps=with_blurs(_turned_back(importer.steps)),
         outputs=tuple(value.step for value in outputs),
         size=importer.size,
         notes=_several(outputs),
@@ -408,20 +407,3 @@ def _turned_back(steps: Mapping[str, Step]) -> dict[str, Step]:
         name: replace(step, kind="identity") if step.kind == TURNED and name not in read else step
         for name, step in steps.items()
     }
-
-
-def _with_blurs(steps: Mapping[str, Step]) -> dict[str, Step]:
-    """The steps with two averages of two places, one behind the other, as the one blur that they are."""
-    readers = Counter(read for step in steps.values() for read in step.inputs)
-    made = dict(steps)
-    for name, step in steps.items():
-        before = steps.get(step.inputs[0]) if step.inputs else None
-        if before and _is_half(step, (2, 2)) and _is_half(before, (1, 1)) and readers[before.name] == 1:
-            made[name] = replace(step, kind="blur", inputs=before.inputs)
-            del made[before.name]
-    return made
-
-
-def _is_half(step: Step, stride: Pair) -> bool:
-    """Whether a step averages two by two places, without padding."""
-    return step.kind == "average_pool" and (step.kernel, step.padding) == _BLUR and step.stride == stride

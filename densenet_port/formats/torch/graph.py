@@ -82,7 +82,7 @@ class Module(NamedTuple):
 
 def read_graph(modules: Mapping[str, Any], shape: Shape, load: Load) -> FileGraph:
     """The graph of modules by their names in the file. Raises MisfitError for a forward that was replaced."""
-    reader = _Reader(shape, load)
+    reader = Reader(shape, load)
     outputs = tuple(reader.module(name, module, INPUT) for name, module in modules.items())
     return FileGraph(
         steps=reader.steps,
@@ -92,10 +92,11 @@ def read_graph(modules: Mapping[str, Any], shape: Shape, load: Load) -> FileGrap
     )
 
 
-class _Reader:
+class Reader:
     """Makes steps, module by module; each method gives the name of the step that puts out what a module does."""
 
     def __init__(self, shape: Shape, load: Load) -> None:
+        """Begin without steps."""
         self.shape, self.load = shape, load
         self.steps: dict[str, Step] = {}
         self.unknown: dict[str, None] = {}
@@ -230,12 +231,12 @@ class _Reader:
 # -- modules with settings: what each makes of a value -----------------------------------------------------------------
 
 
-def _plain(kind: str, **attributes: Any) -> Callable[[_Reader, Module, str], str]:
+def _plain(kind: str, **attributes: Any) -> Callable[[Reader, Module, str], str]:
     """A step without settings."""
     return lambda reader, module, value: reader.add(module.name, kind, value, module.title, **attributes)
 
 
-def _conv(reader: _Reader, module: Module, value: str) -> str:
+def _conv(reader: Reader, module: Module, value: str) -> str:
     """A convolution: its kernel is as large as its weight, whatever the attribute says."""
     shape = reader.shape(module.path("weight"), module.tensor("weight"))
     if shape is None or len(shape) != 4 or module.attributes.get("padding_mode", "zeros") != "zeros":  # o i h w
@@ -260,30 +261,30 @@ def _conv(reader: _Reader, module: Module, value: str) -> str:
     )
 
 
-def _norm(reader: _Reader, module: Module, value: str) -> str:
+def _norm(reader: Reader, module: Module, value: str) -> str:
     """A batch normalisation by the statistics that it holds; without them it takes those of the pictures."""
     if module.tensor("running_mean") is None or module.tensor("running_var") is None:
         return reader.other(module, value)
     return reader.add(module.name, "norm", value, module.title, holder=module.name, epsilon=float(module.number("eps")))
 
 
-def _dense(reader: _Reader, module: Module, value: str) -> str:
+def _dense(reader: Reader, module: Module, value: str) -> str:
     return reader.add(module.name, "dense", value, module.title, holder=module.name)
 
 
-def _max_pool(reader: _Reader, module: Module, value: str) -> str:
+def _max_pool(reader: Reader, module: Module, value: str) -> str:
     if module.attributes.get("return_indices"):
         return reader.other(module, value)
     return _pool(reader, module, value, "max_pool", dilation=module.pair("dilation"))
 
 
-def _average_pool(reader: _Reader, module: Module, value: str) -> str:
+def _average_pool(reader: Reader, module: Module, value: str) -> str:
     if module.attributes.get("divisor_override") is not None:
         return reader.other(module, value)
     return _pool(reader, module, value, "average_pool")
 
 
-def _pool(reader: _Reader, module: Module, value: str, kind: str, **attributes: Any) -> str:
+def _pool(reader: Reader, module: Module, value: str, kind: str, **attributes: Any) -> str:
     """A pool; without a stride its windows stand side by side."""
     kernel = module.pair("kernel_size")
     return reader.add(
@@ -299,10 +300,10 @@ def _pool(reader: _Reader, module: Module, value: str, kind: str, **attributes: 
     )
 
 
-def _adaptive(kind: str) -> Callable[[_Reader, Module, str], str]:
+def _adaptive(kind: str) -> Callable[[Reader, Module, str], str]:
     """The mean or the maximum over the picture, where one place is asked for."""
 
-    def read(reader: _Reader, module: Module, value: str) -> str:
+    def read(reader: Reader, module: Module, value: str) -> str:
         is_one = module.attributes.get("output_size") in (1, (1, 1), [1, 1])
         if not is_one or module.attributes.get("return_indices"):
             return reader.other(module, value)
@@ -311,33 +312,33 @@ def _adaptive(kind: str) -> Callable[[_Reader, Module, str], str]:
     return read
 
 
-def _fast(kind: str) -> Callable[[_Reader, Module, str], str]:
+def _fast(kind: str) -> Callable[[Reader, Module, str], str]:
     """Timm's mean or maximum, over axes that it keeps."""
 
-    def read(reader: _Reader, module: Module, value: str) -> str:
+    def read(reader: Reader, module: Module, value: str) -> str:
         is_over_picture = module.attributes.get("dim", (2, 3)) in ((2, 3), [2, 3])
         return reader.add(module.name, kind, value, module.title) if is_over_picture else reader.other(module, value)
 
     return read
 
 
-def _flatten(reader: _Reader, module: Module, value: str) -> str:
+def _flatten(reader: Reader, module: Module, value: str) -> str:
     if {key: module.attributes.get(key) for key in _FLAT} != _FLAT:
         return reader.other(module, value)
     return reader.add(module.name, "flatten", value, module.title, function=_ORDER)
 
 
-def _view(reader: _Reader, module: Module, value: str) -> str:
+def _view(reader: Reader, module: Module, value: str) -> str:
     """The flattening of fastai, unless pictures are flattened as well."""
     if module.attributes.get("full"):
         return reader.other(module, value)
     return reader.add(module.name, "flatten", value, module.title, function=_ORDER)
 
 
-def _softmax(function: str) -> Callable[[_Reader, Module, str], str]:
+def _softmax(function: str) -> Callable[[Reader, Module, str], str]:
     """A softmax, which is over the classes of `n classes` by any of these names of the axis."""
 
-    def read(reader: _Reader, module: Module, value: str) -> str:
+    def read(reader: Reader, module: Module, value: str) -> str:
         if module.attributes.get("dim") not in (None, 1, -1):
             return reader.other(module, value)
         return reader.add(module.name, "activation", value, module.title, function=function)
@@ -345,7 +346,7 @@ def _softmax(function: str) -> Callable[[_Reader, Module, str], str]:
     return read
 
 
-def _zeros(reader: _Reader, module: Module, value: str) -> str:
+def _zeros(reader: Reader, module: Module, value: str) -> str:
     """Zeros around; a negative number of them would cut places off."""
     left, right, above, below = _sides(module)
     if min(left, right, above, below) < 0:
@@ -353,7 +354,7 @@ def _zeros(reader: _Reader, module: Module, value: str) -> str:
     return reader.add(module.name, "zeros", value, module.title, padding=(above, left, below, right))
 
 
-def _mirror(reader: _Reader, module: Module, value: str) -> str:
+def _mirror(reader: Reader, module: Module, value: str) -> str:
     is_one = _sides(module) == (1, 1, 1, 1)
     return reader.add(module.name, "pad", value, module.title) if is_one else reader.other(module, value)
 
@@ -369,7 +370,7 @@ def _sides(module: Module) -> tuple[int, int, int, int]:
     raise module.odd("padding")
 
 
-def _blur(reader: _Reader, module: Module, value: str) -> str:
+def _blur(reader: Reader, module: Module, value: str) -> str:
     """Timm's blur: a border that mirrors one place, and a binomial filter, which is kept as a buffer."""
     blur = reader.load(module.path("filt"), module.tensor("filt"))
     is_binomial = blur is not None and blur.shape[2:] == _BINOMIAL.shape and bool((blur == _BINOMIAL).all())
@@ -380,7 +381,7 @@ def _blur(reader: _Reader, module: Module, value: str) -> str:
     return reader.add(module.name, "blur", value, module.title, stride=module.pair("stride"))
 
 
-def _normalize(reader: _Reader, module: Module, value: str) -> str:
+def _normalize(reader: Reader, module: Module, value: str) -> str:
     """Torchvision's normalisation, of whatever goes in."""
     mean, std = ([*map(float, numbers)] for numbers in (_list(module, "mean"), _list(module, "std")))
     if 0 in std or len(mean) != len(std):
@@ -398,7 +399,7 @@ def _list(module: Module, key: str) -> list[float]:
     return list(value)
 
 
-_LEAVES: dict[Leaf, Callable[[_Reader, Module, str], str]] = {
+_LEAVES: dict[Leaf, Callable[[Reader, Module, str], str]] = {
     "conv": _conv,
     "norm": _norm,
     "dense": _dense,

@@ -85,9 +85,12 @@ class Walk:
             **({"pool": pools[0]} if pools else {}),
         }
 
-    def graph(self, path: Path) -> Callable[[], FileGraph] | None:
-        """What reads the graph of the modules that are kept whole; None without any."""
-        return partial(_graph, path, self.networks, self.take) if self.networks else None
+    def graph(self, path: Path, traced: Any = None) -> Callable[[], FileGraph] | None:
+        """What reads the graph of the modules that are kept whole; None without any.
+
+        `traced` is the outermost one, where that is a live module of `torch.fx`, which has its graph itself.
+        """
+        return partial(_graph, path, self.networks, self.take, traced) if self.networks else None
 
 
 def _is_inside(name: str, module: str) -> bool:
@@ -107,7 +110,7 @@ def _has_own_code(classes: Iterable[str]) -> bool:
     return any(kind.partition(".")[0] not in LIBRARIES for kind in classes)
 
 
-def _graph(path: Path, networks: Mapping[str, Any], take: Take) -> FileGraph:
+def _graph(path: Path, networks: Mapping[str, Any], take: Take, traced: Any) -> FileGraph:
     """What the modules compute. Raises MisfitError and CorruptError."""
     from densenet_port.formats.torch.graph import read_graph  # noqa: PLC0415 (most files hold no modules)
 
@@ -120,7 +123,11 @@ def _graph(path: Path, networks: Mapping[str, Any], take: Take) -> FileGraph:
         return tensor.load() if tensor else None
 
     with located(path):
-        return read_graph(networks, shape, load)
+        if traced is None:
+            return read_graph(networks, shape, load)
+        from densenet_port.formats.torch.traced import read_traced  # noqa: PLC0415 (as above)
+
+        return read_traced(traced, networks[""], shape, load)
 
 
 class _Owners:
