@@ -19,10 +19,9 @@ import numpy as np
 
 from densenet_port.checkpoint import Array, Checkpoint, live_array
 from densenet_port.conversion.load import Network
-from densenet_port.conversion.opening import opened
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.extras import framework
-from densenet_port.formats.live import name_of
+from densenet_port.formats.live import live, name_of
 from densenet_port.prove.job import Precision
 from densenet_port.prove.runners import last, versions
 
@@ -69,7 +68,9 @@ def packages_of(kind: Kind) -> dict[str, str]:
 
 def state_of(model: Model) -> Checkpoint:
     """A torch module's tensors as a checkpoint that is in no file."""
-    return replace(opened(model.state_dict()), path=Path(name_of(model)))
+    held = live(model.state_dict())
+    assert held is not None  # noqa: S101 (it is a mapping)
+    return replace(held.checkpoint, path=Path(name_of(model)))
 
 
 def fixed_side(model: Model, kind: Kind) -> int | None:
