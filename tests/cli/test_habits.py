@@ -57,7 +57,7 @@ def test_choices_stand_in_the_help():
     text = called("convert", "--help").stdout
 
     lines = [" ".join(line.strip("│ ").split()) for line in text.splitlines()]
-    assert "--dtype [float32|float16|float64] The floating type to write. [default: float32]" in lines
+    assert "--dtype [float32|float16|bfloat16|float64] The floating type to write. [default: float32]" in lines
     assert "--stem-pool [max|blur|none] The stem's pool, likewise." in lines
 
 
