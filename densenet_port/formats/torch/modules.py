@@ -17,8 +17,6 @@ The class is a name that nothing looks up, so any class will do, whether it is i
 does to its pickle or its state dict by code of its own (`__setstate__`, hooks, extra state) is not followed, and
 tensors that are plain attributes are left out, as a state dict leaves them out. A module among another's modules that
 cannot be looked into is refused: its tensors would be lost unseen.
-tensors that are plain attributes are left out, as a state dict leaves them out. A module among another's modules that
-cannot be looked into is refused: its tensors would be lost unseen.
 
 **State dicts.** What `state_dict()` gives is an OrderedDict with an attribute `_metadata`: a dict whose keys are the
 names of all modules, the outermost "", also of those that hold no tensors. Of what class they are it does not say.
@@ -37,7 +35,7 @@ _DICTS = {DICT, Global("__builtin__", "dict")} | {
 _PARAMETERS, _BUFFERS, _MODULES = "_parameters", "_buffers", "_modules"
 _LEFT_OUT = "_non_persistent_buffers_set"
 _MAX_LEFT_OUT = 100  # buffers of one module; a module has a few
-_MAX_NODES = 1_000_000  # values visited, and attributes looked at; a whole DenseNet-201 has some 40,000
+_MAX_NODES = 300_000  # values visited, and attributes looked at; a whole DenseNet-201 has some 40,000
 _MAX_DEPTH = 64
 _MAX_NAME = 512  # characters; the longest names seen have 90
 
@@ -78,6 +76,8 @@ def leaves(tree: Any) -> Iterator[tuple[str, Any]]:
         elif (inner := branches(value)) is not None:
             if listed := _listed(value):
                 visits += len(listed)
+                if max(map(len, listed)) > _MAX_NAME:
+                    raise CorruptError("a state dict lists a module whose name has no end")
                 yield name, Described(tuple(f"{name}.{module}".strip(".") for module in listed))
             pending.append(_named(name, inner))
         else:

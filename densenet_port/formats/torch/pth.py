@@ -52,6 +52,7 @@ import numpy as np
 from densenet_port.checkpoint import Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, PortError
 from densenet_port.file_graph import FileGraph
+from densenet_port.formats.bounds import TENSORS
 from densenet_port.formats.source import AGAIN, Source, guarded, native, stored, stored_size, write_tensor
 from densenet_port.formats.torch.containers import RECORD_MEMBER, Container, Order, open_container, sniff
 from densenet_port.formats.torch.modules import Described, Module, kind_of, leaves
@@ -62,10 +63,10 @@ from densenet_port.network.blueprint import Blueprint
 
 __all__ = ["read", "sniff", "write"]
 
+_MAX_MODULES = 100  # side by side; a checkpoint has one, or one and its average
 _MAX_NOTES = 300  # values and opaque names kept
 _MAX_KEYS = 3  # in the name of one that is kept
 _MAX_TEXT = 1000  # characters of a value kept
-_MAX_TENSORS = 100_000
 _POOLS = {"BlurPool2d": "blur", "MaxPool2d": "max"}  # classes of modules that tell which pool a stem has
 _WRAPPING = "torch."  # modules of torch's own, such as DataParallel, which say nothing about the network inside
 _UNCHECKED = "it was written without checksums: a damaged bit in it cannot be told"
@@ -156,6 +157,7 @@ class _Walk:
         self.notes: dict[str, dict[str, Any]] = {"values": {}, "opaque": {}}
         self.owners = {"network": _Owners(), "wrapper": _Owners()}
         self.outermost: dict[str, Any] = {}
+        self.last: str | None = None  # of these
         self.classes: dict[str, None] = {}
         self.described: list[str] = []  # modules that state dicts list
 
@@ -166,7 +168,7 @@ class _Walk:
         elif isinstance(leaf, Described):
             self.described += leaf.modules
         elif view := view_of(name, leaf, self.contents.outside):
-            if name in self.tensors or len(self.tensors) == _MAX_TENSORS:
+            if name in self.tensors or len(self.tensors) == TENSORS:
                 raise CorruptError(f"two tensors are called {name!r}" if name in self.tensors else "too many tensors")
             self.tensors[name] = make_tensor(self.path, name, view, self.contents)
             for owner in self.owners.values():
@@ -177,8 +179,10 @@ class _Walk:
     def enter(self, name: str, module: Module) -> None:
         """A module, which may be a part of another."""
         self.classes[module.kind] = None
-        if not self.outermost or not _is_inside(name, [*self.outermost][-1]):
-            self.outermost[name] = module.pickled
+        if self.last is None or not _is_inside(name, self.last):
+            self.outermost[name], self.last = module.pickled, name
+            if len(self.outermost) > _MAX_MODULES:
+                raise CorruptError(f"more than {_MAX_MODULES} modules side by side; no checkpoint has so many")
         self.owners["wrapper" if module.kind.startswith(_WRAPPING) else "network"].enter(name, module)
 
     def metadata(self) -> dict[str, Any]:
