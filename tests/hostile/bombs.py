@@ -325,10 +325,10 @@ def a_tar_of_many_windows(path):
 
 @bomb(".pth")
 def a_zip_of_many_members(path):
-    """Three hundred thousand files without anything."""
+    """Sixty thousand files without anything."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x/data.pkl", b"\x80\x02}.")
-        for place in range(300_000):
+        for place in range(60_000):
             archive.writestr(zipfile.ZipInfo(f"x/data/{place}"), b"")
 
 
@@ -541,8 +541,8 @@ def beside_caffe(path, text_):
 
 @bomb(".caffemodel")
 def a_prototxt_of_many_fields(path):
-    """Three million of them in sixteen megabytes."""
-    beside_caffe(path, b"a:1 " * 4_000_000)
+    """Half a million of them in two megabytes."""
+    beside_caffe(path, b"a:1 " * 500_000)
 
 
 @bomb(".caffemodel")
@@ -553,14 +553,14 @@ def a_prototxt_that_nests(path):
 
 @bomb(".caffemodel")
 def a_prototxt_of_texts_in_a_row(path):
-    """A text that is three million texts."""
-    beside_caffe(path, b"a:" + b'"b" ' * 3_900_000)
+    """A text that is half a million texts."""
+    beside_caffe(path, b"a:" + b'"b" ' * 500_000)
 
 
 @bomb(".caffemodel")
 def a_prototxt_of_spaces_and_comments(path):
-    """Sixteen megabytes that say nothing."""
-    beside_caffe(path, b"#\n" * 8_000_000)
+    """Two megabytes that say nothing."""
+    beside_caffe(path, b"#\n" * 1_000_000)
 
 
 # -- HDF5 --------------------------------------------------------------------------------------------------------------

@@ -35,14 +35,14 @@ def apart(path: Path, memory: int, read: Callable[[Path], Verdict] = judged) -> 
     return Apart(Verdict(*answer[0]), answer[1])
 
 
-def called(action: Callable[[Any], None]) -> Any:
+def called(action: Callable[[Any], None], patience: float = PATIENCE) -> Any:
     """What an action sends through its pipe from a process of its own, or that process's exit code."""
     receiver, sender = FORK.Pipe(duplex=False)
     process = FORK.Process(target=_quiet, args=(action, sender))
     process.start()
     sender.close()
     try:
-        answer = receiver.recv() if receiver.poll(PATIENCE) else None
+        answer = receiver.recv() if receiver.poll(patience) else None
     except EOFError:
         answer = None
     if answer is None:

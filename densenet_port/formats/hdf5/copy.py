@@ -68,7 +68,8 @@ def _spool(source: Source, target: Path) -> None:
 
 def _run(path: Path, original: Path, plain: Path) -> None:
     """Copy in a process of its own; `path` is for messages."""
-    command = [sys.executable, "-s", "-P", "-m", __name__, *map(str, _bounds(original.stat().st_size))]
+    words = map(str, (original, plain, *_bounds(original.stat().st_size)))
+    command = [sys.executable, "-s", "-P", "-m", __name__, *words]
     try:
         done = subprocess.run(  # noqa: S603 (this very module)
             command, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False

@@ -204,14 +204,16 @@ def _tar_members(source: Source) -> dict[str, int]:
     """Name → byte at which a member's data begin."""
     members: dict[str, int] = {}
     at = 0
+    left = _MEMBERS
     while (header := _block(source, at)).strip(b"\0"):
+        left -= 1
+        if not left:
+            raise CorruptError(f"a tar archive of more than {_MEMBERS} files; a checkpoint has four")
         digits = header[124:136].strip(b" \0")
         if not re.fullmatch(b"[0-7]+", digits):
             raise CorruptError(f"a broken tar archive at byte {at}", hint=AGAIN)
         members[header[:100].rstrip(b"\0").decode("latin-1").removeprefix("./")] = at + _BLOCK
         at += _BLOCK + -(-int(digits, 8) // _BLOCK) * _BLOCK
-        if len(members) > _MEMBERS:
-            raise CorruptError(f"a tar archive of more than {_MEMBERS} files; a checkpoint has four")
     return members
 
 
