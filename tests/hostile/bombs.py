@@ -26,7 +26,7 @@ def bomb(ending: str) -> Callable[[Bomb], Bomb]:
     """Note a function that writes a bomb, under its name and the ending of its file."""
 
     def noted(make: Bomb) -> Bomb:
-        BOMBS[f"{make.__name__}{ending}"] = make
+        BOMBS[f"{make.__name__}.{ending.removeprefix('.')}"] = make
         return make
 
     return noted
@@ -132,7 +132,11 @@ def one_storage_named_many_times(path):
 @bomb(".pth")
 def one_tensor_named_a_million_times(path):
     """A list that has the same tensor again and again."""
-    pth(path, b"](" + view(storage("0", 4), [4], [1]) + b"r\x01\x00\x00\x00" + b"j\x01\x00\x00\x00" * MANY + b"e", {"0": bytes(16)})
+    pth(
+        path,
+        b"](" + view(storage("0", 4), [4], [1]) + b"r\x01\x00\x00\x00" + b"j\x01\x00\x00\x00" * MANY + b"e",
+        {"0": bytes(16)},
+    )
 
 
 @bomb(".pth")
@@ -247,7 +251,13 @@ def a_frame_of_a_forged_length(path):
 @bomb("plain.pkl")
 def one_text_as_many_arrays(path):
     """A plain pickle: ten megabytes that are five thousand of NumPy's arrays, by name."""
-    kind = b"cnumpy\ndtype\n(" + text("f4") + b"K\x00K\x01tR(K\x03" + text("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    kind = (
+        b"cnumpy\ndtype\n("
+        + text("f4")
+        + b"K\x00K\x01tR(K\x03"
+        + text("<")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    )
     data = b"B" + struct.pack("<I", 10**7) + bytes(10**7)
     once = b"cnumpy.core.numeric\n_frombuffer\n(h\x01h\x02" + numbers(2_500_000) + text("C") + b"tR"
     path.write_bytes(b"\x80\x05" + data + b"q\x010" + kind + b"q\x020" + entries(5_000, once) + b".")
@@ -262,8 +272,19 @@ def one_stream_as_many_storages(path):
     inner.write(b"\x80\x02" + storage("0", 2_500_000) + b"." + pickle.dumps(["0"], 2) + struct.pack("<q", 2_500_000))
     data = inner.getvalue() + bytes(10**7)
     load = b"ctorch.storage\n_load_from_bytes\n(h\x01tR"
-    once = b"ctorch._utils\n_rebuild_tensor_v2\n(" + load + b"K\x00" + numbers(4) + numbers(1) + b"\x89" + ORDERED + b"tR"
-    path.write_bytes(b"\x80\x03" + text("no stream" * 9) + b"0B" + struct.pack("<I", len(data)) + data + b"q\x010" + entries(4_000, once) + b".")
+    once = (
+        b"ctorch._utils\n_rebuild_tensor_v2\n(" + load + b"K\x00" + numbers(4) + numbers(1) + b"\x89" + ORDERED + b"tR"
+    )
+    path.write_bytes(
+        b"\x80\x03"
+        + text("no stream" * 9)
+        + b"0B"
+        + struct.pack("<I", len(data))
+        + data
+        + b"q\x010"
+        + entries(4_000, once)
+        + b"."
+    )
 
 
 # -- streams and tars --------------------------------------------------------------------------------------------------
@@ -341,7 +362,9 @@ def a_storage_of_deflated_zeros(path):
 @bomb(".pth")
 def many_storages_of_deflated_zeros(path):
     """A hundred of a hundred megabytes; each of them by itself is possible."""
-    items = b"".join(text(f"t{place}") + view(storage(str(place), 25_000_000), [25_000_000], [1]) for place in range(100))
+    items = b"".join(
+        text(f"t{place}") + view(storage(str(place), 25_000_000), [25_000_000], [1]) for place in range(100)
+    )
     zeros = bytes(100_000_000)
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     once = packer.compress(zeros) + packer.flush()
@@ -471,7 +494,9 @@ def messages_ten_thousand_deep(path):
 @bomb(".onnx")
 def groups_ten_thousand_deep(path):
     """The obsolete kind of message."""
-    path.write_bytes(wire.integer(1, 8) + wire.data(7, wire.varint(1 << 3 | 3) * 10_000 + wire.varint(1 << 3 | 4) * 10_000))
+    path.write_bytes(
+        wire.integer(1, 8) + wire.data(7, wire.varint(1 << 3 | 3) * 10_000 + wire.varint(1 << 3 | 4) * 10_000)
+    )
 
 
 @bomb(".onnx")
@@ -489,10 +514,19 @@ def fields_that_nobody_knows(path):
 @bomb(".onnx")
 def a_constant_that_is_repeated(path):
     """ConstantOfShape of a gigabyte, as a kernel."""
-    shape = wire.data(5, wire.integer(2, 7) + wire.integers(1, [4]) + wire.text(8, "s") + wire.data(9, np.array([64, 2**18, 4, 4]).tobytes()))
+    shape = wire.data(
+        5,
+        wire.integer(2, 7)
+        + wire.integers(1, [4])
+        + wire.text(8, "s")
+        + wire.data(9, np.array([64, 2**18, 4, 4]).tobytes()),
+    )
     make = wire.data(1, wire.text(1, "s") + wire.text(2, "w") + wire.text(4, "ConstantOfShape"))
     conv = wire.data(1, wire.text(1, "x") + wire.text(1, "w") + wire.text(2, "y") + wire.text(4, "Conv"))
-    path.write_bytes(wire.integer(1, 8) + wire.data(7, make + conv + shape + wire.data(11, wire.text(1, "x")) + wire.data(12, wire.text(1, "y"))))
+    path.write_bytes(
+        wire.integer(1, 8)
+        + wire.data(7, make + conv + shape + wire.data(11, wire.text(1, "x")) + wire.data(12, wire.text(1, "y")))
+    )
 
 
 @bomb(".onnx")

@@ -19,7 +19,7 @@ _FULL = "more memory than there is"  # what a reader says when there is none lef
 
 
 class Verdict(NamedTuple):
-    """What came of a file: "read", the kind of an error of ours, "untyped", "hang" or "memory"; digest of what was read.
+    """What came of a file: "read", the kind of an error of ours, "untyped", "hang" or "memory"; the digest of it.
 
     `detail` is the error's text, `seconds` are those of the processor.
     """

@@ -18,8 +18,44 @@ from typing import NamedTuple
 
 Mutator = Callable[[bytes, Random], bytes]
 LONG = 4096  # bytes of a part that is changed at most
-NUMBERS = (0, 1, 2, 7, 8, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**64 - 1)
-TEXTS = ("", "0", "-1", ".", "..", "/", "\0", "\n", "x" * 5000, "9" * 5000, "²", "1e999", "NaN", "true", "{}", "[", "\ud7ff")
+NUMBERS = (
+    0,
+    1,
+    2,
+    7,
+    8,
+    127,
+    128,
+    255,
+    256,
+    2**15,
+    2**16 - 1,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**40,
+    2**63 - 1,
+    2**64 - 1,
+)
+TEXTS = (
+    "",
+    "0",
+    "-1",
+    ".",
+    "..",
+    "/",
+    "\0",
+    "\n",
+    "x" * 5000,
+    "9" * 5000,
+    "²",
+    "1e999",
+    "NaN",
+    "true",
+    "{}",
+    "[",
+    "\ud7ff",
+)
 
 
 class Mutant(NamedTuple):
@@ -33,7 +69,7 @@ class Mutant(NamedTuple):
 def mutant(container: str, data: bytes, random: Random) -> Mutant:
     """One of the many."""
     kinds = MUTATORS[container]
-    if random.random() < 0.4:  # noqa: PLR2004
+    if random.random() < 0.4:
         change = random.choice(BYTEWISE)
         return Mutant(repeated(change, data, random), change.__name__, forged=False)
     change = random.choice(kinds)
@@ -50,9 +86,9 @@ def repeated(change: Mutator, data: bytes, random: Random) -> bytes:
 def place(data: bytes, random: Random) -> int:
     """Somewhere in a file, mostly where its structures stand: at its ends."""
     where = random.random()
-    if where < 0.4:  # noqa: PLR2004
+    if where < 0.4:
         return random.randrange(min(len(data), LONG) or 1)
-    if where < 0.6:  # noqa: PLR2004
+    if where < 0.6:
         return len(data) - 1 - random.randrange(min(len(data), LONG) or 1) if data else 0
     return random.randrange(len(data) or 1)
 
@@ -132,19 +168,19 @@ def in_json(data, random):
 
 def json_changed(tree, random):
     """A JSON value with a change in one of its places."""
-    if not isinstance(tree, dict | list) or not tree or random.random() < 0.05:  # noqa: PLR2004
+    if not isinstance(tree, dict | list) or not tree or random.random() < 0.05:
         values = (None, True, -1, 0, 1, 2**40, 10**30, 1.5, 1e308, "", "x", [], {}, [1], ["x"], [[]], {"a": 1})
-        if isinstance(tree, int | float) and random.random() < 0.5:  # noqa: PLR2004
+        if isinstance(tree, int | float) and random.random() < 0.5:
             return tree + random.choice((-1, 1, 4, 8))
         return random.choice(values)
     key = random.choice([*tree] if isinstance(tree, dict) else range(len(tree)))
     copied = tree.copy()
     how = random.random()
-    if how < 0.1:  # noqa: PLR2004
+    if how < 0.1:
         del copied[key]
-    elif how < 0.2 and isinstance(tree, list):  # noqa: PLR2004
+    elif how < 0.2 and isinstance(tree, list):
         copied.insert(key, tree[random.randrange(len(tree))])
-    elif how < 0.2:  # noqa: PLR2004
+    elif how < 0.2:
         copied[random.choice(TEXTS)] = copied.pop(key)
     else:
         copied[key] = json_changed(tree[key], random)
@@ -259,7 +295,10 @@ def among_members(data, random):
         case "out":
             del members[at]
         case "renamed":
-            members[at] = (random.choice(("../", "/", "x/", "C:\\", "")) + name + random.choice(("", "\0", "/", " ")), part)
+            members[at] = (
+                random.choice(("../", "/", "x/", "C:\\", "")) + name + random.choice(("", "\0", "/", " ")),
+                part,
+            )
         case "as another":
             members[at] = (members[other][0], part)
         case "twice":
@@ -289,14 +328,16 @@ def packed(members, compression=zipfile.ZIP_STORED):
 
 # -- HDF5 --------------------------------------------------------------------------------------------------------------
 
-_STRUCTURES = re.compile(rb"TREE|SNOD|HEAP|GCOL|\x89HDF|OHDR|\x01\x00..\x01\x00\x00\x00|[\x01\x03\x05\x08\x0b\x0c\x10\x11]\x00..[\x00\x01]\x00\x00\x00")
+_STRUCTURES = re.compile(
+    rb"TREE|SNOD|HEAP|GCOL|\x89HDF|OHDR|\x01\x00..\x01\x00\x00\x00|[\x01\x03\x05\x08\x0b\x0c\x10\x11]\x00..[\x00\x01]\x00\x00\x00"
+)
 
 
 def in_hdf5(data, random):
     """A number in or behind one of the structures; addresses are taken from elsewhere in the file."""
     spots = [match.start() for match in _STRUCTURES.finditer(data[:200_000])] or [0]
     at = random.choice(spots) + random.choice((0, 4, 5, 6, 8, 10, 12, 16, 24, 32, 40, 48))
-    if random.random() < 0.4:  # noqa: PLR2004
+    if random.random() < 0.4:
         target = random.choice(spots)
         return data[:at] + struct.pack("<Q", target) + data[at + 8 :]
     return set_number_at(data, at, random)
@@ -314,7 +355,7 @@ def fields_of(data):
         wire, inner = tag & 7, None
         if wire == 0:
             _, at = varint_of(data, at)
-        elif wire == 2:  # noqa: PLR2004
+        elif wire == 2:
             size, at = varint_of(data, at)
             inner, at = at, at + size
         elif wire in (1, 5):
@@ -334,20 +375,20 @@ def varint_of(data, at):
             raise ValueError(at)
         value |= (data[at] & 127) << shift
         at += 1
-        if data[at - 1] < 128:  # noqa: PLR2004
+        if data[at - 1] < 128:
             return value, at
     raise ValueError(at)
 
 
 def varint(value):
     out = bytearray()
-    while value > 127:  # noqa: PLR2004
+    while value > 127:
         out.append(value & 127 | 128)
         value >>= 7
     return bytes((*out, value))
 
 
-def in_protobuf(data, random, depth=0):
+def in_protobuf(data, random, depth=0):  # noqa: PLR0911 (a way of changing it each)
     """A field is missing, stands twice or elsewhere, has another number, type, length or value; at any depth."""
     try:
         fields = fields_of(data)
@@ -356,10 +397,10 @@ def in_protobuf(data, random, depth=0):
     if not fields:
         return varint(random.randrange(1, 2000)) + b"\1"
     start, end, inner = random.choice(fields)
-    if inner is not None and depth < 6 and random.random() < 0.75:  # noqa: PLR2004
+    if inner is not None and depth < 6 and random.random() < 0.75:
         changed = in_protobuf(data[inner:end], random, depth + 1)
         tag, _ = varint_of(data, start)
-        length = len(changed) if random.random() < 0.95 else random.choice(NUMBERS)  # noqa: PLR2004
+        length = len(changed) if random.random() < 0.95 else random.choice(NUMBERS)
         return data[:start] + varint(tag) + varint(length) + changed + data[end:]
     other = random.choice(fields)
     match random.choice(("out", "twice", "elsewhere", "number", "value")):
@@ -376,7 +417,11 @@ def in_protobuf(data, random, depth=0):
             return data[:start] + varint(number << 3 | wire) + data[after:end] + data[end:]
         case _:
             tag, after = varint_of(data, start)
-            return data[:after] + varint(random.choice(NUMBERS)) + data[end:] if tag & 7 == 0 else set_number_at(data, after, random)
+            return (
+                data[:after] + varint(random.choice(NUMBERS)) + data[end:]
+                if tag & 7 == 0
+                else set_number_at(data, after, random)
+            )
 
 
 # -- others ------------------------------------------------------------------------------------------------------------
@@ -386,20 +431,22 @@ def in_header(data, random):
     """The JSON header of safetensors, with its length as it is then, or as it was."""
     (length,) = struct.unpack_from("<Q", data)
     text = in_json(data[8 : 8 + length], random)
-    said = len(text) if random.random() < 0.9 else random.choice(NUMBERS)  # noqa: PLR2004
+    said = len(text) if random.random() < 0.9 else random.choice(NUMBERS)
     return struct.pack("<Q", said) + text + data[8 + length :]
 
 
 def in_tar(data, random):
     """A field of a header, or an operation of a pickle in it."""
-    if random.random() < 0.5:  # noqa: PLR2004
+    if random.random() < 0.5:
         headers = [at for at in range(0, len(data), 512) if data[at + 257 : at + 262] == b"ustar"]
         at = random.choice(headers or [0]) + random.choice((0, 100, 124, 130, 135, 148, 156, 257))
         return data[:at] + random.choice((b"\0", b"7777777777777", b"-1", b"../", b" ", b"\x80")) + data[at + 8 :]
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         member = random.choice([member for member in archive.getmembers() if member.isfile()])
         start = member.offset_data
-    return data[:start] + in_pickle(data[start : start + member.size], random)[: member.size] + data[start + member.size :]
+    return (
+        data[:start] + in_pickle(data[start : start + member.size], random)[: member.size] + data[start + member.size :]
+    )
 
 
 def in_array(data, random):
@@ -409,14 +456,14 @@ def in_array(data, random):
     name, part = members[at]
     header = part[:128]
     words = (b"'<f4'", b"'<f8'", b"'|O'", b"False", b"True", b"(", b"8", b"-1", b"4, 4", b"9" * 5000, b"'>f4'")
-    old = random.choice([match for match in re.findall(rb"'<f4'|False|\d+|\(", header)] or [b"N"])
+    old = random.choice([*re.findall(rb"'<f4'|False|\d+|\(", header)] or [b"N"])
     members[at] = (name, header.replace(old, random.choice(words), 1) + part[128:])
     return packed(members)
 
 
 def in_caffe_text(data, random):
     """A `.prototxt`: its words, or its bytes."""
-    return in_words(data, random) if random.random() < 0.7 else repeated(random.choice(BYTEWISE), data, random)  # noqa: PLR2004
+    return in_words(data, random) if random.random() < 0.7 else repeated(random.choice(BYTEWISE), data, random)
 
 
 ZIP: list[Mutator] = [in_directory, in_member, in_member, among_members]
