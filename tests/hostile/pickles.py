@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from densenet_port import formats
 from densenet_port.errors import PortError
+from densenet_port.files import resource
 from tests.hostile.bombs import ORDERED, storage, text, view
 
 NAMES = [
@@ -180,6 +181,7 @@ def malicious() -> Iterator[Malicious]:
             yield Malicious(container, form, f"{module}.{name}", program, (place // 7) % 6)
 
 
+TABLES = str(resource("mappings"))
 QUIET = (  # what happens in any Python, and does nothing
     *("object.__getattr__", "object.__setattr__", "gc.", "sys._getframe", "sys.excepthook", "builtins.id"),
     *("mmap.__new__", "array.", "code.__new__", "signal.", "os.listdir", "os.scandir"),
@@ -195,10 +197,10 @@ class Watch:
         sys.addaudithook(self)
 
     def __call__(self, event: str, arguments: tuple) -> None:
-        """Hear an event; the file itself may be opened to be read."""
+        """Hear an event; the file itself and our own tables may be opened to be read."""
         if self.path is None or event.startswith(QUIET):
             return
-        if event == "open" and str(arguments[0]) == str(self.path) and arguments[1] in ("r", "rb"):
+        if event == "open" and arguments[1] in ("r", "rb") and str(arguments[0]).startswith((str(self.path), TABLES)):
             return
         self.heard.append(f"{event} {str(arguments)[:80]}")
 
