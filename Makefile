@@ -3,9 +3,10 @@
 # make sweep  every planted change; `make test` takes every fifth to eleventh
 # make owners the tests against software too heavy for every run
 # make check  ruff and mypy
+# make fuzz   20,000 mutants of every container, into fuzz.json
 # make bench  the measurements behind README's tables
 PYTHON ?= python3
-.PHONY: demo test sweep owners check bench clean
+.PHONY: demo test sweep owners check fuzz bench clean
 
 demo: .venv-core/ready
 	.venv-core/bin/densenet-port demo
@@ -24,6 +25,9 @@ check: .venv/ready
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+
+fuzz: .venv/ready
+	.venv/bin/python -m tests.hostile.fuzz $(ARGS)
 
 bench: .venv/ready
 	.venv/bin/python benchmarks/run.py $(ARGS)

@@ -59,7 +59,8 @@ class Checkpoint:
     """Names → tensors in the file's order, and what the file says beside them.
 
     `metadata` holds what the container records of itself (`keras_version`, `backend`, `epsilon` …); `record` what
-    densenet-port wrote into the file (architecture, contract, source, digests), or None. `graph()` gives the file's own
+    densenet-port wrote into the file (architecture, contract, source, digests), or None. `beside` is how many bytes
+    of its tensors stand in other files. `graph()` gives the file's own
     graph, where it has one that can be read without its software; it raises MisfitError where it cannot. Entries of the
     metadata that are in `MEANING` decide how the tensors are taken; a reader sets them from what it understands of its
     file. `parts` are the files that it is made of, where `path` alone is not all of it.
@@ -72,6 +73,7 @@ class Checkpoint:
     record: Mapping[str, Any] | None = None
     graph: Callable[[], FileGraph] | None = None
     parts: tuple[Path, ...] = ()
+    beside: int = 0
 
     @property
     def is_live(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import CorruptError, DiskError, UsageError
 from densenet_port.files import file_digest, together
+from densenet_port.formats.bounds import check_tensors
 from densenet_port.formats.record import believed
 from densenet_port.network.blueprint import Blueprint
 
@@ -71,7 +72,7 @@ def as_it_is(path: Path, *, output: str | None = None, body: bool = False) -> Ch
     """The checkpoint in a file or folder, whatever its record says. Raises as `read` does."""
     if path.is_dir():
         several = _several(path)
-        checkpoint: Checkpoint = several.read(path) if several else _module("folders").read(path, _file)
+        checkpoint: Checkpoint = _read(several, path) if several else _module("folders").read(path, _file)
         if output is not None:
             raise UsageError(f"{path}: has no output {output!r}", hint="only ONNX models have outputs by name")
         return checkpoint
@@ -165,8 +166,10 @@ def _several(path: Path) -> Any:
 
 
 def _read(module: Any, path: Path, **asked: Any) -> Checkpoint:
-    """What a reader makes of a path."""
+    """What a reader makes of a path. Raises as it does, and CorruptError for more than the files can hold."""
     checkpoint: Checkpoint = module.read(path, **asked)
+    held = sum(part.stat().st_size for part in checkpoint.parts or (path,))
+    check_tensors(path, checkpoint.tensors, held + checkpoint.beside)
     return checkpoint
 
 

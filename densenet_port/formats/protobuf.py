@@ -15,7 +15,7 @@ A repeated field may be packed, unpacked, or both at once, and a singular field 
 
 Reading is lazy: only tags and lengths are looked at, so that a file costs its structure and not its payload. Every
 length is checked against what surrounds it before memory is taken. Fixed-size numbers that stand unpacked in a row come
-as one field. Refused: messages nested deeper than 64, more than a million fields in one file, which bounds the time.
+as one field. Refused: messages nested deeper than 64, more than 131,072 fields in one file, which bounds the time.
 
     for field in Message.of(Source.of_file(path)):
         if field.number == 100: layer = field.message()
@@ -40,7 +40,7 @@ from densenet_port.formats.source import AGAIN, Source, Writable
 VARINT, I64, LEN, SGROUP, EGROUP, I32 = range(6)
 WIDTHS = {I64: 8, I32: 4}  # bytes of the fixed-size types
 DEPTH = 64  # messages within messages; Caffe and ONNX have fewer than ten
-MOST = 1 << 20  # fields in one file, runs of fixed-size numbers counted once
+MOST = 1 << 17  # fields in one file, runs of fixed-size numbers counted once
 SHORT = 1 << 20  # bytes that `Field.data` gives without another limit: names and small things
 _LONGEST = 10  # bytes of a varint
 _WINDOW = 512  # bytes read at a time while looking for tags

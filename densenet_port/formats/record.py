@@ -27,6 +27,7 @@ from typing import Any, get_args
 
 from densenet_port.checkpoint import Array, Checkpoint, Tensor, array_digest
 from densenet_port.errors import CorruptError, MisfitError
+from densenet_port.formats.bounds import parsed_json
 from densenet_port.formats.source import AGAIN, Source
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import WORDS, Contract, Origin
@@ -45,7 +46,7 @@ def parse_record(path: Path, text: str | bytes) -> dict[str, Any]:
     """The record in a file. Raises CorruptError for what densenet-port cannot have written."""
     where, refused = f"{path}: its record", partial(CorruptError, hint=AGAIN)
     try:
-        record: dict[str, Any] = json.loads(text)
+        record: dict[str, Any] = parsed_json(where, text)
     except (ValueError, RecursionError) as error:
         raise refused(f"{where} is unreadable: {error}") from error
     fields = Fields(where, record, refused)

@@ -19,6 +19,7 @@ import numpy as np
 
 from densenet_port.checkpoint import MEANING, Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, UsageError
+from densenet_port.formats.bounds import AXES, parsed_json
 from densenet_port.formats.record import RECORD, parse_record
 from densenet_port.formats.source import AGAIN, Source, guarded, native, stored, stored_size, write_tensor
 from densenet_port.network.blueprint import Blueprint
@@ -59,7 +60,7 @@ def read(path: Path) -> Checkpoint:
         length = int.from_bytes(source.data(0, 8), "little")
         if length > _HEADER_LIMIT:
             raise CorruptError(f"{path}: a header of {length} bytes, at most {_HEADER_LIMIT} are allowed")
-        header = json.loads(source.data(8, length), object_pairs_hook=_unique)
+        header = parsed_json(f"{path}: its header", source.data(8, length), _unique)
         metadata = header.pop(_METADATA, {})
         if not all(isinstance(text, str) for text in metadata.values()):
             raise CorruptError(f"{path}: {_METADATA} holds more than texts")
@@ -87,8 +88,8 @@ def _tensors(source: Source, header: Mapping[str, Any], start: int) -> Iterator[
             raise CorruptError(
                 f"{source.path}: {name} has the type {entry['dtype']}", hint=f"known: {', '.join(DTYPES)}"
             )
-        if not all(type(size) is int and size >= 0 for size in (begin, end, *shape)):
-            raise CorruptError(f"{source.path}: {name} has the shape {entry['shape']} at {begin} to {end}")
+        if len(shape) > AXES or not all(type(size) is int and size >= 0 for size in (begin, end, *shape)):
+            raise CorruptError(f"{source.path}: {name} has the shape {list(shape[:AXES])} at {begin} to {end}")
         if begin != at or end - begin != stored_size(shape, dtype):
             expected = f"{stored_size(shape, dtype)} bytes from {at}"
             raise CorruptError(f"{source.path}: {name} stands at {begin} to {end}, expected {expected}")

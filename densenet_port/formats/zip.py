@@ -21,6 +21,7 @@ from typing import NamedTuple
 from zipfile import ZipInfo
 
 from densenet_port.errors import CorruptError
+from densenet_port.formats.bounds import TENSOR, TENSORS, limit_of
 from densenet_port.formats.source import AGAIN, Source
 
 _LOCAL, _HEADER = b"PK\x03\x04", 30  # signature and bytes of a member's own header, before its name
@@ -29,13 +30,12 @@ _END, _END64, _LOCATOR = struct.Struct("<4s4H2IH"), struct.Struct("<4sQ2H2I4Q"),
 _FIELD = struct.Struct("<2H")  # number and length of an extra field
 _WIDE, _ELSEWHERE = 1, 2**32 - 1  # the extra field of 64-bit numbers, and the mark of a number that stands there
 _COMMENT = 65_535  # bytes that may follow the end
-_DIRECTORY = 2**26  # bytes of a directory; that of a DenseNet-264 has 100 kB
+_DIRECTORY = 2**23  # bytes of a directory; that of a DenseNet-264 has 100 kB
 _ENCRYPTED = 0x2061  # flags: encrypted, a patch, strongly encrypted, its header masked
 _UTF8 = 0x0800  # flag: the name is not in the code page of 1981
 _STORED, _DEFLATED = 0, 8
 _RATIO = 1032  # the best that deflate can do: 1032 bytes out of one
 _AT_ONCE = 2**20  # bytes of a member that are read at once to be checked
-_INFLATED = 2**30  # bytes that one member may inflate to
 
 
 class Member(NamedTuple):
@@ -142,7 +142,12 @@ def members(archive: Source) -> dict[str, Member]:
     Where every checksum is 0 there are none.
     """
     by_name: dict[str, Member] = {}
+    inflated = 0
     for member in _entries(archive, _directory(archive)):
+        inflated += member.size if member.deflated else 0
+        if inflated > limit_of(archive.size) or len(by_name) == TENSORS:
+            detail = f"{inflated} bytes of {archive.size}" if len(by_name) < TENSORS else f"more than {TENSORS} members"
+            raise CorruptError(f"{archive.path}: a zip would make {detail}", hint="pack it again, without compression")
         if not member.name or "\0" in member.name:
             raise CorruptError(f"{archive.path}: a member of the zip has no name", hint=AGAIN)
         if member.name in by_name:
@@ -196,7 +201,7 @@ def _entries(archive: Source, directory: bytes) -> Iterator[Member]:
         if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
             hint = "unpack it and pack it again, without a password"
             raise CorruptError(f"{shown} is encrypted, or compressed by other means than deflate", hint=hint)
-        if size > min(_RATIO * packed, _INFLATED) if method == _DEFLATED else size != packed:
+        if size > min(_RATIO * packed, limit_of(packed, TENSOR)) if method == _DEFLATED else size != packed:
             raise CorruptError(f"{shown} cannot hold {size} bytes in {packed}", hint=AGAIN)
         deflated = method == _DEFLATED
         yield Member(archive, name, spelled, header, packed, size, deflated, crc)

@@ -175,7 +175,8 @@ class _Norm:
         self.pieces = pieces
         self.columns = np.arange(len(statistics[0])) if columns is None else columns
         self.precision = _precision(np.asarray(statistics[1]))
-        self.values = np.stack([np.asarray(one, np.float64)[self.columns] for one in statistics])
+        with np.errstate(invalid="ignore"):  # a signalling NaN is a number like any other here
+            self.values = np.stack([np.asarray(one, np.float64)[self.columns] for one in statistics])
         self.bits = self.values.view(np.int64)
 
     @cached_property

@@ -5,7 +5,6 @@ A container's own hostile files stand in its own tests; here is what holds for a
 
 import gc
 import json
-import pickle
 import re
 import time
 import zipfile
@@ -16,7 +15,6 @@ from string import ascii_letters
 import h5py
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -29,68 +27,18 @@ from densenet_port.formats.source import Source
 from densenet_port.formats.torch import pth
 from densenet_port.layouts.layout import Layout
 from densenet_port.network.architecture import Architecture
-from tests.support import mxnet_files
+from tests.hostile.seeds import ARCH, READ, WRITTEN, seeds
 from tests.support.containers import content, damaged, large, outcome, peak, telling, tensor, watched
-from tests.support.networks import checkpoint_file
 
-ARCH = "layers=2-1,growth_rate=4,init_channels=8,classes=5"
-WRITTEN = {  # what is written → a layout that comes in it
-    ".pth": "torchvision",
-    ".safetensors": "keras",
-    ".h5": "keras",
-    ".weights.h5": "keras",
-    ".keras": "keras",
-    ".caffemodel": "caffe",
-    ".onnx": "onnx",
-    ".npz": "torchvision",
-}
-READ = (
-    *WRITTEN,
-    *(
-        "stream.pth",
-        "tar.pth",
-        "packed.pth",
-        "packed.keras",
-        ".caffemodel.h5",
-        "numpy.npz",
-        "packed.npz",
-        "plain.pkl",
-        ".params",
-    ),
-)
 IN_MEMORY = ("packed.keras", "plain.pkl")  # once the file is read
 MANY = settings(max_examples=100, deadline=20_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SOME = settings(MANY, max_examples=25)  # each of them asks every table
 
 
-def packed(path, to):
-    """A zip with its members deflated."""
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED) as new:
-        for name in old.namelist():
-            new.writestr(name, old.read(name))
-
-
 @pytest.fixture(scope="module")
 def every(tmp_path_factory):
     """A small network in every container that is read: container → path; nobody changes them."""
-    folder = tmp_path_factory.mktemp("every")
-    source = checkpoint_file(folder, ARCH, "zip")
-    paths = {ending: folder / f"x{ending}" for ending in READ}
-    for ending, layout in WRITTEN.items():
-        convert(source, out=paths[ending], dst=layout)
-    for form in ("legacy", "tar"):
-        checkpoint_file(folder, ARCH, form).rename(paths["stream.pth" if form == "legacy" else "tar.pth"])
-    packed(source, paths["packed.pth"])
-    packed(paths[".keras"], paths["packed.keras"])
-    state = torch.load(source)
-    paths["plain.pkl"].write_bytes(pickle.dumps(state))
-    paths[".params"].write_bytes(mxnet_files.written({name: value for name, value in state.items() if value.ndim}))
-    np.savez(paths["numpy.npz"], **state)
-    np.savez_compressed(paths["packed.npz"], **state)
-    with h5py.File(paths[".caffemodel.h5"], "w") as file:
-        for name, item in formats.read(paths[".caffemodel"]).tensors.items():
-            file[f"data/{name.replace('#', '/')}"] = item.load()
-    return paths
+    return seeds(tmp_path_factory.mktemp("every"))
 
 
 @pytest.fixture(scope="module")

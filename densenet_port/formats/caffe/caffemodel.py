@@ -54,6 +54,7 @@ _SCALARS = {
     (8, LEN),
 }  # of a NetParameter
 _FEW = 1000  # fields before the first layer
+_PIECES = 1000  # of a blob's numbers; writers have one
 _AXES = 32  # of a blob; Caffe's own limit
 _RECORD_LIMIT = 1 << 26  # bytes; that of DenseNet-264 has 200 kB
 _DATA, _SHAPE, _DOUBLE = 5, 7, 8
@@ -194,8 +195,10 @@ def _tensor(name: str, blob: Message) -> Tensor:
     """A blob's shape, type and a way to read it. Raises CorruptError where its numbers do not fill its shape."""
     fields, path = blob.by_number(), blob.source.path
     shape = _shape(fields)
-    doubles = fields.get(_DOUBLE, [])
-    dtype, pieces = ("<f8", doubles) if _count(doubles, "<f8") else ("<f4", fields.get(_DATA, []))
+    doubles, singles = fields.get(_DOUBLE, []), fields.get(_DATA, [])
+    if len(doubles) + len(singles) > _PIECES:
+        raise CorruptError(f"{path}: {name} stands in more than {_PIECES} pieces")
+    dtype, pieces = ("<f8", doubles) if _count(doubles, "<f8") else ("<f4", singles)
     count = _count(pieces, dtype)
     if len(shape) > _AXES or min(shape, default=0) < 0 or prod(shape) != count:
         shown = " x ".join(map(str, shape[:_AXES])) or "one number"

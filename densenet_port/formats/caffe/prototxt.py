@@ -41,7 +41,8 @@ Fields = dict[str, list[Any]]  # name → values in their order: str, or Fields 
 _FLATTENING = ("reshape", "flatten", "innerproduct", "inner_product")  # types of layers that read every place of a map
 _WIDEST = 100  # pixels of a stem's kernel
 
-_LIMIT = 1 << 24  # bytes of a text; the 201's has 127,588
+_LIMIT = 1 << 21  # bytes of a text; the 201's has 127,588
+_TOKENS = 1 << 17  # in it, comments and spaces counted; the same has 40,000
 _DEPTH = 32  # messages within messages
 _TOKEN = re.compile(
     r"""[\s]+|\#[^\n]* | (?P<text>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*') | (?P<mark>[{}<>\[\]:,;]) """
@@ -126,12 +127,18 @@ class _Reader:
 
     def _split(self, text: str) -> Iterator[tuple[str, str, int]]:
         """Kind, content and line of each token."""
-        at, line = 0, 1
+        at, line, left = 0, 1, _TOKENS
         while at < len(text):
+            left -= 1
             match = _TOKEN.match(text, at)
-            if match is None:
+            if match is None or not left:
                 self.line = line
-                raise self.broken(f"{text[at : at + 20]!r} is no part of a network's text")
+                detail = (
+                    f"{text[at : at + 20]!r} is no part of a network's text"
+                    if left
+                    else "more words than any network has"
+                )
+                raise self.broken(detail)
             if match.lastgroup:
                 yield match.lastgroup, match[0], line
             line += text.count("\n", at, match.end())

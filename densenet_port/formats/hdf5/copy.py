@@ -26,12 +26,15 @@ from typing import Any
 import numpy as np
 
 from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError, UsageError
-from densenet_port.formats.hdf5.read import DEPTH, METADATA, PACKED, RATIO
+from densenet_port.formats.bounds import RATIO, TENSORS, limit_of
+from densenet_port.formats.hdf5.read import CHUNKS, DEPTH, METADATA, REPACK
+from densenet_port.formats.hdf5.read import RATIO as MOST
 from densenet_port.formats.source import AGAIN, Source
 
-SECONDS = 120  # that a copy may take; a DenseNet-121 takes one
-MEMORY = 4 * 2**30  # bytes of address space; libhdf5, numpy and Python take half of one
-OBJECTS = 30_000  # groups and datasets of one file; 264 with its optimizer has 6,000
+SECONDS = 120  # that a copy may take by the clock
+LEAST = 5  # seconds of the processor that any may take, and one more for each _SPEED bytes; a DenseNet-121 takes one
+MEMORY = 3 * 2**29  # bytes of address space, and some times the file; libhdf5, numpy and Python take half a gibibyte
+_SPEED = 2**22
 _KINDS: dict[str, type[PortError]] = {kind.kind: kind for kind in (CorruptError, DiskError, MisfitError, UsageError)}
 _PIECE = 1 << 23  # bytes copied at a time
 _OTHERWISE = "load the file with the software that wrote it, and save it again"
@@ -65,7 +68,8 @@ def _spool(source: Source, target: Path) -> None:
 
 def _run(path: Path, original: Path, plain: Path) -> None:
     """Copy in a process of its own; `path` is for messages."""
-    command = [sys.executable, "-s", "-P", "-m", __name__, *map(str, (original, plain, MEMORY, ceil(SECONDS)))]
+    words = map(str, (original, plain, *_bounds(original.stat().st_size)))
+    command = [sys.executable, "-s", "-P", "-m", __name__, *words]
     try:
         done = subprocess.run(  # noqa: S603 (this very module)
             command, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False
@@ -74,6 +78,11 @@ def _run(path: Path, original: Path, plain: Path) -> None:
         raise CorruptError(f"{path}: h5py does not come to an end with it in {SECONDS} s", hint=AGAIN) from error
     if done.returncode:
         raise _error(path, done)
+
+
+def _bounds(size: int) -> tuple[int, int]:
+    """Bytes of memory and seconds of the processor that the copy of a file may take."""
+    return MEMORY + RATIO * size, min(ceil(SECONDS), LEAST + size // _SPEED)
 
 
 def _error(path: Path, done: "subprocess.CompletedProcess[bytes]") -> PortError:
@@ -120,7 +129,7 @@ def _limit(memory: int, seconds: int) -> None:
         import resource  # noqa: PLC0415 (Windows has none)
     except ImportError:
         return
-    limits = {resource.RLIMIT_AS: memory, resource.RLIMIT_CPU: seconds, resource.RLIMIT_FSIZE: 2 * PACKED}
+    limits = {resource.RLIMIT_AS: memory, resource.RLIMIT_CPU: seconds, resource.RLIMIT_FSIZE: memory}
     for limit, value in {**limits, resource.RLIMIT_CORE: 0}.items():
         _, most = resource.getrlimit(limit)
         resource.setrlimit(limit, (value if most == resource.RLIM_INFINITY else min(value, most), most))
@@ -159,7 +168,7 @@ class _Copy:
         self.h5py = h5py
         self.size = size
         self.objects = 0
-        self.texts = 0
+        self.texts = self.chunks = 0
         self.claimed = {False: 0, True: 0}  # packed or not → bytes
 
     def group(self, source: Any, target: Any, path: tuple[int, ...]) -> None:
@@ -170,8 +179,8 @@ class _Copy:
         self.attributes(source, target)
         for name in source:
             self.objects += 1
-            if self.objects > OBJECTS:
-                raise CorruptError(f"it has more than {OBJECTS} groups and datasets")
+            if self.objects > TENSORS:
+                raise CorruptError(f"it has more than {TENSORS} groups and datasets")
             link = source.get(name, getlink=True)
             if not isinstance(link, self.h5py.HardLink):
                 kind = "external" if isinstance(link, self.h5py.ExternalLink) else "soft"
@@ -196,9 +205,12 @@ class _Copy:
         packed, counts = dataset.chunks is not None, _chunk_counts(dataset)
         chunk = dataset.chunks or dataset.shape or ()
         self.claimed[packed] += prod(counts) * prod(chunk) * dataset.dtype.itemsize
-        limit = min(PACKED, RATIO * self.size) if packed else self.size
+        limit = min(limit_of(self.size), MOST * self.size) if packed else self.size
         if self.claimed[packed] > limit:
             raise CorruptError(f"its datasets claim {self.claimed[packed]} bytes, at most {limit} fit")
+        self.chunks += prod(counts)
+        if self.chunks > CHUNKS:
+            raise CorruptError(f"its datasets have more than {CHUNKS} chunks", hint=REPACK)
         written = dataset.id.get_num_chunks() == prod(counts) if packed else dataset.id.get_storage_size() > 0
         if dataset.size and not written:
             raise CorruptError(f"{dataset.name} lacks some of its data", hint=AGAIN)

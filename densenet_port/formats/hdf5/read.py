@@ -32,16 +32,19 @@ import numpy as np
 
 from densenet_port.checkpoint import Array, Tensor
 from densenet_port.errors import CorruptError
+from densenet_port.formats.bounds import limit_of
 from densenet_port.formats.hdf5 import parts
 from densenet_port.formats.source import AGAIN, Source, guarded, native, stored
 
 T = TypeVar("T")
 
-METADATA = 32 * 2**20  # bytes of structures read from one file: 264 with its optimizer has 6 MB; a loop has no end
-PACKED = 4 * 2**30  # bytes that compressed datasets may unpack to
+METADATA = 16 * 2**20  # bytes of structures read from one file: 264 with its optimizer has 6 MB; a loop has no end
+CHUNKS = 50_000  # of all datasets; h5py makes 10,000 of DenseNet-264
 _WORDS = 2**16  # summed at once: 2¹⁶ words of 2¹⁶, each as often as there are words in 4 GiB, stay below 2⁶⁴
-RATIO = 1000  # and how many times the file; deflate reaches 1032
+RATIO = 1000  # times the file that compressed datasets may unpack to, within bounds; deflate reaches 1032
+_NAME = 4096  # bytes of a member's name; Keras's have fewer than 100
 DEPTH = 64  # groups within groups
+REPACK = "in h5py, write its datasets anew, in one piece and without compression"
 _NEWER = "load the file with the software that wrote it, and save it again"
 _TEXT = np.dtype(object)  # strings of variable length
 _CHUNKED, _VIRTUAL = 2, 3  # layouts; 0 is compact, 1 contiguous
@@ -66,19 +69,30 @@ class File:
         self.data = source.data
         self.heaps: dict[int, dict[int, bytes]] = {}
         self._read = 0
+        self._chunks = 0
         self._claimed = {False: 0, True: 0}
 
     def structure(self, offset: int, length: int) -> bytes:
         """Bytes that describe the file. Raises CorruptError when there is no end to them."""
-        self._read += length + 64
+        self.spend(length + 64)
+        return self.data(offset, length)
+
+    def spend(self, length: int) -> None:
+        """Count bytes that are taken once more from structures that were read."""
+        self._read += length
         if self._read > METADATA:
             raise CorruptError(f"{self.path}: its structures form a loop or exceed {METADATA} bytes")
-        return self.data(offset, length)
+
+    def claim_chunks(self, count: int) -> None:
+        """Count the chunks of a dataset. Raises CorruptError where no network has so many."""
+        self._chunks += count
+        if self._chunks > CHUNKS:
+            raise CorruptError(f"{self.path}: its datasets have more than {CHUNKS} chunks", hint=REPACK)
 
     def claim(self, length: int, *, packed: bool) -> None:
         """Count the bytes of a dataset. Raises CorruptError when all of them could not stand in this file."""
         self._claimed[packed] += length
-        limit = min(PACKED, RATIO * self.size) if packed else self.size
+        limit = min(limit_of(self.size), RATIO * self.size) if packed else self.size
         if self._claimed[packed] > limit:
             raise CorruptError(f"{self.path}: its datasets claim {self._claimed[packed]} bytes, at most {limit} fit")
 
@@ -245,7 +259,9 @@ def _symbols(file: File, tree: int, heap: int) -> Iterator[tuple[str, int]]:
         if signature != b"SNOD":
             raise ValueError(f"no symbol node at {leaf}")
         for name, address, cache in struct.iter_unpack("<QQI20x", file.structure(leaf + 8, 40 * count)):
-            spelled = names[name : names.index(b"\0", name)].decode()
+            end = names.index(b"\0", name, name + _NAME)
+            file.spend(end - name)
+            spelled = names[name:end].decode()
             if cache == 2:  # the specification's mark of a symbolic link
                 raise _refused_link(file, spelled, "soft")
             yield spelled, address
@@ -333,12 +349,19 @@ def _attribute(file: File, name: bytes, body: bytes) -> list[str] | None:
 def _strings(file: File, dtype: np.dtype, size: int, values: bytes) -> list[str]:
     """The strings among an attribute's bytes; Keras writes an empty list as no floats."""
     if dtype == _TEXT:
-        texts = [_heap(file, *entry)[:length] for length, *entry in struct.iter_unpack("<IQI", values)]
+        texts = [_shared(file, length, *entry) for length, *entry in struct.iter_unpack("<IQI", values)]
     elif dtype.kind == "S" or not values:
         texts = [values[place : place + size] for place in range(0, len(values), size)]
     else:
         raise ValueError(f"an attribute holds {dtype}, expected strings")
     return [text.split(b"\0", 1)[0].decode() for text in texts]
+
+
+def _shared(file: File, length: int, address: int, index: int) -> bytes:
+    """A text in a global heap, which may be that of others too."""
+    text = _heap(file, address, index)
+    file.spend(min(length, len(text)))
+    return text[:length]
 
 
 def _heap(file: File, address: int, index: int) -> bytes:
@@ -401,6 +424,7 @@ def _chunked(node: Node, dtype: np.dtype, shape: tuple[int, ...]) -> Callable[[]
     chunk = tuple(sides[:-1])
     starts = [range(0, length, side) for length, side in zip(shape, chunk, strict=True)]
     file.claim(prod(map(len, starts)) * prod(chunk) * dtype.itemsize, packed=True)
+    file.claim_chunks(prod(map(len, starts)))
     leaves = _leaves(file, tree, 1, 8 + 8 * rank) if all(shape) else iter(())
     chunks = [_chunk(at, key, rank - 1) for key, at in leaves]
     file.claim(sum(part.size for part in chunks), packed=False)

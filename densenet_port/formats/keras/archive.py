@@ -20,6 +20,7 @@ from zipfile import ZipFile
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import CorruptError, UsageError
 from densenet_port.formats import zip as zip_archive
+from densenet_port.formats.bounds import parsed_json
 from densenet_port.formats.hdf5 import write as _hdf5_write
 from densenet_port.formats.hdf5.read import Node, open_root
 from densenet_port.formats.keras import graph as _keras_graph
@@ -93,7 +94,7 @@ def _json(member: Member) -> Any:
     if member.size > _TEXT_LIMIT:
         detail = f"{member.name} has {member.size} bytes, at most {_TEXT_LIMIT} are expected"
         raise CorruptError(f"{member.archive.path}: {detail}")
-    return json.loads(member.open().all())
+    return parsed_json(f"{member.archive.path}: {member.name}", member.open().all())
 
 
 def _named(model: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:

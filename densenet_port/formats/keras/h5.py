@@ -34,7 +34,6 @@ fix their variables' names, the others' have their numbers.
 densenet-port's record is the dataset `/densenet_port/vars/0`, a JSON text as bytes.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ from typing import Any
 
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError
+from densenet_port.formats.bounds import parsed_json
 from densenet_port.formats.hdf5.parts import RECORD, SIGNATURE
 from densenet_port.formats.hdf5.read import Node, open_root
 from densenet_port.formats.keras import graph as _keras_graph
@@ -157,7 +157,7 @@ def _metadata(root: Node, group: Node) -> dict[str, Any]:
         if values := group.texts(key) or root.texts(key):
             metadata[key] = values[0]
     if texts := root.texts("model_config"):
-        metadata |= _keras_graph.metadata_of(json.loads(texts[0]))
+        metadata |= _keras_graph.metadata_of(parsed_json(f"{root.file.path}: its model_config", texts[0]))
     if "backend" in metadata:
         metadata |= _THEANO if metadata["backend"] == "theano" else {"kernels": "tensorflow"}
     return metadata

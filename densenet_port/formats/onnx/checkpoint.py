@@ -65,7 +65,8 @@ def read(path: Path, output: str | None = None, *, body: bool = False) -> Checkp
         source = read_model(path)
         if not source.nodes:  # tensors alone
             tensors = {name: _of_file(path, constant.tensor) for name, constant in source.constants.items()}
-            return Checkpoint(path=path, container="onnx", tensors=tensors, metadata=_origin(source))
+            beside = sum(source.beside.values())
+            return Checkpoint(path=path, container="onnx", tensors=tensors, metadata=_origin(source), beside=beside)
         reading = densenet(source, output, body=body)
         record = parse_record(path, source.metadata[RECORD]) if RECORD in source.metadata else None
         _compare(path, reading.facts, record)
@@ -79,6 +80,7 @@ def read(path: Path, output: str | None = None, *, body: bool = False) -> Checkp
             },
             metadata=_metadata(source, reading, output),
             record=record,
+            beside=sum(source.beside.values()),
         )
 
 
@@ -115,7 +117,7 @@ def _origin(source: Model) -> dict[str, Any]:
 
 def _metadata(source: Model, reading: Reading, output: str | None) -> dict[str, Any]:
     """What the model and its graph say of themselves."""
-    where = source.beside[0] if len(source.beside) == 1 else f"{len(source.beside)} files"
+    where = next(iter(source.beside)) if len(source.beside) == 1 else f"{len(source.beside)} files"
     beside = [f"tensors stand in {where} beside the model, which its digest does not cover"] if source.beside else []
     return {
         **_origin(source),

@@ -12,11 +12,12 @@ import numpy as np
 
 from densenet_port.checkpoint import Array, Tensor
 from densenet_port.errors import CorruptError
+from densenet_port.formats.bounds import TENSOR
 from densenet_port.formats.onnx.model import DTYPES, Constant, Node
 
 Args = Sequence[Constant | None]
 Attributes = Mapping[str, Any]
-MOST = 1 << 28  # elements of a repeated constant; DenseNet's largest kernel has 2²³
+MOST = TENSOR // 8  # elements of a repeated constant; DenseNet's largest kernel has 2²³
 _SMALL = 64  # elements of a tensor that says a shape
 
 

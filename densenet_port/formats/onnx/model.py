@@ -47,6 +47,7 @@ DTYPES = {  # TensorProto.DataType → Tensor.dtype
 _TYPED = {"float32": (4, "<f4"), "float64": (10, "<f8")}  # the fields of fixed size: number, type of the elements
 _EXTERNAL = 1  # TensorProto.DataLocation
 _INTEGERS = {"int64": 7, "uint32": 11, "uint64": 11}  # the fields of integers, 5 for the rest
+_PIECES = 1000  # of a tensor's elements
 _LISTS = (6, 7)  # AttributeProto.AttributeType of lists of numbers, which may be empty
 
 
@@ -83,7 +84,10 @@ class Given(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A model: what made it, the nodes in their order, the initialisers, what goes in, and the names of outputs."""
+    """A model: what made it, the nodes in their order, the initialisers, what goes in, and the names of outputs.
+
+    `beside` has the names of files that hold tensors, and how many bytes each has.
+    """
 
     path: Path
     producer: str
@@ -94,14 +98,14 @@ class Model(NamedTuple):
     inputs: tuple[Given, ...]
     outputs: tuple[str, ...]
     metadata: Mapping[str, str]
-    beside: tuple[str, ...]
+    beside: Mapping[str, int]
 
 
 class _Home(NamedTuple):
     """The model's file, and the names of the others that it was found to need."""
 
     path: Path
-    beside: set[str]
+    beside: dict[str, int]  # name → bytes
 
 
 def read_model(path: Path) -> Model:
@@ -118,7 +122,7 @@ def read_model(path: Path) -> Model:
         hint = "inline them (onnx.inliner.inline_local_functions), or export with optimize=True"
         raise MisfitError(f"{path}: the model has functions of its own, which are not looked into", hint=hint)
     graph = fields[7][-1].message().by_number()
-    home = _Home(path, set())
+    home = _Home(path, {})
     constants = {name: Constant(tensor, name) for name, tensor in _tensors(home, graph.get(5, ()))}
     return Model(
         path=path,
@@ -130,7 +134,7 @@ def read_model(path: Path) -> Model:
         inputs=tuple(given for given in map(_given, graph.get(11, ())) if given.name not in constants),
         outputs=tuple(map(_value_name, graph.get(12, ()))),
         metadata=dict(map(_pair, fields.get(14, ()))),
-        beside=tuple(sorted(home.beside)),
+        beside=dict(sorted(home.beside.items())),
     )
 
 
@@ -263,10 +267,18 @@ def _typed(
     if dtype in _TYPED:
         number, kind = _TYPED[dtype]
         runs = fields.get(number, [])
+        _few(path, name, runs)
         _counted(path, name, sum(run.number_count(kind) for run in runs), prod(shape), "elements")
         return lambda: native(_joined([run.numbers(kind) for run in runs], kind).reshape(shape), dtype)
     runs = fields.get(_INTEGERS.get(dtype, 5), [])
+    _few(path, name, runs)
     return lambda: _from_integers(path, name, dtype, shape, runs)
+
+
+def _few(path: Path, name: str, runs: list[Field]) -> None:
+    """Refuse elements in very many pieces; writers have one, or a varint for each of a few integers."""
+    if len(runs) > _PIECES:
+        raise CorruptError(f"{path}: {name or 'a tensor'} stands in more than {_PIECES} pieces")
 
 
 def _joined(runs: list[Array], kind: str) -> Array:
@@ -312,10 +324,10 @@ def _outside(home: _Home, name: str, entries: Mapping[str, str], size: int) -> C
     """How to read a tensor's bytes in another file: `entries` has its location, and perhaps offset and length."""
     location = entries.get("location", "")
     file = _beside(home.path, location)
-    home.beside.add(location)
     offset, length = (_number(home.path, name, entries, key, usual) for key, usual in (("offset", 0), ("length", size)))
     _counted(home.path, name, length, size, f"bytes in {location}")
-    if offset + size > (held := file.stat().st_size):
+    held = home.beside[location] = file.stat().st_size
+    if offset + size > held:
         raise CorruptError(f"{home.path}: {name} ends at {offset + size} of {location}, which has {held} bytes")
     return lambda: Source.of_file(file).data(offset, size)
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from densenet_port.errors import CorruptError, PortError
 from densenet_port.formats import zip as zip_archive
+from densenet_port.formats.bounds import TENSORS, limit_of
 from densenet_port.formats.record import RECORD, parse_record
 from densenet_port.formats.source import AGAIN, Source, guarded, stored
 from densenet_port.formats.torch import plain
@@ -33,6 +34,7 @@ _HEAD = 4096  # bytes that tell a container
 _MAGIC = (b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", b"119547037146038801333356L")  # in binary protocols, and in text
 _PROTOCOL = 1001
 _BLOCK = 512  # bytes, to which a tar archive is padded
+_MEMBERS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +183,7 @@ def _open_plain(source: Source) -> Container:
         opened = _open_stream(Source.of_bytes(source.path, inner))
         return opened.tree, {key: part.all() for key, part in opened.storages.items()}
 
-    storages = plain.taken_out(pickled.value, stream)
+    storages = plain.taken_out(pickled.value, stream, limit_of(source.size, 0))
     parts = {key: Source.of_bytes(source.path, data) for key, data in storages.items()}
     return Container(form="pickle", tree=pickled.value, storages=parts)
 
@@ -202,7 +204,11 @@ def _tar_members(source: Source) -> dict[str, int]:
     """Name → byte at which a member's data begin."""
     members: dict[str, int] = {}
     at = 0
+    left = _MEMBERS
     while (header := _block(source, at)).strip(b"\0"):
+        left -= 1
+        if not left:
+            raise CorruptError(f"a tar archive of more than {_MEMBERS} files; a checkpoint has four")
         digits = header[124:136].strip(b" \0")
         if not re.fullmatch(b"[0-7]+", digits):
             raise CorruptError(f"a broken tar archive at byte {at}", hint=AGAIN)
@@ -244,6 +250,8 @@ def _tar_storages(source: Source, data: bytes | mmap, start: int) -> tuple[dict[
 
 def _windows(value: Any) -> Iterator[tuple[str, str, Any, Any]]:
     """(key, key of the storage, offset, length) of each window on a storage."""
+    if isinstance(value, list) and len(value) > TENSORS:
+        raise CorruptError(f"a tar archive with more than {TENSORS} windows")
     for window in value if isinstance(value, list) else [None]:
         match window:
             case (int(key) | str(key), int(root) | str(root), offset, length):
@@ -270,8 +278,8 @@ def _tar_tensors(data: bytes | mmap, start: int, storages: Mapping[str, Storage]
 
 
 def _count(value: Any) -> int:
-    if not isinstance(value, int):
-        raise CorruptError("a tar archive that does not say how much it holds")
+    if not isinstance(value, int) or value > TENSORS:
+        raise CorruptError(f"a tar archive that does not say how much it holds, or more than {TENSORS} things")
     return value
 
 

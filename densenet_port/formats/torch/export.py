@@ -13,7 +13,6 @@ name, each as what it is (`{"as_ints": [2, 2]}`), and what it puts out. Nothing 
 and custom objects are not read.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError, PortError
 from densenet_port.file_graph import INPUT, FileGraph, Step
 from densenet_port.formats import zip as zip_archive
+from densenet_port.formats.bounds import parsed_json
 from densenet_port.formats.source import AGAIN, Source, guarded, located, stored
 from densenet_port.formats.torch import pth
 from densenet_port.formats.torch.aten import Held, Map, Shapes, put_out, take
@@ -62,7 +62,7 @@ def read(path: Path) -> Checkpoint:
             raise CorruptError("no exported program: a zip without its graph", hint=AGAIN)
         root = next(name.removesuffix(end) for end in _PROGRAMS if name.endswith(end))
         inside = {key.removeprefix(root): member for key, member in members.items() if key.startswith(root)}
-        program = json.loads(members[name].open().all())
+        program = parsed_json("its graph", members[name].open().all())
         tensors = _tensors(path, inside)
         return Checkpoint(
             path=path,
@@ -82,7 +82,7 @@ def _program(members: Mapping[str, Member]) -> str | None:
 def _tensors(path: Path, inside: Mapping[str, Member]) -> dict[str, Tensor]:
     """Name → tensor."""
     if _CONFIG in inside:
-        config = json.loads(inside[_CONFIG].open().all())["config"]
+        config = parsed_json("its list of weights", inside[_CONFIG].open().all())["config"]
         return {name: _tensor(path, name, entry, inside) for name, entry in config.items()}
     if _STATE_DICT not in inside:
         raise MisfitError(

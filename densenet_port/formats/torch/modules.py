@@ -35,7 +35,7 @@ _DICTS = {DICT, Global("__builtin__", "dict")} | {
 _PARAMETERS, _BUFFERS, _MODULES = "_parameters", "_buffers", "_modules"
 _LEFT_OUT = "_non_persistent_buffers_set"
 _MAX_LEFT_OUT = 100  # buffers of one module; a module has a few
-_MAX_NODES = 1_000_000  # values visited, and attributes looked at; a whole DenseNet-201 has some 40,000
+_MAX_NODES = 300_000  # values visited, and attributes looked at; a whole DenseNet-201 has some 40,000
 _MAX_DEPTH = 64
 _MAX_NAME = 512  # characters; the longest names seen have 90
 
@@ -76,6 +76,8 @@ def leaves(tree: Any) -> Iterator[tuple[str, Any]]:
         elif (inner := branches(value)) is not None:
             if listed := _listed(value):
                 visits += len(listed)
+                if max(map(len, listed)) > _MAX_NAME:
+                    raise CorruptError("a state dict lists a module whose name has no end")
                 yield name, Described(tuple(f"{name}.{module}".strip(".") for module in listed))
             pending.append(_named(name, inner))
         else:

@@ -44,12 +44,13 @@ def is_plain(head: bytes) -> bool:
     return len(head) > 1 and head[0] == 0x80 and head[1] in _PROTOCOLS and _JOBLIB not in head
 
 
-def taken_out(tree: Any, stream: Callable[[bytes], Streamed]) -> dict[str, bytes]:
+def taken_out(tree: Any, stream: Callable[[bytes], Streamed], limit: int) -> dict[str, bytes]:
     """Key → bytes of every storage inside of a pickle's object, whose tensors are made to refer to them.
 
-    `stream` reads PyTorch's stream of a storage.
+    `stream` reads PyTorch's stream of a storage, `limit` is how many bytes all may have. Raises CorruptError for more.
     """
     storages: dict[str, bytes] = {}
+    taken = 0
     references: dict[int, Persistent] = {}  # by the identity of the call, which tensors may share
     for call in list(_calls(tree)):
         match call.args:
@@ -63,6 +64,10 @@ def taken_out(tree: Any, stream: Callable[[bytes], Streamed]) -> dict[str, bytes
                 storages[key] = data
                 reference = Persistent(("storage", Global("torch", kind), key, "cpu", prod(shape)))
                 call.maker, call.args, call.state = _REBUILD, (reference, 0, shape, strides), None
+            case _:
+                continue
+        if (taken := taken + len(storages[f"{len(storages) - 1}"])) > limit:
+            raise CorruptError(f"storages of {taken} bytes, at most {limit} are in the file")
     return storages
 
 

@@ -12,16 +12,17 @@ from typing import Any
 from densenet_port.checkpoint import Array, Tensor
 from densenet_port.errors import CorruptError
 from densenet_port.file_graph import FileGraph
+from densenet_port.formats.bounds import TENSORS
 from densenet_port.formats.source import located
 from densenet_port.formats.torch.modules import Described, Module, kind_of, leaves
 from densenet_port.formats.torch.pickle import Call, Global, Persistent
 
 Take = Callable[[str, Any], Tensor | None]  # name and leaf → the tensor that it is; None for anything else
 
+_MAX_MODULES = 100  # side by side; a checkpoint has one, or one and its average
 _MAX_NOTES = 300  # values and opaque names kept
 _MAX_KEYS = 3  # in the name of one that is kept
 _MAX_TEXT = 1000  # characters of a value kept
-_MAX_TENSORS = 100_000
 _POOLS = {"BlurPool2d": "blur", "MaxPool2d": "max"}  # classes of modules that tell which pool a stem has
 _WRAPPING = "torch."  # modules of torch's own, such as DataParallel, which say nothing about the network inside
 
@@ -36,6 +37,7 @@ class Walk:
         self.notes: dict[str, dict[str, Any]] = {"values": {}, "opaque": {}}
         self.owners = {"network": _Owners(), "wrapper": _Owners()}
         self.outermost: dict[str, Any] = {}
+        self.last: str | None = None  # of these
         self.classes: dict[str, None] = {}
         self.described: list[str] = []  # modules that state dicts list
         for name, leaf in leaves(tree):
@@ -49,7 +51,7 @@ class Walk:
         elif isinstance(leaf, Described):
             self.described += leaf.modules
         elif tensor := self.take(name, leaf):
-            if name in self.tensors or len(self.tensors) == _MAX_TENSORS:
+            if name in self.tensors or len(self.tensors) == TENSORS:
                 raise CorruptError(f"two tensors are called {name!r}" if name in self.tensors else "too many tensors")
             self.tensors[name] = tensor
             for owner in self.owners.values():
@@ -60,8 +62,10 @@ class Walk:
     def enter(self, name: str, module: Module) -> None:
         """A module, which may be a part of another."""
         self.classes[module.kind] = None
-        if not self.outermost or not _is_inside(name, [*self.outermost][-1]):
-            self.outermost[name] = module.pickled
+        if self.last is None or not _is_inside(name, self.last):
+            self.outermost[name], self.last = module.pickled, name
+            if len(self.outermost) > _MAX_MODULES:
+                raise CorruptError(f"more than {_MAX_MODULES} modules side by side; no checkpoint has so many")
         self.owners["wrapper" if module.kind.startswith(_WRAPPING) else "network"].enter(name, module)
 
     def metadata(self) -> dict[str, Any]:

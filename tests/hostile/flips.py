@@ -1,0 +1,78 @@
+"""One flipped bit in every container that we write, and all ways of reading it.
+
+    python -m tests.hostile.flips COUNT
+
+A bit that is not found must change nothing that is read: it stands in what no reader looks at, such as padding.
+"""
+
+import json
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+from densenet_port.conversion.compare import diff
+from densenet_port.conversion.convert import convert, verify
+from densenet_port.errors import PortError
+from tests.hostile.fuzz import seeds_in
+from tests.hostile.judge import network_of
+
+OURS = (".pth", ".safetensors", ".h5", ".weights.h5", ".keras", ".caffemodel", ".onnx")
+
+
+def ways(path: Path, whole: Path, right: str, out: Path) -> dict[str, str]:
+    """Way of reading → "found", "same" where what it gives is that of the whole file, or "other"."""
+    return {
+        "read": _outcome(lambda: network_of(path)[0] == right),
+        "convert": _outcome(
+            lambda: convert(path, out=out, force=True) and network_of(out)[0] == _converted(whole, out)
+        ),
+        "diff": _outcome(lambda: diff(path, whole).same),
+        "verify": _outcome(lambda: bool(verify(path))),
+    }
+
+
+def _outcome(act):
+    try:
+        return "same" if act() else "other"
+    except PortError:
+        return "found"
+
+
+_KNOWN: dict[Path, str] = {}
+
+
+def _converted(whole, out):
+    """The digest of what the whole file converts to."""
+    if whole not in _KNOWN:
+        other = out.with_name(f"whole{out.name}")
+        convert(whole, out=other, force=True)
+        _KNOWN[whole] = network_of(other)[0]
+    return _KNOWN[whole]
+
+
+def flipped(count: int) -> dict:
+    """Container → way → outcomes of `count` flipped bits."""
+    results = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "whole").mkdir()
+        paths = seeds_in(folder / "whole")
+        for container in OURS:
+            data, random = paths[container].read_bytes(), Random(container)  # noqa: S311 (nothing is secret)
+            right, _ = network_of(paths[container])
+            outcomes: dict[str, Counter] = {}
+            path = folder / f"x{container}"
+            for _ in range(count):
+                damaged = bytearray(data)
+                damaged[random.randrange(len(data))] ^= 1 << random.randrange(8)
+                path.write_bytes(damaged)
+                for way, outcome in ways(path, paths[container], right, folder / "out.weights.h5").items():
+                    outcomes.setdefault(way, Counter())[outcome] += 1
+            results[container] = {way: dict(counter) for way, counter in outcomes.items()}
+    return {"count": count, "containers": results}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(flipped(int(sys.argv[1]))))

@@ -1,0 +1,1 @@
+"""What `docs/reliability.md` says, and the scripts that measure it."""
