@@ -777,7 +777,7 @@ ODD_ZIPS = {
     "unknown byte order b'middle'": {"x/data.pkl": b"N.", "x/byteorder": b"middle"},
     "its record is unreadable: Expecting": {"x/data.pkl": b"N.", "x/densenet_port.json": b"{"},
     "its record: expected an object, found []": {"x/data.pkl": b"N.", "x/densenet_port.json": b"[]"},
-    "its record is unreadable: maximum": {"x/data.pkl": b"N.", "x/densenet_port.json": b"[" * 10**6},
+    "its record is unreadable: maximum": {"x/data.pkl": b"N.", "x/densenet_port.json": b"[" * 10**5},
 }
 
 
