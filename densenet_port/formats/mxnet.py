@@ -28,6 +28,7 @@ import numpy as np
 
 from densenet_port.checkpoint import Array, Checkpoint, Tensor
 from densenet_port.errors import CorruptError, MisfitError
+from densenet_port.formats.bounds import TENSORS
 from densenet_port.formats.source import AGAIN, Source, guarded, native, stored, stored_size
 
 MAGIC = struct.pack("<2Q", 0x112, 0)
@@ -49,7 +50,6 @@ _DTYPES = {
     12: "bfloat16",
 }
 _AXES = 32
-_MOST = 100_000  # arrays
 _NAME = 4096  # bytes
 _LEAST = 4  # bytes of an array
 
@@ -103,7 +103,7 @@ class _Place:
     def count(self, what: str, least: int) -> int:
         """How many follow, of so many bytes at least. Raises CorruptError for more than there can be."""
         (count,) = self.take("<Q")
-        if count > min(_MOST, (self.source.size - self.at) // least):
+        if count > min(TENSORS, (self.source.size - self.at) // least):
             raise CorruptError(f"{self.source.path}: {count} {what} cannot be in it", hint=AGAIN)
         return int(count)
 

@@ -16,6 +16,8 @@ import h5py
 import numpy as np
 
 from densenet_port.formats import protobuf as wire
+from densenet_port.formats.tensorflow.crc32c import crc32c, masked
+from tests.support import bundles
 
 Bomb = Callable[[Path], object]
 BOMBS: dict[str, Bomb] = {}
@@ -740,3 +742,47 @@ def a_newer_file_of_deflated_zeros(path):
         chunk = zlib.compress(bytes(2**26), 9)
         for place in range(32):
             file["layers/conv2d/vars/0"].id.write_direct_chunk((place * 2**24,), chunk)
+
+
+# -- TensorFlow and MXNet ----------------------------------------------------------------------------------------------
+
+
+def table(path, block):
+    """A table of one block, and a file of data beside it."""
+    path.with_suffix(".data-00000-of-00001").write_bytes(bytes(10**7))
+    put, handles = b"", []
+    for content in (block, bundles.block({})):
+        handles.append(wire.varint(len(put)) + wire.varint(len(content)))
+        put += content + b"\0" + struct.pack("<I", masked(crc32c(content + b"\0")))
+    top = bundles.block({b"~": handles[0]})
+    handles.append(wire.varint(len(put)) + wire.varint(len(top)))
+    put += top + b"\0" + struct.pack("<I", masked(crc32c(top + b"\0")))
+    path.write_bytes(put + (handles[1] + handles[2]).ljust(40, b"\0") + bundles.FOOTER)
+
+
+@bomb(".index")
+def keys_that_share_megabytes(path):
+    """A key of a megabyte, and two hundred thousand that are it and a byte."""
+    first = b"\0" + wire.varint(10**6) + b"\0" + b"x" * 10**6
+    table(path, first + (wire.varint(10**6) + b"\1\0y") * 150_000 + struct.pack("<2I", 0, 1))
+
+
+@bomb(".index")
+def entries_of_a_table_without_end(path):
+    """Two hundred thousand tensors without anything."""
+    keys = (b"\0\6\0%06d" % number for number in range(200_000))
+    table(path, b"".join(keys) + struct.pack("<2I", 0, 1))
+
+
+@bomb(".index")
+def one_part_of_the_data_as_many_tensors(path):
+    """Two thousand tensors that are the same ten megabytes."""
+    entry = bundles.entry(np.zeros(2_500_000, "f4"))
+    entries_ = {b"": wire.integer(1, 1)} | {b"t%04d" % number: entry for number in range(2000)}
+    table(path, bundles.block(entries_))
+
+
+@bomb(".params")
+def arrays_without_end(path):
+    """A million empty ones."""
+    path.write_bytes(struct.pack("<3Q", 0x112, 0, MANY) + bytes(4 * MANY) + struct.pack("<Q", MANY))

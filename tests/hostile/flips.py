@@ -18,7 +18,7 @@ from densenet_port.errors import PortError
 from tests.hostile.fuzz import seeds_in
 from tests.hostile.judge import network_of
 
-OURS = (".pth", ".safetensors", ".h5", ".weights.h5", ".keras", ".caffemodel", ".onnx")
+OURS = (".pth", ".safetensors", ".h5", ".weights.h5", ".keras", ".caffemodel", ".onnx", ".npz")
 
 
 def ways(path: Path, whole: Path, right: str, out: Path) -> dict[str, str]:

@@ -50,7 +50,7 @@ def lit(name: str) -> dict:
 
 def warm() -> None:
     """Import what readers import, so that the processes that are measured need not."""
-    for module in (*formats.READERS, "foreign", "hdf5.copy"):
+    for module in (*formats.READERS, *formats.FOLDERS, "folders", "foreign", "hdf5.copy"):
         import_module(f"densenet_port.formats.{module}")
 
 

@@ -23,8 +23,10 @@ from tests.hostile.mutants import MUTATORS, Mutant, mutant
 
 BATCH = 100  # mutants of one process
 MARKS = (b'"densenet-port/file/', b'\\"densenet-port/file/')  # of a record
-OURS = (".pth", ".safetensors", ".h5", ".weights.h5", ".keras", "packed.keras", ".caffemodel", ".onnx")
-CHECKED = (*OURS, "packed.pth", ".npz", "packed.npz")  # which carry digests, or checksums
+OURS = (".pth", ".safetensors", ".h5", ".weights.h5", ".keras", "packed.keras", ".caffemodel", ".onnx", ".npz")
+# Which carry digests, or checksums:
+CHECKED = (*OURS, "packed.pth", "numpy.npz", "packed.npz", ".index", ".data-00000-of-00001", ".prototxt")
+BESIDE = {".prototxt": ".caffemodel", ".index": ".index", ".data-00000-of-00001": ".index"}  # → what is read
 
 
 def made(container: str, data: bytes, seed: int, number: int) -> Mutant:
@@ -44,10 +46,9 @@ def is_believed(container: str, changed: Mutant, *, recorded: bool) -> bool:
 def run(container: str, paths: dict[str, Path], numbers: range, seed: int, folder: Path) -> dict:
     """Outcomes of some mutants: kinds counted, the worst time and memory, and what is wrong."""
     whole, place = paths[container].read_bytes(), folder / f"x{container}"
-    if container == ".prototxt":
-        place.with_suffix(".caffemodel").write_bytes(paths[".caffemodel"].read_bytes())
-    judged_path = place.with_suffix(".caffemodel") if container == ".prototxt" else place
-    place.write_bytes(whole)
+    judged_path = folder / f"x{BESIDE.get(container, container)}"
+    for other in {container, BESIDE.get(container), *(each for each in BESIDE if BESIDE[each] == container)} & {*paths}:
+        (folder / f"x{other}").write_bytes(paths[other].read_bytes())
     right, _ = network_of(judged_path)
     before = high_water()
     limit(2 * MEMORY)
@@ -104,10 +105,10 @@ def seeds_in(folder: Path) -> dict[str, Path]:
     """The seeds, made by a process of its own, so that ours stays small."""
 
     def make(pipe):
-        from tests.hostile.seeds import seeds
+        from tests.hostile.seeds import pairs, seeds
 
         paths = seeds(folder)
-        pipe.send(paths | {".prototxt": paths[".caffemodel"].with_suffix(".prototxt")})
+        pipe.send(paths | pairs(folder, paths))
 
     paths = called(make, 600)
     if isinstance(paths, int):

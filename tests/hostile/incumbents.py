@@ -69,7 +69,7 @@ READERS: dict[str, tuple[Arrays, tuple[str, ...]]] = {
     "safetensors": (of_safetensors, (".safetensors",)),
     "h5py": (of_h5py, (".h5", ".weights.h5", ".caffemodel.h5")),
     "onnx": (of_onnx, (".onnx",)),
-    "numpy.load": (of_numpy, (".npz",)),
+    "numpy.load": (of_numpy, (".npz", "numpy.npz")),
 }
 
 

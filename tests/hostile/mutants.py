@@ -466,8 +466,23 @@ def in_caffe_text(data, random):
     return in_words(data, random) if random.random() < 0.7 else repeated(random.choice(BYTEWISE), data, random)
 
 
+def in_numbers(data, random):
+    """A number at a multiple of four."""
+    return set_number_at(data, place(data, random) & ~3, random)
+
+
+def in_table(data, random):
+    """An entry of a table of LevelDB's, whose blocks get their checksums anew; the footer stays."""
+    from densenet_port.formats.tensorflow.crc32c import crc32c, masked
+
+    size = data.index(struct.pack("<2I", 0, 1) + b"\0") + 8
+    changed = repeated(random.choice((flip, set_number, move_number, copy_over)), data[:size], random)[:size]
+    changed = changed.ljust(size, b"\0") + b"\0"
+    return changed + struct.pack("<I", masked(crc32c(changed))) + data[size + 5 :]
+
+
 ZIP: list[Mutator] = [in_directory, in_member, in_member, among_members]
-FORGING = {in_member, among_members, in_array, in_header, in_protobuf, in_caffe_text}
+FORGING = {in_table, in_member, among_members, in_array, in_header, in_protobuf, in_caffe_text}
 MUTATORS: dict[str, list[Mutator]] = {
     ".pth": ZIP,
     "packed.pth": ZIP,
@@ -484,5 +499,9 @@ MUTATORS: dict[str, list[Mutator]] = {
     ".safetensors": [in_header],
     ".prototxt": [in_caffe_text],
     ".npz": [*ZIP, in_array],
+    "numpy.npz": [*ZIP, in_array],
+    ".params": [in_numbers],
+    ".index": [in_table],
+    ".data-00000-of-00001": [in_numbers],
     "packed.npz": [*ZIP, in_array],
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.hostile.fuzz import BESIDE
 from tests.hostile.isolated import apart
 from tests.hostile.judge import MEMORY, Verdict, judged
 from tests.hostile.mutants import MUTATORS
@@ -44,7 +45,7 @@ def test_mutants_are_refused_or_read_as_what_they_say(tmp_path):
 
 def test_every_container_has_mutators():
     """Whoever adds one to those that are read adds one there."""
-    assert set(READ) | {".prototxt"} == set(MUTATORS)
+    assert set(READ) | set(BESIDE) == set(MUTATORS)
 
 
 def test_malicious_pickles_do_nothing():

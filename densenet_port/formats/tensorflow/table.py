@@ -26,6 +26,7 @@ import struct
 from collections.abc import Iterator
 
 from densenet_port.errors import CorruptError
+from densenet_port.formats.bounds import TENSORS
 from densenet_port.formats.source import AGAIN, Source
 from densenet_port.formats.tensorflow.crc32c import crc32c, masked
 
@@ -33,7 +34,8 @@ MAGIC = bytes.fromhex("57fb808b247547db")
 _FOOTER = 48  # bytes
 _TRAILER = 5  # bytes behind a block
 _PLAIN, _SNAPPY = 0, 1
-_MOST = 1 << 26  # bytes of one block, packed or not, and of a whole table: a DenseNet-264's index has 150 kB
+_MOST = 1 << 21  # bytes of a table, and of all its blocks, packed or not: a DenseNet-264's index has 150 kB
+_KEY = 4096  # bytes of a key; Keras's have fewer than 200
 _LONGEST = 10  # bytes of a varint
 
 
@@ -49,13 +51,18 @@ def entries(source: Source) -> Iterator[tuple[bytes, bytes]]:
     footer = source.data(source.size - _FOOTER, _FOOTER)
     _, _, at = _handle(source, footer, 0)
     offset, size, _ = _handle(source, footer, at)
-    budget, before = source.size, b""
+    budget, before, count, unpacked = source.size, b"", 0, 0
     for _, value in _entries(source, _block(source, offset, size)):
         offset, size, _ = _handle(source, value, 0)
         budget -= size + _TRAILER
         if budget < 0:
             raise _broken(source, "its blocks overlap")
-        for key, content in _entries(source, _block(source, offset, size)):
+        block = _block(source, offset, size)
+        if (unpacked := unpacked + len(block)) > _MOST:
+            raise _broken(source, f"blocks of more than {_MOST} bytes")
+        for key, content in _entries(source, block):
+            if (count := count + 1) > TENSORS:
+                raise _broken(source, f"more than {TENSORS} entries")
             if before and key <= before:
                 raise _broken(source, "its keys are not in order")
             yield key, content
@@ -88,6 +95,8 @@ def _entries(source: Source, block: bytes) -> Iterator[tuple[bytes, bytes]]:
         length, at = _varint(source, block, at)
         if shared > len(key) or at + own + length > end:
             raise _broken(source, "an entry reaches beyond its block")
+        if shared + own > _KEY:
+            raise _broken(source, f"a key of {shared + own} bytes, at most {_KEY} are expected")
         key = key[:shared] + block[at : at + own]
         at += own + length
         yield key, block[at - length : at]
