@@ -14,13 +14,13 @@ from typing import Any, NamedTuple, cast
 
 from densenet_port.checkpoint import digest
 from densenet_port.conversion.source import Source
-from densenet_port.conversion.write import Conversion, Progress, plan, silent, write_plan
+from densenet_port.conversion.write import Conversion, Progress, labels_of, plan, silent, write_plan
 from densenet_port.errors import DiskError, MisfitError, UsageError
 from densenet_port.files import folder as new_folder
 from densenet_port.formats.beside import Form, forms
 from densenet_port.layouts.layout import Kernels, Layout, Ordering
 from densenet_port.network.architecture import Architecture
-from densenet_port.network.contract import RESIZE, Contract, Input
+from densenet_port.network.contract import Contract, Input
 from densenet_port.network.units import FINAL_NORM, HEAD, Slot, is_head
 
 COUNTED = {"layers", "growth_rate", "bottleneck", "reduction", "stem", "init_channels"}  # what a name stands for
@@ -161,7 +161,7 @@ def _words(source: Source, planned: Conversion, form: Form) -> tuple[dict[str, A
         "head": _theirs(form, "head", numbers.head),
         "stem_name": next(iter(units.values())),
         "head_name": units.get(HEAD),
-        "labels": _labels(source),
+        "labels": labels_of(source),
     }
     for told in (_picture_words(source, form, notes), _resize_words(source, form, notes)):
         words |= told
@@ -187,12 +187,6 @@ def _network_words(numbers: Architecture, contract: Contract, form: Form) -> dic
         raise MisfitError(what, hint="write a file in place of a folder")
     told = {key: value for key, value in own.items() if known.get(key) != value}
     return {"name": name, "compression": round(1 - own["reduction"], 9), **told}
-
-
-def _labels(source: Source) -> list[str] | None:
-    """The names of the classes, where they are known."""
-    labels = source.checkpoint.metadata.get("labels")
-    return list(labels) if labels and len(labels) == source.architecture.classes else None
 
 
 def _picture_words(source: Source, form: Form, notes: list[str]) -> dict[str, Any]:
@@ -223,7 +217,7 @@ def _values(picture: Input, scale: float | None, channels: int) -> Iterator[tupl
 def _resize_words(source: Source, form: Form, notes: list[str]) -> dict[str, Any]:
     """How pictures are brought to a size, where that is known, and the software has words for it."""
     resize = source.contract.resize
-    if resize is None or source.origins.get(RESIZE, "assumed") == "assumed":
+    if resize is None or source.origins.get("resize", "assumed") == "assumed":
         return {}
     fit, interpolation = (_theirs(form, word, getattr(resize, word)) for word in ("fit", "interpolation"))
     if None in (fit, interpolation) or ("crop" not in form.tells and resize.crop != 1):

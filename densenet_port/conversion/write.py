@@ -337,7 +337,7 @@ def _record(
         origin["within"] = source.within
     if hub := source.checkpoint.metadata.get("hub"):
         origin["hub"] = hub
-    record = {
+    record: dict[str, Any] = {
         "schema": SCHEMA,
         "tool": TOOL,
         "layout": target.name,
@@ -349,6 +349,8 @@ def _record(
         "absorbed": planned.absorbed,
         "tensors": dict(digests),
     }
+    if labels := labels_of(source):
+        record["labels"] = labels
     if fold := source.ledger.fold or source.checkpoint.metadata.get("fold"):
         record["fold"] = fold
     if len(target.tensors["conv"]["kernel"].axes) > 1:
@@ -356,3 +358,10 @@ def _record(
     if companion:
         record["companion"] = companion
     return {**record, DIGEST: record_digest(record)}
+
+
+def labels_of(source: Source) -> list[str] | None:
+    """A name for each class, where the source, or what stands beside it, has them; None where it has no head."""
+    checkpoint = source.checkpoint
+    labels = checkpoint.metadata.get("labels") or (checkpoint.record or {}).get("labels")
+    return list(labels) if labels and len(labels) == source.architecture.classes else None

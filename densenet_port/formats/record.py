@@ -9,6 +9,7 @@
     mappings              layout → digest of the table by which it was read or written
     absorbed              {"from", "to", "scale"}: epsilons, and the norms whose scale took up the change; or null
     tensors               name → digest of each tensor
+    labels                a name for each class, where they are known
     fold, kernels         what was worked out of several tensors, and how kernels are stored, where there is a choice
     companion             digest of the file that was written beside this one, where one is
     sha256                digest of all the rest
@@ -53,8 +54,9 @@ def parse_record(path: Path, text: str | bytes) -> dict[str, Any]:
     _check_digest(fields)
     for key in _TEXTS & record.keys():
         fields.text(key)
-    for key in {"mappings", "tensors"} & record.keys():
-        fields.text_map(key)
+    readers = {"mappings": fields.text_map, "tensors": fields.text_map, "labels": fields.texts}
+    for key in readers.keys() & record.keys():
+        readers[key](key)
     if "origins" in record:
         origins = fields.fields("origins")
         origins.check_keys(WORDS, optional=WORDS)

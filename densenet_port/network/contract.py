@@ -18,7 +18,6 @@ Fit = Literal["crop", "squash", "border"]
 _UNIT = 2.0  # means and deviations of pictures of values up to 1 are smaller
 _ROUGH = 1e-6  # of a number: a float32 is within 6e-8 of what is meant, and a preparation multiplies a few
 _EXACT = 1e-12  # of a number: what float64's arithmetic with decimals loses at most, and far less than a float32 has
-RESIZE = "resize"  # an entry that few files tell, and without which a network is the same function of its input
 Origin = Literal["graph", "record", "statistics", "software", "user", "assumed"]
 ENTRIES = ("epsilon", "stem_stride", "stem_padding", "stem_pool", "pool_rounding", "head_pool", "output", "input")
 """The entries of a contract. Each has an origin, by which it is known:
