@@ -8,6 +8,7 @@ what goes with it), writes the new one over it, and ends in one of these ways:
     step       killed at its n-th step on the disk          share     killed after this share of the usual time
     EIO …      the n-th step on the disk fails so           full      the file cannot grow beyond this share of its size
     handles    no more than n files open than now           memory    no more than n MiB of address space than now
+    space      FOLDER, a small file system of its own, has room for this share of the file
 
 A number that is negative counts from the last step. Every attempt gives how it ended, what stands there (`old`, `new`,
 `none` or `torn`, for the file and its companion), and how many files of the dead there were, were left once another
@@ -42,6 +43,7 @@ LAYOUTS = {".pth": "torchvision", ".caffemodel": "caffe", ".onnx": "onnx"}  # th
 ENDINGS = (".pth", ".safetensors", ".h5", ".weights.h5", ".keras", ".caffemodel", ".onnx")
 CHANGES = TOUCHES | {"link", "rename"}
 MIB = 1 << 20
+FILLER = "filler"
 PATIENCE = 60  # seconds
 
 
@@ -101,6 +103,13 @@ def limited(kind, amount):
     resource.setrlimit(kind, (amount, most))
 
 
+def filled(folder, room):
+    """Leave so many bytes free in a folder's file system."""
+    stat = os.statvfs(folder)
+    with (folder / FILLER).open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, stat.f_bavail * stat.f_frsize - room))
+
+
 def address_space():
     """Bytes of this process's address space."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -119,6 +128,9 @@ def attempt(kind, number, usual, work):
         case "full":
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             limited(resource.RLIMIT_FSIZE, int(number * usual["bytes"]))
+            work()
+        case "space":
+            filled(Path(usual["folder"]), int(number * usual["bytes"]))
             work()
         case "handles":
             limited(resource.RLIMIT_NOFILE, len(list(Path("/proc/self/fd").iterdir())) - 1 + number)
@@ -199,7 +211,7 @@ def trial(source, folder, ending, attempts):
     prepare(source, here)
     apart(lambda: run(source, here[0], no_top=True))
     old, old_digests = [place.read_bytes() for place in here], list(map(file_digest, here))
-    usual = measured(source, here)
+    usual = {**measured(source, here), "folder": str(folder)}
     new_digests, results = list(map(file_digest, here)), []
     for kind, numbers in attempts.items():
         for number in numbers:
@@ -207,6 +219,7 @@ def trial(source, folder, ending, attempts):
                 place.write_bytes(content)
             at = usual["steps"] + 1 + number if number < 0 else number
             code = ended(born(lambda: as_a_command(lambda: attempt(kind, at, usual, lambda: run(source, here[0])))))  # noqa: B023
+            (folder / FILLER).unlink(missing_ok=True)
             results.append([kind, number, code, state(here, old_digests, new_digests), *afterwards(here)])
     apart(lambda: (run(source, here[0]), verify(here[0]), None)[-1])
     right = state(here, old_digests, new_digests) == ["new"] * len(here)
