@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 import densenet_port as dp
-from densenet_port.errors import MisfitError, UsageError
+from densenet_port.errors import MisfitError, PortError, UsageError
 from densenet_port.files import resource
 from densenet_port.network.units import Slot
+from densenet_port.prove.factory import Words, record_factory
 from densenet_port.prove.parity import check
 from densenet_port.prove.recorder import record
 from densenet_port.prove.recording import Recording
@@ -304,15 +305,25 @@ def test_the_page_s_commands_print_what_it_shows(desk, tmp_path):
         ("made:dies", 1, "made:dies ended with exit code 9"),
     ],
 )
-def test_a_factory_that_cannot_be_recorded_says_why(desk, factory, code, message):
-    """In its own words, and where; no traceback, and nothing written."""
+def test_a_factory_that_cannot_be_recorded_says_why(desk, factory, code, message, monkeypatch):
+    """In its own words, and where; nothing is written."""
+    (desk / "made.py").write_text(FACTORIES, encoding="utf-8")
+    monkeypatch.chdir(desk)
+
+    with pytest.raises(PortError) as error:
+        record_factory(Words(factory=factory, weights="net.pth", out="none.npz"))
+
+    assert (error.value.exit_code, message.format(desk=desk) in error.value.message) == (code, True), error.value
+    assert not (desk / "none.npz").exists()
+
+
+def test_a_factory_that_fails_is_an_error_of_the_command(desk):
+    """One JSON object, and no traceback."""
     (desk / "made.py").write_text(FACTORIES, encoding="utf-8")
 
-    done = run(desk, "record", factory, "--weights", "net.pth", "--out", "none.npz", "--json")
+    done = run(desk, "record", "made:fails", "--weights", "net.pth", "--out", "none.npz", "--json")
 
-    error = json.loads(done.stdout)["error"]
-    assert (done.returncode, message.format(desk=desk) in error["message"]) == (code, True), error
-    assert ("Traceback" in done.stderr, (desk / "none.npz").exists()) == (False, False)
+    assert (done.returncode, json.loads(done.stdout)["error"]["kind"], done.stderr) == (2, "usage", "")
 
 
 KERAS = """
