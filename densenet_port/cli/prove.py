@@ -137,6 +137,8 @@ def _diagnosis_text(result: "Parity") -> str:
         same = "the same network: nothing to explain"
         return same if result.proven else f"the numbers agree: nothing to explain\n  not proven: {result.dependence}"
     place = f"first off: {result.where or 'nowhere alone'}, on the side of the {result.off or 'port'}"
+    if all(check.passed or check.kind == "preparation" for check in result.checks):
+        place = "its logits agree, of pictures that are prepared alike"
     lines = [f"not the same network; {place}"]
     for finding in result.diagnosis:
         lines.append(f"  {finding['mistake']}: {finding['says']}")
