@@ -258,10 +258,10 @@ def test_a_process_that_dies_is_an_error_about_the_file(script, end, latest, tmp
 
 def test_memory_has_a_limit(tmp_path, monkeypatch):
     """The process may not take what a dataset claims, though the file could hold it."""
-    monkeypatch.setattr(copy, "MEMORY", 0)
-    monkeypatch.setattr(copy, "RATIO", 2)
+    monkeypatch.setattr(copy, "MEMORY", 350 * 2**20)
+    monkeypatch.setattr(copy, "RATIO", 0)
     with h5py.File(tmp_path / "x", "w", libver="latest") as file:
-        file.create_dataset("layers/scale/vars/0", data=np.zeros(2**26, "f4"), chunks=(2**26,))
+        file.create_dataset("layers/scale/vars/0", data=np.zeros(2**26, "f4"), chunks=(2**26,), compression=1)
 
     assert "memory" in refused(tmp_path / "x") or "allocate" in refused(tmp_path / "x")
 

@@ -15,6 +15,7 @@ from tests.hostile.isolated import apart
 from tests.hostile.judge import MEMORY, Verdict, judged
 from tests.hostile.mutants import MUTATORS
 from tests.hostile.seeds import READ
+from tests.record.reliability.__main__ import PAGE, page
 
 ROOT = Path(__file__).parents[2]
 MUTANTS = 12  # of each container
@@ -122,3 +123,8 @@ def test_the_judge_sees_what_is_planted(reader, kind, tmp_path, monkeypatch):
     verdict, _ = apart(tmp_path / "x", MEMORY, read=reader if reader in (killed, greedy) else endless)
 
     assert (verdict.kind, time.monotonic() - began < 20) == (kind, True)
+
+
+def test_the_page_is_what_was_measured():
+    """`docs/reliability.md` is written by its script, and by nobody else."""
+    assert page() == PAGE.read_text()

@@ -51,8 +51,8 @@ def of_mutants(measured: Measured) -> str:
         headers, entries, operations, fields, addresses and texts; sometimes so that the container's own checksums are
         made anew (a forgery). Each is read tensor by tensor, and as a network, in a process that may take 512 MiB and
         five seconds. *Another network* is what a file says that carries nothing against it, or was forged; *believed*
-        are those of files with digests or checksums that should have shown it. Seed {measured["seed"]}; 20,000 of each is
-        the aim, and the table says how many were run."""
+        are those of files with digests or checksums that should have shown it. Seed {measured["seed"]}; 20,000 of
+        each is the aim, and the table says how many were run."""
     columns = ["container", "mutants", "refused", "the same", "another network", "believed", "other errors"]
     columns += ["signals, hangs, memory", "slowest", "memory at most"]
     return f"{flowed(words)}\n\n{table(columns, rows)}"
