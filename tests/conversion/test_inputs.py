@@ -12,18 +12,17 @@ UNKNOWABLE = {"state_dict_without_pool"}  # nothing in the file tells; what is a
 
 @pytest.fixture(scope="module", params=GROUPS)
 def brought(request, tmp_path_factory):
-    """The forms of one group, with the folder that they stand in."""
+    """The forms of one group, with what becomes of each, and the folder that they stand in."""
     folder = tmp_path_factory.mktemp("brought")
-    return written(request.param, folder), folder
+    return [(form, outcome(form.path, folder)) for form in written(request.param, folder)], folder
 
 
 def test_no_form_becomes_another_function_untold(brought):
     """Refused, or the framework's own function; where the file cannot tell, the assumption is said."""
-    forms, folder = brought
+    forms, _ = brought
 
     silent = []
-    for form in forms:
-        result = outcome(form.path, folder)
+    for form, result in forms:
         wrong = result.is_converted and result.apart is not None and not result.apart <= BOUND
         if wrong and not (form.name in UNKNOWABLE and result.text.startswith("assumed: ")):
             silent.append((form.name, result))
@@ -33,10 +32,10 @@ def test_no_form_becomes_another_function_untold(brought):
 
 def test_the_page_says_what_becomes_of_each(brought):
     """Word by word."""
-    forms, folder = brought
+    forms, _ = brought
     page = PAGE.read_text(encoding="utf-8").splitlines()
 
-    assert [row for form in forms if (row := line(form, folder)) not in page] == []
+    assert [row for form, result in forms if (row := line(form, result)) not in page] == []
 
 
 def test_a_way_that_a_refusal_names_works(brought):
@@ -44,8 +43,7 @@ def test_a_way_that_a_refusal_names_works(brought):
     forms, folder = brought
 
     tried = 0
-    for form in forms:
-        result = outcome(form.path, folder)
+    for form, result in forms:
         within = re.search(r"--within (\S+)", result.text)
         words = {"within": within[1]} if within else {}
         if "--no-top" in result.text:

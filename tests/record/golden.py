@@ -308,9 +308,19 @@ def recording():
         }
 
 
-def files_of(layout, folder):
-    """Case → what was written and what was read back, of every case of a layout."""
-    return {str(case): outcome(case, folder) for case in cases(layout)}
+def files_of(layout, folder, chosen=cases):
+    """Case → what was written and what was read back, of every case of a layout or of those that are chosen."""
+    return {str(case): outcome(case, folder) for case in chosen(layout)}
+
+
+def unlike(layout) -> Iterator[Case]:
+    """The first case of each container, and of each network with what is special about it: two separate things."""
+    seen = set()
+    for case in cases(layout):
+        parts = {case.ending, (case.start.spec, case.name)}
+        if not parts <= seen:
+            yield case
+        seen |= parts
 
 
 def names_of(layout):

@@ -82,9 +82,8 @@ def prepared(x: np.ndarray, picture: Input) -> np.ndarray:
     return (turned / picture.scale - np.array(picture.mean)) / np.array(picture.std)
 
 
-def line(form: Written, folder: Path) -> str:
+def line(form: Written, result: Outcome) -> str:
     """A row of the table."""
-    result = outcome(form.path, folder)
     if not result.is_converted:
         word = "refused"
     elif result.apart is None:
@@ -98,7 +97,7 @@ def line(form: Written, folder: Path) -> str:
 
 def section(module: str, folder: Path) -> str:
     """The forms of one group, as Markdown."""
-    rows = [line(form, folder) for form in written(module, folder)]
+    rows = [line(form, outcome(form.path, folder)) for form in written(module, folder)]
     heading = ["| what is brought | what becomes of it | and what is said |", "| --- | --- | --- |"]
     return "\n".join([f"## {GROUPS[module]}", "", *heading, *rows])
 

@@ -5,8 +5,6 @@ other. Beside a file `NAME.ENDING` stands `NAME.npz` where the framework has an 
 own network takes it, and `y`, its logits.
 """
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -15,8 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from densenet_port.prove.worker import environment
+from tests.support import warm
+
 SIZE = 64  # pixels
-ROOT = Path(__file__).parents[2]
 
 
 class Form(NamedTuple):
@@ -64,11 +64,13 @@ def write_all(module: str, folder: Path) -> None:
 
 def written(module: str, folder: Path) -> list[Written]:
     """Every form of a module, written into a folder by a process of its own."""
-    code = "import sys; from pathlib import Path; from tests.support.inputs import write_all; "
-    code += "write_all(sys.argv[1], Path(sys.argv[2]))"
-    command = [sys.executable, "-c", code, module, str(folder)]
-    environment = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr
-    rows = [line.split("\t") for line in done.stdout.splitlines() if line.count("\t") == 2]  # frameworks print, too
+    imports = warm.TORCH if module.endswith("torch") else warm.KERAS
+    code, printed = warm.run(__name__, [module, folder], environment("tensorflow"), imports)
+    lines = printed.decode().splitlines()
+    assert code == 0, lines
+    rows = [line.split("\t") for line in lines if line.count("\t") == 2]  # frameworks print, too
     return [Written(name, folder / file, about) for name, file, about in rows]
+
+
+if __name__ == "__main__":
+    import_module("tests.support.inputs").write_all(sys.argv[1], Path(sys.argv[2]))  # where forms register
