@@ -67,7 +67,7 @@ def killed(folder: Path, count: int) -> Row:
     """SIGKILL at steps on the disk, all over the conversion and each of the last, and at moments."""
     chance = random.Random(1)  # noqa: S311
     last = min(16, count // 2)
-    steps = [*range(-last, 0), *(chance.randint(1, 1000) for _ in range(count // 2 - last))]
+    steps = [*range(-last, 0), *(chance.random() for _ in range(count // 2 - last))]
     results = attempts(folder, {"step": steps, "share": [chance.uniform(0, 1.1) for _ in range(count - len(steps))]})
     died = sum(code == -9 for _, _, code, *_ in results)
     return Row("SIGKILL during convert", f"{count} × {len(ENDINGS)} containers, {died} died", outcome(results))
@@ -77,9 +77,7 @@ def failing(folder: Path, count: int) -> Row:
     """A step on the disk that fails, with one of five errors."""
     chance = random.Random(2)  # noqa: S311
     share = -(-count // len(ERRORS))
-    plan = {
-        name: [chance.choice([-chance.randint(1, 12), chance.randint(1, 300)]) for _ in range(share)] for name in ERRORS
-    }
+    plan = {name: [chance.choice([-chance.randint(1, 12), chance.random()]) for _ in range(share)] for name in ERRORS}
     results = attempts(folder, plan)
     return Row(f"{', '.join(ERRORS)} at a step", f"{share * len(ERRORS)} × {len(ENDINGS)}", outcome(results))
 
