@@ -10,9 +10,9 @@ what goes with it), writes the new one over it, and ends in one of these ways:
     handles    no more than n files open than now           memory    no more than n MiB of address space than now
     space      FOLDER, a small file system of its own, has room for this share of the file
 
-A step that is negative counts from the last one, a fraction is that share of all. Every attempt gives how it ended, what stands there (`old`, `new`,
-`none` or `torn`, for the file and its companion), and how many files of the dead there were, were left once another
-file was written beside them, and once the same was written again.
+A step that is negative counts from the last one, a fraction is that share of all. Every attempt gives how it ended,
+what stands there (`old`, `new`, `none` or `torn`, for the file and its companion), and how many files of the dead there
+were, were left once another file was written beside them, and once the same was written again.
 """
 
 import errno
