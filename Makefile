@@ -5,8 +5,9 @@
 # make check  ruff and mypy
 # make fuzz   20,000 mutants of every container, into fuzz.json
 # make bench  the measurements behind README's tables
+# make lock   renew what .github/locks pins by digest
 PYTHON ?= python3
-.PHONY: demo test sweep owners check fuzz bench clean
+.PHONY: demo test sweep owners check fuzz bench lock clean
 
 demo: .venv-core/ready
 	.venv-core/bin/densenet-port demo
@@ -42,5 +43,13 @@ bench: .venv/ready
 	.venv/bin/pip install --quiet --editable '.[keras,jax,torch,test]'
 	touch $@
 
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet --upgrade pip-tools
+	cd .github/locks && for name in build core sbom; do \
+	  ../../.venv-lock/bin/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras --no-annotate --no-header \
+	    --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --output-file $$name.txt \
+	    $$(test $$name = core && echo ../../pyproject.toml || echo $$name.in) || exit 1; done
+
 clean:
-	rm -rf .venv .venv-core
+	rm -rf .venv .venv-core .venv-lock

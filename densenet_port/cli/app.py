@@ -134,10 +134,14 @@ def _unforeseen(error: Exception) -> int:
 
 
 def _fail(kind: str, message: str, hint: str | None, code: int) -> int:
-    """Print what went wrong, on stderr or as JSON."""
-    with suppress(OSError):  # nobody hears it; the code says it all the same
+    """Print what went wrong, as JSON where that is asked for and stdout takes it, else on stderr; and give the code."""
+    try:
         if "--json" in sys.argv[1:]:
             print_json("error", error_json(kind, message, hint))
-        else:
-            print_error(message, hint)
+            sys.stdout.flush()
+            return code
+    except OSError:
+        pass
+    with suppress(OSError):  # nobody hears it; the code says it all the same
+        print_error(message, hint)
     return code

@@ -471,3 +471,38 @@ def test_a_damaged_file_is_refused_and_can_be_taken(tmp_path):
     assert told in refused.stderr
     assert taken.returncode == 0
     assert f"contradiction: {told}" in shown.stdout
+
+
+STREAMS = {  # what the shell does to a command → what it ends with, and what it says on stderr
+    "layouts --json >/dev/full": (6, "error: No space left on device\n"),
+    "archs >&-": (0, ""),
+    "inspect none.pth 2>/dev/full": (6, ""),
+    "inspect none.pth >&- 2>&-": (6, ""),
+}
+
+
+def test_a_stream_that_is_full_or_closed_is_no_fault_of_ours(tmp_path):
+    """One line where it can still be read, and the code in any case; no traceback, and none at the very end."""
+    ends = {}
+    for words in STREAMS:
+        command = f"exec {sys.executable} -m densenet_port {words}"
+        done = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)  # noqa: PLW1510
+        ends[words] = (done.returncode, done.stderr)
+
+    assert ends == STREAMS
+
+
+@pytest.mark.parametrize(
+    "lack", [MemoryError(), RuntimeError("can't start new thread"), OSError(24, "Too many open files")]
+)
+def test_what_the_machine_lacks_is_one_line(lack, monkeypatch):
+    """Exit code 6, as for a full disk."""
+
+    def lacking(*_words, **_more):
+        raise lack
+
+    monkeypatch.setattr("densenet_port.cli.app.app", lacking)
+    memory = "there is not enough memory; nothing was left half written"
+
+    expected = "Too many open files" if isinstance(lack, OSError) else memory
+    assert called("archs") == (6, "", f"error: {expected}\n")

@@ -1,6 +1,6 @@
 """A conversion that is killed, or whose disk, handles or memory end, leaves the old file or the new one, and no stray.
 
-A share of what `tests/record/reliability_writer.py` measures at length.
+A share of what `tests/record/reliability/writer.py` measures at length.
 """
 
 import json

@@ -118,20 +118,6 @@ def test_nothing_tells_a_path(place, release):
     assert json.loads((release / f"{FIRST}.parity.json").read_text())["seconds"] == 0
 
 
-def test_building_again_elsewhere_gives_the_same_bytes(place, release):
-    """Weights, figures, pages, golden files: every byte."""
-    other = place / "elsewhere.pth"
-    shutil.copy(checkpoint_file(place, SPECS[0], "zip"), other)
-
-    built(place, [other], SPECS[0], out="again")
-
-    again, before = content(place / "again"), content(release)
-    once = {"manifest.json", "SHA256SUMS", "RELEASE_NOTES.md"}  # they tell of all networks
-    assert {name: again[name] for name in again if name not in once} == {
-        name: before[name] for name in before if FIRST in name
-    }
-
-
 def test_what_was_built_from_the_same_inputs_is_kept(place, release, tmp_path, monkeypatch):
     """Neither converted nor checked again; another tag is another manifest only."""
     monkeypatch.setattr(building, "convert_and_check", None)

@@ -10,9 +10,9 @@ what goes with it), writes the new one over it, and ends in one of these ways:
     handles    no more than n files open than now           memory    no more than n MiB of address space than now
     space      FOLDER, a small file system of its own, has room for this share of the file
 
-A number that is negative counts from the last step. Every attempt gives how it ended, what stands there (`old`, `new`,
-`none` or `torn`, for the file and its companion), and how many files of the dead there were, were left once another
-file was written beside them, and once the same was written again.
+A step that is negative counts from the last one, a fraction is that share of all. Every attempt gives how it ended,
+what stands there (`old`, `new`, `none` or `torn`, for the file and its companion), and how many files of the dead there
+were, were left once another file was written beside them, and once the same was written again.
 """
 
 import errno
@@ -120,7 +120,7 @@ def attempt(kind, number, usual, work):
     signal.alarm(PATIENCE)
     match kind:
         case "step":
-            breaking(number, die, work)
+            breaking(step_of(number, usual["steps"]), die, work)
         case "share":
             threading.Timer(number * usual["seconds"], die).start()
             work()
@@ -139,7 +139,7 @@ def attempt(kind, number, usual, work):
             limited(resource.RLIMIT_AS, address_space() + int(number * MIB))
             work()
         case _:
-            breaking(number, failing(kind), work)
+            breaking(step_of(number, usual["steps"]), failing(kind), work)
 
 
 def as_a_command(work):
@@ -217,13 +217,19 @@ def trial(source, folder, ending, attempts):
         for number in numbers:
             for place, content in zip(here, old, strict=True):
                 place.write_bytes(content)
-            at = usual["steps"] + 1 + number if number < 0 else number
-            code = ended(born(lambda: as_a_command(lambda: attempt(kind, at, usual, lambda: run(source, here[0])))))  # noqa: B023
+            code = ended(born(lambda: as_a_command(lambda: attempt(kind, number, usual, lambda: run(source, here[0])))))  # noqa: B023
             (folder / FILLER).unlink(missing_ok=True)
             results.append([kind, number, code, state(here, old_digests, new_digests), *afterwards(here)])
     apart(lambda: (run(source, here[0]), verify(here[0]), None)[-1])
     right = state(here, old_digests, new_digests) == ["new"] * len(here)
     return {"usual": usual, "results": results, "right": right and not unfinished(folder)}
+
+
+def step_of(number, steps):
+    """Which step a number means."""
+    if number < 0:
+        return steps + 1 + number
+    return max(1, round(number * steps)) if isinstance(number, float) else number
 
 
 def afterwards(here):

@@ -1,10 +1,4 @@
-"""What becomes of files when a conversion is killed, when its disk breaks, and when it is run again, at length.
-
-    python -m tests.record.reliability_writer [SHARE]      prints Markdown rows: what, how often, what came of it
-
-SHARE is the share of the usual number of attempts, 1 by itself. The input is the embedded sample. A full and a
-read-only file system are real ones where the user may mount them; else these rows say so.
-"""
+"""What becomes of files when a conversion is killed, when its disk breaks, and when it is run again."""
 
 import json
 import os
@@ -16,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from tests.record.reliability.part import Part, flowed, table
 from tests.support.breaks import ENDINGS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "weights" / "sample" / "digits.pth"
 KILLS, OFFSETS, RUNS = 200, 50, 100
 ERRORS = ("EIO", "ENOSPC", "EROFS", "EDQUOT", "EMFILE")
@@ -32,30 +27,47 @@ ALONE = {("old", "none"), ("new", "none")}  # a .caffemodel, between the renames
 
 
 class Row(NamedTuple):
-    """One row of the page."""
+    """What was done, how often, and what came of it."""
 
     what: str
     tried: str
     result: str
 
 
-def rows(share: float = 1.0) -> Iterator[Row]:
-    """Everything that is measured here, with a share of the attempts."""
+def measure(scale: float) -> dict[str, Any]:
+    """Everything, with a share of the attempts; each row is told on stderr as it comes."""
+    rows = []
     with TemporaryDirectory(prefix="reliability-") as name:
         folder = Path(name)
-        yield killed(folder / "killed", round(KILLS * share))
-        yield failing(folder / "failing", round(OFFSETS * share))
-        yield limited(folder / "limited", round(OFFSETS * share))
-        yield full(folder / "full", round(OFFSETS * share))
-        yield read_only(folder / "read-only")
-        yield again(folder / "again", round(RUNS * share))
+        for row in (
+            lambda: killed(folder / "killed", round(KILLS * scale)),
+            lambda: failing(folder / "failing", round(OFFSETS * scale)),
+            lambda: limited(folder / "limited", round(OFFSETS * scale)),
+            lambda: full(folder / "full", round(OFFSETS * scale)),
+            lambda: read_only(folder / "read-only"),
+            lambda: again(folder / "again", round(RUNS * scale)),
+        ):
+            rows.append(row())
+            print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)  # noqa: T201
+    return {"rows": rows}
+
+
+def render(measured: dict[str, Any]) -> str:
+    """The rows as a table."""
+    words = f"""The embedded sample, converted into each of {len(ENDINGS)} containers over an older file of the same
+        name. A process is killed at its steps on the disk (all of the last ones, others by chance) and at moments by
+        chance; a step fails; something runs out. *Torn* is what is neither the old file nor the new one, or a file
+        beside another's companion. An error is one line and exit code 6. A full and a read-only file system are real
+        ones, where the user may mount them. Before each attempt the old file is put back, and after it another file is
+        written beside, which must leave no stray."""
+    return f"{flowed(words)}\n\n{table(['what', 'how often', 'what came of it'], measured['rows'])}"
 
 
 def killed(folder: Path, count: int) -> Row:
     """SIGKILL at steps on the disk, all over the conversion and each of the last, and at moments."""
     chance = random.Random(1)  # noqa: S311
     last = min(16, count // 2)
-    steps = [*range(-last, 0), *(chance.randint(1, 1000) for _ in range(count // 2 - last))]
+    steps = [*range(-last, 0), *(chance.random() for _ in range(count // 2 - last))]
     results = attempts(folder, {"step": steps, "share": [chance.uniform(0, 1.1) for _ in range(count - len(steps))]})
     died = sum(code == -9 for _, _, code, *_ in results)
     return Row("SIGKILL during convert", f"{count} × {len(ENDINGS)} containers, {died} died", outcome(results))
@@ -65,9 +77,7 @@ def failing(folder: Path, count: int) -> Row:
     """A step on the disk that fails, with one of five errors."""
     chance = random.Random(2)  # noqa: S311
     share = -(-count // len(ERRORS))
-    plan = {
-        name: [chance.choice([-chance.randint(1, 12), chance.randint(1, 300)]) for _ in range(share)] for name in ERRORS
-    }
+    plan = {name: [chance.choice([-chance.randint(1, 12), chance.random()]) for _ in range(share)] for name in ERRORS}
     results = attempts(folder, plan)
     return Row(f"{', '.join(ERRORS)} at a step", f"{share * len(ERRORS)} × {len(ENDINGS)}", outcome(results))
 
@@ -197,6 +207,4 @@ def mounted(*words: object) -> Iterator[bool]:
             subprocess.run(["umount", "--lazy", str(words[-1])], check=True)
 
 
-if __name__ == "__main__":
-    for row in rows(float(sys.argv[1]) if len(sys.argv) > 1 else 1.0):
-        print(f"| {' | '.join(row)} |", flush=True)  # noqa: T201
+PARTS = {"writer": Part("Killed, full, read-only, and run again", measure, render)}
