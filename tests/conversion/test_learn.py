@@ -30,7 +30,7 @@ LISTS = [path for path in sorted(KEYS.glob("*.txt")) if not path.stem.startswith
 HEADED = [path for path in LISTS if "head=" in path.stem]
 LISTS = [path for path in LISTS if path not in HEADED]
 LISTS = [*{path.stem.partition("-")[0]: path for path in LISTS}.values()]  # one of each software: names are alike
-NUMBERED = ("titu1994",)  # layers have nothing but running numbers
+NUMBERED = ("titu1994", "gluon")  # layers have nothing but running numbers; blocks have every second one
 
 
 # -- recorded lists under other names ----------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ ALL = sorted(KEYS.glob("*.txt"))
 LISTS = ALL if WHOLE else unlike(ALL)
 FULL = 1e-10  # of the logits' deviation: float64's rounding
 NUMBERED = ("titu1994",)  # names without a hierarchy
+UNDERSCORED = ("gluon_blocks",)  # one sign parts a unit from its tensor and the words of `running_mean`
 WORDLESS = (
     "onnx-1",
     "onnx-2",
@@ -56,8 +57,8 @@ def test_without_order_the_hierarchy_of_names_places_every_tensor(path):
     file, ledger = trained(path)
     bag, names = renamed(file, by_tokens, shuffled=True)
 
-    if path.stem.startswith((*NUMBERED, *WORDLESS, *STEMS_ALIKE)):
-        with pytest.raises(MisfitError, match="stays open"):
+    if path.stem.startswith((*NUMBERED, *WORDLESS, *STEMS_ALIKE, *UNDERSCORED)):
+        with pytest.raises(MisfitError, match="stays open|its norms are not"):
             identify(bag)
         return
     structure = identify(bag)
