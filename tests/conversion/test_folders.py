@@ -433,3 +433,29 @@ def test_what_does_not_come_as_a_folder(tuned, tmp_path):
     with pytest.raises(MisfitError, match="timm's configuration has no word for 3 channels in the order bgr"):
         dp.convert(plain, dst="torchvision", out=f"{tmp_path}/x/", contract={"input": blue})
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.owners
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        *((name, {}) for name in ("densenet121", "densenet161", "densenet169", "densenet201")),
+        *((name, {}) for name in ("densenetblur121d", "densenet264d")),
+        ("densenet121", {"num_classes": 14, "in_chans": 1}),
+    ],
+    ids=str,
+)
+def test_whole_folders_of_timms_go_there_and_back(name, settings, tmp_path):
+    """Written by timm with random weights, and by us; timm's own logits of both are the same."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, **settings).eval()
+    save_for_hf(model, tmp_path / "theirs", safe_serialization=True)
+
+    network = dp.read(tmp_path / "theirs")
+    network.write(f"{tmp_path / 'back'}/", layout=network.layout)
+    again = timm.create_model(f"local-dir:{tmp_path / 'back'}", pretrained=True).eval()
+
+    images = torch.randn(1, settings.get("in_chans", 3), 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(images), model(images))
+    assert network.origins["input"] == network.origins["resize"] == "record"
