@@ -14,12 +14,12 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.record.reliability import hostile
+from tests.record.reliability import hostile, writer
 from tests.record.reliability.part import Part
 
 HERE = Path(__file__).parent
 PAGE = Path(__file__).parents[3] / "docs" / "reliability.md"
-PARTS: dict[str, Part] = {**hostile.PARTS}
+PARTS: dict[str, Part] = {**hostile.PARTS, **writer.PARTS}
 HEAD = """# Nothing runs, nothing is lost, nothing damaged is believed
 
 What was tried against the readers and the writer, and what came of it. The scripts that measured it write this page:
