@@ -9,6 +9,8 @@ An error that is not of our family ends the run, with the input that caused it i
 import random
 import sys
 import tempfile
+from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 
 try:
@@ -20,16 +22,12 @@ except ImportError:
 def main() -> None:
     """Fuzz the container that the first argument names."""
     container = sys.argv.pop(1)
+    formats = _readers()  # before anything else imports them
     from tests.hostile.fuzz import seeds_in
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         seed = seeds_in(folder)[container].read_bytes()
-        if atheris:
-            with atheris.instrument_imports(include=["densenet_port.formats"]):
-                from densenet_port import formats
-        else:
-            from densenet_port import formats
         target = _target(formats, folder / f"y{container}")
         if not atheris:
             _at_random(container, seed, target)
@@ -39,6 +37,16 @@ def main() -> None:
         (corpus / "seed").write_bytes(seed)
         atheris.Setup([*sys.argv, f"-max_len={2 * len(seed)}", str(corpus)], target, custom_mutator=_mutator(container))
         atheris.Fuzz()
+
+
+def _readers():
+    """The room of the readers, all of it imported, and told to say where it goes."""
+    with atheris.instrument_imports(include=["densenet_port.formats"]) if atheris else nullcontext():
+        from densenet_port import formats
+
+        for module in formats.READERS:
+            import_module(f"densenet_port.formats.{module}")
+    return formats
 
 
 def _target(formats, path):

@@ -75,8 +75,9 @@ def of_incumbents(measured: Measured) -> str:
     words = f"""{measured["count"]} damaged files of each container, bytes changed behind the writer's back, read by the
         library that people use, and by us: how many are read as other numbers, or under other names, without a word;
         and how many end the process, or take more than five seconds or 4 GiB. `.pth`, `.safetensors`, `.h5`,
-        `.weights.h5` and `.onnx` are our own, whose digests only we know; that is what they are for. `packed.pth` is
-        PyTorch's, packed again, `.npz` NumPy's; `stream.pth` and `.caffemodel.h5` carry nothing that could show it."""
+        `.weights.h5`, `.onnx` and `.npz` are our own, whose digests only we know; that is what they are for.
+        `packed.pth` is PyTorch's, packed again, `numpy.npz` NumPy's; `stream.pth` and `.caffemodel.h5` carry nothing
+        that could show it."""
     columns = ["reader", "container", "other numbers", "fatal", "ours: other numbers", "ours: fatal"]
     return f"{flowed(words)}\n\n{table(columns, rows)}"
 
