@@ -82,7 +82,7 @@ def test_a_workflow_gives_the_action_what_it_takes(path):
 
 def test_the_workflows_are_there():
     """One runs what must hold before anything lands, one uses the action."""
-    assert [path.name for path in WORKFLOWS] == ["ci.yml", "parity.yml"]
+    assert [path.name for path in WORKFLOWS] == ["ci.yml", "parity.yml", "release.yml"]
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,14 @@ CONTAINER = {  # ending → what the reader calls it
     ".h5": "keras-h5",
     ".weights.h5": "weights-h5",
     ".keras": "keras",
+    ".npz": "npz",
 }
-LISTS = [(layout, dict(genuine(layout))["121"]) for layout in layouts() if "121" in dict(genuine(layout))]
+OF_121 = {layout: [path for name, path in genuine(layout) if name == "121"] for layout in layouts()}
+LISTS = [  # the one that is called as the layout is, or else the last
+    (layout, max(paths, key=lambda path: (path.stem == f"{layout}-121", path.stem)))
+    for layout, paths in OF_121.items()
+    if paths
+]
 
 
 def sizes(path):

@@ -17,7 +17,7 @@ from densenet_port.formats.onnx.model import DTYPES, Constant, Node
 
 Args = Sequence[Constant | None]
 Attributes = Mapping[str, Any]
-MOST = TENSOR // 8  # elements of a repeated constant; DenseNet's largest kernel has 2²³
+MOST = TENSOR  # elements of a repeated constant, which are one in memory; VGG's largest layer has 2²⁶·⁶
 _SMALL = 64  # elements of a tensor that says a shape
 
 
