@@ -1,6 +1,6 @@
 # make demo   convert the embedded network and show that it is still the same (core dependencies only)
 # make test   every test, with the frameworks
-# make sweep  every planted change; `make test` takes every fifth to eleventh
+# make sweep  every planted change, recorded list and file; `make test` takes a fixed part of them
 # make owners the tests against software too heavy for every run
 # make check  ruff and mypy
 # make fuzz   20,000 mutants of every container, into fuzz.json
