@@ -25,16 +25,9 @@ from densenet_port.formats.live import live
 from densenet_port.layouts.layout import Layout, TensorSpec
 from densenet_port.layouts.match import Claim
 from densenet_port.layouts.schema import kind_of
+from densenet_port.network.contract import COMPUTED
 from densenet_port.network.units import Slot
 
-COMPUTED = (
-    "epsilon",
-    "stem_stride",
-    "stem_padding",
-    "stem_pool",
-    "pool_rounding",
-    "head_pool",
-)  # what logits depend on
 HEAD_ONLY = ("classes", "head")  # numbers of an architecture that are its head's
 
 
@@ -64,9 +57,8 @@ def _require_same_numbers(source: Network, target: Network) -> None:
     """Raise MisfitError unless both are networks of the same numbers."""
     if source.architecture == target.architecture:
         return
-    numbers = target.architecture.to_json()
-    differing = {key: one for key, one in source.architecture.to_json().items() if numbers[key] != one}
-    shown = ", ".join(f"{key} {one} and {numbers[key]}" for key, one in differing.items())
+    differing = source.architecture.differing(target.architecture)
+    shown = ", ".join(f"{key} {both}" for key, both in differing.items())
     hint = "no_top=True leaves the model's own head alone" if differing.keys() <= {*HEAD_ONLY} else None
     paths = f"{source.checkpoint.path} and {target.checkpoint.path}"
     raise MisfitError(f"{paths} are networks of different numbers: expected and found {shown}", hint=hint)

@@ -74,7 +74,7 @@ def as_it_is(path: Path, *, output: str | None = None, body: bool = False) -> Ch
         several = _several(path)
         checkpoint: Checkpoint = _read(several, path) if several else _module("folders").read(path, _file)
         if output is not None:
-            raise UsageError(f"{path}: has no output {output!r}", hint="only ONNX models have outputs by name")
+            raise UsageError(f"{path}: has no output {output!r}", hint=NO_OUTPUTS)
         return checkpoint
     checkpoint = _file(path, output=output, body=body)
     if (path.parent / CONFIG).is_file():

@@ -23,7 +23,6 @@ each class, and `pool` where nothing else tells it. A file of another software, 
 believed.
 """
 
-import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -33,6 +32,7 @@ from typing import Any
 from densenet_port.checkpoint import Checkpoint
 from densenet_port.errors import CorruptError, DiskError, PortError, UsageError
 from densenet_port.files import resource
+from densenet_port.formats.bounds import parsed_json
 from densenet_port.strict import Fields, quoted
 
 CONFIG = "config.json"
@@ -149,7 +149,7 @@ def document(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             text = file.read(LIMIT + 1)
-        content = json.loads(text) if len(text) <= LIMIT else None
+        content = parsed_json(f"{path}:", text) if len(text) <= LIMIT else None
     except OSError as error:
         raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

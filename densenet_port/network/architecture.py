@@ -152,6 +152,11 @@ class Architecture:
         """The same body without the head."""
         return replace(self, classes=None, head=USUAL)
 
+    def differing(self, other: "Architecture") -> dict[str, str]:
+        """Number → this network's and the other's, in words, of those that are not the same: `24 and 32`."""
+        numbers = other.to_json()
+        return {key: f"{one} and {numbers[key]}" for key, one in self.to_json().items() if numbers[key] != one}
+
 
 def infer(sizes: Mapping[str, Mapping[str, int]], norms: int | None = None) -> Architecture:
     """The architecture whose kernels have these sizes: unit name → axis name → length.

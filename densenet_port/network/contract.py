@@ -29,6 +29,8 @@ ENTRIES = ("epsilon", "stem_stride", "stem_padding", "stem_pool", "pool_rounding
     user       the user's word
     assumed    nothing tells; it is what files like this one usually have
 """
+COMPUTED = ("epsilon", "stem_stride", "stem_padding", "stem_pool", "pool_rounding", "head_pool")
+"""The entries that the logits of prepared images depend on."""
 WORDS = (*ENTRIES, "resize")
 """What a user may say of a contract. `resize` is no part of the function, and has an origin only where it is known."""
 

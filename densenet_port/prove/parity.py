@@ -253,14 +253,9 @@ def _require_same_numbers(port: Network, architecture: Architecture, against: st
     """Refuse to compare networks that cannot be the same."""
     if port.architecture == architecture:
         return
-    numbers = port.architecture.to_json()
-    differing = [
-        f"{key} {expected} and {numbers[key]}"
-        for key, expected in architecture.to_json().items()
-        if numbers[key] != expected
-    ]
+    shown = ", ".join(f"{key} {both}" for key, both in architecture.differing(port.architecture).items())
     path = port.checkpoint.path
-    message = f"{path} and {against} are networks of different numbers: expected and found {', '.join(differing)}"
+    message = f"{path} and {against} are networks of different numbers: expected and found {shown}"
     raise MisfitError(message, hint="compare a port with the very checkpoint it was made from")
 
 

@@ -14,11 +14,9 @@ from densenet_port.conversion.load import Network
 from densenet_port.errors import UsageError
 from densenet_port.extras import SOFTWARE, ReadBy, Software
 from densenet_port.layouts.layout import Layout, layouts
-from densenet_port.network.contract import Contract, Origin
+from densenet_port.network.contract import COMPUTED, Contract, Origin
 from densenet_port.prove.job import require_buildable
 
-# the entries of a contract that logits depend on
-COMPUTED = ("epsilon", "stem_stride", "stem_padding", "stem_pool", "pool_rounding", "head_pool")
 KERAS = ("keras", "keras-h5", LIVE_KERAS)  # containers whose whole models Keras runs
 CLOSE = 1e-6  # of an epsilon: a graph may keep it in float32, which is within 6e-8 of what is meant
 BY: dict[Origin, str] = {
