@@ -251,7 +251,7 @@ def test_the_maximum_in_front_of_the_head_is_heard(tuned, tmp_path):
 
 
 def test_a_configuration_that_is_none(tuned, tmp_path):
-    """No JSON is damage, and so is one without end; somebody else's is said and not believed, and what is assumed stays so."""
+    """No JSON is damage, nor one without end; somebody else's is said and not believed, what is assumed stays so."""
     folder = tmp_path / "x"
     shutil.copytree(tuned, folder)
     (folder / "config.json").write_text('{"architecture": ')
