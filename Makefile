@@ -4,7 +4,7 @@
 # make owners the tests against software too heavy for every run
 # make check  ruff and mypy
 # make fuzz   20,000 mutants of every container, into fuzz.json
-# make bench  the measurements behind README's tables
+# make bench  the measurements behind docs/benchmarks.md and README's table, 25 minutes on two quiet cores
 # make lock   renew what .github/locks pins by digest
 PYTHON ?= python3
 .PHONY: demo test sweep owners check fuzz bench lock clean
@@ -31,7 +31,7 @@ fuzz: .venv/ready
 	.venv/bin/python -m tests.hostile.fuzz $(ARGS)
 
 bench: .venv/ready
-	.venv/bin/python benchmarks/run.py $(ARGS)
+	.venv/bin/python -m benchmarks $(ARGS)
 
 .venv-core/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-core

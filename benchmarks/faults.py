@@ -1,129 +1,35 @@
-"""What each planted fault does to a whole 121, what catches it and what it is named: the table in docs/faults.md.
+"""What each planted fault does to a whole 121, and what it is named: the table of docs/faults.md."""
 
-    python benchmarks/faults.py [--images 16] [--size 128] [--readme]
-
-The network is random, with calibrated statistics, and runs in numpy: undamaged in float64 it is the truth, undamaged in
-float32 the yardstick. 128 pixels are the size that its statistics were taken at, and a multiple of 32, where the two
-paddings differ. The diagnosis sees two of the images. With --readme the table goes into docs/faults.md.
-"""
-
-import argparse
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from run import ROOT, into, machine
-
-sys.path.insert(0, str(ROOT))
-
-from densenet_port.conversion.load import read
-from densenet_port.network.numpy import forward
-from densenet_port.prove.checks import BOUND64, FACTOR32
-from densenet_port.prove.diagnose import Diagnosis, diagnose
-from tests.support.faults import FAULTS, GRAPHS, logits_of
-from tests.support.networks import checkpoint_file, images
+from benchmarks.group import Data, Group, Plan, sections, table
+from benchmarks.measure import script
+from benchmarks.networks import SMALL_SPEC
 
 
-class Port(NamedTuple):
-    """What a port is to the diagnosis."""
-
-    architecture: Any
-    contract: Any
-    weights: Any
+def measured(_folder: Path, plan: Plan) -> dict[str, Any]:
+    """A row for each fault. 128 pixels are the size that the network's statistics were taken at."""
+    arch, images, size = (SMALL_SPEC, 4, 64) if plan.quick else ("121", 16, 128)
+    return {"images": images, "size": size, "rows": script("faults", arch, images, size)}
 
 
-class Row(NamedTuple):
-    """One fault: largest differences from the truth in deviations, images whose best class changed, and the rest."""
-
-    fault: str
-    float64: float
-    float32: float
-    flips: int
-    caught: str
-    named: str
+def faults(data: Data) -> str:
+    """All of them."""
+    columns = ["fault", "float64", "float32", f"top-1 changed, of {data['images']}", "fails", "named"]
+    keys = ("fault", "float64", "float32", "flips", "caught", "named")
+    rows = [[f"{row[key]:.1e}" if key.startswith("float") else row[key] for key in keys] for row in data["rows"]]
+    return table(columns, rows)
 
 
-def measured(truth: Any, noise: float, logits: Callable[..., Any]) -> tuple[float, float, int, str]:
-    """How far a damaged port is from the truth in both precisions, and which check fails."""
-    with np.errstate(all="ignore"):
-        wide, narrow = (logits(dtype=dtype) for dtype in ("float64", "float32"))
-        largest = [float(np.abs(logits - truth).max() / truth.std()) for logits in (wide, narrow)]
-        flips = int((narrow.argmax(1) != truth.argmax(1)).sum())
-        checks = {"float64": largest[0] <= BOUND64, "float32": rms(narrow, truth) <= FACTOR32 * noise}
-    failed = [name for name, passed in checks.items() if not passed]
-    return largest[0], largest[1], flips, " and ".join(failed) or "nothing"
+def render(data: Data) -> str:
+    """The section: how many, and where they stand."""
+    named = sum(row["named"] != "nothing" for row in data["rows"])
+    caught = sum(row["caught"] != "nothing" for row in data["rows"])
+    return sections(
+        f"{len(data['rows']) - 1} faults were planted in a 121: {caught} fail a check, {named} are named "
+        f"([all of them](faults.md#what-each-planted-fault-does)); {data['images']} images of {data['size']} pixels."
+    )
 
 
-def rms(logits: Any, truth: Any) -> float:
-    """Root mean square of the difference in deviations of the truth."""
-    return float(np.sqrt(np.mean((logits - truth) ** 2)) / truth.std())
-
-
-def named(diagnosis: Diagnosis) -> str:
-    """The findings of a diagnosis, each with its units counted or named."""
-    units = [f.units[0] if len(f.units) == 1 else f"{len(f.units)} units" for f in diagnosis.findings]
-    return ", ".join(f"`{f.fault}`: {where}" for f, where in zip(diagnosis.findings, units, strict=True)) or "nothing"
-
-
-def rows(port: Any, pictures: Any) -> Iterator[Row]:
-    """The undamaged port, then every fault."""
-    architecture, contract = port.architecture, port.contract
-    weights = {slot: np.array(array) for slot, array in port.weights.items()}
-    truth, own = (forward(architecture, contract, weights, pictures, dtype=dtype) for dtype in ("float64", "float32"))
-    few, taps = pictures[:2], {}
-    reference = forward(architecture, contract, weights, few, tap=taps.__setitem__)
-    noise = rms(own, truth)
-
-    def explained(contract: Any, weights: Any, **more: Any) -> str:
-        return named(diagnose(Port(architecture, contract, weights), few, taps, reference, **more))
-
-    yield Row("none", *measured(truth, noise, lambda dtype: truth if dtype == "float64" else own), "nothing")
-    for name, fault in FAULTS.items():
-        if fault.fits(architecture):
-            bad, wrong, _ = fault.plant(architecture, contract, weights)
-            yield Row(
-                name,
-                *measured(truth, noise, partial(forward, architecture, wrong, bad, pictures)),
-                explained(wrong, bad),
-            )
-    for name, graph in GRAPHS.items():
-        otherwise = partial(logits_of, architecture, contract, weights, **graph.otherwise)
-        named_as = explained(contract, weights, port_logits=otherwise(few))
-        yield Row(f"{name}, the port's framework", *measured(truth, noise, partial(otherwise, pictures)), named_as)
-
-
-def table(results: list[Row], count: int) -> str:
-    """The results as Markdown."""
-    head = f"| fault | float64 | float32 | top-1 changed, of {count} | fails | named |"
-    lines = [head, "| --- | --- | --- | --- | --- | --- |"]
-    lines += [
-        f"| {row.fault} | {row.float64:.1e} | {row.float32:.1e} | {row.flips} | {row.caught} | {row.named} |"
-        for row in results
-    ]
-    return "\n".join(lines)
-
-
-def main() -> None:
-    """Measure, print, and with --readme write the table down."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--readme", action="store_true")
-    given = parser.parse_args()
-    results = []
-    with tempfile.TemporaryDirectory() as folder:
-        port = read(checkpoint_file(Path(folder), "121", "zip"))
-        for row in rows(port, images(given.images, given.size, seed=1)):
-            print(row, flush=True)
-            results.append(row)
-    text = f"{table(results, given.images)}\n\n{machine()}; {given.images} images of {given.size} pixels."
-    if given.readme:
-        into(ROOT / "docs" / "faults.md", "faults", text)
-
-
-if __name__ == "__main__":
-    main()
+GROUP = Group("Planted faults", measured, render, tables={"docs/faults.md": faults}, runs=1, asked=True)

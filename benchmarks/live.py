@@ -1,47 +1,33 @@
-"""What `dp.read(state_dict).keras()` of a 121 costs, beside building and filling keras.applications' own 121.
+"""What it costs to read an object in memory into a Keras model, beside building and filling one."""
 
-    KERAS_BACKEND=tensorflow OMP_NUM_THREADS=1 python benchmarks/live.py 5
+from pathlib import Path
+from typing import Any
 
-CPU seconds of this process, alternating, after one round that warms up; medians. The floor is what anybody pays who has
-the weights as arrays: the model is built, and its weights are set.
-"""
-
-import gc
-import statistics
-import sys
-import time
-from collections.abc import Callable
-
-from torchvision.models import densenet121  # isort: skip (torch comes before TensorFlow)
-
-import keras
-
-import densenet_port as dp
+from benchmarks.group import Data, Group, Plan, flowed, sections, table
+from benchmarks.measure import script, told
 
 
-def cost(work: Callable[[], object]) -> float:
-    """The CPU seconds that something takes, in a session of Keras's own."""
-    keras.backend.clear_session()
-    gc.collect()
-    begun = time.process_time()
-    work()
-    return time.process_time() - begun
+def measured(_folder: Path, plan: Plan) -> dict[str, Any]:
+    """Processor seconds of each, on one thread."""
+    return dict(script("live", plan.runs, KERAS_BACKEND="tensorflow", OMP_NUM_THREADS="1", TF_CPP_MIN_LOG_LEVEL="3"))
 
 
-def main(runs: int) -> None:
-    """Print the medians."""
-    state = densenet121(weights=None).state_dict()
-    weights = keras.applications.DenseNet121(weights=None).get_weights()
-
-    def floor() -> None:
-        keras.applications.DenseNet121(weights=None).set_weights(weights)
-
-    rows = [(cost(floor), cost(lambda: dp.read(state)), cost(lambda: dp.read(state).keras())) for _ in range(runs + 1)]
-    built, read, whole = (statistics.median(column) for column in zip(*rows[1:], strict=True))
-    print(f"keras.applications, built and filled  {built:.2f} s")
-    print(f"dp.read(state)                        {read:.2f} s, {read / built:.2f} of it")
-    print(f"dp.read(state).keras()                {whole:.2f} s, {whole / built:.2f} times as much")
+def times(data: Data, name: str = "model") -> list[float]:
+    """Seconds of one over those of building and filling, run by run."""
+    return [one / floor for one, floor in zip(data[name], data["filled"], strict=True)]
 
 
-if __name__ == "__main__":
-    main(int(sys.argv[1]) if sys.argv[1:] else 5)
+def render(data: Data) -> str:
+    """The section."""
+    titles = {
+        "filled": "keras.applications' 121, built and filled with arrays",
+        "read": "`dp.read(state)`",
+        "model": "`dp.read(state).keras()`",
+    }
+    rows = [[title, told(data[name], 2, " s"), told(times(data, name))] for name, title in titles.items()]
+    words = """A state dict of torchvision's 121 in memory becomes a Keras model, on TensorFlow: processor seconds of
+        one process, in turn."""
+    return sections(flowed(words), table(["121", "processor", "times building and filling"], rows))
+
+
+GROUP = Group("Objects in memory", measured, render, runs=5)

@@ -1,78 +1,37 @@
-"""How far two right float32 runs may be apart: the measurement behind `checks.FACTOR32`.
+"""How far two right float32 runs may be apart: the table of docs/parity.md."""
 
-    python benchmarks/noise.py [--seeds 50] [--readme]
-
-For random networks and inputs, the port's distance to the float64 truth over the reference's own, both root mean
-square, for every backend. With --readme the table goes into docs/parity.md.
-"""
-
-import argparse
-import sys
-import tempfile
-from collections.abc import Sequence
+import statistics
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from run import ROOT, into, machine
-
-sys.path.insert(0, str(ROOT))
-
-SMALL = "layers=2-3-2,growth_rate=8,init_channels=16,classes=7"
+from benchmarks.group import Data, Group, Plan, table
+from benchmarks.measure import script
 
 
-def ratios(arch: str, seeds: Sequence[int], folder: Path) -> dict[str, list[float]]:
-    """Backend → the ratio for each seed and probe."""
-    from densenet_port.conversion.convert import convert
-    from densenet_port.conversion.load import read
-    from densenet_port.prove.checks import FACTOR32
-    from densenet_port.prove.images import make_probes
-    from densenet_port.prove.parity import judge
-    from tests.support.networks import checkpoint_file
-    from tests.support.ports import recordings
-
-    sources, ports, probes = [], [], []
-    for seed in seeds:
-        source = checkpoint_file(folder, arch, "zip", seed=seed)
-        convert(source, out=folder / f"{seed}.weights.h5", force=True)
-        sources.append(read(source))
-        ports.append(read(folder / f"{seed}.weights.h5"))
-        probes.append(make_probes(sources[-1], (65,), 2, None, 100 * seed))
-    theirs = recordings(sources, probes, "torchvision")
-    found: dict[str, list[float]] = {}
-    for backend in ("numpy", "tensorflow", "torch", "jax"):
-        network = "numpy" if backend == "numpy" else "keras"
-        mine = recordings(ports, probes, network, "tensorflow" if backend == "numpy" else backend)
-        results = [judge(*four) for four in zip(ports, sources, theirs, mine, strict=True)]
-        checks = [check for result in results for check in result.checks if check.kind == "float32"]
-        found[backend] = [FACTOR32 * check.measured / check.bound for check in checks]
-        assert all(result.passed for result in results), backend
-    return found
+def measured(_folder: Path, plan: Plan) -> dict[str, Any]:
+    """Ratios of a small network for many seeds, and of a 121 for two."""
+    return dict(script("noise", *((2, 0) if plan.quick else (50, 2))))
 
 
-def table(rows: dict[str, dict[str, list[float]]]) -> str:
-    """The distributions as Markdown."""
-    lines = ["| network | port | comparisons | median | 95 % | largest |", "| --- | --- | --- | --- | --- | --- |"]
-    for arch, backends in rows.items():
+def ratios(data: Data) -> str:
+    """How they are distributed."""
+    rows = []
+    for network, backends in data.items():
         for backend, values in backends.items():
-            low, high, top = np.median(values), np.quantile(values, 0.95), max(values)
-            lines.append(f"| {arch} | {backend} | {len(values)} | {low:.2f} | {high:.2f} | {top:.2f} |")
-    return "\n".join(lines)
+            top = statistics.quantiles(values, n=20, method="inclusive")[-1]
+            rows.append(
+                [network, backend, len(values), f"{statistics.median(values):.2f}", f"{top:.2f}", f"{max(values):.2f}"]
+            )
+    return table(["network", "port", "comparisons", "median", "95 %", "largest"], rows)
 
 
-def main() -> None:
-    """Measure, print, and with --readme write the table down."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=50)
-    parser.add_argument("--readme", action="store_true")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        rows = {"small": ratios(SMALL, range(given.seeds), Path(name))}
-        rows["121"] = ratios("121", range(2), Path(name))
-    text = f"{table(rows)}\n\n{machine()}."
-    print(text)
-    if given.readme:
-        into(ROOT / "docs" / "parity.md", "noise", text)
+def render(data: Data) -> str:
+    """The section: the largest, and where the rest stands."""
+    largest = max(value for backends in data.values() for values in backends.values() for value in values)
+    return (
+        f"The port's distance to the float64 truth is at most {largest:.2f} times the reference's own "
+        "([why eight is the bound](parity.md#why-eight))."
+    )
 
 
-if __name__ == "__main__":
-    main()
+GROUP = Group("Noise of float32", measured, render, tables={"docs/parity.md": ratios}, runs=1, asked=True)

@@ -95,7 +95,7 @@ def many(tmp_path_factory):
 
 @pytest.mark.parametrize("backend", ["tensorflow", "torch", "numpy"])
 def test_a_right_port_never_fails(many, backend):
-    """Six times no false alarm, fifty times in a sweep; JAX's fifty are in benchmarks/noise.py."""
+    """Six times no false alarm, fifty times in a sweep; JAX's fifty are in benchmarks/scripts/noise.py."""
     ports, sources, theirs, probes = many
 
     network = ("numpy", "tensorflow") if backend == "numpy" else ("keras", backend)

@@ -1,0 +1,1 @@
+"""What densenet-port costs beside other ways, in one command: `python -m benchmarks`, see `__main__`."""

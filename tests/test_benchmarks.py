@@ -1,0 +1,181 @@
+"""Benchmarks run through, the page is what was measured, and what is said of measurements is right."""
+
+import json
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from benchmarks import charts, growth, page, sides
+from benchmarks.measure import in_turn, measure, ratios, told
+
+ROOT = Path(__file__).parent.parent
+RESULTS = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
+
+
+def sized(seconds):
+    """Growth's data, of networks that take so long: one run each, MiB and seconds."""
+    rows = []
+    for size, taken in seconds.items():
+        costs = {"tool": [[taken, taken, 100.0]], "floor": [[0.1, 0.1, 40.0]]}
+        rows.append({"parameters": size * 2**18, "largest": 2**20, "bytes": size * 2**20, "costs": costs})
+    return {"rows": rows}
+
+
+def spanned(*spans):
+    """Sides' data, of one process that did so much."""
+    return {"spans": [dict(zip(("process", "label", "start", "end"), ("Keras", *span), strict=True)) for span in spans]}
+
+
+# -- the whole ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_quick_try_measures_and_writes_a_page(tmp_path):
+    """Groups that need no framework, in a folder of their own; the page says which others were not measured."""
+    words = ["-m", "benchmarks", "convert", "batch", "--quick", "--out", tmp_path]
+
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "convert …\nbatch …\n")
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [*results] == ["convert", "batch"]
+    assert results["convert"]["data"]["sample"]["costs"]["tool"][0][1] > 0
+    assert page.written(results)["benchmarks.md"] == (tmp_path / "benchmarks.md").read_text()
+    assert "## Growth\n\nNot measured yet." in (tmp_path / "benchmarks.md").read_text()
+
+
+def test_the_page_and_its_pictures_are_what_was_measured():
+    """docs/benchmarks.md and every picture are rendered from results.json, and no other picture lies there."""
+    written = page.written(RESULTS)
+
+    assert written == {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in written}
+    drawn = {f"benchmarks/{path.name}" for path in (ROOT / "docs" / "benchmarks").glob("*.svg")}
+    assert {name for name in written if name.endswith(".svg")} == drawn
+
+
+def test_tables_of_other_documents_are_what_was_measured():
+    """README's table, and those of the other documents, stand between their markers as they are rendered."""
+    for document, tables in page.tables(RESULTS).items():
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for name, content in tables.items():
+            assert f"-->\n{content}\n<!-- /{name} -->" in text
+
+
+def test_a_group_that_is_missing_says_so_and_one_that_was_loaded_too():
+    """Neither stops the page."""
+    data = json.loads(json.dumps(RESULTS["convert"]))
+    data["load"] = {"load": 3.0, "seconds": 10.0, "others": 0.5}
+    said = page.written({"convert": data, "batch": {"missing": "no such command."}})["benchmarks.md"]
+
+    assert "## Many files\n\nNot measured: no such command." in said
+    assert "**On a loaded machine.**" in said
+
+
+def test_what_is_traced_is_there():
+    """A function that moved or has another name would be missing from the profile of a check."""
+    from benchmarks.scripts.tracing.sitecustomize import CALLS
+
+    missing = [
+        f"{module}.{name}"
+        for module, calls in CALLS.items()
+        for name in calls
+        if not hasattr(import_module(module), name)
+    ]
+    assert missing == []
+
+
+# -- what is said ------------------------------------------------------------------------------------------------------
+
+
+def test_a_straight_line_is_found_and_a_curve_is_told():
+    """Growth by bytes is linear; growth by their square is not, by the same bound."""
+    sizes = (30, 100, 300, 1200)
+    line, curve = sized({x: 0.2 + x / 1024 for x in sizes}), sized({x: 0.2 + (x / 600) ** 2 for x in sizes})
+
+    assert pytest.approx((1 / 1024, 0.2)) == growth.fitted(line, "tool")
+    assert growth.verdict(line).startswith("It is linear: 0.20 s and 1.00 s a GiB")
+    assert growth.verdict(curve).startswith("**It is not linear**")
+
+
+def test_ratios_are_taken_within_each_round():
+    """A machine that was twice as slow in one round gives the same ratio there."""
+    assert told(ratios([[1, 0, 0], [4, 0, 0]], [[0.5, 0, 0], [2, 0, 0]])) == "2.00 (2.00–2.00)"
+
+
+def test_tasks_run_in_turn_after_a_warm_up():
+    """The first round is not kept."""
+    calls = []
+    tasks = {name: lambda name=name: calls.append(name) or (len(calls), 0.0, 0.0) for name in "ab"}
+
+    costs = in_turn(tasks, 2)
+
+    assert list("ababab") == calls
+    assert costs == {"a": [(3, 0, 0), (5, 0, 0)], "b": [(4, 0, 0), (6, 0, 0)]}
+
+
+def test_a_process_is_measured_with_its_children():
+    """The memory of a grandchild and its time are in the cost."""
+    inner = "x = bytearray(100 * 2**20); sum(range(3_000_000))"
+
+    cost = measure(sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])")
+
+    assert cost.peak > 100
+    assert cost.cpu > 0.02
+
+
+def test_phases_of_a_process():
+    """What is built and imported within a run is cut out of it; imports within imports are not seen twice."""
+    data = spanned(
+        ("process", 0.0, 9.0),
+        ("import torchvision", 0.5, 2.0),
+        ("import torch", 0.6, 1.9),
+        ("float64", 2.0, 5.0),
+        ("build and fill", 2.0, 3.0),
+        ("float64", 5.0, 6.0),
+        ("float32", 6.0, 8.0),
+    )
+    expected = [
+        ("import torchvision", 0.5, 2.0),
+        ("build and fill", 2.0, 3.0),
+        ("float64", 3.0, 6.0),
+        ("float32", 6.0, 8.0),
+    ]
+    assert {"Keras": expected} == sides.phases(data)
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        charts.bars({"a & b": 1.0, "c": 20.0}, "files a second"),
+        charts.dots({"121": {"a": 0.2, "b": 9.0}, "161": {"a": 0.3}}, "seconds"),
+        charts.points([1, 2, 4], {"a": [1, 2, 4]}, "MiB", "seconds", {"a": (1.0, 0.0)}),
+        charts.timeline([("Keras", (0.0, 9.0), [("import keras", 0.0, 3.0), ("float64", 3.0, 8.0)])], "seconds"),
+    ],
+    ids=["bars", "dots", "points", "timeline"],
+)
+def test_pictures_are_svg_with_both_their_colours(drawn):
+    """Well-formed, and nothing lies outside the picture."""
+    picture = ET.fromstring(drawn)  # noqa: S314 (our own)
+    _, _, width, height = map(float, picture.get("viewBox").split())
+
+    assert "prefers-color-scheme:dark" in drawn
+    for mark in picture.iter():
+        for key, limit in (("x", width), ("cx", width), ("x2", width), ("y", height), ("cy", height), ("y2", height)):
+            if key in mark.attrib:
+                assert 0 <= float(mark.get(key)) <= limit
+
+
+def test_files_that_are_measured_are_networks(tmp_path):
+    """A checkpoint of any width is read, and its norms share their statistics as a trained network's do."""
+    import densenet_port as dp
+    from benchmarks.scripts.checkpoints import files
+
+    (file,) = files(tmp_path, 1, "2-3-2/8/16")
+    network = dp.read(file["path"])
+
+    assert file["parameters"] == sum(array.size for array in network.weights.values())
+    assert file["largest"] == max(array.nbytes for array in network.weights.values())
+    assert network.witness.line.startswith("7 of 7 norms inherit 320 of 320 numbers")
