@@ -425,7 +425,7 @@ def find(place: str, *, prepared: bool) -> Pictures:
 
 def _matching(place: str) -> list[Path]:
     """The path, or the paths that a pattern matches; of a folder of parquet or tar files, those. Raises DiskError."""
-    path = Path(place)
+    path = Path(place).absolute()
     if path.is_dir():
         names = sorted(path.iterdir(), key=lambda file: file.name)
         files = [file for file in names if file.suffix.lower() in (".parquet", ".tar")]
