@@ -117,8 +117,9 @@ def evaluate(
         "output_name": output_name,
         "ignore_inheritance": ignore_inheritance,
     }
-    own = how if against is None else {"ignore_inheritance": True}  # its answers are judged
-    networks: dict[SideName, Network] = {"port": read(port, **own)}
+    own: dict[str, Any] = how if against is None else {"ignore_inheritance": True}  # its answers are judged
+    networks: dict[SideName, Network] = {}
+    networks["port"] = read(port, **own)
     if against is not None:
         networks["original"] = read(against, **how)
     classes = _classes(networks)
@@ -127,12 +128,9 @@ def evaluate(
     sides = _sides(networks, backend, resize, threads=threads, trust=trust_code)
     evaluator = _evaluator(pictures, sides, batch)
     settings = {"batch": batch, "threads": threads, "version": __version__}
-    head = {
-        "schema": SCHEMA,
-        **settings,
-        "data": pictures.facts(),
-        **{side: _facts(one, prepared=prepared) for side, one in sides.items()},
-    }
+    head: dict[str, Any] = {"schema": SCHEMA, **settings, "data": pictures.facts()}
+    for name, side in sides.items():
+        head[name] = _facts(side, prepared=prepared)
     jobs = jobs or max(1, _cores() // threads)
     batches = [(start, min(start + batch, pictures.pictures.size)) for start in range(0, pictures.pictures.size, batch)]
     with Journal(Path(journal), head, resume=resume) if journal is not None else nullcontext() as book:

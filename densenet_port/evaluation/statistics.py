@@ -77,7 +77,7 @@ class Statistics:
         values, difference equal, difference -12    pairs of logits, and how many differ by less than 2**-12, and not by
                                     less than half of that; their sums are `differences` and `squared differences`
 
-    A count of nothing is not there. Statistics are added, in any order.
+    A count of nothing is not there; names are in the alphabet's order. Statistics are added, in any order.
     """
 
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -93,8 +93,8 @@ class Statistics:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values; the same statistics give the same text."""
         return {
-            "counts": {name: self.counts[name] for name in sorted(self.counts)},
-            "sums": {name: self.sums[name].to_json() for name in sorted(self.sums)},
+            "counts": dict(self.counts),
+            "sums": {name: value.to_json() for name, value in self.sums.items()},
             "flips": [list(flip) for flip in self.flips],
             "unread": [list(entry) for entry in self.unread],
             "unanswered": [list(entry) for entry in self.unanswered],
@@ -124,8 +124,8 @@ def total(parts: Sequence[Statistics]) -> Statistics:
             sums[name] = sums.get(name, Sum()) + value
     peaks = [part.largest for part in parts if part.largest is not None]
     return Statistics(
-        counts=dict(counts),
-        sums=sums,
+        counts=dict(sorted(counts.items())),
+        sums=dict(sorted(sums.items())),
         flips=tuple(sorted((flip for part in parts for flip in part.flips), key=lambda flip: flip.number)),
         unread=tuple(sorted(entry for part in parts for entry in part.unread)),
         unanswered=tuple(sorted(entry for part in parts for entry in part.unanswered)),
@@ -173,8 +173,8 @@ def of_batch(
             }
             _count_pairs(ranks["port"], ranks["original"], counts)
     return Statistics(
-        counts={name: count for name, count in counts.items() if count},
-        sums=sums,
+        counts={name: count for name, count in sorted(counts.items()) if count},
+        sums=dict(sorted(sums.items())),
         flips=flips,
         unread=tuple(unread),
         unanswered=tuple(sorted(Unanswered(int(n), side) for side in values for n in places[~finite[side]])),
