@@ -175,10 +175,17 @@ class _Process:
         self._process = self._started()
 
     def _started(self) -> Process:
-        """A process that has made its function."""
+        """A process that has made its function. Raises PortError for one that cannot begin."""
         process = Process(environment(self._job.backend, self._job.threads))
-        process.ask(pickle.dumps(Answerer(self._job)))
+        self._ask(process, pickle.dumps(Answerer(self._job)))
         return process
+
+    def _ask(self, process: Process, message: bytes) -> Any:
+        """What a process answers. Raises PortError, with its last line, where it ends."""
+        try:
+            return process.ask(message)
+        except (OSError, EOFError) as error:
+            raise PortError(f"{self._job.title} {process.ended()}") from error
 
     def answer(self, images: Array) -> dict[str, Any]:
         """Logits of a batch, and what ran. Raises what the run raises, and PortError where the process ends again."""
@@ -187,19 +194,11 @@ class _Process:
             answer, lost = self._process.ask(message)
         except (OSError, EOFError):
             self._process.ended()
-            answer, lost = self._again(message)
+            self._process = self._started()
+            answer, lost = self._ask(self._process, message)
         if lost is not None:
             raise PortError(f"{self._job.title}: {lost}")
         if "error" in answer:
             raise answer["error"]
         result: dict[str, Any] = answer
         return result
-
-    def _again(self, message: bytes) -> tuple[Any, str | None]:
-        """What a new process answers."""
-        try:
-            self._process = self._started()
-            answer: tuple[Any, str | None] = self._process.ask(message)
-        except (OSError, EOFError) as error:
-            raise PortError(f"{self._job.title} {self._process.ended()}") from error
-        return answer

@@ -168,9 +168,8 @@ def of_batch(
         largest = _count_differences(*pair, places[seen], counts, sums)
         counts["compared"], counts["agree"] = int(seen.sum()), int(seen.sum()) - len(flips)
         if known is not None:
-            ranks = {
-                side: np.where(finite[side], _ranks(array, known), array.shape[1]) for side, array in values.items()
-            }
+            far = max(TOP, values["port"].shape[1])  # whoever did not answer is not right
+            ranks = {side: np.where(finite[side], _ranks(array, known), far) for side, array in values.items()}
             _count_pairs(ranks["port"], ranks["original"], counts)
     return Statistics(
         counts={name: count for name, count in sorted(counts.items()) if count},
