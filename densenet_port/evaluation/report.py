@@ -66,7 +66,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "unread": [{"picture": clean(pictures.name(one.number)), **plain(one._asdict())} for one in statistics.unread],
         "unanswered": [{"picture": clean(pictures.name(one.number)), **one._asdict()} for one in statistics.unanswered],
         "statistics": statistics.to_json(),
-        "run": {"pictures": evaluation.done, "seconds": round(evaluation.seconds, 3), "jobs": evaluation.jobs},
+        "run": {"pictures": evaluation.done, "seconds": round(evaluation.seconds, 3)},
     }
 
 

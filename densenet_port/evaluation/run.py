@@ -29,7 +29,7 @@ from densenet_port.prove.job import title
 from densenet_port.prove.recording import file_metadata
 from densenet_port.prove.reference import Reference, dependence, reference_of
 from densenet_port.prove.worker import KINDS
-from densenet_port.work import pool
+from densenet_port.work import cluster, pool
 from densenet_port.work.journal import Journal
 
 BATCH = 32
@@ -50,8 +50,7 @@ class Evaluation:
 
     `data` is the data set, `statistics` what was counted, `port` and `original` describe the sides: file, software, how
     its pictures came to it, and `ran`, every set of versions that took part. `settings` are those that statistics
-    depend on, `jobs` the processes that there were; `seconds` and `done` are of this run, which may have gone on with
-    another's. `dependence` says why the agreement of the two sides is no proof, None where it is evidence.
+    depend on; `seconds`, and `done`, a number of pictures, are of this run, which may have gone on with another's. `dependence` says why the agreement of the two sides is no proof, None where it is evidence.
     """
 
     data: DataSet
@@ -60,7 +59,6 @@ class Evaluation:
     original: Mapping[str, Any] | None
     settings: Mapping[str, Any]
     dependence: str | None
-    jobs: int
     done: int
     seconds: float
 
@@ -131,7 +129,6 @@ def evaluate(
     head: dict[str, Any] = {"schema": SCHEMA, **settings, "data": pictures.facts()}
     for name, side in sides.items():
         head[name] = _facts(side, prepared=prepared)
-    jobs = jobs or max(1, _cores() // threads)
     batches = [(start, min(start + batch, pictures.pictures.size)) for start in range(0, pictures.pictures.size, batch)]
     with Journal(Path(journal), head, resume=resume) if journal is not None else nullcontext() as book:
         results: list[dict[str, Any]] = [*book.entries] if book else []
@@ -151,7 +148,6 @@ def evaluate(
         original=described.get("original"),
         settings=settings,
         dependence=_dependence(sides, described),
-        jobs=jobs,
         done=sum(stop - start for start, stop in todo),
         seconds=time.perf_counter() - started,
     )
@@ -226,7 +222,7 @@ def _cores() -> int:
 
 
 def _done(
-    batches: Sequence[Batch], evaluator: Evaluator, *, jobs: int, threads: int, ray: str | None
+    batches: Sequence[Batch], evaluator: Evaluator, *, jobs: int | None, threads: int, ray: str | None
 ) -> Iterator[dict[str, Any]]:
     """What became of each batch, in any order; one that was lost with its process is done again.
 
@@ -250,12 +246,12 @@ def _done(
 
 
 def _run(
-    batches: Sequence[Batch], evaluator: Evaluator, *, jobs: int, threads: int, ray: str | None
+    batches: Sequence[Batch], evaluator: Evaluator, *, jobs: int | None, threads: int, ray: str | None
 ) -> Iterator[pool.Done[Batch]]:
     """The batches, by processes here or on a cluster."""
     if ray is None:
-        return pool.run(batches, evaluator, jobs=jobs, threads=threads)
-    raise UsageError(f"no cluster can be reached at {ray}")
+        return pool.run(batches, evaluator, jobs=jobs or max(1, _cores() // threads), threads=threads)
+    return cluster.run(batches, evaluator, address=ray, jobs=jobs, cpus=threads)
 
 
 # -- what is said of it ------------------------------------------------------------------------------------------------

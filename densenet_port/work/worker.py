@@ -51,10 +51,10 @@ def main() -> None:
         return
     send(answers, pickle.dumps((None, None)))
     while True:
-        send(answers, pickle.dumps(_answer(task, _loaded(messages))))
+        send(answers, pickle.dumps(answer(task, _loaded(messages))))
 
 
-def _answer(task: Any, item: Any) -> tuple[dict[str, Any] | None, str | None]:
+def answer(task: Any, item: Any) -> tuple[dict[str, Any] | None, str | None]:
     """The result of an item, or how it was lost."""
     try:
         return task(item), None

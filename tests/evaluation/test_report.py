@@ -86,7 +86,7 @@ def test_json_has_everything(faulty):
     ]
     assert (plain["independent"], plain["dependence"][:26]) == (False, "the reference (numpy) read")
     assert plain["statistics"] == faulty.statistics.to_json()
-    assert [*plain["run"]] == ["pictures", "seconds", "jobs"]
+    assert [*plain["run"]] == ["pictures", "seconds"]
 
 
 def test_a_terminal_shows_shares_flips_and_what_it_looks_like(faulty):

@@ -39,6 +39,11 @@ class Task:
         sys.stderr.write("first\nno more of this\n")
         sys.exit(3)
 
+    def slow(self, _item):
+        """Longer than others."""
+        time.sleep(1)
+        return {}
+
     def raises(self, _item):
         """What nobody foresaw."""
         raise ValueError("not\nso")
