@@ -162,10 +162,8 @@ def _tables(evaluation: Evaluation) -> list[Table]:
         rows.append((f"{side} ({names[side]})", *shares, error))
     if pair and pair["difference"]:
         rows.append(("port − original", *(_points(pair["difference"].get(top)) for top in ("top1", "top5")), None))
-    return [
-        Table("Accuracy", ("", "top-1", "top-5", "calibration error"), rows),
-        *([_pair(evaluation, pair)] * bool(pair)),
-    ]
+    accuracy = Table("Accuracy", ("", "top-1", "top-5", "calibration error"), rows)
+    return [accuracy, _pair(evaluation, pair)] if pair else [accuracy]
 
 
 def _pair(evaluation: Evaluation, pair: Mapping[str, Any]) -> Table:

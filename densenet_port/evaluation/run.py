@@ -50,7 +50,8 @@ class Evaluation:
 
     `data` is the data set, `statistics` what was counted, `port` and `original` describe the sides: file, software, how
     its pictures came to it, and `ran`, every set of versions that took part. `settings` are those that statistics
-    depend on; `seconds`, and `done`, a number of pictures, are of this run, which may have gone on with another's. `dependence` says why the agreement of the two sides is no proof, None where it is evidence.
+    depend on; `seconds`, and `done`, a number of pictures, are of this run, which may have gone on with another's.
+    `dependence` says why the agreement of the two sides is no proof, None where it is evidence.
     """
 
     data: DataSet
