@@ -90,7 +90,7 @@ def decoded(images: Pictures, channels: int) -> Iterator[Array]:
         for picture in images:
             yield from decoded(picture, channels)
     else:
-        kinds = "a path, a file's bytes, an image of Pillow's, an array, or several of them"
+        kinds = "a path, bytes, an image of Pillow's, an array, or several of them"
         raise UsageError(f"no picture: expected {kinds}, found {type(images).__name__}")
 
 

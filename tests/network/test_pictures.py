@@ -206,7 +206,7 @@ def test_any_input_is_found_again_by_what_it_does(picture, level):
         (
             7,
             {"size": 8},
-            "no picture: expected a path, a file's bytes, an image of Pillow's, an array, or several of them, found int",
+            "no picture: expected a path, bytes, an image of Pillow's, an array, or several of them, found int",
         ),
         (
             np.zeros((3, 8, 8), np.uint8),
