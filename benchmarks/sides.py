@@ -38,7 +38,7 @@ def measured(folder: Path, plan: Plan) -> dict[str, Any]:
         "reference kept": partial(measure, TOOL, "check", port, "--reference", kept),
         "verify": partial(measure, TOOL, "verify", port),
     }
-    costs = in_turn(tasks, plan.runs)
+    costs = in_turn(tasks, plan.runs, warm=not plan.quick)
     return {"bytes": source.stat().st_size, "costs": costs, "spans": spans(folder / "trace", checked)}
 
 
@@ -71,8 +71,8 @@ def spans(folder: Path, command: tuple[Any, ...]) -> list[dict[str, Any]]:
 def phases(data: Data) -> dict[str, list[tuple[str, float, float]]]:
     """Process → its phases in order: label, start, end.
 
-    What lies within an import belongs to it; what lies within a run (an import, the building) is cut out of it, so that
-    both are seen. Phases of one label that follow each other are one.
+    What lies within an import belongs to it; what lies within a run or the building is cut out of it, so that both are
+    seen. Phases of one label that follow each other are one.
     """
     processes: dict[str, list[tuple[str, float, float]]] = {}
     for span in data["spans"]:
@@ -83,13 +83,13 @@ def phases(data: Data) -> dict[str, list[tuple[str, float, float]]]:
 
 
 def place(row: list[tuple[str, float, float]], span: tuple[str, float, float]) -> None:
-    """Put a span behind the last of a row, or into it."""
-    within = bool(row) and span[1] < row[-1][2]
-    if not within:
+    """Put a span behind a row, or into its last; spans come in the order of their starts, the longer first."""
+    if not row or span[1] >= row[-1][2]:
         row.append(span)
-    elif row[-1][0].startswith("float"):
-        label, start, end = row.pop()
-        row += [(label, start, span[1]), span, (label, span[2], end)]
+        return
+    label, start, end = row[-1]
+    if span[1] >= start and not label.startswith("import "):
+        row[-1:] = [(label, start, span[1]), span, (label, span[2], end)]
 
 
 def merged(row: list[tuple[str, float, float]]) -> list[tuple[str, float, float]]:

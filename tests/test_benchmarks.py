@@ -130,18 +130,24 @@ def test_phases_of_a_process():
     """What is built and imported within a run is cut out of it; imports within imports are not seen twice."""
     data = spanned(
         ("process", 0.0, 9.0),
-        ("import torchvision", 0.5, 2.0),
-        ("import torch", 0.6, 1.9),
-        ("float64", 2.0, 5.0),
-        ("build and fill", 2.0, 3.0),
-        ("float64", 5.0, 6.0),
-        ("float32", 6.0, 8.0),
+        ("import numpy", 0.1, 0.5),
+        ("float64", 0.5, 6.0),
+        ("import keras", 0.5, 2.0),
+        ("import tensorflow", 0.6, 1.0),
+        ("import jax", 1.0, 1.9),
+        ("build and fill", 2.0, 4.0),
+        ("import torchvision", 2.5, 3.5),
+        ("float64", 6.0, 7.0),
+        ("float32", 7.0, 8.0),
     )
     expected = [
-        ("import torchvision", 0.5, 2.0),
-        ("build and fill", 2.0, 3.0),
-        ("float64", 3.0, 6.0),
-        ("float32", 6.0, 8.0),
+        ("import numpy", 0.1, 0.5),
+        ("import keras", 0.5, 2.0),
+        ("build and fill", 2.0, 2.5),
+        ("import torchvision", 2.5, 3.5),
+        ("build and fill", 3.5, 4.0),
+        ("float64", 4.0, 7.0),
+        ("float32", 7.0, 8.0),
     ]
     assert {"Keras": expected} == sides.phases(data)
 
