@@ -19,7 +19,7 @@ from densenet_port.checkpoint import Array, Tensor, array_digest, digest
 from densenet_port.conversion.notes import assumption, notes
 from densenet_port.conversion.source import Source
 from densenet_port.errors import DiskError, MisfitError, UsageError
-from densenet_port.formats.record import DIGEST, SCHEMA, record_digest
+from densenet_port.formats.record import DIGEST, REST, SCHEMA, UNKNOWN, record_digest
 from densenet_port.layouts.layout import Kernels, Layout, Ordering, TensorKey, TensorSpec
 from densenet_port.layouts.transform import absorb, absorb_in_scale, absorb_in_variance, move, rounded
 from densenet_port.network.architecture import Architecture
@@ -27,7 +27,6 @@ from densenet_port.network.contract import Contract
 from densenet_port.network.graph import graph
 from densenet_port.network.units import Slot
 
-UNKNOWN = "0" * 64  # a digest that is still to come, of the right length
 SMALL = 1 << 15  # bytes that are hashed sooner than handed over
 BEHIND = 16  # tensors that may wait to be hashed, which bounds the memory they hold
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -47,8 +46,9 @@ class Conversion:
     """A network in another layout: what was written, or with `out` None would be.
 
     `tensors` are the target's, in order, read and turned when they are loaded; `specs` say how each is named and
-    stored. `record` is what the file says of itself, `absorbed` which norms took up another epsilon, and how;
-    `assumption` what of the contract nothing in the source tells, and `notes` are what the file's owner should know.
+    stored. `record` is what the file says of itself, but for the digest of its rest; `absorbed` which norms took up
+    another epsilon, and how; `assumption` what of the contract nothing in the source tells, and `notes` are what the
+    file's owner should know.
     """
 
     source: Source
@@ -319,7 +319,7 @@ def write_plan(
 
     tensors = {name: digests.watched(name, tensor) for name, tensor in planned.tensors.items()}
     formats.write(out, tensors, lambda: json.dumps(record(), separators=(",", ":")).encode(), blueprint)
-    return replace(planned, out=out, record=record())
+    return replace(planned, out=out, record={key: entry for key, entry in record().items() if key != REST})
 
 
 def _record(
@@ -357,7 +357,7 @@ def _record(
         record["kernels"] = "theano" if _truly_convolves(planned.specs) else "tensorflow"
     if companion:
         record["companion"] = companion
-    return {**record, DIGEST: record_digest(record)}
+    return {**record, DIGEST: record_digest(record), REST: UNKNOWN}
 
 
 def labels_of(source: Source) -> list[str] | None:
