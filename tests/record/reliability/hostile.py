@@ -128,7 +128,8 @@ def escapes(scale: float) -> Measured:
 def of_escapes(measured: Measured) -> str:
     return flowed(f"""{measured["count"]} files that point out of themselves: external data of ONNX (absolute, upwards,
         drives, shares, devices, links, a pipe), names of members of zips and tars, links in tars, HDF5's soft and
-        external links, external storage and virtual datasets in both forms of the format, tables that include others.
+        external links, external storage and virtual datasets in both forms of the format, tables that include others,
+        shards of an index, files and sums of a release, files of a repository on the Hub.
         {measured["refused"]} were refused, {len(measured["inert"])} read as what is in them,
         {len(measured["outside"])} opened or wrote anything outside, {len(measured["untyped"])} ended in another
         error.""")

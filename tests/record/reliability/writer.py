@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from densenet_port.files import file_digest
 from tests.record.reliability.part import Part, flowed, table
 from tests.support.breaks import ENDINGS
 
@@ -105,18 +106,27 @@ def full(folder: Path, count: int) -> Row:
 
 
 def read_only(folder: Path) -> Row:
-    """A real file system that is mounted read-only."""
+    """A real file system that has the old files, and is read-only by then."""
     folder.mkdir()
-    with mounted("-t", "tmpfs", "-o", "ro", "tmpfs", folder) as really:
+    with mounted("-t", "tmpfs", "-o", "size=16m", "tmpfs", folder) as really:
         if not really:
             return Row("a read-only file system", "0", "nothing was mounted")
+        convert = {
+            ending: ["convert", SAMPLE, "--out", folder / f"out{ending}", "--force", "--dst", layout_of(ending)]
+            for ending in ENDINGS
+        }
+        for words in convert.values():
+            command("densenet_port", *words, "--no-top")
+        old = {path: file_digest(path) for path in folder.iterdir()}
+        subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
         ends = Counter()
-        for ending in ENDINGS:
-            words = ["convert", SAMPLE, "--out", folder / f"out{ending}", "--force", "--dst", layout_of(ending)]
+        for words in convert.values():
             done = command("densenet_port", *words)
             lines = done.stderr.splitlines()
             ends[done.returncode, len(lines), lines[0].rpartition(": ")[2]] += 1
-    return Row("a read-only file system", f"1 × {len(ENDINGS)}", told(ends))
+        kept = sum(path.exists() and file_digest(path) == digest for path, digest in old.items())
+    result = f"{told(ends)}; {kept} of {len(old)} old files, companions among them, are intact"
+    return Row("a read-only file system that has the old files", f"1 × {len(ENDINGS)}", result)
 
 
 def again(folder: Path, count: int) -> Row:
