@@ -20,7 +20,7 @@ from densenet_port.conversion.notes import assumption, notes
 from densenet_port.conversion.source import Source
 from densenet_port.errors import DiskError, MisfitError, UsageError
 from densenet_port.formats.record import DIGEST, REST, SCHEMA, UNKNOWN, record_digest
-from densenet_port.layouts.layout import Kernels, Layout, Ordering, TensorKey, TensorSpec
+from densenet_port.layouts.layout import Kernels, Layout, Ordering, TensorKey, TensorSpec, layouts
 from densenet_port.layouts.transform import absorb, absorb_in_scale, absorb_in_variance, move, rounded
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
@@ -100,8 +100,10 @@ def check_place(path: Path, out: Path | None, target: Layout, dtype: str, *, for
     ending = formats.ending(out)
     alike = {".hdf5": ".h5", ".pt": ".pth"}.get(ending, ending)
     if alike not in (*target.containers, *formats.ANYBODYS):
-        known = ", ".join((*target.containers, *formats.ANYBODYS))
-        raise UsageError(f"{out}: {target.name} does not come as {ending}", hint=f"known: {known}")
+        known = f"it comes as {', '.join((*target.containers, *formats.ANYBODYS))}"
+        others = [name for name in layouts() if alike in Layout.load(name).containers]
+        hint = f"{known}; {ending} is what --dst {', '.join(others)} can write" if others else known
+        raise UsageError(f"{out}: {target.name} does not come as {ending}", hint=hint)
     if dtype == "bfloat16" and ending not in formats.BFLOAT16:
         hint = f"write {', '.join(formats.BFLOAT16)}, or another --dtype"
         raise UsageError(f"{out}: no {ending} holds bfloat16", hint=hint)

@@ -465,6 +465,14 @@ def test_an_output_that_cannot_be_is_refused(small, tmp_path, out, dst, message)
     assert (sorted(tmp_path.rglob("*")), (tmp_path / "old.weights.h5").read_bytes()) == (before, b"old")
 
 
+def test_a_layout_that_has_another_container_is_named(small, tmp_path):
+    """The next step is to ask for a layout that comes in what was asked for."""
+    with pytest.raises(UsageError) as caught:
+        convert(small, out=tmp_path / "out.onnx")
+
+    assert caught.value.hint.endswith("; .onnx is what --dst onnx, onnx-caffe2 can write")
+
+
 def test_the_checkpoint_is_never_its_own_output(small, tmp_path):
     """Not even with --force, not even by another name."""
     (tmp_path / "a.pth").write_bytes(small.read_bytes())
