@@ -55,12 +55,12 @@ def measure(scale: float) -> dict[str, Any]:
 
 def render(measured: dict[str, Any]) -> str:
     """The rows as a table."""
-    words = f"""The embedded sample, converted into each of {len(ENDINGS)} containers over an older file of the same
-        name. A process is killed at its steps on the disk (all of the last ones, others by chance) and at moments by
-        chance; a step fails; something runs out. *Torn* is what is neither the old file nor the new one, or a file
-        beside another's companion. An error is one line and exit code 6. A full and a read-only file system are real
-        ones, where the user may mount them. Before each attempt the old file is put back, and after it another file is
-        written beside, which must leave no stray."""
+    words = """The embedded sample, converted into containers that are written, over an older file of the same name: how
+        often, and into how many of them, the table says. A process is killed at its steps on the disk (all of the last
+        ones, others by chance) and at moments by chance; a step fails; something runs out. *Torn* is what is neither
+        the old file nor the new one, or a file beside another's companion. An error is one line and exit code 6. A full
+        and a read-only file system are real ones, where the user may mount them. Before each attempt the old file is
+        put back, and after it another file is written beside, which must leave no stray."""
     return f"{flowed(words)}\n\n{table(['what', 'how often', 'what came of it'], measured['rows'])}"
 
 
