@@ -15,6 +15,7 @@ EXTRAS = {  # extra of pyproject.toml → the distributions that it is for
     "onnx": ("onnx", "onnxruntime"),
     "publish": ("pygithub",),
     "hub": ("huggingface-hub",),
+    "ray": ("ray",),
     "sign": ("model-signing",),
     "owners": ("keras-hub", "kimm", "monai", "timm", "torchxrayvision"),
 }
