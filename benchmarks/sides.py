@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ TITLES = {
     "reference kept": "`check --reference`: the original recorded before",
     "verify": "`verify` with golden logits: numpy alone",
 }
+Phase = tuple[str, float, float]
 SHORTEST = 0.02  # seconds of a span that the table and the picture show
 
 
@@ -68,34 +70,39 @@ def spans(folder: Path, command: tuple[Any, ...]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda span: (span["start"], -span["end"]))
 
 
-def phases(data: Data) -> dict[str, list[tuple[str, float, float]]]:
+def phases(data: Data) -> dict[str, list[Phase]]:
     """Process → its phases in order: label, start, end.
 
     What lies within an import belongs to it; what lies within a run or the building is cut out of it, so that both are
     seen. Phases of one label that follow each other are one.
     """
-    processes: dict[str, list[tuple[str, float, float]]] = {}
+    processes: dict[str, list[Phase]] = {}
     for span in data["spans"]:
         row = processes.setdefault(span["process"], [])
         if span["label"] != "process":
-            place(row, (span["label"], span["start"], span["end"]))
-    return {process: merged(row) for process, row in processes.items()}
+            row.append((span["label"], span["start"], span["end"]))
+    return {process: merged(innermost(row)) for process, row in processes.items()}
 
 
-def place(row: list[tuple[str, float, float]], span: tuple[str, float, float]) -> None:
-    """Put a span behind a row, or into its last; spans come in the order of their starts, the longer first."""
-    if not row or span[1] >= row[-1][2]:
-        row.append(span)
-        return
-    label, start, end = row[-1]
-    if span[1] >= start and not label.startswith("import "):
-        row[-1:] = [(label, start, span[1]), span, (label, span[2], end)]
+def innermost(spans: list[Phase]) -> list[Phase]:
+    """Between any two edges the span that began last, of those that do not lie within an import."""
+    shown = []
+    for number, (label, start, end) in enumerate(spans):
+        outer = [span for span in spans[:number] if span[0].startswith("import ")]
+        if not any(begun <= start and end <= ended for _, begun, ended in outer):
+            shown.append((label, start, end))
+    edges = sorted({edge for _, *both in shown for edge in both})
+    rows = []
+    for start, end in pairwise(edges):
+        if around := [span for span in shown if span[1] <= start and end <= span[2]]:
+            rows.append((max(around, key=lambda span: (span[1], -span[2]))[0], start, end))
+    return rows
 
 
-def merged(row: list[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
+def merged(rows: list[Phase]) -> list[Phase]:
     """Phases that show, those of one label that follow each other as one."""
-    phases: list[tuple[str, float, float]] = []
-    for label, start, end in row:
+    phases: list[Phase] = []
+    for label, start, end in rows:
         if end - start < SHORTEST:
             continue
         begun = phases.pop()[1] if phases and phases[-1][0] == label else start
