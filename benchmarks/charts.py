@@ -13,14 +13,15 @@ LABELS = 190  # user units on the left, for the names of rows
 LETTER = 6.6  # that a letter takes
 LIGHT = {"ink": "#1f2328", "soft": "#59636e", "grid": "#d9dee3", "page": "#ffffff"}
 DARK = {"ink": "#e6edf3", "soft": "#9198a1", "grid": "#30363d", "page": "#0d1117"}
-SERIES = (
+SERIES = (  # in light and in dark
     ("#2a78d6", "#5598e7"),
     ("#c2571a", "#e0823d"),
     ("#1a8a5f", "#3fb98a"),
     ("#7a4fc9", "#a78bfa"),
     ("#7d6b00", "#d4b106"),
+    ("#b5357a", "#f778ba"),
+    ("#5b6570", "#a3adb8"),
 )
-Points = Sequence[tuple[float, float]]
 
 
 def picture(name: str, title: str) -> str:
@@ -76,7 +77,7 @@ def points(
     lines: Mapping[str, tuple[float, float]] | None = None,
 ) -> str:
     """Marks over places, both axes from zero; joined, where `lines` has no slope and start for each series."""
-    left, top, right, bottom = 64, 46, WIDTH - 24, 330
+    left, top, right, bottom = 64, 58, WIDTH - 24, 340
     wide, tall = ticks(max(places)), ticks(max(max(values) for values in series.values()))
 
     def at(x: float, y: float) -> tuple[float, float]:
@@ -87,7 +88,7 @@ def points(
     for tick in tall:
         height = at(0, tick)[1]
         parts += [line(left, height, right, height, "grid"), text(left - 8, height + 4, f"{tick:g}", "soft", "end")]
-    parts += [text((left + right) / 2, bottom + 38, across, "soft", "middle"), text(8, top - 10, upward, "soft")]
+    parts += [text((left + right) / 2, bottom + 38, across, "soft", "middle"), text(8, top - 16, upward, "soft")]
     for number, (name, values) in enumerate(series.items()):
         marks = [at(*point) for point in zip(places, values, strict=True)]
         slope, start = (lines or {}).get(name, (0.0, 0.0))

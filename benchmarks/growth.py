@@ -50,15 +50,15 @@ def render(data: Data) -> str:
         figures = [walls(tool), f"{-away:+.1%}", f"{cpu(tool):.2f} s", walls(under)]
         memory = [f"{peak(tool):.0f} MiB", f"{row['largest'] / MIB:.0f} MiB"]
         rows.append([*sizes, *figures, *memory])
-    columns = ["parameters", "written", "wall", "off the line", "processor", "floor", "peak", "largest tensor"]
+    columns = ["parameters", "file", "wall", "off the line", "processor", "floor", "peak", "largest tensor"]
     words = """A 121 of other widths, so that the number of tensors stays the same and only the bytes grow. Line: least
         squares of relative errors."""
     return sections(
         flowed(words),
         table(columns, rows),
         flowed(verdict(data)),
-        charts.picture("growth-seconds", "Seconds over MiB written"),
-        charts.picture("growth-memory", "Peak memory over MiB written"),
+        charts.picture("growth-seconds", "Seconds by the size of the file"),
+        charts.picture("growth-memory", "Peak memory by the size of the file"),
     )
 
 
@@ -88,8 +88,8 @@ def pictures(data: Data) -> dict[str, str]:
     memory = {title: [peak(row["costs"][task]) for row in data["rows"]] for task, title in tasks.items()}
     lines = {title: fitted(data, task) for task, title in tasks.items()}
     return {
-        "growth-seconds": charts.points(sizes, seconds, "MiB written", "seconds", lines),
-        "growth-memory": charts.points(sizes, memory, "MiB written", "MiB, peak"),
+        "growth-seconds": charts.points(sizes, seconds, "MiB", "seconds", lines),
+        "growth-memory": charts.points(sizes, memory, "MiB", "MiB, peak"),
     }
 
 

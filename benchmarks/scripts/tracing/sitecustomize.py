@@ -17,7 +17,7 @@ from pathlib import Path
 
 FRAMEWORKS = ("numpy", "torch", "torchvision", "tensorflow", "keras", "jax")
 CALLS = {  # module → function → what it does
-    "densenet_port.prove.parity": {"read": "read", "judge": "judge"},
+    "densenet_port.prove.parity": {"read": "read", "make_probes": "pictures", "judge": "judge"},
     "densenet_port.prove.runners": {"runner": "run"},
     "densenet_port.prove.runners.keras": {"_own_network": "build and fill"},
     "densenet_port.prove.runners.torch": {"_filled": "build and fill"},
