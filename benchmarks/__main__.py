@@ -15,13 +15,14 @@ import json
 import re
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import page
 from benchmarks.group import Missing, Plan
-from benchmarks.measure import ROOT, Failed, machine, watched
+from benchmarks.measure import ROOT, machine, watched
 
 RESULTS = ROOT / "benchmarks" / "results.json"
 
@@ -56,13 +57,15 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"{name} …", file=sys.stderr, flush=True)
         try:
             page.merge(results, name, measured(name, given.runs, quick=given.quick))
-        except Failed as error:
+        except Exception:  # noqa: BLE001 (the rest is measured all the same)
             failed.append(name)
-            print(f"{name} failed: {error}", file=sys.stderr)
+            traceback.print_exc()
         kept.write_text(as_text(results), encoding="utf-8")
     page.write(results, given.out or ROOT / "docs")
     if not given.out:
         page.write_tables(results, ROOT)
+    if failed:
+        print(f"not measured, because it failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 

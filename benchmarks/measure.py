@@ -164,10 +164,11 @@ def watched() -> Iterator[dict[str, float]]:
     seen: dict[str, float] = {"load": round(os.getloadavg()[0], 2)}
     start, busy, own = time.perf_counter(), _busy(), _own()
     yield seen
-    seen["seconds"] = round(time.perf_counter() - start, 1)
+    elapsed = time.perf_counter() - start
+    seen["seconds"] = round(elapsed, 1)
     if busy is not None:
         others = (_busy() or 0.0) - busy - (_own() - own)
-        seen["others"] = round(max(0.0, others / ((os.cpu_count() or 1) * seen["seconds"])), 3)
+        seen["others"] = round(max(0.0, others / ((os.cpu_count() or 1) * elapsed)), 3)
 
 
 def _busy() -> float | None:

@@ -31,11 +31,10 @@ HEAD = """# What it costs
 Measured by `make bench`, which writes this page, its pictures and README's tables from
 [results.json](../benchmarks/results.json); `python -m benchmarks GROUP …` measures one group alone, `--quick` is a try.
 
-Every figure is of whole processes on one machine and the same files, which the page cache holds. Ways that are
-compared run in turn, after one round that warms up. Times are medians, with the smallest and the largest in brackets;
-ratios are taken within each round, and theirs is the median. Processor is user and system time of a process and its
-children, the peak the largest resident memory of any one process. Trust the ratios: another machine has other
-seconds.
+Every figure is of whole processes on one machine and the same files, which the page cache holds. Ways that are compared
+run in turn, after a warm-up. Times are medians, with the smallest and the largest in brackets; ratios are taken within
+each round, and theirs is the median. Processor is user and system time of a process and its children, the peak the
+largest resident memory of any one process. Trust the ratios: another machine has other seconds.
 """
 
 

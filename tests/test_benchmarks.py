@@ -10,6 +10,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks import charts, growth, page, sides
+from benchmarks.__main__ import main
+from benchmarks.group import Group, Missing
 from benchmarks.measure import in_turn, measure, ratios, told
 
 ROOT = Path(__file__).parent.parent
@@ -64,14 +66,37 @@ def test_tables_of_other_documents_are_what_was_measured():
             assert f"-->\n{content}\n<!-- /{name} -->" in text
 
 
-def test_a_group_that_is_missing_says_so_and_one_that_was_loaded_too():
-    """Neither stops the page."""
-    data = json.loads(json.dumps(RESULTS["convert"]))
-    data["load"] = {"load": 3.0, "seconds": 10.0, "others": 0.5}
-    said = page.written({"convert": data, "batch": {"missing": "no such command."}})["benchmarks.md"]
+def test_what_fails_or_is_missing_does_not_stop_the_rest(tmp_path, monkeypatch, capsys):
+    """A fault is told on stderr and by the exit code, what is not there on the page; the third group is measured."""
 
-    assert "## Many files\n\nNot measured: no such command." in said
-    assert "**On a loaded machine.**" in said
+    def broken(folder, plan):
+        raise ValueError("it broke")
+
+    def absent(folder, plan):
+        raise Missing("no such command.")
+
+    render = "{runs} runs".format_map
+    groups = {"a": Group("A", broken, render), "b": Group("B", absent, render)}
+    groups["c"] = Group("C", lambda folder, plan: {"runs": plan.runs}, render)
+    monkeypatch.setattr(page, "GROUPS", groups)
+
+    code = main(["--out", str(tmp_path), "--runs", "7"])
+
+    assert code == 1
+    assert "ValueError: it broke" in capsys.readouterr().err
+    said = (tmp_path / "benchmarks.md").read_text()
+    assert "## A\n\nNot measured yet.\n\n## B\n\nNot measured: no such command.\n\n## C\n\n7 runs\n" in said
+
+
+@pytest.mark.parametrize(("others", "marked"), [(0.01, False), (0.5, True)])
+def test_a_loaded_machine_is_marked(others, marked):
+    """What others took of the processors meanwhile stands below a group's figures."""
+    load = {"load": 0.2, "seconds": 10.0, "others": others}
+
+    said = page.circumstances({**RESULTS["convert"], "load": load})
+
+    assert said.startswith("<sub>**On a loaded machine.**") == marked
+    assert f"{others:.1%} of the processors' time was others'" in said
 
 
 def test_what_is_traced_is_there():
