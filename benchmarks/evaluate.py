@@ -70,8 +70,8 @@ def render(data: Data) -> str:
         beside = told(share(data, way)) if way in BESIDE else ""
         figures = [walls(costs, 1), f"{cpu(costs):.1f} s", f"{peak(costs):.0f} MiB"]
         rows.append([title, f"{rate(data, way):.1f}", beside, *figures])
-    words = f"""A 121 on JPEGs of 500 × 375 pixels, Keras on TensorFlow, the original in torchvision. Images a second are
-        those of what {data["many"]} pictures take longer than {data["few"]}, so that no start is in them; wall,
+    words = f"""A 121 on JPEGs of 500 × 375 pixels, Keras on TensorFlow, the original in torchvision. Images a second
+        are those of what {data["many"]} pictures take longer than {data["few"]}, so that no start is in them; wall,
         processor and peak are those of the whole command on {data["many"]}. `evaluate` has a process of one thread for
         each core; the loops (`benchmarks/scripts/loop.py`) prepare a batch of {BATCH}, then run it with all cores.
         Against the loops: the throughput over that of the loops that do the same work, where there is an original both

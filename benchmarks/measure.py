@@ -1,8 +1,4 @@
-"""Costs of whole processes: wall, processor and memory, in turn, and what can be said of several runs.
-
-The process that measures stays small: the system counts the memory that a child shares before it becomes another
-program. So nothing here imports numpy, and whatever needs a framework is a script with a process of its own.
-"""
+"""Costs of whole processes: wall, processor and memory, in turn, and what can be said of several runs."""
 
 import json
 import os
@@ -53,18 +49,16 @@ def surroundings(**more: str) -> dict[str, str]:
 
 
 def measure(*command: Any, **environment: str) -> Cost:
-    """Run a command to its end. Raises Failed, with its last words."""
+    """Run a command to its end (`scripts/launch.py`). Raises Failed, with its last words."""
     words = [*map(str, command)]
-    with tempfile.TemporaryFile() as said:
-        start = time.perf_counter()
-        process = subprocess.Popen(words, stdout=said, stderr=said, env=surroundings(**environment))
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
+    with tempfile.TemporaryFile() as said, tempfile.NamedTemporaryFile() as result:
+        launched = [sys.executable, "-I", "-S", SCRIPTS / "launch.py", result.name, *words]
+        subprocess.run(launched, stdout=said, stderr=said, env=surroundings(**environment), check=True)
+        cost = json.load(result)
+        if cost["code"]:
             said.seek(0)
-            raise Failed(f"{' '.join(words)} ended with {process.returncode}:\n{said.read().decode()[-2000:]}")
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+            raise Failed(f"{' '.join(words)} ended with {cost['code']}:\n{said.read().decode()[-2000:]}")
+    return Cost(cost["wall"], cost["cpu"], cost["peak"] / 1024)
 
 
 def script(name: str, *words: Any, **environment: str) -> Any:

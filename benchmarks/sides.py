@@ -130,9 +130,9 @@ def render(data: Data) -> str:
         ]
         for name, title in TITLES.items()
     ]
-    words = f"""A port of a network of {data["bytes"] / MIB:.0f} MiB, checked in both precisions on the images of a check
-        without options. Each side alone is a process that reads both files and has one of them run. The peak is that of
-        the largest process. The aim for a 121 is 9 s on two cores."""
+    words = f"""A port of a network of {data["bytes"] / MIB:.0f} MiB, checked in both precisions on the images of a
+        check without options. Each side alone is a process that reads both files and has one of them run. The peak is
+        that of the largest process. The aim for a 121 is 9 s on two cores."""
     return sections(
         flowed(words),
         table(["what", "wall", "processor", "peak", "times the slower side"], rows),

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import charts, growth, page, sides
 from benchmarks.__main__ import main
 from benchmarks.group import Group, Missing
-from benchmarks.measure import in_turn, measure, ratios, told
+from benchmarks.measure import Failed, in_turn, measure, ratios, told
 
 ROOT = Path(__file__).parent.parent
 RESULTS = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
@@ -141,14 +141,22 @@ def test_tasks_run_in_turn_after_a_warm_up():
     assert costs == {"a": [(3, 0, 0), (5, 0, 0)], "b": [(4, 0, 0), (6, 0, 0)]}
 
 
-def test_a_process_is_measured_with_its_children():
-    """The memory of a grandchild and its time are in the cost."""
+@pytest.mark.parametrize("start", ["run", "Popen"], ids=["waited for", "left alone"])
+def test_a_process_is_measured_with_all_that_it_starts(start):
+    """The memory of a grandchild and its time are in the cost, whether its parent waits for it or not."""
     inner = "x = bytearray(100 * 2**20); sum(range(3_000_000))"
+    words = f"import subprocess, sys; subprocess.{start}([sys.executable, '-c', {inner!r}])"
 
-    cost = measure(sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])")
+    cost, alone = (measure(sys.executable, "-c", each) for each in (words, "import subprocess"))
 
-    assert cost.peak > 100
-    assert cost.cpu > 0.02
+    assert cost.peak > 100 > alone.peak
+    assert cost.cpu > 1.5 * alone.cpu
+
+
+def test_a_process_that_fails_says_why():
+    """Its exit code and its last words."""
+    with pytest.raises(Failed, match=r"ended with 3:\nit broke"):
+        measure(sys.executable, "-c", "import sys; print('it broke'); sys.exit(3)")
 
 
 def test_phases_of_a_process():
