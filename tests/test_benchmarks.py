@@ -1,6 +1,7 @@
 """Benchmarks run through, the page is what was measured, and what is said of measurements is right."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -30,6 +31,66 @@ def sized(seconds):
 def spanned(*spans):
     """Sides' data, of one process that did so much."""
     return {"spans": [dict(zip(("process", "label", "start", "end"), ("Keras", *span), strict=True)) for span in spans]}
+
+
+def runs(*seconds):
+    """Costs of as many runs."""
+    return [[wall, 2 * wall, 50.0] for wall in seconds]
+
+
+FAULT = {"fault": "none", "float64": 0.0, "float32": 1e-6, "flips": 0, "caught": "nothing", "named": "nothing"}
+MEASURED = {  # a little of what each group measures, and a row that says it
+    "others": (
+        {"121": {"costs": {"tool": runs(0.5), "torch": runs(5.0)}, "missing": {"kimm": "no network"}}},
+        ["| 121 | a script, PyTorch | 5.00 s | 10.00 s | 50 MiB | 10.0 |", "No row of kimm's way: no network."],
+    ),
+    "batch": (
+        {
+            "files": 10,
+            "bytes": 2**20,
+            "costs": {"singles": runs(20, 22), "one job": runs(5, 5), "two jobs": runs(2, 2)},
+        },
+        ["| `batch --jobs 2` | 2.0 s (2.0–2.0) | 4.0 s | 5.0 | 50 MiB | 10.50 (10.00–11.00) | 2.50 (2.50–2.50) |"],
+    ),
+    "sides": (
+        {
+            "bytes": 2**20,
+            "costs": {name: runs(n + 1) for n, name in enumerate(sides.TITLES)},
+            "spans": [
+                {"process": "check", "label": "process", "start": 0.0, "end": 9.0},
+                {"process": "check", "label": "judge", "start": 7.0, "end": 8.0},
+            ],
+        },
+        ["| `check`: both, and the verdict | 3.0 s | 6.0 s | 50 MiB | 1.50 |", "| check | 1.00 | 8.00 | 9.00 |"],
+    ),
+    "evaluate": (
+        {
+            "few": 10,
+            "many": 30,
+            "costs": {
+                **{f"{way} 10": runs(1, 2) for way in ("port", "keras", "both", "torch")},
+                **{f"{way} 30": runs(n, n + 1) for way, n in (("port", 3), ("keras", 2), ("both", 5), ("torch", 4))},
+            },
+        },
+        [
+            "| `evaluate PORT` | 10.0 | 0.50 (0.50–0.50) | 3.5 s (3.0–4.0) | 7.0 s | 50 MiB |",
+            "| `evaluate PORT --against ORIGINAL` | 5.0 | 1.00 (1.00–1.00) |",
+        ],
+    ),
+    "live": (
+        {"filled": [2.0, 2.0], "read": [0.2, 0.2], "model": [2.2, 2.6]},
+        ["| `dp.read(state).keras()` | 2.40 s (2.20–2.60) | 1.20 (1.10–1.30) |"],
+    ),
+    "check": (
+        {"121": {"numpy": {"float64": 1e-14, "float32": 2e-6, "ratio": 1.5, "top1": 1.0}}},
+        ["| network | float64: numpy | float32: numpy |", "| 121 | 1.0e-14 | 2.0e-06 (1.50×) |"],
+    ),
+    "noise": ({"small": {"numpy": [1.0, 3.0]}}, ["at most 3.00 times"]),
+    "faults": (
+        {"images": 4, "size": 64, "rows": [FAULT, {**FAULT, "caught": "float64"}]},
+        ["1 fail a check, 0 are named"],
+    ),
+}
 
 
 # -- the whole ---------------------------------------------------------------------------------------------------------
@@ -97,6 +158,18 @@ def test_a_loaded_machine_is_marked(others, marked):
 
     assert said.startswith("<sub>**On a loaded machine.**") == marked
     assert f"{others:.1%} of the processors' time was others'" in said
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_what_was_measured_is_said(name):
+    """Each group renders its own data: the medians, ratios within rounds, and a picture for each that it shows."""
+    data, expected = MEASURED[name]
+
+    said = page.GROUPS[name].render(data)
+
+    assert [line for line in expected if line not in said] == []
+    shown = re.findall(r"\(benchmarks/(\S+)\.svg\)", said)
+    assert shown == [*page.GROUPS[name].charts(data)]
 
 
 def test_what_is_traced_is_there():
