@@ -6,8 +6,9 @@
     python -m benchmarks --quick --out DIR    a try with small networks and few files, which changes nothing but DIR
     python -m benchmarks --render             write everything anew from benchmarks/results.json
 
-A group whose command or package is not there says so on the page, and one that fails is told at the end, with exit
-code 1; the rest is measured all the same.
+Files are made in the system's temporary folder (TMPDIR), which needs 16 GB for all groups. A group whose command or
+package is not there says so on the page, and one that fails is told at the end, with exit code 1; the rest is
+measured all the same.
 """
 
 import argparse
