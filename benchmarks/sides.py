@@ -138,11 +138,23 @@ def render(data: Data) -> str:
         table(["what", "wall", "processor", "peak", "times the slower side"], rows),
         flowed(
             f"""Where the time of one check goes, {whole(data, "check")[1]:.1f} s with the tracing: seconds of each
-            process by phase. Frameworks are imported where they are first asked for; the rest is the start of Python,
-            our own imports, and what lies between."""
+            process by phase. Frameworks are imported where they are first asked for. The rest is the start of Python,
+            our own imports, and what lies between; of the check's own process also the wait for the others.
+            {ending(data)}"""
         ),
         profile(data),
         charts.picture("sides", "What each process of a check does when"),
+    )
+
+
+def ending(data: Data) -> str:
+    """How long the check waited for processes that had nothing left to do."""
+    lasts = [whole(data, process)[1] for process in phases(data) if process != "check"]
+    judged = [start for label, start, _ in phases(data)["check"] if label == "judge"]
+    if not lasts or not judged:
+        return ""
+    return (
+        f"From the last line of the last of them to the verdict, while it is torn down, {judged[0] - max(lasts):.1f} s."
     )
 
 
