@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from densenet_port.about import __version__
 
 if TYPE_CHECKING:
+    from densenet_port.batches.run import Batch, batch
+    from densenet_port.batches.task import Outcome
     from densenet_port.conversion.compare import Difference, diff
     from densenet_port.conversion.convert import convert, verify
     from densenet_port.conversion.load import Network, read
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         PortError,
         UsageError,
     )
+    from densenet_port.evaluation.run import Evaluation, evaluate
     from densenet_port.models import (
         DenseNet,
         DenseNetImageNet121,
@@ -49,12 +52,15 @@ if TYPE_CHECKING:
     from densenet_port.prove.recording import Recording
 
 _HOMES = {
+    "batches.run": "Batch batch",
+    "batches.task": "Outcome",
     "conversion.compare": "Difference diff",
     "conversion.convert": "convert verify",
     "conversion.load": "Network read",
     "conversion.prediction": "Prediction predict",
     "conversion.write": "Conversion",
     "errors": "ComparisonError CorruptError DiskError MisfitError NetworkError PortError UsageError",
+    "evaluation.run": "Evaluation evaluate",
     "models": "DenseNet DenseNetImageNet121 DenseNetImageNet161 DenseNetImageNet169 DenseNetImageNet201 "
     "DenseNetImageNet264 load",
     "network.architecture": "Architecture",
@@ -71,6 +77,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "Architecture",
+    "Batch",
     "ComparisonError",
     "Contract",
     "Conversion",
@@ -83,11 +90,13 @@ __all__ = [
     "DenseNetImageNet264",
     "Difference",
     "DiskError",
+    "Evaluation",
     "Graph",
     "Input",
     "MisfitError",
     "Network",
     "NetworkError",
+    "Outcome",
     "Parity",
     "PortError",
     "Prediction",
@@ -96,10 +105,12 @@ __all__ = [
     "Slot",
     "UsageError",
     "__version__",
+    "batch",
     "check",
     "convert",
     "diagnose",
     "diff",
+    "evaluate",
     "forward",
     "graph",
     "load",

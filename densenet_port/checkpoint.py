@@ -83,6 +83,10 @@ class Checkpoint:
         """Whether its tensors are in memory, and in no file; `path` then is what messages call it."""
         return self.container in (LIVE, LIVE_KERAS)
 
+    def records(self, entries: Mapping[str, Any]) -> bool:
+        """Whether the metadata has all of these entries."""
+        return all(self.metadata.get(key) == value for key, value in entries.items())
+
 
 def is_array(value: object) -> bool:
     """Whether something is an array or a tensor of any library's, or gives itself as one."""

@@ -11,10 +11,12 @@ EXTRAS = {  # extra of pyproject.toml → the distributions that it is for
     "jax": ("keras", "jax"),
     "torch": ("torch", "torchvision"),
     "pictures": ("pillow",),
+    "evaluate": ("pillow", "pyarrow"),
     "caffe": ("opencv-python-headless",),
     "onnx": ("onnx", "onnxruntime"),
     "publish": ("pygithub",),
     "hub": ("huggingface-hub",),
+    "ray": ("ray",),
     "sign": ("model-signing",),
     "owners": ("keras-hub", "kimm", "monai", "timm", "torchxrayvision"),
 }

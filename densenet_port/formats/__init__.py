@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from densenet_port.checkpoint import Checkpoint, Tensor
-from densenet_port.errors import CorruptError, DiskError, UsageError
+from densenet_port.errors import CorruptError, DiskError, PortError, UsageError
 from densenet_port.files import file_digest, together
 from densenet_port.formats.bounds import check_tensors
 from densenet_port.formats.record import believed, seal
@@ -123,6 +123,18 @@ def write(
         seal(temporary, getattr(_module(module), function)(temporary, tensors, record, blueprint))
         for text in texts:
             text.write_bytes(_module(module).companion(blueprint))
+
+
+def knows(path: Path) -> bool:
+    """Whether a file is one that a reader takes, by its content, or by an ending that only weights have."""
+    if any(path.name.lower().endswith(known) for known in ENDINGS):
+        return True
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+        return any(_module(name).sniff(path, head) for name in READERS)
+    except (OSError, PortError):
+        return False
 
 
 def companion_digest(path: Path, blueprint: Blueprint | None) -> str | None:
