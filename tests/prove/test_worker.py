@@ -399,10 +399,12 @@ def test_a_process_that_takes_too_long_is_stopped(given, tmp_path, monkeypatch):
 def test_a_process_that_nobody_took_is_ended(given, tmp_path, monkeypatch):
     """Jobs of another software, or of other threads, have a process of their own."""
     stand_in(monkeypatch, tmp_path, "exec cat")
+    own, other = (worker.environment("tensorflow", threads) for threads in (1, 2))
+    job = given(TINY)
 
     with worker.Begun("tensorflow", 1) as begun:
         process = begun.process
-        taken = [begun.take([given(TINY)], worker.environment("tensorflow", threads)) for threads in (2, None)]
+        taken = [begun.take([job], other), begun.take([replace(job, network="numpy")], own)]
 
     assert (taken, process.returncode) == ([None, None], -signal.SIGKILL)
 
