@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         PortError,
         UsageError,
     )
+    from densenet_port.evaluation.run import Evaluation, evaluate
     from densenet_port.models import (
         DenseNet,
         DenseNetImageNet121,
@@ -59,6 +60,7 @@ _HOMES = {
     "conversion.prediction": "Prediction predict",
     "conversion.write": "Conversion",
     "errors": "ComparisonError CorruptError DiskError MisfitError NetworkError PortError UsageError",
+    "evaluation.run": "Evaluation evaluate",
     "models": "DenseNet DenseNetImageNet121 DenseNetImageNet161 DenseNetImageNet169 DenseNetImageNet201 "
     "DenseNetImageNet264 load",
     "network.architecture": "Architecture",
@@ -88,6 +90,7 @@ __all__ = [
     "DenseNetImageNet264",
     "Difference",
     "DiskError",
+    "Evaluation",
     "Graph",
     "Input",
     "MisfitError",
@@ -107,6 +110,7 @@ __all__ = [
     "convert",
     "diagnose",
     "diff",
+    "evaluate",
     "forward",
     "graph",
     "load",

@@ -11,6 +11,7 @@ EXTRAS = {  # extra of pyproject.toml → the distributions that it is for
     "jax": ("keras", "jax"),
     "torch": ("torch", "torchvision"),
     "pictures": ("pillow",),
+    "evaluate": ("pillow", "pyarrow"),
     "caffe": ("opencv-python-headless",),
     "onnx": ("onnx", "onnxruntime"),
     "publish": ("pygithub",),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import densenet_port as dp
+from tests.support.evaluations import Here, one_by_one
 from tests.support.networks import images
 
 CALLER = Path(__file__).parent / "data" / "whole_api.py"
@@ -60,6 +61,21 @@ def test_verbs_take_strings_and_paths_twice(small, tmp_path, kind):
         out = tmp_path / f"{number}.weights.h5"
         done = dp.convert(kind(small), out=kind(out), src="torchvision", arch=done_spec(small))
         assert (done.out, dp.verify(kind(out)).path, dp.diff(kind(small), kind(out)).same) == (out, out, True)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_network_is_evaluated_twice(small, port, tmp_path, monkeypatch, kind):
+    """The same pictures give the same statistics."""
+    monkeypatch.setattr("densenet_port.evaluation.sides._Process", Here)
+    monkeypatch.setattr("densenet_port.work.pool.run", one_by_one)
+    np.savez(tmp_path / "pictures.npz", images=np.zeros((3, 64, 64, 3), np.uint8), labels=[0, 1, 2])
+
+    made = [
+        dp.evaluate(kind(port), kind(small), data=kind(tmp_path / "pictures.npz"), backend="numpy") for _ in range(2)
+    ]
+
+    assert made[0].statistics == made[1].statistics
+    assert (made[0].is_whole, made[0].statistics.counts["agree"]) == (True, 3)
 
 
 def done_spec(path):

@@ -25,6 +25,7 @@ COMMANDS = {  # module → its commands; only the module of the command that run
     "learn": ("learn",),
     "predict": ("predict",),
     "prove": ("check", "diagnose", "record"),
+    "evaluate": ("evaluate",),
     "verify": ("verify", "demo"),
     "catalogue": ("layouts", "archs", "doctor"),
     "release": ("release",),

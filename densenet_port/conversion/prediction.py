@@ -73,7 +73,7 @@ def predict(
     if classes is None:
         raise UsageError(f"{network.checkpoint.path}: has no head, and puts out no classes")
     names = _labels(network, classes, None if labels is None else Path(labels))
-    resize = resize_of(network.contract, size, _usual(network)) or Resize()
+    resize = resize_of(network.contract, size, usual_resize(network)) or Resize()
     function, values = _function(network.contract.output, classes)
     weights = dict(network.weights)  # read once, for all pictures
     pictures: list[tuple[str, tuple[Answer, ...]]] = []
@@ -103,7 +103,7 @@ def _titled(images: Pictures, channels: int) -> Iterator[tuple[str, Array]]:
             yield (str(image) if isinstance(image, str | PathLike) else f"picture {count}"), pixels
 
 
-def _usual(network: Network) -> Resize:
+def usual_resize(network: Network) -> Resize:
     """How pictures of a network are usually resized, where nothing says it."""
     side = network.graph.fixed_side
     if network.architecture.stem == "cifar":  # whose pictures are taken whole

@@ -10,7 +10,7 @@ from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import CorruptError, DiskError, PortError, UsageError
 from densenet_port.files import file_digest, together
 from densenet_port.formats.bounds import check_tensors
-from densenet_port.formats.record import believed
+from densenet_port.formats.record import believed, seal
 from densenet_port.network.blueprint import Blueprint
 
 READERS = (
@@ -57,7 +57,7 @@ KNOWN = (
 
 
 def read(path: Path, *, output: str | None = None, body: bool = False) -> Checkpoint:
-    """The checkpoint in a file, whatever its name ends in; a tensor with a recorded digest is held to it when loaded.
+    """The checkpoint in a file, whatever its name ends in, held to its record's digests; a tensor when it is loaded.
 
     Of a file that is read by its graph, `output` names the output to take, and with `body` its head may be any, and is
     left out where it is no DenseNet's. A folder is read as `folders` has it, an index of shards as the shards are, and
@@ -120,7 +120,7 @@ def write(
     module, function = ENDINGS[ending(path)]
     companions = [beside] if (beside := companion(path)) else []
     with together(path, *companions) as (temporary, *texts):
-        getattr(_module(module), function)(temporary, tensors, record, blueprint)
+        seal(temporary, getattr(_module(module), function)(temporary, tensors, record, blueprint))
         for text in texts:
             text.write_bytes(_module(module).companion(blueprint))
 

@@ -9,6 +9,7 @@ Pillow would cut off at 255 is not: pictures of 16 bits are divided by 257, whic
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from io import BytesIO
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from densenet_port.extras import framework
 from densenet_port.network.contract import Contract, Input, Resize
 
 Size = int | tuple[int, int] | Resize
-Pictures = Any  # a path, an image of Pillow's, an array, or several; Pillow has no type stubs, and may be missing
+Pictures = Any  # a path, bytes, an image of Pillow's (which has no stubs, and may be missing), an array, or several
 _GREY = np.array([[0.299], [0.587], [0.114]])  # ITU-R BT.601, as Pillow makes grey
 _WIDE = 65535 // 255  # steps of a 16-bit picture in one of an 8-bit picture
 
@@ -29,7 +30,8 @@ _WIDE = 65535 // 255  # steps of a 16-bit picture in one of an 8-bit picture
 def preprocess(images: Pictures, contract: Contract, *, size: Size | None = None, channels: int | None = None) -> Array:
     """Pictures as the network of a contract reads them, `n h w c` float32.
 
-    `images` is a path, an image of Pillow's, an array `h w c`, or several of them; an array `n h w c` is several.
+    `images` is a path, the bytes of a file, an image of Pillow's, an array `h w c`, or several of them; an array
+    `n h w c` is several.
     Arrays are red, green, blue (or grey), uint8 or floats from 0 to 255. `size`, in pixels or as a `Resize`, is how
     they are resized, where not as the contract says; pixels alone leave the rest of that as it is, and mean the middle
     of 8/7 of them where it says nothing. `channels` are the network's: 3, or 1 where the contract's input is grey.
@@ -75,7 +77,9 @@ def prepared(pixels: Array, picture: Input) -> Array:
 def decoded(images: Pictures, channels: int) -> Iterator[Array]:
     """Every picture as an array `h w c`, red first or grey, uint8 or float32, 0 to 255."""
     if isinstance(images, str | PathLike):
-        yield _opened(Path(images), channels)
+        yield _opened(Path(images), str(images), channels)
+    elif isinstance(images, bytes):
+        yield _opened(BytesIO(images), f"{len(images)} bytes", channels)
     elif hasattr(images, "convert"):
         yield _converted(images, channels)
     elif hasattr(images, "shape"):
@@ -86,21 +90,21 @@ def decoded(images: Pictures, channels: int) -> Iterator[Array]:
         for picture in images:
             yield from decoded(picture, channels)
     else:
-        kinds = "a path, an image of Pillow's, an array, or several of them"
+        kinds = "a path, bytes, an image of Pillow's, an array, or several of them"
         raise UsageError(f"no picture: expected {kinds}, found {type(images).__name__}")
 
 
-def _opened(path: Path, channels: int) -> Array:
+def _opened(file: Path | BytesIO, called: str, channels: int) -> Array:
     """A file's pixels `h w c` uint8. Raises DiskError, CorruptError, or UsageError where Pillow is missing."""
     image = framework("PIL.Image")
     strange = (framework("PIL").UnidentifiedImageError, image.DecompressionBombError)
     try:
-        with image.open(path) as picture:
+        with image.open(file) as picture:
             return _converted(picture, channels)
     except (*strange, OSError, ValueError, SyntaxError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
-        raise CorruptError(f"{path}: cannot be read as a picture: {error}") from error
+            raise DiskError(f"{called}: cannot be read: {error.strerror}") from error
+        raise CorruptError(f"{called}: cannot be read as a picture: {error}") from error
 
 
 def _converted(image: Any, channels: int) -> Array:

@@ -134,8 +134,7 @@ def depth(units: Sequence[UnitError], where: str | None, bound: float, *, width:
         bound=round(_altitude(bound, frame, (low, high))),
         where=round(places[names.index(where)]) if where in names else None,
         spots=[
-            Spot(left, right - left, unit)
-            for unit, (left, right) in zip(units, _strips(len(units), frame), strict=True)
+            Spot(left, right - left, unit) for unit, (left, right) in zip(units, strips(len(units), frame), strict=True)
         ],
     )
 
@@ -184,16 +183,16 @@ def _series(
 
 def _bands(names: Sequence[str], frame: Frame) -> list[Band]:
     """The stretches of units whose names begin alike, such as `block1` and `transition1`."""
-    strips = _strips(len(names), frame)
+    places = strips(len(names), frame)
     bands = []
     for title, members in groupby(range(len(names)), key=lambda n: names[n].partition(".")[0]):
         inside = list(members)
-        left, right = strips[inside[0]][0], strips[inside[-1]][1]
+        left, right = places[inside[0]][0], places[inside[-1]][1]
         bands.append(Band(left, right - left, _fitting(title, right - left)))
     return bands
 
 
-def _strips(count: int, frame: Frame) -> list[tuple[int, int]]:
+def strips(count: int, frame: Frame) -> list[tuple[int, int]]:
     """The frame's width, divided among so many units."""
     edges = [round(frame.left + (frame.right - frame.left) * n / count) for n in range(count + 1)]
     return list(pairwise(edges))
@@ -249,7 +248,7 @@ def histogram(counts: Mapping[int, int], *, width: int, height: int) -> Histogra
     exponents = range(-1, max(counts, default=0) + 1)
     highest = max(counts.values(), default=0)
     bars = []
-    for exponent, (left, right) in zip(exponents, _strips(len(exponents), frame), strict=True):
+    for exponent, (left, right) in zip(exponents, strips(len(exponents), frame), strict=True):
         count = counts.get(exponent, 0)
         tall = round((frame.bottom - frame.top) * count / highest) if highest else 0
         tall = max(tall, 1) if count else 0  # one logit of thousands still shows

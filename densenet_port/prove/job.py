@@ -65,7 +65,8 @@ class Job:
     network takes images in `data_format` order (they are turned here). Without classes in the architecture, or without
     a head in the file, the last map after its ReLU stands for the logits. `taps` asks for more outputs: our unit → the
     software's own name of that module or layer. `threads` bounds the software's threads (not JAX's); None leaves its
-    defaults.
+    defaults. `repeated` says that many jobs follow that differ in their images alone, all of one shape and without
+    taps: Keras compiles the network for them.
     """
 
     network: str
@@ -81,6 +82,7 @@ class Job:
     threads: int | None = None
     whole: bool = False
     trust: bool = False
+    repeated: bool = False
 
     @property
     def title(self) -> str:

@@ -1,6 +1,6 @@
 """One result, five forms: terminal, JSON, JUnit XML, Markdown, and a web page that stands alone.
 
-All forms show the same tables, and a value is written in one way everywhere (`_shown`). Names come from files that
+All forms show the same tables, and a value is written in one way everywhere (`shown`). Names come from files that
 anybody may have written: every form drops characters that could command a terminal, break XML or turn text around, and
 escapes the rest in its own way. The same result gives the same bytes. The page is `templates/report.html`.
 """
@@ -9,9 +9,9 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from itertools import chain
-from math import isfinite, isnan
+from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree as ET  # written, never read
@@ -19,7 +19,7 @@ from xml.etree import ElementTree as ET  # written, never read
 import numpy as np
 
 from densenet_port.about import __version__
-from densenet_port.checkpoint import Array, array_digest
+from densenet_port.checkpoint import Array
 from densenet_port.errors import DiskError
 from densenet_port.files import whole
 from densenet_port.prove import charts
@@ -27,9 +27,9 @@ from densenet_port.prove.checks import BOUND64, Check
 from densenet_port.prove.figures import Figures
 from densenet_port.prove.images import Probe
 from densenet_port.prove.parity import Grade, Parity, UnitError
+from densenet_port.prove.tables import Table, clean, drawn, plain, shown, side_by_side, templates
 
 SCHEMA = "densenet-port/check/1"
-UNPRINTABLE = re.compile("[^\t\n -~\u00a0-\u2029\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 MARKUP = re.compile(r"([\\`*_\[\]<>|~&$#@]|(?<=http):|(?<=https):|(?<=www)\.)")
 FEW = 4  # units named before "and n more"
 LARGE = ("probes", "logits")  # of Parity: arrays, which have a form of their own
@@ -45,14 +45,6 @@ SUSPECTS = {
     "reference": "the third opinion, numpy, agrees with the port: the reference is off",
     "both": "the third opinion, numpy, contradicts both sides",
 }
-
-
-class Table(NamedTuple):
-    """Rows under headings, in plain values."""
-
-    title: str
-    headings: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
 
 
 class Verdict(NamedTuple):
@@ -93,8 +85,8 @@ def terminal(parity: Parity) -> list[Any]:
         tables.append(_diagnosis(parity))
     parts: list[Any] = [Text.assemble((word, f"bold {COLOURS[parity.grade]}"), f": {sentence}")]
     for table in tables:
-        parts += ["", _drawn(table)]
-    lines = [*_where_and_why(parity), *(f"note: {_shown(note)}" for note in parity.notes)]
+        parts += ["", drawn(table)]
+    lines = [*_where_and_why(parity), *(f"note: {shown(note)}" for note in parity.notes)]
     return [*parts, "", *lines] if lines else parts
 
 
@@ -107,8 +99,8 @@ def to_json(parity: Parity) -> dict[str, Any]:
     an array with `top5`, a list per image of {"class", "logit"}, best first (None for a network without a head). The
     schema is `densenet-port/check/1`: keys may be added to it, and what they say stays.
     """
-    plain = {entry.name: _plain(getattr(parity, entry.name)) for entry in fields(parity) if entry.name not in LARGE}
-    return {"grade": parity.grade, **plain, "probes": [_probe(parity, probe) for probe in parity.probes]}
+    entries = {entry.name: plain(getattr(parity, entry.name)) for entry in fields(parity) if entry.name not in LARGE}
+    return {"grade": parity.grade, **entries, "probes": [_probe(parity, probe) for probe in parity.probes]}
 
 
 def junit(parity: Parity) -> bytes:
@@ -144,34 +136,28 @@ def markdown(parity: Parity) -> str:
 
 def html(parity: Parity) -> str:
     """One web page that needs nothing else: styles, charts and photographs are in it, and no script."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 (only the page needs it)
-
-    environment = Environment(
-        loader=PackageLoader("densenet_port.prove"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: value if hasattr(value, "__html__") else _shown(value),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     word, sentence = _verdict(parity)
-    return environment.get_template("report.html").render(
-        parity=parity,
-        word=word,
-        kind=parity.grade.replace(" ", "-"),
-        sentence=sentence,
-        lines=_where_and_why(parity),
-        key_figures=_key_figures(parity),
-        tables={table.title: table for table in _tables(parity)},
-        units=_units(parity),
-        depths=[_depth(parity, size) for size in (340, 1060)] if parity.units else [],
-        scatter_chart=_scatter(parity),
-        histograms=_histograms(parity),
-        photographs=[
-            (probe.name, list(_cards(parity, probe))) for probe in parity.probes if probe.pictures is not None
-        ],
-        bound=BOUND64,
-        version=__version__,
+    return (
+        templates("densenet_port.prove")
+        .get_template("report.html")
+        .render(
+            parity=parity,
+            word=word,
+            kind=parity.grade.replace(" ", "-"),
+            sentence=sentence,
+            lines=_where_and_why(parity),
+            key_figures=_key_figures(parity),
+            tables={table.title: table for table in _tables(parity)},
+            units=_units(parity),
+            depths=[_depth(parity, size) for size in (340, 1060)] if parity.units else [],
+            scatter_chart=_scatter(parity),
+            histograms=_histograms(parity),
+            photographs=[
+                (probe.name, list(_cards(parity, probe))) for probe in parity.probes if probe.pictures is not None
+            ],
+            bound=BOUND64,
+            version=__version__,
+        )
     )
 
 
@@ -201,7 +187,7 @@ def write(parity: Parity, folder: Path) -> dict[str, Path]:
 
 
 def _verdict(parity: Parity) -> Verdict:
-    port, source = _shown(parity.port.get("path", "the port")), _shown(parity.source.get("path", "the original"))
+    port, source = shown(parity.port.get("path", "the port")), shown(parity.source.get("path", "the original"))
     count, took = f"{len(parity.checks)} checks", f", {parity.seconds:.1f} s" if parity.seconds else ""
     failed = f"{sum(not check.passed for check in parity.checks)} of {count} failed"
     sentences: dict[Grade, str] = {
@@ -218,7 +204,7 @@ def _where_and_why(parity: Parity) -> list[str]:
     if parity.proven:
         return []
     if parity.grade == "agrees":
-        return [f"not independent: {_shown(parity.dependence)}"]
+        return [f"not independent: {shown(parity.dependence)}"]
     lines = []
     if parity.undecided is not None:
         lines.append(f"cannot be judged: {parity.undecided}")
@@ -227,9 +213,9 @@ def _where_and_why(parity: Parity) -> list[str]:
     lines += [_unit_line(unit) for unit in parity.units if unit.unit == parity.where]
     if parity.off:
         lines.append(SUSPECTS[parity.off])
-    lines += [f"why: {_shown(finding['says'])}" for finding in parity.diagnosis if "says" in finding]
+    lines += [f"why: {shown(finding['says'])}" for finding in parity.diagnosis if "says" in finding]
     lines += [f"failed: {check.name}: {check.says}; {_measured(check)}" for check in parity.checks if not check.passed]
-    return [_shown(line) for line in lines]
+    return [shown(line) for line in lines]
 
 
 def _faulty(parity: Parity) -> set[str]:
@@ -244,8 +230,8 @@ def _faulty(parity: Parity) -> set[str]:
 
 
 def _unit_line(unit: UnitError) -> str:
-    alone = f"given the reference's own input: {_shown(_known(unit.local))} (bound {_shown(BOUND64)})"
-    return f"{unit.unit} {alone}; from the images: {_shown(unit.free)}"
+    alone = f"given the reference's own input: {shown(_known(unit.local))} (bound {shown(BOUND64)})"
+    return f"{unit.unit} {alone}; from the images: {shown(unit.free)}"
 
 
 def _known(error: float) -> float | None:
@@ -254,7 +240,7 @@ def _known(error: float) -> float | None:
 
 
 def _measured(check: Check) -> str:
-    return f"measured {_shown(check.measured)}, bound {_shown(check.bound)}"
+    return f"measured {shown(check.measured)}, bound {shown(check.bound)}"
 
 
 def _key_figures(parity: Parity) -> list[KeyFigure]:
@@ -264,8 +250,8 @@ def _key_figures(parity: Parity) -> list[KeyFigure]:
         checks = [check for check in parity.checks if check.kind == kind and check.measured is not None]
         if checks:
             worst = max(checks, key=lambda check: (not check.passed, check.measured))
-            detail = f"bound {_shown(worst.bound)}; {worst.says}"
-            figures.append(KeyFigure(kind, _shown(worst.measured), detail, worst.passed))
+            detail = f"bound {shown(worst.bound)}; {worst.says}"
+            figures.append(KeyFigure(kind, shown(worst.measured), detail, worst.passed))
     if parity.figures:
         same = min(figure.top1 for figure in parity.figures)
         detail = "of the images, in the worst probe and precision"
@@ -287,8 +273,8 @@ def _tables(parity: Parity) -> list[Table]:
         _diagnosis(parity),
         _checks(parity),
         _figures(parity),
-        _side_by_side("Files", files),
-        _side_by_side("Implementations", parity.sides),
+        side_by_side("Files", files),
+        side_by_side("Implementations", parity.sides),
     ]
 
 
@@ -337,35 +323,6 @@ def _few(fact: Any) -> Any:
     return [*fact[:FEW], f"and {len(fact) - FEW} more"]
 
 
-def _side_by_side(title: str, columns: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Nested facts of several things, a column for each."""
-    flat = {name: _flat(facts) for name, facts in columns.items()}
-    keys = dict.fromkeys(chain.from_iterable(flat.values()))
-    return Table(title, ("", *flat), [(key, *(facts.get(key) for facts in flat.values())) for key in keys])
-
-
-def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts without nesting: {"ledger": {"used": 606}} is {"ledger used": 606}."""
-    flat: dict[str, Any] = {}
-    for key, value in facts.items():
-        inner = _flat(value) if isinstance(value, Mapping) and value else {"": value}
-        flat.update({f"{key} {deeper}".strip(): fact for deeper, fact in inner.items()})
-    return flat
-
-
-def _drawn(table: Table) -> Any:
-    """A table for the terminal."""
-    from rich.table import Table as RichTable  # noqa: PLC0415 (as in `terminal`)
-    from rich.text import Text  # noqa: PLC0415
-
-    grid = RichTable(box=None, pad_edge=False, header_style="bold")
-    for heading in table.headings:
-        grid.add_column(Text(_shown(heading)), overflow="fold")
-    for row in table.rows:
-        grid.add_row(*(Text(_shown(cell), style="bold red" if cell == "FAILED" else "") for cell in row))
-    return grid
-
-
 def _md_table(table: Table) -> str:
     rule = "| --- " * len(table.headings) + "|"
     head, *rows = (f"| {' | '.join(map(_md, row))} |" for row in (table.headings, *table.rows))
@@ -375,52 +332,9 @@ def _md_table(table: Table) -> str:
 # -- values ------------------------------------------------------------------------------------------------------------
 
 
-def _shown(value: Any) -> str:
-    """A value as a reader sees it, on one line: numbers short, nothing as a dash, lists with commas, text cleaned."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if isinstance(value, float | np.floating):
-        return _number(float(value))
-    if isinstance(value, Mapping):
-        return ", ".join(f"{_shown(key)} {_shown(entry)}" for key, entry in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_shown, value))
-    return " ".join(_clean(value).split())
-
-
-def _clean(text: Any) -> str:
-    """Text without what XML forbids, what commands a terminal, and what turns the reading direction around."""
-    return UNPRINTABLE.sub("\ufffd", str(text))
-
-
-def _number(value: float) -> str:
-    """Three or four figures: what a distance is worth."""
-    if isnan(value):
-        return "NaN"
-    return f"{value:.4g}" if 1e-3 <= abs(value) < 1e6 else f"{value:.3g}"  # where digits get long
-
-
 def _md(value: Any) -> str:
     """A value inside a line of Markdown: nothing in it is markup, a cell's end, a link or a new line."""
-    return MARKUP.sub(r"\\\1", _shown(value))
-
-
-def _plain(value: Any) -> Any:
-    """A value as strict JSON has it."""
-    if isinstance(value, np.ndarray):
-        return {"shape": list(value.shape), "dtype": value.dtype.name, "sha256": array_digest(value)}
-    value = value.item() if isinstance(value, np.generic) else value
-    if is_dataclass(value) and not isinstance(value, type):
-        return {entry.name: _plain(getattr(value, entry.name)) for entry in fields(value)}
-    if isinstance(value, Mapping):
-        return {_clean(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float) and not isfinite(value):
-        return "NaN" if isnan(value) else ("Infinity" if value > 0 else "-Infinity")
-    return value if value is None or isinstance(value, bool | int | float) else _clean(value)
+    return MARKUP.sub(r"\\\1", shown(value))
 
 
 def _suite(name: str, cases: Iterable[tuple[str, str, str | None]], grade: Grade) -> ET.Element:
@@ -428,9 +342,9 @@ def _suite(name: str, cases: Iterable[tuple[str, str, str | None]], grade: Grade
     suite = ET.Element("testsuite", name=name, errors="0", skipped="0")
     ET.SubElement(ET.SubElement(suite, "properties"), "property", name="grade", value=grade)
     for group, title, failure in cases:
-        case = ET.SubElement(suite, "testcase", classname=_shown(group), name=_shown(title))
+        case = ET.SubElement(suite, "testcase", classname=shown(group), name=shown(title))
         if failure is not None:
-            ET.SubElement(case, "failure", message=_shown(failure), type="parity").text = _clean(failure)
+            ET.SubElement(case, "failure", message=shown(failure), type="parity").text = clean(failure)
     suite.set("tests", str(len(suite.findall("testcase"))))
     suite.set("failures", str(len(suite.findall("testcase/failure"))))
     return suite
@@ -441,17 +355,15 @@ def _suite(name: str, cases: Iterable[tuple[str, str, str | None]], grade: Grade
 
 def _probe(parity: Parity, probe: Probe) -> dict[str, Any]:
     """A probe as JSON, with the logits that it gave."""
-    logits = {
-        side: {**_plain(array), "top5": _top5(array)} for side, array in parity.logits.get(probe.name, {}).items()
-    }
-    return {**{key: _plain(getattr(probe, key)) for key in ("name", "labels", "images")}, "logits": logits}
+    logits = {side: {**plain(array), "top5": _top5(array)} for side, array in parity.logits.get(probe.name, {}).items()}
+    return {**{key: plain(getattr(probe, key)) for key in ("name", "labels", "images")}, "logits": logits}
 
 
 def _top5(logits: Array) -> list[list[dict[str, Any]]] | None:
     """For each image the five best classes and their logits (`n classes`); NaN is never among the best."""
     if logits.ndim != 2:  # n classes
         return None
-    return [[{"class": n, "logit": _plain(row[n])} for n in _best(row)] for row in logits]
+    return [[{"class": n, "logit": plain(row[n])} for n in _best(row)] for row in logits]
 
 
 def _best(row: Array) -> list[int]:

@@ -100,7 +100,7 @@ class _Worker:
         """Keep what makes the callable, and what the process sees."""
         self._make = pickle.dumps(make)
         self._environment = environment
-        self._process: _Process | None = None
+        self._process: Process | None = None
         self._is_over = False
         self._lock = Lock()  # `end` comes from another thread
 
@@ -125,14 +125,14 @@ class _Worker:
         if self._process:
             self._process.ended()
 
-    def _ready(self) -> "_Process":
+    def _ready(self) -> "Process":
         """A process that has made its callable."""
         words = "was not started"
         for _ in range(STARTS):
             with self._lock:
                 if self._is_over:
                     break
-                self._process = process = _Process(self._environment)
+                self._process = process = Process(self._environment)
             try:
                 _, error = process.ask(self._make)
             except (OSError, EOFError):
@@ -144,7 +144,7 @@ class _Worker:
         raise PortError(f"a worker process {words}")
 
 
-class _Process:
+class Process:
     """A process of `densenet_port.work.worker`, and what is said between it and us."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:

@@ -45,6 +45,8 @@ def main(source: str, folder: Path, teacher: Any) -> tuple[object, ...]:
     agree: bool = parity.passed and parity.independent and parity.grade == "proven"
     recording: dp.Recording = dp.record(teacher, folder / "reference.npz", source=source, sizes=(64,))
     recorded: dp.Parity = dp.check(folder / "a.weights.h5", reference=folder / "reference.npz", backend="numpy")
+    evaluated: dp.Evaluation = dp.evaluate(str(folder / "a.weights.h5"), against=source, data=folder, backend="numpy")
+    counted = (evaluated.is_whole, evaluated.dependence, evaluated.statistics.counts.get("agree", 0))
     findings = [finding["mistake"] for finding in explained.diagnosis]
     loaded: Any = dp.load(folder / "a.weights.h5", activation=None)
     builders: list[Callable[..., Any]] = [
@@ -55,7 +57,7 @@ def main(source: str, folder: Path, teacher: Any) -> tuple[object, ...]:
         dp.DenseNetImageNet201,
         dp.DenseNetImageNet264,
     ]
-    facts = (recording.independent, recorded.grade)
+    facts = (recording.independent, recorded.grade, counted)
     pictures = (picture, prepared, seen.pictures[0][1][0].label)
     values = (
         pictures,

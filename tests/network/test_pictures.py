@@ -203,7 +203,11 @@ def test_any_input_is_found_again_by_what_it_does(picture, level):
             ),
         ),
         ([], {"size": 8}, "no pictures were given"),
-        (7, {"size": 8}, "no picture: expected a path, an image of Pillow's, an array, or several of them, found int"),
+        (
+            7,
+            {"size": 8},
+            "no picture: expected a path, bytes, an image of Pillow's, an array, or several of them, found int",
+        ),
         (
             np.zeros((3, 8, 8), np.uint8),
             {"size": 8},

@@ -12,22 +12,6 @@ from tests.support.tasks import Task
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray")
 STORE = 80 * 2**20  # bytes of a node's object store, about the least that Ray takes
-SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
-
-
-@pytest.fixture(scope="module")
-def nodes():
-    """A cluster whose head does nothing, with one node of one CPU."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
-        from ray.cluster_utils import Cluster
-
-        head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False, "_system_config": SOON}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        cluster.add_node(num_cpus=1, object_store_memory=STORE)
-        yield cluster
-        cluster.shutdown()
 
 
 def test_each_item_comes_back_once_though_a_node_is_killed(nodes, capfd):

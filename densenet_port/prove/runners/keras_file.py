@@ -7,8 +7,9 @@ activation passed by, so that its logits are seen. A layer's output is what the 
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -58,22 +59,54 @@ def run_file(job: Job) -> Answers | None:
     Raises MisfitError where it takes no pictures of that size.
     """
     loaded = _loaded(job.bare())
-    return None if loaded is None else answers_of(loaded, job)
+    if loaded is None or not job.repeated:
+        return None if loaded is None else answers_of(loaded, job)
+    with _fitting(job):
+        logits = _numbers(loaded, _compiled(job.bare()).predict_on_batch(_pictures(job, loaded)))
+    return Answers(logits.reshape(len(logits), -1) if loaded.head else logits, {}, {})
 
 
 def answers_of(loaded: Loaded, job: Job) -> Answers:
     """What a model answers. Raises MisfitError where it takes no pictures of that size."""
     loaded.seen.clear()
-    try:
+    with _fitting(job):
         loaded.model(_pictures(job, loaded), training=False)
-    except (ValueError, TypeError) as error:
-        height, width = job.images.shape[1:3]
-        message = f"{job.path}: the model takes no pictures of {height} × {width}: {_first_line(error)}"
-        raise MisfitError(message, hint="--sizes has those to take") from error
     taps = {unit: _numbers(loaded, loaded.seen[layer.name][1]) for unit, layer in loaded.layers.items()}
     logits = taps[HEAD] if loaded.head else _numbers(loaded, _last_map(loaded))
     variables = {variable.path: variable for variable in loaded.model.variables if "float" in str(variable.dtype)}
     return Answers(logits.reshape(len(logits), -1) if loaded.head else logits, taps, variables)
+
+
+@contextmanager
+def _fitting(job: Job) -> Iterator[None]:
+    """Turn what Keras says of pictures of a size that a model does not take into MisfitError."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        height, width = job.images.shape[1:3]
+        message = f"{job.path}: the model takes no pictures of {height} × {width}: {_first_line(error)}"
+        raise MisfitError(message, hint="--sizes has those to take") from error
+
+
+@lru_cache(maxsize=1)
+def _compiled(job: Job) -> Any:
+    """The model of a job's file as one that puts out its logits alone, or its last map."""
+    keras, loaded = framework("keras"), cast("Loaded", _loaded(job))  # who asks has seen that it is there
+
+    class Whole(keras.Model):  # type: ignore[misc,name-defined]
+        """The file's model, of which what one layer puts out is given."""
+
+        def __init__(self) -> None:
+            """Have the model's variables for its own."""
+            super().__init__()
+            self.whole = loaded.model
+
+        def call(self, pictures: Any) -> Any:
+            """What the head puts out, or the ReLU behind the last norm."""
+            self.whole(pictures, training=False)
+            return loaded.seen[loaded.layers[HEAD].name][1] if loaded.head else _last_map(loaded)
+
+    return Whole()
 
 
 @lru_cache(maxsize=1)
