@@ -237,7 +237,7 @@ def test_a_worker_that_is_lost_is_its_file_alone(folder, monkeypatch):
 def test_a_check_gives_each_port_its_grade(folder, monkeypatch):
     """Of the source's own software; a port that is not proven is exit code 1 if nothing is worse."""
     in_this_process(monkeypatch)
-    monkeypatch.setattr(parity, "check", partial(parity.check, sizes=(32,), batch=1))  # as it is, but soon done
+    monkeypatch.setattr(parity, "check", partial(parity.check, sizes=(32,)))  # as it is, but soon done
     (folder / "in" / "page.pth").unlink()
     (folder / "in" / "b" / "a.pth").unlink()
 
