@@ -90,6 +90,7 @@ def nodes():
     """A cluster whose head does nothing, with one node of one CPU."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # as other tests: Ray's workers make way for whatever else runs
         patch.setenv("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
         from ray.cluster_utils import Cluster
 
