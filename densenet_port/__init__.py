@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from densenet_port.about import __version__
 
 if TYPE_CHECKING:
+    from densenet_port.batches.run import Batch, batch
+    from densenet_port.batches.task import Outcome
     from densenet_port.conversion.compare import Difference, diff
     from densenet_port.conversion.convert import convert, verify
     from densenet_port.conversion.load import Network, read
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from densenet_port.prove.recording import Recording
 
 _HOMES = {
+    "batches.run": "Batch batch",
+    "batches.task": "Outcome",
     "conversion.compare": "Difference diff",
     "conversion.convert": "convert verify",
     "conversion.load": "Network read",
@@ -73,6 +77,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
     "Architecture",
+    "Batch",
     "ComparisonError",
     "Contract",
     "Conversion",
@@ -91,6 +96,7 @@ __all__ = [
     "MisfitError",
     "Network",
     "NetworkError",
+    "Outcome",
     "Parity",
     "PortError",
     "Prediction",
@@ -99,6 +105,7 @@ __all__ = [
     "Slot",
     "UsageError",
     "__version__",
+    "batch",
     "check",
     "convert",
     "diagnose",

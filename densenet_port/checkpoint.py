@@ -14,6 +14,7 @@ from densenet_port.file_graph import FileGraph
 from densenet_port.files import file_digest
 
 Array = np.ndarray[Any, np.dtype[Any]]  # numpy.typing takes 10 ms to import
+Extent = tuple[int, int]  # where bytes lie in a file: the first one's place, and how many
 LIVE = "live"  # the container of tensors that are in no file
 LIVE_KERAS = "live-keras"  # that of a Keras model's
 MEANING = frozenset(
@@ -45,13 +46,15 @@ class Tensor:
     `dtype` is the name of the type as stored ("float32", "float16", "bfloat16", "int64" …). `load()` gives a native
     array of `shape`, read-only or not, in any memory order; bfloat16 comes widened to float32, which is exact. Each
     call reads anew and keeps nothing, so a caller who drops the array has its memory back. Two tensors of a file whose
-    `identity` is equal and not None are one, under two names: the same memory, seen alike.
+    `identity` is equal and not None are one, under two names: the same memory, seen alike. `extent` is where its
+    elements lie in the file, if they lie there as they are, side by side.
     """
 
     shape: tuple[int, ...]
     dtype: str
     load: Callable[[], Array]
     identity: object = None
+    extent: Extent | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,10 @@ class Checkpoint:
     def is_live(self) -> bool:
         """Whether its tensors are in memory, and in no file; `path` then is what messages call it."""
         return self.container in (LIVE, LIVE_KERAS)
+
+    def records(self, entries: Mapping[str, Any]) -> bool:
+        """Whether the metadata has all of these entries."""
+        return all(self.metadata.get(key) == value for key, value in entries.items())
 
 
 def is_array(value: object) -> bool:

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -42,6 +43,12 @@ def file_digest(path: Path) -> str:
         return digest.hexdigest()
     except OSError as error:
         raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def stem(path: Path) -> str:
+    """The name of a file without the endings of any container, of a folder, or of a repository of the Hub."""
+    name = re.sub(r"^hf:/+[^/]+/([^/@]+).*", r"\1", path.as_posix()).rpartition("/")[2]
+    return re.sub(r"(\.(weights\.h5|h5|hdf5|keras|safetensors|pth\.tar|pth|pt|bin|ckpt|tar))+$", "", name)
 
 
 @contextmanager

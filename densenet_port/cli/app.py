@@ -21,6 +21,7 @@ from densenet_port.errors import DiskError, PortError
 
 COMMANDS = {  # module → its commands; only the module of the command that runs is imported
     "convert": ("convert", "inspect", "diff"),
+    "batch": ("batch",),
     "learn": ("learn",),
     "predict": ("predict",),
     "prove": ("check", "diagnose", "record"),
@@ -57,7 +58,7 @@ def main() -> None:
     """Run the command line and exit with the code that its result has."""
     words = [word for word in sys.argv[1:] if word != TRACEBACK]
     command = _command(words)
-    if command in (*COMMANDS["convert"], *COMMANDS["learn"]):
+    if command in (*COMMANDS["convert"], *COMMANDS["batch"], *COMMANDS["learn"]):
         # They multiply no matrices, and the threads that numpy's BLAS would start spin before they sleep
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:

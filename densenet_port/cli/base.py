@@ -5,7 +5,6 @@ Only this file prints. A command hands over its typed result twice: as a functio
 result rests on it, goes to stderr.
 """
 
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -119,12 +118,6 @@ def print_json(command: str, content: Mapping[str, Any]) -> None:
 
     schema = {"schema": f"densenet-port/{command}/1"}
     sys.stdout.write(json.dumps({**schema, **content}, default=str, allow_nan=True) + "\n")
-
-
-def stem(path: Path) -> str:
-    """The name of a file without the endings of any container, of a folder, or of a repository of the Hub."""
-    name = re.sub(r"^hf:/+[^/]+/([^/@]+).*", r"\1", path.as_posix()).rpartition("/")[2]
-    return re.sub(r"(\.(weights\.h5|h5|hdf5|keras|safetensors|pth\.tar|pth|pt|bin|ckpt|tar))+$", "", name)
 
 
 def print_error(message: str, hint: str | None) -> None:

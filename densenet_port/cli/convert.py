@@ -8,24 +8,27 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from densenet_port.cli.base import STDOUT, Printing, app, contract_line, numbers, print_text, refuse_stdout, rows, stem
+from densenet_port.cli.base import STDOUT, Printing, app, contract_line, numbers, print_text, refuse_stdout, rows
 from densenet_port.cli.options import (
     Arch,
     ContractWords,
-    Dtype,
+    DimOrdering,
+    Dst,
+    DstKernels,
+    DtypeOption,
+    Ending,
+    Force,
     IgnoreInheritance,
-    Kernels,
     KernelsOption,
-    Ordering,
+    NoTop,
     OutputName,
     Src,
     Table,
     Within,
-    choice,
     grouped,
-    layout_names,
 )
-from densenet_port.errors import MisfitError, UsageError, nearest
+from densenet_port.errors import MisfitError, UsageError
+from densenet_port.files import stem
 
 if TYPE_CHECKING:
     from densenet_port.checkpoint import Checkpoint
@@ -50,14 +53,7 @@ def convert(
     *,
     src: Src = None,
     arch: Arch = None,
-    dst: Annotated[
-        str,
-        typer.Option(
-            help="The layout to write, or a mapping table of your own (.toml).",
-            metavar="LAYOUT",
-            autocompletion=layout_names,
-        ),
-    ] = "keras",
+    dst: Dst = "keras",
     out: Annotated[
         str | None,
         typer.Option(
@@ -67,37 +63,31 @@ def convert(
     out_dir: Annotated[
         Path | None, typer.Option(help="The folder where each file goes by its own name, with another ending.")
     ] = None,
-    ending: Annotated[
-        str | None, typer.Option(help="That ending, such as .safetensors; without it, the layout's usual one.")
-    ] = None,
-    no_top: Annotated[bool, typer.Option("--no-top", help="Leave the head out.")] = False,
-    dtype: Annotated[Dtype, choice("--dtype", Dtype, "The floating type to write.")] = "float32",
+    ending: Ending = None,
+    no_top: NoTop = False,
+    dtype: DtypeOption = "float32",
     kernels: KernelsOption = None,
     within: Within = None,
-    dst_kernels: Annotated[
-        Kernels | None, choice("--dst-kernels", Kernels, "How to store the kernels, where the layout has both.")
-    ] = None,
-    dim_ordering: Annotated[
-        Ordering | None,
-        choice("--dim-ordering", Ordering, "Out channels first (th) or last (tf), where the layout has both."),
-    ] = None,
+    dst_kernels: DstKernels = None,
+    dim_ordering: DimOrdering = None,
     output_name: OutputName = None,
     mapping: Table = None,
     contract: ContractWords,
     ignore_inheritance: IgnoreInheritance = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    force: Force = False,
     printing: Printing,
 ) -> None:
     """Translate a checkpoint into another layout, every tensor accounted for; or several, each by itself."""
     from densenet_port.cli import converted
     from densenet_port.conversion.convert import convert as convert_file
+    from densenet_port.conversion.convert import ending_of
     from densenet_port.network.architecture import Architecture
 
     architecture = Architecture.named(arch) if arch else None
     sources = checkpoint or [_registered(src, architecture, printing)]
     _check_places(sources, out, out_dir, ending)
-    targets = {out: sources[0]} if out else _targets(sources, out_dir or Path(), _ending(dst, ending))
+    targets = {out: sources[0]} if out else _targets(sources, out_dir or Path(), ending_of(dst, ending))
     entries = contract.entries
 
     def convert_one(source: Path, target: str) -> "Conversion":
@@ -167,21 +157,6 @@ def _targets(sources: Sequence[Path], folder: Path, ending: str) -> dict[str, Pa
             raise UsageError(f"{targets[target]} and {source} would both be written as {target}", hint=hint)
         targets[target] = source
     return targets
-
-
-def _ending(dst: str, ending: str | None) -> str:
-    """The ending that is asked for, or the one that a layout is usually written with. Raises UsageError."""
-    from densenet_port.conversion.load import table
-    from densenet_port.layouts.layout import Layout
-
-    layout = Layout.load(table(dst))
-    if ending is None:
-        return layout.containers[0]
-    dotted = f".{ending.lstrip('.')}"
-    if dotted not in layout.containers:
-        hint = f"{nearest(dotted, layout.containers)}known: {', '.join(layout.containers)}"
-        raise UsageError(f"--ending {ending}: {layout.name} does not come as {dotted}", hint=hint)
-    return dotted
 
 
 # -- inspect -----------------------------------------------------------------------------------------------------------

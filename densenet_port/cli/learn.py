@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from densenet_port.cli.base import STDOUT, Printing, app, numbers, print_text, stem
+from densenet_port.cli.base import STDOUT, Printing, app, numbers, print_text
 from densenet_port.cli.options import ContractWords, KernelsOption, OutputName, Within, grouped
+from densenet_port.files import stem
 
 if TYPE_CHECKING:
     from densenet_port.conversion.learn import Learned

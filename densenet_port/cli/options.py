@@ -99,6 +99,28 @@ Within = Annotated[
 OutputName = Annotated[
     str | None, typer.Option(help="The output of an ONNX model that is the network's, where it has several.")
 ]
+Dst = Annotated[
+    str,
+    typer.Option(
+        help="The layout to write, or a mapping table of your own (.toml).",
+        metavar="LAYOUT",
+        autocompletion=layout_names,
+    ),
+]
+Ending = Annotated[
+    str | None,
+    typer.Option(help="The ending of what goes to a folder, such as .safetensors; without it, the layout's usual one."),
+]
+NoTop = Annotated[bool, typer.Option("--no-top", help="Leave the head out.")]
+DtypeOption = Annotated[Dtype, choice("--dtype", Dtype, "The floating type to write.")]
+DstKernels = Annotated[
+    Kernels | None, choice("--dst-kernels", Kernels, "How to store the kernels, where the layout has both.")
+]
+DimOrdering = Annotated[
+    Ordering | None,
+    choice("--dim-ordering", Ordering, "Out channels first (th) or last (tf), where the layout has both."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 IgnoreInheritance = Annotated[
     bool,
     typer.Option("--ignore-inheritance", help="Take the file whatever its running statistics say: all of them."),

@@ -12,7 +12,7 @@ from densenet_port.conversion.folder import Hashing, Options, check_folder, is_f
 from densenet_port.conversion.load import port, read, table
 from densenet_port.conversion.opening import opened
 from densenet_port.conversion.write import Conversion, Progress, check_place, plan, silent, write_plan
-from densenet_port.errors import ComparisonError
+from densenet_port.errors import ComparisonError, UsageError, nearest
 from densenet_port.formats.record import differing
 from densenet_port.layouts.identify import first_few
 from densenet_port.layouts.layout import Kernels, Layout, Ordering
@@ -83,3 +83,15 @@ def verify(path: str | PathLike[str]) -> Checkpoint:
         lines = "\n".join(f"  {line}" for line in first_few(wrong))
         raise ComparisonError(f"{path}: {len(wrong)} tensors are not the ones that were written\n{lines}")
     return checkpoint
+
+
+def ending_of(dst: str | PathLike[str], ending: str | None) -> str:
+    """The ending that is asked for, or the one that a layout is usually written with. Raises UsageError."""
+    layout = Layout.load(table(dst))
+    if ending is None:
+        return layout.containers[0]
+    dotted = f".{ending.lstrip('.')}"
+    if dotted not in layout.containers:
+        hint = f"{nearest(dotted, layout.containers)}known: {', '.join(layout.containers)}"
+        raise UsageError(f"--ending {ending}: {layout.name} does not come as {dotted}", hint=hint)
+    return dotted

@@ -19,15 +19,14 @@ from densenet_port.checkpoint import Array, Tensor, array_digest, digest
 from densenet_port.conversion.notes import assumption, notes
 from densenet_port.conversion.source import Source
 from densenet_port.errors import DiskError, MisfitError, UsageError
-from densenet_port.formats.record import DIGEST, SCHEMA, record_digest
-from densenet_port.layouts.layout import Kernels, Layout, Ordering, TensorKey, TensorSpec
+from densenet_port.formats.record import DIGEST, REST, SCHEMA, UNKNOWN, record_digest
+from densenet_port.layouts.layout import Kernels, Layout, Ordering, TensorKey, TensorSpec, layouts
 from densenet_port.layouts.transform import absorb, absorb_in_scale, absorb_in_variance, move, rounded
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.network.graph import graph
 from densenet_port.network.units import Slot
 
-UNKNOWN = "0" * 64  # a digest that is still to come, of the right length
 SMALL = 1 << 15  # bytes that are hashed sooner than handed over
 BEHIND = 16  # tensors that may wait to be hashed, which bounds the memory they hold
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -47,8 +46,9 @@ class Conversion:
     """A network in another layout: what was written, or with `out` None would be.
 
     `tensors` are the target's, in order, read and turned when they are loaded; `specs` say how each is named and
-    stored. `record` is what the file says of itself, `absorbed` which norms took up another epsilon, and how;
-    `assumption` what of the contract nothing in the source tells, and `notes` are what the file's owner should know.
+    stored. `record` is what the file says of itself, but for the digest of its rest; `absorbed` which norms took up
+    another epsilon, and how; `assumption` what of the contract nothing in the source tells, and `notes` are what the
+    file's owner should know.
     """
 
     source: Source
@@ -100,8 +100,10 @@ def check_place(path: Path, out: Path | None, target: Layout, dtype: str, *, for
     ending = formats.ending(out)
     alike = {".hdf5": ".h5", ".pt": ".pth"}.get(ending, ending)
     if alike not in (*target.containers, *formats.ANYBODYS):
-        known = ", ".join((*target.containers, *formats.ANYBODYS))
-        raise UsageError(f"{out}: {target.name} does not come as {ending}", hint=f"known: {known}")
+        known = f"it comes as {', '.join((*target.containers, *formats.ANYBODYS))}"
+        others = [name for name in layouts() if alike in Layout.load(name).containers]
+        hint = f"{known}; {ending} is what --dst {', '.join(others)} can write" if others else known
+        raise UsageError(f"{out}: {target.name} does not come as {ending}", hint=hint)
     if dtype == "bfloat16" and ending not in formats.BFLOAT16:
         hint = f"write {', '.join(formats.BFLOAT16)}, or another --dtype"
         raise UsageError(f"{out}: no {ending} holds bfloat16", hint=hint)
@@ -319,7 +321,7 @@ def write_plan(
 
     tensors = {name: digests.watched(name, tensor) for name, tensor in planned.tensors.items()}
     formats.write(out, tensors, lambda: json.dumps(record(), separators=(",", ":")).encode(), blueprint)
-    return replace(planned, out=out, record=record())
+    return replace(planned, out=out, record={key: entry for key, entry in record().items() if key != REST})
 
 
 def _record(
@@ -357,7 +359,7 @@ def _record(
         record["kernels"] = "theano" if _truly_convolves(planned.specs) else "tensorflow"
     if companion:
         record["companion"] = companion
-    return {**record, DIGEST: record_digest(record)}
+    return {**record, DIGEST: record_digest(record), REST: UNKNOWN}
 
 
 def labels_of(source: Source) -> list[str] | None:

@@ -59,7 +59,7 @@ def place_of(source: str | PathLike[str]) -> Place:
     """The place that a source means. Raises UsageError for none."""
     text = os.fspath(source).replace("\\", "/")
     match = _PLACE.fullmatch(text)
-    if match is None or match[1] in _OTHERS:
+    if match is None or match[1] in _OTHERS or ".." in (match[4] or "").split("/"):
         shown = text.replace(SCHEME, "hf://", 1).replace("///", "//")
         hint = "name a model's repository: hf://OWNER/NAME, hf://OWNER/NAME@REVISION or hf://OWNER/NAME@REVISION/FILE"
         raise UsageError(f"{shown} is no place on the Hub", hint=hint)

@@ -15,6 +15,7 @@ from typing import Any
 
 from densenet_port.errors import CorruptError, DiskError
 from densenet_port.files import file_digest
+from densenet_port.formats.bounds import parsed_json
 from densenet_port.strict import Fields
 
 NAME = "manifest.json"
@@ -98,7 +99,7 @@ def read(path: Path) -> Manifest:
 def parsed(data: bytes, where: str) -> Manifest:
     """The manifest in bytes that came from `where`. Raises CorruptError for anything that it should not say."""
     try:
-        content = json.loads(data if len(data) <= LIMIT else b"")
+        content = parsed_json(f"{where}:", data if len(data) <= LIMIT else b"")
     except (ValueError, RecursionError) as error:
         raise CorruptError(f"{where}: is no manifest of a release: {error}", hint="fetch or copy it again") from error
     fields = Fields(where, content, CorruptError)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from densenet_port.checkpoint import Checkpoint, Tensor
-from densenet_port.errors import CorruptError, DiskError, UsageError
+from densenet_port.errors import CorruptError, DiskError, PortError, UsageError
 from densenet_port.files import file_digest, together
 from densenet_port.formats.bounds import check_tensors
-from densenet_port.formats.record import believed
+from densenet_port.formats.record import believed, seal
 from densenet_port.network.blueprint import Blueprint
 
 READERS = (
@@ -57,7 +57,7 @@ KNOWN = (
 
 
 def read(path: Path, *, output: str | None = None, body: bool = False) -> Checkpoint:
-    """The checkpoint in a file, whatever its name ends in; a tensor with a recorded digest is held to it when loaded.
+    """The checkpoint in a file, whatever its name ends in, held to its record's digests; a tensor when it is loaded.
 
     Of a file that is read by its graph, `output` names the output to take, and with `body` its head may be any, and is
     left out where it is no DenseNet's. A folder is read as `folders` has it, an index of shards as the shards are, and
@@ -120,9 +120,21 @@ def write(
     module, function = ENDINGS[ending(path)]
     companions = [beside] if (beside := companion(path)) else []
     with together(path, *companions) as (temporary, *texts):
-        getattr(_module(module), function)(temporary, tensors, record, blueprint)
+        seal(temporary, getattr(_module(module), function)(temporary, tensors, record, blueprint))
         for text in texts:
             text.write_bytes(_module(module).companion(blueprint))
+
+
+def knows(path: Path) -> bool:
+    """Whether a file is one that a reader takes, by its content, or by an ending that only weights have."""
+    if any(path.name.lower().endswith(known) for known in ENDINGS):
+        return True
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+        return any(_module(name).sniff(path, head) for name in READERS)
+    except (OSError, PortError):
+        return False
 
 
 def companion_digest(path: Path, blueprint: Blueprint | None) -> str | None:

@@ -13,7 +13,7 @@ once more when they are read.
 
 What is written is stored, row-major and little-endian, in version 1.0, and `numpy.load` reads it as its own.
 densenet-port's record is the last member, `densenet_port.npy`: an array of bytes without axes (`|S<length>`), a JSON
-text. NumPy has no bfloat16.
+text, and a digest is the archive's comment (see `record`). NumPy has no bfloat16.
 """
 
 import re
@@ -27,11 +27,11 @@ from zipfile import ZipFile
 
 import numpy as np
 
-from densenet_port.checkpoint import Array, Checkpoint, Tensor
+from densenet_port.checkpoint import Array, Checkpoint, Extent, Tensor
 from densenet_port.errors import CorruptError, MisfitError, UsageError
 from densenet_port.formats import zip as zip_archive
-from densenet_port.formats.record import RECORD, parse_record
-from densenet_port.formats.source import AGAIN, Source, Writable, guarded, native, stored, write_tensor
+from densenet_port.formats.record import RECORD, UNKNOWN, parse_record
+from densenet_port.formats.source import AGAIN, Source, Writable, guarded, native, stored, stored_size, write_tensor
 from densenet_port.formats.zip import Member
 from densenet_port.network.blueprint import Blueprint
 
@@ -129,7 +129,8 @@ def _tensor(path: Path, member: Member, header: Header) -> Tensor:
     if size != there or len(header.shape) > _AXES:
         expected = f"of the shape {header.shape} has {there} bytes, expected {size}"
         raise CorruptError(f"{path}: {member.name} {expected}", hint=AGAIN)
-    return Tensor(header.shape, kind.name, partial(_load, path, member, header))
+    extent = member.open().extent(header.start, size)
+    return Tensor(header.shape, kind.name, partial(_load, path, member, header), extent=extent)
 
 
 def _load(path: Path, member: Member, header: Header) -> Array:
@@ -148,8 +149,8 @@ def write(
     tensors: Mapping[str, Tensor],
     record: Callable[[], bytes],
     blueprint: Blueprint | None = None,  # noqa: ARG001 (who writes a graph reads it)
-) -> None:
-    """Write tensors in their order, row-major, and the record behind them.
+) -> list[Extent]:
+    """Write tensors in their order, row-major, and the record behind them; where the tensors lie.
 
     `record()` gives JSON bytes, complete after the last tensor. Raises UsageError for a type that NumPy does not have,
     and for a tensor that is called as the record is.
@@ -159,15 +160,19 @@ def write(
             raise UsageError(f"{name}: NumPy has no bfloat16", hint="choose .safetensors, or another --dtype")
         if name == RECORD:
             raise UsageError(f"a tensor is called {name}, as the record in an .npz is", hint="choose .safetensors")
-    with ZipFile(path, "w") as archive:
+    extents = []
+    with path.open("wb") as file, ZipFile(file, "w") as archive:
         for name, tensor in tensors.items():
             with archive.open(zip_archive.undated(name + _ENDING), "w", force_zip64=True) as member:
                 _write_header(member, stored(tensor.dtype).str, tensor.shape)
+                extents.append((file.tell(), stored_size(tensor.shape, tensor.dtype)))
                 write_tensor(member, name, tensor)
         text = record()
         with archive.open(zip_archive.undated(RECORD + _ENDING), "w", force_zip64=True) as member:
             _write_header(member, f"|S{len(text)}", ())
             member.write(text)
+        archive.comment = UNKNOWN.encode()
+    return extents
 
 
 def _write_header(file: Writable, kind: str, shape: tuple[int, ...]) -> None:

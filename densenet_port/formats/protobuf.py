@@ -29,11 +29,11 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from densenet_port.checkpoint import Array
+from densenet_port.checkpoint import Array, Extent
 from densenet_port.errors import CorruptError
 from densenet_port.formats.source import AGAIN, Source, Writable
 
@@ -307,10 +307,13 @@ def message(number: int, parts: Sequence[Part]) -> list[Part]:
     return [head(number, size(parts)), *parts]
 
 
-def write(file: Writable, parts: Iterable[Part]) -> None:
-    """Write parts one after another."""
+def write(file: BinaryIO, parts: Iterable[Part]) -> list[Extent]:
+    """Write parts one after another; where those lie that were made when they were written."""
+    extents = []
     for part in parts:
         if isinstance(part, Later):
+            extents.append((file.tell(), part.size))
             part.save(file)
         else:
             file.write(part)
+    return extents

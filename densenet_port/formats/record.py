@@ -1,6 +1,6 @@
 """The record: a JSON object that densenet-port writes into a file beside the tensors, wherever a container keeps it.
 
-    schema, tool          "densenet-port/file/2" and who wrote it; /1 has no `sha256`
+    schema, tool          "densenet-port/file/3" and who wrote it; /2 has no `rest`, /1 no `sha256` either
     layout                the layout of the tensors' names
     architecture          the numbers of the network (`Architecture.to_json`)
     contract              what must hold beside its weights (`Contract.to_json`)
@@ -12,21 +12,28 @@
     labels                a name for each class, where they are known
     fold, kernels         what was worked out of several tensors, and how kernels are stored, where there is a choice
     companion             digest of the file that was written beside this one, where one is
-    sha256                digest of all the rest
+    sha256                digest of all that stands above
+    rest                  digest of the file's bytes that are no tensor's, with zeros for these digits
 
 What stands there is checked when it is read, entries that are missing or unknown are let through; and so is every
-tensor when it is loaded, against its digest.
+tensor when it is loaded, against its digest. So no bit of a file is anything but what was written: it is a tensor's, or
+the record's, or one of the rest, whoever reads it or nobody.
+
+The digits of `rest` are put where the zeros are once all else is written. In a zip, where the members' checksums would
+change with them, the record keeps its zeros, and the digits are the archive's comment, its last bytes. An archive that
+someone packed anew has no comment, and what it holds has the members' checksums and the digests of the tensors.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from densenet_port.checkpoint import Array, Checkpoint, Tensor, array_digest
+from densenet_port.checkpoint import Array, Checkpoint, Extent, Tensor, array_digest
 from densenet_port.errors import CorruptError, MisfitError
 from densenet_port.formats.bounds import parsed_json
 from densenet_port.formats.source import AGAIN, Source
@@ -35,10 +42,13 @@ from densenet_port.network.contract import WORDS, Contract, Origin
 from densenet_port.strict import Fields
 
 RECORD = "densenet_port"
-SCHEMA = "densenet-port/file/2"
-SCHEMAS = ("densenet-port/file/1", SCHEMA)
-DIGEST = "sha256"
+SCHEMA = "densenet-port/file/3"
+SCHEMAS = ("densenet-port/file/1", "densenet-port/file/2", SCHEMA)
+DIGEST, REST = "sha256", "rest"
+UNKNOWN = "0" * 64  # a digest that is still to come, of the right length
 CHANGED = "if it was changed on purpose, save it anew without the record, and convert that"
+_HEX = re.compile("[0-9a-f]{64}")
+_ZIP, _ZIP_END, _ZIP_END_SIZE = b"PK\x03\x04", b"PK\x05\x06", 22  # of an archive without a comment, how it ends
 _ENDS = 2**19  # bytes at either end of a file in which a record stands; that of DenseNet-264 has 200 kB
 _TEXTS = ("schema", "tool", "layout", "fold", "kernels", "companion")
 
@@ -76,7 +86,7 @@ def parse_record(path: Path, text: str | bytes) -> dict[str, Any]:
 def differing(checkpoint: Checkpoint) -> list[str]:
     """The tensors of a file that are not what its record says, a line each; each is read, and its digest compared.
 
-    Raises MisfitError for a file that records no digests.
+    Raises MisfitError for a file that records no digests, CorruptError where only the rest of the file differs.
     """
     recorded = (checkpoint.record or {}).get("tensors")
     if not isinstance(recorded, dict):
@@ -88,20 +98,35 @@ def differing(checkpoint: Checkpoint) -> list[str]:
             wrong.append(f"{name} is missing")
         elif (actual := array_digest(checkpoint.tensors[name].load())) != digest:
             wrong.append(f"{name}: recorded {digest[:12]}…, found {actual[:12]}…")
+    if not wrong:
+        _check_rest(checkpoint)
     return wrong
 
 
 def record_digest(record: Mapping[str, Any]) -> str:
-    """SHA-256 of a record without its own digest, in hex, whatever the order of its keys."""
-    rest = {key: value for key, value in record.items() if key != DIGEST}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """SHA-256 of a record without its own digest and that of the rest, in hex, whatever the order of its keys."""
+    content = {key: value for key, value in record.items() if key not in (DIGEST, REST)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def seal(path: Path, extents: Iterable[Extent]) -> None:
+    """Write the digest of the rest of a file where zeros stand for it, if any do; in the `extents` are its tensors."""
+    source, zeros = Source.of_file(path), UNKNOWN.encode()
+    *_, (start, length) = gaps = list(_gaps(extents, source.size))  # a record stands before the tensors, or behind them
+    place = source.data(start, length).rfind(zeros)
+    if place >= 0:
+        digest = _rest_digest(source, gaps, zeros)
+        with path.open("r+b") as file:
+            file.seek(start + place)
+            file.write(digest)
 
 
 def believed(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint, whose tensors are compared with their recorded digests whenever they are loaded.
 
-    Raises CorruptError where other tensors are recorded than are there, or a record is there that the file's own
-    structure does not lead to; whoever loads a tensor that is not the one that was written meets it then.
+    Raises CorruptError where other tensors are recorded than are there, or anything but a tensor is not as it was
+    written, or a record is there that the file's own structure does not lead to; whoever loads a tensor that is not the
+    one that was written meets it then.
     """
     if checkpoint.record is None:
         if checkpoint.path.is_file():
@@ -114,6 +139,7 @@ def believed(checkpoint: Checkpoint) -> Checkpoint:
         stray = min(digests.keys() ^ checkpoint.tensors.keys())
         detail = "is recorded and missing" if stray in digests else "is there and not recorded"
         raise CorruptError(f"{checkpoint.path}: {stray} {detail}", hint=f"{AGAIN}; {CHANGED}")
+    _check_rest(checkpoint)
     tensors = {
         name: replace(tensor, load=partial(_held, checkpoint.path, name, tensor, digests[name]))
         for name, tensor in checkpoint.tensors.items()
@@ -139,13 +165,50 @@ def _check_no_record(path: Path) -> None:
         raise CorruptError(f"{path}: it has a record of densenet-port's, but where it should be is none", hint=AGAIN)
 
 
+def _check_rest(checkpoint: Checkpoint) -> None:
+    """Raise CorruptError for a file that is not as it was written, its tensors left aside."""
+    record, path = checkpoint.record or {}, checkpoint.path
+    if record.get("schema") != SCHEMA or checkpoint.parts:
+        return
+    source, digits = Source.of_file(path), record[REST].encode()
+    if record[REST] == UNKNOWN:
+        end = source.data(source.size - len(UNKNOWN), len(UNKNOWN))
+        if source.data(0, len(_ZIP)) != _ZIP or end[-_ZIP_END_SIZE:].startswith(_ZIP_END):
+            return  # a member that was taken out, or an archive that was packed anew
+        digits = end
+    extents = [tensor.extent for tensor in checkpoint.tensors.values() if tensor.extent]
+    if _rest_digest(source, _gaps(extents, source.size), digits) != digits:
+        raise CorruptError(f"{path}: is not as it was written, its tensors left aside", hint=f"{AGAIN}; {CHANGED}")
+
+
+def _gaps(extents: Iterable[Extent], size: int) -> Iterator[Extent]:
+    """The parts of a file of `size` bytes that lie in none of the extents."""
+    at = 0
+    for start, length in sorted(extents):
+        if start > at:
+            yield at, start - at
+        at = max(at, start + length)
+    if at < size:
+        yield at, size - at
+
+
+def _rest_digest(source: Source, gaps: Iterable[Extent], digits: bytes) -> bytes:
+    """SHA-256 of the parts of a file, with zeros for its own digits, in hex."""
+    digest = hashlib.sha256()
+    for gap in gaps:
+        digest.update(source.data(*gap).replace(digits, UNKNOWN.encode()))
+    return digest.hexdigest().encode()
+
+
 def _check_digest(record: Fields) -> None:
-    """Refuse a record that has not its own digest; one without a schema has none."""
+    """Refuse a record that has not its own digest, or none for the rest; one without a schema has none."""
     if "schema" not in record.content:
         return
     schema = record.one_of("schema", SCHEMAS)
-    if schema == SCHEMA and record.text(DIGEST) != record_digest(record.content):
+    if schema != SCHEMAS[0] and record.text(DIGEST) != record_digest(record.content):
         raise CorruptError(f"{record.document} is not the one that was written", hint=AGAIN)
+    if schema == SCHEMA and not _HEX.fullmatch(record.text(REST)):
+        raise CorruptError(f"{record.document}: {REST}: expected 64 hex digits", hint=AGAIN)
 
 
 def _check_absorbed(absorbed: Fields) -> None:

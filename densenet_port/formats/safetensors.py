@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from densenet_port.checkpoint import MEANING, Array, Checkpoint, Tensor
+from densenet_port.checkpoint import MEANING, Array, Checkpoint, Extent, Tensor
 from densenet_port.errors import CorruptError, MisfitError, UsageError
 from densenet_port.formats.bounds import AXES, parsed_json
 from densenet_port.formats.record import RECORD, parse_record
@@ -93,7 +93,8 @@ def _tensors(source: Source, header: Mapping[str, Any], start: int) -> Iterator[
         if begin != at or end - begin != stored_size(shape, dtype):
             expected = f"{stored_size(shape, dtype)} bytes from {at}"
             raise CorruptError(f"{source.path}: {name} stands at {begin} to {end}, expected {expected}")
-        yield name, Tensor(shape, dtype, _load(source, start + begin, shape, dtype))
+        extent = source.extent(start + begin, end - begin)
+        yield name, Tensor(shape, dtype, _load(source, start + begin, shape, dtype), extent=extent)
         at = end
     if start + at != source.size:
         raise CorruptError(f"{source.path}: {source.size} bytes, expected {start + at}", hint=AGAIN)
@@ -115,8 +116,8 @@ def write(
     tensors: Mapping[str, Tensor],
     record: Callable[[], bytes],
     blueprint: Blueprint | None = None,  # noqa: ARG001 (who writes a graph reads it)
-) -> None:
-    """Write tensors in their order, row-major, with the record in the header.
+) -> list[Extent]:
+    """Write tensors in their order, row-major, with the record in the header; where the tensors lie.
 
     `record()` gives JSON bytes of constant length, complete after the last tensor. Raises UsageError for a type that
     safetensors does not have, or names that its header cannot hold.
@@ -127,9 +128,11 @@ def write(
         file.write(head)
         for name, tensor in tensors.items():
             write_tensor(file, name, tensor)
+        extent = len(head), file.tell() - len(head)
         file.seek(0)
         if file.write(complete := _header(entries, record())) != len(head):
             raise MisfitError(f"{path}: the header grew from {len(head)} to {len(complete)} bytes while it was written")
+    return [extent]
 
 
 def _entries(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from densenet_port.checkpoint import Array, Tensor
+from densenet_port.checkpoint import Array, Extent, Tensor
 from densenet_port.errors import CorruptError, DiskError, MisfitError, PortError
 
 AGAIN = "fetch or copy the file again"
@@ -63,12 +63,24 @@ def located(path: Path) -> Iterator[None]:
 
 
 class Source:
-    """A file, or a part of it, or bytes in memory, to be read by offset; `size` is in bytes, `path` for messages."""
+    """A file, or a part of it, or bytes in memory, to be read by offset; `size` is in bytes, `path` for messages.
 
-    def __init__(self, path: Path, size: int, pread: Callable[[int, int], bytes], file: FileIO | None = None) -> None:
+    `start` is where it begins in the file of the path; None for what is not in it as it is.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        size: int,
+        pread: Callable[[int, int], bytes],
+        *,
+        start: int | None = None,
+        file: FileIO | None = None,
+    ) -> None:
         """Keep `pread(length, offset)`, which may give fewer bytes at the end, and the file if this is all of one."""
         self.path = path
         self.size = size
+        self.start = start
         self._pread = pread
         self._file = file
 
@@ -80,7 +92,7 @@ class Source:
             size = os.fstat(file.fileno()).st_size
         except OSError as error:
             raise DiskError(f"{path}: cannot be read: {error.strerror}", hint="is the path right?") from error
-        source = cls(called or path, size, partial(_read_at, file, Lock()), file)
+        source = cls(called or path, size, partial(_read_at, file, Lock()), start=None if called else 0, file=file)
         weakref.finalize(source, file.close)
         return source
 
@@ -93,7 +105,12 @@ class Source:
         """Read from a part of this. Raises CorruptError if it reaches beyond."""
         if not 0 <= start <= start + size <= self.size:
             raise self._beyond(start, size)
-        return Source(self.path, size, lambda count, offset: self._pread(count, start + offset))
+        begin = None if self.start is None else self.start + start
+        return Source(self.path, size, lambda count, offset: self._pread(count, start + offset), start=begin)
+
+    def extent(self, offset: int, length: int) -> Extent | None:
+        """Where these bytes lie in the file; None where they do not lie there as they are."""
+        return None if self.start is None else (self.start + offset, length)
 
     def data(self, offset: int, length: int) -> bytes:
         """Exactly these bytes. Raises CorruptError outside of the file, OSError for a broken disk."""

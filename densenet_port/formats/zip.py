@@ -63,7 +63,7 @@ class Member(NamedTuple):
             raise self._error(f"has {self.packed} bytes at byte {start}, beyond the file's {self.archive.size}")
         packed = self.archive.part(start, self.packed)
         if not self.deflated:
-            return packed if self.crc is None else Source(packed.path, self.size, self._checked(packed))
+            return packed if self.crc is None else Source(packed.path, self.size, self._checked(packed), start=start)
         return Source(packed.path, self.size, lambda count, offset: self._inflated(packed)[offset : offset + count])
 
     @property

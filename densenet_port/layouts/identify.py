@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import MisfitError, PortError
+from densenet_port.layouts.index import likely
 from densenet_port.layouts.layout import STRUCTURE, Kernels, Layout, layouts, structure_path
 from densenet_port.layouts.match import NO_TOP, Ledger, body, fitted, match
 from densenet_port.layouts.scan import FLOATS, Scan, places, scan, with_head
@@ -85,6 +86,8 @@ def _identified(checkpoint: Checkpoint, words: Words) -> Ledger:
     """As `identify`, whose errors know nothing of what the tensors say of themselves."""
     if words.src in (STRUCTURE, structure_path()):
         return _floating(checkpoint, _by_structure(checkpoint, words))
+    if sole := _at_first_sight(checkpoint, words):
+        return _floating(checkpoint, sole)
     attempts, others = _attempts(checkpoint, words)
     best = _preferred(checkpoint, [ledger for attempt in attempts if (ledger := attempt.complete)])
     if len(best) == 1:
@@ -132,6 +135,14 @@ def _is_near(checkpoint: Checkpoint, nearest: Attempt) -> bool:
 # -- trying ------------------------------------------------------------------------------------------------------------
 
 
+def _at_first_sight(checkpoint: Checkpoint, words: Words) -> Ledger | None:
+    """The ledger of the one table that fits, of those that the file's names leave; None where one must look closer."""
+    if words.src is not None or checkpoint.record is not None:
+        return None
+    by_names = checkpoint.graph is None and "architecture" not in checkpoint.metadata and words.arch is None
+    return fitting(checkpoint, words, likely(checkpoint, layouts(), final_norm=by_names))
+
+
 def _attempts(checkpoint: Checkpoint, words: Words) -> tuple[list[Attempt], list[Layout]]:
     """The tables that the file may have, tried on it, and those that are left."""
     recorded = (checkpoint.record or {}).get("layout")
@@ -146,17 +157,12 @@ def _candidates(checkpoint: Checkpoint) -> tuple[list[Layout], list[Layout]]:
     It may have those that its own record names, or else all that need no such record.
     """
     tables = [Layout.load(name) for name in layouts()]
-    named = {table.name for table in tables if table.when and _records(checkpoint, table.when)}
+    named = {table.name for table in tables if table.when and checkpoint.records(table.when)}
     candidates = named or {table.name for table in tables if not table.when}
     return (
         [table for table in tables if table.name in candidates],
         [table for table in tables if table.name not in candidates],
     )
-
-
-def _records(checkpoint: Checkpoint, entries: Mapping[str, Any]) -> bool:
-    """Whether the file's metadata has all of these entries."""
-    return all(checkpoint.metadata.get(key) == value for key, value in entries.items())
 
 
 def _attempt(checkpoint: Checkpoint, layout: Layout, words: Words) -> Attempt:
@@ -210,7 +216,7 @@ def _preferred(checkpoint: Checkpoint, ledgers: Sequence[Ledger]) -> list[Ledger
             ledger.layout.refusal(ledger.architecture) is None,
             ledger.layout.holds("head", ledger.architecture),
             ledger.layout.holds("head", ledger.architecture.without_head()),
-            bool(ledger.layout.prefer) and _records(checkpoint, ledger.layout.prefer),
+            bool(ledger.layout.prefer) and checkpoint.records(ledger.layout.prefer),
         )
         for ledger in ledgers
     ]

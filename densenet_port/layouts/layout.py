@@ -340,7 +340,7 @@ class Layout:
 
     @cached_property
     def _lines(self) -> dict[str, list[Line]]:
-        """The lines by the skeleton of what they spell, so that a name is compared with the few that can fit."""
+        """Skeleton → the lines that spell such a name, so that a name is compared with the few that can fit."""
         lines: dict[str, list[Line]] = {}
         for unit, patterns in self.units.items():
             names = [(name, part) for part, pattern in self.patterns(kind_of(unit)) for name in pattern.names]

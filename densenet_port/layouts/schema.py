@@ -8,6 +8,7 @@ is the unit as the layout spells it; `{_n}` is a running number, absent for numb
 
 import re
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import fields, replace
 from functools import lru_cache
 from itertools import chain
@@ -315,7 +316,9 @@ def _some(table: Fields, key: str) -> tuple[str, ...]:
     return texts
 
 
-def _check_places(fields: Fields, key: str, pattern: str, *, required: set[str], allowed: set[str]) -> None:
+def _check_places(
+    fields: Fields, key: str, pattern: str, *, required: AbstractSet[str], allowed: AbstractSet[str]
+) -> None:
     """Refuse a pattern whose places are not those that its key can fill."""
     try:
         places = _places(pattern)
@@ -326,10 +329,11 @@ def _check_places(fields: Fields, key: str, pattern: str, *, required: set[str],
         raise fields.wrong(key, f"a pattern with {expected}", repr(pattern))
 
 
-def _places(pattern: str) -> set[str]:
+@lru_cache(maxsize=1 << 9)  # tables say much alike
+def _places(pattern: str) -> frozenset[str]:
     """What the places of a pattern count, or are called."""
     names = (name for _, name, _, _ in Formatter().parse(pattern) if name is not None)
-    return {place[0] if (place := counted(name)) else name for name in names}
+    return frozenset(place[0] if (place := counted(name)) else name for name in names)
 
 
 # -- names and numbers -------------------------------------------------------------------------------------------------
@@ -341,6 +345,7 @@ def skeleton(name: str) -> str:
     return re.sub(r"\d+", "#", name)
 
 
+@lru_cache(maxsize=1 << 10)
 def regex(pattern: str) -> re.Pattern[str]:
     """A pattern with its places as groups; the same place twice must have the same number."""
     parts, seen = [], set[str]()
@@ -355,6 +360,7 @@ def regex(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(parts))
 
 
+@lru_cache(maxsize=1 << 7)
 def counted(name: str) -> tuple[str, int, int] | None:
     """What a place counts, times what, plus what: `2b+2` is b, 2 and 2. None for another place."""
     match = COUNTED.fullmatch(name)

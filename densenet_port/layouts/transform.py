@@ -64,8 +64,10 @@ def move(array: Array, source: str, target: str) -> Array:
     No value is computed or copied, so the way back gives the same bits.
     """
     steps = compile_move(source, target)
-    turned = np.flip(array.squeeze(axis=steps.dropped).transpose(steps.order), steps.reversed)
-    return np.expand_dims(turned, steps.added)
+    turned = array.squeeze(axis=steps.dropped).transpose(steps.order)
+    if steps.reversed:
+        turned = np.flip(turned, steps.reversed)
+    return np.expand_dims(turned, steps.added) if steps.added else turned
 
 
 # -- folds -------------------------------------------------------------------------------------------------------------

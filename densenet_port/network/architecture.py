@@ -123,7 +123,7 @@ class Architecture:
         """Weighted layers on the longest path, head included, counted as the paper does."""
         return sum(unit.kind == "conv" for unit in self.units.values()) + 1
 
-    @property
+    @cached_property
     def units(self) -> dict[str, Unit]:
         """Name → unit, in order of execution."""
         return graph(self, Contract()).units

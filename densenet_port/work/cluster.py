@@ -7,6 +7,7 @@ done for ever, and a cluster without nodes is waited for.
 """
 
 import os
+import pickle
 import re
 import socket
 import time
@@ -110,9 +111,9 @@ class _Crew:
     def __init__(self, ray: Any, make: Callable[[], Task[Any]], cpus: float) -> None:
         """Keep what makes the callable of each, and what it has of its node."""
         self._ray = ray
-        self._make = make
-        bounds = {"env_vars": dict.fromkeys(THREADS, str(max(1, int(cpus))))}
-        self._actor = ray.remote(num_cpus=cpus, max_restarts=0, max_task_retries=0, runtime_env=bounds)(_Actor)
+        self._make = pickle.dumps(make)
+        self._threads = dict.fromkeys(THREADS, str(max(1, int(cpus))))
+        self._actor = ray.remote(num_cpus=cpus, max_restarts=0, max_task_retries=0)(_Actor)
         self._made: dict[Any, Any] = {}  # task → worker
         self._busy: dict[Any, tuple[Any, int]] = {}  # task → worker, number of its item
         self._free: list[Any] = []
@@ -126,7 +127,7 @@ class _Crew:
     def enlist(self) -> None:
         """Have a worker made where there is room, now or later."""
         worker = self._actor.remote()
-        self._made[worker.begin.remote(TOOL, self._make)] = worker
+        self._made[worker.begin.remote(TOOL, self._threads, self._make)] = worker
 
     def give(self, todo: deque[int], items: Sequence[Any]) -> None:
         """Give items to those that are free."""
@@ -168,13 +169,14 @@ class _Crew:
 class _Actor:
     """A worker."""
 
-    def begin(self, tool: str, make: Callable[[], Task[Any]]) -> PortError | bool:
-        """Make the callable; the error that this raises, or True."""
+    def begin(self, tool: str, threads: dict[str, str], make: bytes) -> PortError | bool:
+        """Make the callable, with bounded threads, from its pickle; the error that this raises, or True."""
         if tool != TOOL:
             hint = "install the same version on every node"
             return UsageError(f"a node of the Ray cluster has {TOOL}, and not {tool}", hint=hint)
+        os.environ.update(threads)  # before numpy is imported
         try:
-            self._task = make()
+            self._task = pickle.loads(make)()  # noqa: S301 (of whoever started this worker)
         except PortError as error:
             return error
         return True

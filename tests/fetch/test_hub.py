@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import densenet_port as dp
-from densenet_port.errors import MisfitError, NetworkError, PortError, UsageError
+from densenet_port.errors import CorruptError, MisfitError, NetworkError, PortError, UsageError
 from densenet_port.fetch.hub import place_of
 from tests.support.hub import WRITER, Hub
 
@@ -99,6 +99,19 @@ def test_shards_are_fetched_by_their_index(hub, weights, tmp_path):
     assert dp.diff(network, dp.read(tmp_path / "whole")).identical == len(network.weights)
 
 
+def test_an_index_leads_out_of_no_repository(hub, tmp_path):
+    """Whatever the repository says that it has."""
+    places = {"t": "../../../x.safetensors"}
+    listed = {"model.safetensors.index.json": json.dumps({"weight_map": places}).encode(), places["t"]: b"x"}
+    hub.make("octo/out")
+    hub.commit("octo/out", listed)
+
+    with pytest.raises(CorruptError, match=r"the shard '../../../x.safetensors' is not in the index's folder"):
+        dp.read("hf://octo/out")
+
+    assert list(tmp_path.rglob("x.safetensors")) == []
+
+
 def test_what_the_hub_refuses(hub):
     """No repository, a private one, a gated one, no revision, no file, none of weights, and what is down."""
     hub.make("octo/private", private=True)
@@ -171,7 +184,7 @@ def test_places_that_are_none():
     """What they mean, and what they may not be."""
     assert place_of("hf:/octo/densenet@refs/pr/1/a/b.pth") == ("octo/densenet", "refs/pr/1", "a/b.pth")
     assert place_of("hf://octo/densenet@a%2Fb/") == ("octo/densenet", "a/b", None)
-    for text in ("hf://octo", "hf://datasets/octo/x", "hf:///x/y"):
+    for text in ("hf://octo", "hf://datasets/octo/x", "hf:///x/y", "hf://octo/x/../y", "hf://octo/x/a/..\\..\\y"):
         with pytest.raises(UsageError, match="is no place on the Hub"):
             place_of(text)
 

@@ -111,6 +111,12 @@ def test_what_is_no_json_is_refused(data):
         manifest.parsed(data, "m")
 
 
+def test_a_manifest_of_millions_of_values_is_refused():
+    """Each would take some hundred bytes of memory."""
+    with pytest.raises(CorruptError, match="m: is a JSON text of more than 524288 values"):
+        manifest.parsed(b"[" + b"{}," * 2**19 + b"1]", "m")
+
+
 def test_a_missing_key_is_named():
     """Nothing is guessed."""
     content = json.loads(MANIFEST.to_bytes())

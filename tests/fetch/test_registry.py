@@ -352,6 +352,20 @@ def test_a_manifest_names_no_path(published):
         got("imagenet")
 
 
+def test_a_cached_manifest_names_no_path(published, tmp_path):
+    """What it names outside the cache is neither known nor removed with it."""
+    got("imagenet")
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"mine")
+    manifest = next(cache.folder().glob("release-*/manifest.json"))
+    manifest.write_bytes(MANIFEST.to_bytes().replace(TOP.encode(), str(outside).encode()))
+
+    known = {entry.path for entry in fetch.known()}
+    fetch.prune(everything=True)
+
+    assert (outside in known, outside.read_bytes()) == (False, b"mine")
+
+
 def test_a_page_in_place_of_the_manifest_is_said(published):
     """A network that wants a login first."""
     published.answers = [Answer(body=b"<html>", headers={"Content-Type": "text/html"})]

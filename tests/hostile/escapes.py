@@ -1,8 +1,9 @@
-"""Files that point out of themselves: by a path, a link, a device, or the name of a member.
+"""Files that point out of themselves: by a path, a link, a device, the name of a member, a shard or a file elsewhere.
 
 Each is made in a folder beside which a secret lies, and must be read without anything outside being opened or written.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -19,9 +20,11 @@ import numpy as np
 
 from densenet_port import formats
 from densenet_port.conversion.load import read
-from densenet_port.errors import PortError
+from densenet_port.errors import ComparisonError, PortError
+from densenet_port.fetch.hub import fetched, is_place
 from densenet_port.formats import protobuf as wire
 from densenet_port.layouts.layout import Layout
+from densenet_port.release.verify import verify_folder
 from tests.hostile.bombs import entries, storage, view
 from tests.hostile.pickles import Watch
 
@@ -146,6 +149,38 @@ def table(line: str) -> Escape:
     return make
 
 
+def index(ending: str, name: str) -> Escape:
+    """An index whose only shard has some name."""
+
+    def make(folder: Path, secret: Path) -> Path:
+        path = folder / f"{ending}.index.json"
+        path.write_text(json.dumps({"weight_map": {"t": name.replace("SECRET", str(secret))}}))
+        return path
+
+    return make
+
+
+def manifest(kind: str, name: str) -> Escape:
+    """A release one of whose files has some name, or whose sums have."""
+
+    def make(folder: Path, secret: Path) -> Path:
+        named, sha256 = name.replace("SECRET", str(secret)), hashlib.sha256(SECRET).hexdigest()
+        entries = {"files": [], "documents": [], kind: [{"name": named, "size": len(SECRET), "sha256": sha256}]}
+        sums = entries.pop("sums", None)
+        content = {"schema": "densenet-port/release/1", "tag": "v1", "tool": "x", **entries, "defaults": {}}
+        (folder / "manifest.json").write_text(json.dumps(content))
+        if sums:
+            (folder / "SHA256SUMS").write_text(f"{sha256}  {named}\n")
+        return folder / "manifest.json"
+
+    return make
+
+
+def hub(place: str) -> Escape:
+    """A file of a repository of the Hub."""
+    return lambda _folder, _secret: Path(f"hf://octo/densenet{place}")
+
+
 ESCAPES: dict[str, Escape] = {
     "ONNX: an absolute path": onnx("SECRET"),
     "ONNX: ../secret": onnx("../secret"),
@@ -183,6 +218,17 @@ ESCAPES: dict[str, Escape] = {
     "table: includes ../../secret": table('layout = "x"\nabout = "x"\ninclude = "../../secret"\n'),
     "table: includes an absolute path": table('layout = "x"\nabout = "x"\ninclude = "SECRET"\n'),
     "table: is called ../secret": table('layout = "../secret"\nabout = "x"\n'),
+    **{
+        f"index of {ending}: a shard {name!r}": index(ending, name)
+        for ending in ("model.safetensors", "pytorch_model.bin")
+        for name in ("../secret", "SECRET", "a/../../secret", "..\\secret", "C:secret", "")
+    },
+    **{
+        f"release: {kind} with {name!r}": manifest(kind, name)
+        for kind in ("files", "documents", "sums")
+        for name in ("../secret", "SECRET", "..\\secret", "C:secret", ".manifest.json.json", "..")
+    },
+    **{f"Hub: {place}": hub(place) for place in ("/../../secret", "@main/a/../../secret", "/..\\secret", "/a/..")},
 }  # fmt: skip
 
 
@@ -219,6 +265,13 @@ def opened_by(path: Path) -> None:
     """Read a file in both ways. Raises PortError for what is refused, AssertionError where the secret came with it."""
     if path.suffix == ".toml":
         Layout.load(path)
+        return
+    if path.name == "manifest.json":
+        if any(not check.passed for check in verify_folder(path.parent).checks if check.name == "SHA256SUMS"):
+            raise ComparisonError("the sums are not the manifest's")
+        return
+    if is_place(path):
+        fetched(path)
         return
     for tensor in formats.read(path).tensors.values():
         assert SECRET not in tensor.load().tobytes()

@@ -2,7 +2,7 @@
 
     python -m tests.hostile.flips COUNT
 
-A bit that is not found must change nothing that is read: it stands in what no reader looks at, such as padding.
+Each must be found, whatever stands there.
 """
 
 import json
@@ -15,10 +15,10 @@ from random import Random
 from densenet_port.conversion.compare import diff
 from densenet_port.conversion.convert import convert, verify
 from densenet_port.errors import PortError
-from tests.hostile.fuzz import seeds_in
+from tests.hostile.fuzz import BESIDE, seeds_in
 from tests.hostile.judge import network_of
 
-OURS = (".pth", ".safetensors", ".h5", ".weights.h5", ".keras", ".caffemodel", ".onnx", ".npz")
+OURS = (".pth", ".safetensors", ".h5", ".weights.h5", ".keras", ".caffemodel", ".prototxt", ".onnx", ".npz")
 
 
 def ways(path: Path, whole: Path, right: str, out: Path) -> dict[str, str]:
@@ -61,15 +61,18 @@ def flipped(count: int) -> dict:
         paths = seeds_in(folder / "whole")
         for container in OURS:
             data, random = paths[container].read_bytes(), Random(container)  # noqa: S311 (nothing is secret)
-            right, _ = network_of(paths[container])
+            whole = paths[BESIDE.get(container, container)]
+            right, _ = network_of(whole)
             outcomes: dict[str, Counter] = {}
-            path = folder / f"x{container}"
+            place, path = folder / f"x{container}", folder / whole.name
+            path.write_bytes(whole.read_bytes())
             for _ in range(count):
                 damaged = bytearray(data)
                 damaged[random.randrange(len(data))] ^= 1 << random.randrange(8)
-                path.write_bytes(damaged)
-                for way, outcome in ways(path, paths[container], right, folder / "out.weights.h5").items():
+                place.write_bytes(damaged)
+                for way, outcome in ways(path, whole, right, folder / "out.weights.h5").items():
                     outcomes.setdefault(way, Counter())[outcome] += 1
+            place.unlink()
             results[container] = {way: dict(counter) for way, counter in outcomes.items()}
     return {"count": count, "containers": results}
 

@@ -43,7 +43,7 @@ def timed(seconds):
         raise HangError
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, 4 * seconds)  # of the clock: others may want the processor
+    signal.setitimer(signal.ITIMER_REAL, 60 * seconds)  # of the clock: others may want the processor
     signal.signal(signal.SIGVTALRM, stop)
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:

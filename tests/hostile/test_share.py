@@ -72,9 +72,9 @@ def test_the_audit_hook_hears_what_a_pickle_does():
     assert done.stdout == "['pickle.find_class', 'import']\n"
 
 
-def test_bombs_are_refused_in_time():
-    """In less than a second, under 256 MiB."""
-    _, answer, errors = script("fuse", "--only", *QUICK)
+def test_bombs_are_refused():
+    """Under 256 MiB; in less than a second on a quiet machine, which docs/reliability.md says, and no test can."""
+    _, answer, errors = script("fuse", "--seconds", 10, "--only", *QUICK)
 
     lit = [json.loads(line) for line in answer.splitlines()]
     assert ([bomb for bomb in lit if not bomb["refused"]], errors) == ([], "")
@@ -82,10 +82,10 @@ def test_bombs_are_refused_in_time():
 
 
 def test_nothing_is_read_or_written_outside():
-    """External data, members, links and tables that point elsewhere."""
+    """External data, members, links, tables, shards, releases and places on the Hub that point elsewhere."""
     _, answer, _ = script("escapes")
 
-    assert json.loads(answer) == {"count": 50, "refused": 50, "inert": [], "outside": [], "untyped": []}
+    assert json.loads(answer) == {"count": 84, "refused": 84, "inert": [], "outside": [], "untyped": []}
 
 
 def killed(_):

@@ -9,12 +9,12 @@ kept. Of each architecture under several contracts it keeps the float64 logits o
 
 Written files carry the digests of the tables and the tool's version, and editing a comment in a table is no change of
 the output. So a file's bytes are hashed after these were replaced by zeros: the digests that its own manifest lists
-under `mappings`, and the manifest's own; the version behind "densenet-port", in the manifest and as an ONNX model's
-producer; and in a file whose source is itself a converted one, the digest of that source, which covers both. The zeros
-are as long as what they replace, so every other byte and every place in the file still count. A version of another
-length does change the places, and then the record has to be made anew. `.pth` and `.keras` are zips of stored members
-with a CRC-32 of each, which cover the replaced bytes: they are checked, and then replaced too, in the member's header
-and in the directory.
+under `mappings`, the manifest's own, and that of the file's rest, wherever it stands; the version behind
+"densenet-port", in the manifest and as an ONNX model's producer; and in a file whose source is itself a converted one,
+the digest of that source, which covers both. The zeros are as long as what they replace, so every other byte and every
+place in the file still count. A version of another length does change the places, and then the record has to be made
+anew. `.pth` and `.keras` are zips of stored members with a CRC-32 of each, which cover the replaced bytes: they are
+checked, and then replaced too, in the member's header and in the directory.
 
 Weights and images are the raw 64-bit numbers of PCG64, which numpy promises to keep, times powers of two: every value
 is exact, and no function is asked whose last bit a processor or a library may choose.
@@ -390,8 +390,8 @@ def digests(path, *, source_too=False):
 
 
 def normalised(data, manifest, *, also=()):
-    """A file's bytes with zeros for the digests of its tables, its record's own, those of `also`, and the version."""
-    for digest in (*manifest["mappings"].values(), manifest["sha256"], *also):
+    """A file's bytes with zeros for the digests of its tables, its record's two, those of `also`, and the version."""
+    for digest in (*manifest["mappings"].values(), manifest["sha256"], manifest["rest"], *also):
         data = data.replace(digest.encode(), b"0" * len(digest))
     name, version = manifest["tool"].encode().split(b" ")
     for between in (b" ", bytes([3 << 3 | 2, len(version)])):  # as in a manifest; as an ONNX model's next field
@@ -400,14 +400,14 @@ def normalised(data, manifest, *, also=()):
 
 
 def without_sums(data):
-    """A zip's bytes with zeros for each CRC-32, if they are right; any other file's as they are."""
+    """A zip's bytes with zeros for each CRC-32, if they are right, and its comment; any other file's as they are."""
     if not data.startswith(b"PK\x03\x04"):
         return data
     with ZipFile(BytesIO(data)) as archive:
         if archive.testzip():
             return data
-        entries, place = archive.infolist(), archive.start_dir
-    plain = bytearray(data)
+        entries, place, comment = archive.infolist(), archive.start_dir, archive.comment
+    plain = bytearray(data.removesuffix(comment) + b"0" * len(comment))
     for entry in entries:
         plain[entry.header_offset + 14 : entry.header_offset + 18] = bytes(4)
         plain[place + 16 : place + 20] = bytes(4)

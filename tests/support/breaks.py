@@ -40,7 +40,7 @@ from densenet_port.strays import OLD
 from tests.support.lives import TOUCHES, born, ended
 
 LAYOUTS = {".pth": "torchvision", ".caffemodel": "caffe", ".onnx": "onnx"}  # the rest are keras
-ENDINGS = (".pth", ".safetensors", ".h5", ".weights.h5", ".keras", ".caffemodel", ".onnx")
+ENDINGS = (".pth", ".safetensors", ".h5", ".weights.h5", ".keras", ".caffemodel", ".onnx", ".npz")
 CHANGES = TOUCHES | {"link", "rename"}
 MIB = 1 << 20
 FILLER = "filler"

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from densenet_port.checkpoint import Array, Checkpoint, Tensor
+from densenet_port.checkpoint import Array, Checkpoint, Extent, Tensor
 from densenet_port.errors import CorruptError, PortError, UsageError
 from densenet_port.formats import protobuf as wire
 from densenet_port.formats.caffe import prototxt
@@ -203,7 +203,9 @@ def _tensor(name: str, blob: Message) -> Tensor:
     if len(shape) > _AXES or min(shape, default=0) < 0 or prod(shape) != count:
         shown = " x ".join(map(str, shape[:_AXES])) or "one number"
         raise CorruptError(f"{path}: {name} is {shown}, and holds {count} numbers", hint=AGAIN)
-    return Tensor(shape, np.dtype(dtype).name, partial(_load, path, pieces, dtype, shape))
+    payload = pieces[0].payload if [piece.wire for piece in pieces] == [LEN] else None
+    extent = payload.extent(0, payload.size) if payload else None
+    return Tensor(shape, np.dtype(dtype).name, partial(_load, path, pieces, dtype, shape), extent=extent)
 
 
 def _shape(blob: Mapping[int, list[Field]]) -> tuple[int, ...]:
@@ -234,11 +236,12 @@ def write(
     tensors: Mapping[str, Tensor],
     record: Callable[[], bytes],
     blueprint: Blueprint | None = None,
-) -> None:
+) -> list[Extent]:
     """Write the network of a blueprint, its blobs in `data`, or in `double_data` if they are float64.
 
-    Tensors are called `<layer>#<n>`. `record()` gives JSON bytes, complete after the last tensor. Raises UsageError
-    without a blueprint, and if the tensors are not the blueprint's, or of a type that Caffe does not have.
+    What comes back is where the blobs lie. Tensors are called `<layer>#<n>`. `record()` gives JSON bytes, complete
+    after the last tensor. Raises UsageError without a blueprint, and if the tensors are not the blueprint's, or of a
+    type that Caffe does not have.
     """
     if blueprint is None:
         raise UsageError("a .caffemodel holds the network's graph, which follows from a blueprint, and none is given")
@@ -246,13 +249,14 @@ def write(
         if tensor.dtype not in _STORED:
             raise UsageError(f"{name}: Caffe has no {tensor.dtype}", hint="choose --dtype float32 or float64")
     blueprint.check("a .caffemodel", tensors, _shapes)
-    blobs = _blobs(blueprint)
+    blobs, extents = _blobs(blueprint), []
     with path.open("wb") as file:
         file.write(wire.text(1, f"DenseNet-{blueprint.architecture.name}"))
         for layer in layers(blueprint):
             own = {name: tensors[name] for name in blobs.get(layer.name, ())}
-            wire.write(file, wire.message(LAYER, list(_layer(layer, own))))
+            extents += wire.write(file, wire.message(LAYER, list(_layer(layer, own))))
         file.write(wire.data(RECORD, record()))
+    return extents
 
 
 def companion(blueprint: Blueprint) -> bytes:

@@ -30,7 +30,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from densenet_port.checkpoint import Array, Tensor
+from densenet_port.checkpoint import Array, Extent, Tensor
 from densenet_port.errors import CorruptError
 from densenet_port.formats.bounds import limit_of
 from densenet_port.formats.hdf5 import parts
@@ -47,7 +47,7 @@ DEPTH = 64  # groups within groups
 REPACK = "in h5py, write its datasets anew, in one piece and without compression"
 _NEWER = "load the file with the software that wrote it, and save it again"
 _TEXT = np.dtype(object)  # strings of variable length
-_CHUNKED, _VIRTUAL = 2, 3  # layouts; 0 is compact, 1 contiguous
+_CONTIGUOUS, _CHUNKED, _VIRTUAL = 1, 2, 3  # layouts; 0 is compact
 _LAYOUTS = {(3, 0), (3, 1), (3, 2), (4, 0), (4, 1)}  # versions and layouts that are read
 
 
@@ -67,6 +67,7 @@ class File:
         self.path = source.path
         self.size = source.size
         self.data = source.data
+        self.extent = source.extent
         self.heaps: dict[int, dict[int, bytes]] = {}
         self._read = 0
         self._chunks = 0
@@ -153,7 +154,7 @@ class Node:
             with guarded(path, "HDF5"):
                 return native(read(), name)
 
-        return Tensor(shape, name, load)
+        return Tensor(shape, name, load, extent=_extent(self))
 
     def message(self, number: int) -> bytes:
         """The body of the first message of a type. Raises CorruptError without one."""
@@ -405,6 +406,12 @@ def _reader(node: Node, dtype: np.dtype, shape: tuple[int, ...]) -> Callable[[],
     if stored != length or address > file.size - length:
         raise CorruptError(f"{file.path}: {node.name} has {stored} bytes at {address}, expected {length}")
     return lambda: np.frombuffer(file.data(address, length), dtype).reshape(shape)
+
+
+def _extent(node: Node) -> Extent | None:
+    """Where a contiguous dataset lies in the file."""
+    _, kind, address, length = struct.unpack_from("<BBQQ", node.message(parts.LAYOUT).ljust(18, b"\0"))
+    return node.file.extent(address, length) if kind == _CONTIGUOUS and length else None
 
 
 class _Chunk(NamedTuple):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from densenet_port.checkpoint import Tensor
+from densenet_port.checkpoint import Extent, Tensor
 from densenet_port.errors import UsageError
 from densenet_port.formats.hdf5 import parts
 from densenet_port.formats.hdf5.parts import RECORD
@@ -47,11 +47,12 @@ class Group:
         return group
 
 
-def write(file: Writable, root: Group, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> None:
+def write(file: Writable, root: Group, tensors: Mapping[str, Tensor], record: Callable[[], bytes]) -> list[Extent]:
     """Write a whole HDF5 file, from its first byte to its last: the tree, and the record as bytes at `RECORD`.
 
-    Every tensor is loaded once, in order, and then the record. Raises UsageError for a type that has no place in
-    HDF5, MisfitError for a tensor or a record that is not what was announced.
+    What comes back is where the tensors lie in what was written. Every tensor is loaded once, in order, and then the
+    record. Raises UsageError for a type that has no place in HDF5, MisfitError for a tensor or a record that is not
+    what was announced.
     """
     content = Tensor((len(record()),), "uint8", lambda: np.frombuffer(record(), np.uint8))
     tensors = {**tensors, RECORD[0]: content}
@@ -64,6 +65,9 @@ def write(file: Writable, root: Group, tensors: Mapping[str, Tensor], record: Ca
         write_tensor(file, name, tensor)
         file.write(bytes(-stored_size(tensor.shape, tensor.dtype) % 8))
     file.write(headers.data)
+    return [
+        (places[name], stored_size(tensor.shape, tensor.dtype)) for name, tensor in tensors.items() if name != RECORD[0]
+    ]
 
 
 def _places(tensors: Mapping[str, Tensor]) -> tuple[dict[str, int], int]:

@@ -7,7 +7,7 @@ Keras stores the members without compression; deflated ones are read as well, wi
 
 What is written loads in Keras 3.4 and later with `keras.models.load_model`: a Functional model with the few settings
 that Keras does not default, which makes it more portable than what Keras itself writes. densenet-port's record is in
-`model.weights.h5`.
+`model.weights.h5`, and a digest is the archive's comment (see `record`).
 """
 
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
-from densenet_port.checkpoint import Checkpoint, Tensor
+from densenet_port.checkpoint import Checkpoint, Extent, Tensor
 from densenet_port.errors import CorruptError, UsageError
 from densenet_port.formats import zip as zip_archive
 from densenet_port.formats.bounds import parsed_json
@@ -27,6 +27,7 @@ from densenet_port.formats.keras import graph as _keras_graph
 from densenet_port.formats.keras import h5 as keras_h5
 from densenet_port.formats.keras.config import functional
 from densenet_port.formats.keras.h5_write import by_layer, weights_tree
+from densenet_port.formats.record import UNKNOWN
 from densenet_port.formats.source import Source, guarded
 from densenet_port.formats.zip import Member
 from densenet_port.network.blueprint import Blueprint
@@ -122,8 +123,8 @@ def write(
     tensors: Mapping[str, Tensor],
     record: Callable[[], bytes],
     blueprint: Blueprint | None = None,
-) -> None:
-    """Write a `.keras` archive of the network that the blueprint describes.
+) -> list[Extent]:
+    """Write a `.keras` archive of the network that the blueprint describes; where the tensors lie.
 
     Tensors are called `<layer>/<variable>` and stand in order of execution. `record()` gives JSON bytes of constant
     length, complete after the last tensor. Raises UsageError without a blueprint, and for tensors that are not the
@@ -134,11 +135,14 @@ def write(
         raise UsageError("a .keras holds a graph, and nothing says which network the tensors are of", hint=hint)
     _check(blueprint, tensors)
     config, tree = functional(blueprint), weights_tree(tensors, blueprint)
-    with ZipFile(path, "w") as archive:
+    with path.open("wb") as file, ZipFile(file, "w") as archive:
         archive.writestr(zip_archive.undated(METADATA), json.dumps(_SAVED))
         archive.writestr(zip_archive.undated(CONFIG), json.dumps(config))
         with archive.open(zip_archive.undated(WEIGHTS), "w", force_zip64=True) as member:
-            _hdf5_write.write(member, tree, tensors, record)
+            start = file.tell()
+            extents = _hdf5_write.write(member, tree, tensors, record)
+        archive.comment = UNKNOWN.encode()
+    return [(start + first, length) for first, length in extents]
 
 
 def _check(blueprint: Blueprint, tensors: Mapping[str, Tensor]) -> None:

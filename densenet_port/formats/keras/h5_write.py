@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from densenet_port.checkpoint import Tensor
+from densenet_port.checkpoint import Extent, Tensor
 from densenet_port.errors import UsageError
 from densenet_port.formats.hdf5 import write as _hdf5
 from densenet_port.formats.hdf5.write import Group
@@ -31,8 +31,8 @@ def write_legacy(
     tensors: Mapping[str, Tensor],
     record: Callable[[], bytes],
     blueprint: Blueprint | None = None,  # noqa: ARG001 (who writes a graph reads it)
-) -> None:
-    """Write a legacy `.h5` of weights, which Keras 1, 2 and 3 load by order or by name.
+) -> list[Extent]:
+    """Write a legacy `.h5` of weights, which Keras 1, 2 and 3 load by order or by name; where the tensors lie.
 
     Tensors are called `<layer>/<variable>`; layers stand in the order of their first tensors. Where the variables are
     Keras 1's, the file is one of Keras 1, which records neither a version nor what convolves: Keras 2 would take it for
@@ -55,7 +55,7 @@ def write_legacy(
             if place.members.setdefault(last, name) != name:
                 raise UsageError(f"{name} would be a group and a dataset of the same name in the file")
     with path.open("wb") as file:
-        _hdf5.write(file, root, tensors, record)
+        return _hdf5.write(file, root, tensors, record)
 
 
 def _split(attribute: str, texts: list[str]) -> dict[str, str | list[str]]:
@@ -72,15 +72,15 @@ def write_weights_h5(
     tensors: Mapping[str, Tensor],
     record: Callable[[], bytes],
     blueprint: Blueprint | None = None,
-) -> None:
+) -> list[Extent]:
     """Write a `.weights.h5`, which Keras 3 loads into a Functional model of these layers in this order.
 
-    Tensors and `record` are as for `write_legacy`. Raises UsageError for layers that are no Conv2D without bias,
-    BatchNormalization or Dense.
+    What comes back is where the tensors lie. Tensors and `record` are as for `write_legacy`. Raises UsageError for
+    layers that are no Conv2D without bias, BatchNormalization or Dense.
     """
     tree = weights_tree(tensors, blueprint)
     with path.open("wb") as file:
-        _hdf5.write(file, tree, tensors, record)
+        return _hdf5.write(file, tree, tensors, record)
 
 
 def weights_tree(tensors: Mapping[str, Tensor], blueprint: Blueprint | None = None) -> Group:

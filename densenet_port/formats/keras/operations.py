@@ -5,12 +5,12 @@ TFOpLambda            math.truediv      tf.keras from 2.4 on, under `function`; 
 TensorFlowOpLayer     RealDiv           tf.keras from 2.0 to 2.3, a `node_def` and numbered `constants`
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from densenet_port.file_graph import Step
+from densenet_port.formats.bounds import parsed_json
 from densenet_port.formats.keras.calls import Call, Value
 from densenet_port.formats.keras.layers import (
     FUNCTIONS,
@@ -78,7 +78,7 @@ def taken_operation(call: Call, steps: dict[str, Step]) -> Taken:
 def _definition(config: dict[str, Any]) -> dict[str, Any]:
     """A `node_def`, which is JSON, as text or not."""
     definition = config["node_def"]
-    parsed: dict[str, Any] = json.loads(definition) if isinstance(definition, str) else definition
+    parsed: dict[str, Any] = parsed_json("a node_def", definition) if isinstance(definition, str) else definition
     return parsed
 
 

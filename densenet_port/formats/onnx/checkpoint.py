@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from densenet_port.checkpoint import Array, Checkpoint, Tensor
+from densenet_port.checkpoint import Array, Checkpoint, Extent, Tensor
 from densenet_port.errors import CorruptError, MisfitError, UsageError
 from densenet_port.formats import protobuf
 from densenet_port.formats.onnx.densenet import Reading, densenet
@@ -134,8 +134,8 @@ def write(
     tensors: Mapping[str, Tensor],
     record: Callable[[], bytes],
     blueprint: Blueprint | None = None,
-) -> None:
-    """Write the network of a blueprint, its tensors in their order, which is that of execution.
+) -> list[Extent]:
+    """Write the network of a blueprint, its tensors in their order, which is that of execution; where they lie.
 
     `record()` gives JSON bytes of constant length, complete after the last tensor. Raises UsageError without a
     blueprint, and if the tensors are not the blueprint's.
@@ -144,4 +144,4 @@ def write(
         raise UsageError("an ONNX model holds the network's graph, which follows from a blueprint, and none is given")
     parts = model(blueprint, tensors, record)
     with path.open("wb") as file:
-        protobuf.write(file, parts)
+        return protobuf.write(file, parts)[:-1]  # the last is the record

@@ -5,6 +5,7 @@ which are shapes, axes and pads, are loaded at once, and reckoned with.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -46,7 +47,8 @@ def moved(constant: Constant, shape: Sequence[int]) -> Constant:
     tensor, new_shape = constant.tensor, tuple(shape)
     if prod(new_shape) != prod(tensor.shape) or min(new_shape, default=0) < 0:
         raise CorruptError(f"{constant.name or 'a constant'} of shape {tensor.shape} cannot have the shape {new_shape}")
-    return Constant(Tensor(new_shape, tensor.dtype, lambda: tensor.load().reshape(new_shape)), constant.name)
+    shaped = replace(tensor, shape=new_shape, load=lambda: tensor.load().reshape(new_shape))
+    return Constant(shaped, constant.name)
 
 
 def _made(shape: Sequence[int], dtype: str, load: Callable[[], Array]) -> Constant:

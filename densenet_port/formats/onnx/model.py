@@ -241,7 +241,9 @@ def _tensor(home: _Home, field: Field) -> tuple[str, Tensor]:
     if any(size < 0 for size in shape):
         raise CorruptError(f"{home.path}: {name or 'a tensor'} has the shape {shape}")
     dtype = DTYPES[kind]
-    return name, Tensor(shape, dtype, _loader(home, name, dtype, shape, fields))
+    raw = fields[9][-1].payload if 9 in fields and _integer(fields, 14, 0) != _EXTERNAL else None
+    extent = raw.extent(0, raw.size) if raw else None
+    return name, Tensor(shape, dtype, _loader(home, name, dtype, shape, fields), extent=extent)
 
 
 def _loader(

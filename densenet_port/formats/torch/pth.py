@@ -6,8 +6,7 @@ ending of a file's name tells nothing.
 **Zip** (since 1.6). Members of one folder: `data.pkl`; a storage under `data/<key>` for each key; perhaps `byteorder`
 ("little", which is also meant without it, or "big"), `version` and more that need not be known. As written, members
 lie uncompressed; a checkpoint that was unpacked and packed again has them deflated, and is read as well. Sizes come
-from the central directory, the place of a member's data from its local header. CRCs are not checked: PyTorch itself can
-leave them out. A member
+from the central directory, the place of a member's data from its local header; `zip` has the checksums. A member
 `constants.pkl` marks a TorchScript archive: the object is a program's, whose tensors stand under the names of a state
 dict, and whose code (`code/…`) is followed by `script`. A frozen one has no names and is refused.
 
@@ -35,7 +34,7 @@ short meanwhile gives an error instead of a crash.
 
 What is written: a zip of plain, contiguous tensors in an OrderedDict without `_metadata`, which `torch.load` takes with
 `weights_only=True` and `mmap=True`, and a model with or without the norms' `num_batches_tracked`. Our record is one
-more member, which PyTorch does not look at.
+more member, and a digest the archive's comment (see `record`), which PyTorch does not look at.
 """
 
 import struct
@@ -48,9 +47,10 @@ from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 
-from densenet_port.checkpoint import Array, Checkpoint, Tensor
+from densenet_port.checkpoint import Array, Checkpoint, Extent, Tensor
 from densenet_port.errors import CorruptError, MisfitError
 from densenet_port.file_graph import FileGraph
+from densenet_port.formats.record import UNKNOWN
 from densenet_port.formats.source import AGAIN, Source, guarded, located, native, stored, stored_size, write_tensor
 from densenet_port.formats.torch.containers import RECORD_MEMBER, Container, Order, open_container, sniff
 from densenet_port.formats.torch.tensors import STORAGES, View, view_of
@@ -84,12 +84,13 @@ def write(
     tensors: Mapping[str, Tensor],
     record: Callable[[], bytes],
     blueprint: Blueprint | None = None,  # noqa: ARG001 (who writes a graph reads it)
-) -> None:
-    """A zip of the tensors, in order, and of the record as it stands after the last was loaded.
+) -> list[Extent]:
+    """Write a zip of the tensors, in order, and of the record as it stands after the last was loaded.
 
-    Raises MisfitError for a type that PyTorch's storages do not have. The same tensors give the same bytes.
+    What comes back is where the tensors lie. Raises MisfitError for a type that PyTorch's storages do not have. The
+    same tensors give the same bytes.
     """
-    program = _state_dict(tensors)
+    program, extents = _state_dict(tensors), []
     with path.open("wb") as file, ZipFile(file, "w") as archive:
 
         def add(name: str, data: bytes) -> None:
@@ -100,9 +101,12 @@ def write(
         for key, (name, tensor) in enumerate(tensors.items()):
             size = stored_size(tensor.shape, tensor.dtype)
             with archive.open(_entry(f"data/{key}", file.tell(), size), "w") as member:
+                extents.append((file.tell(), size))
                 write_tensor(member, name, tensor)
         add("version", b"3\n")
         add(RECORD_MEMBER, record())
+        archive.comment = UNKNOWN.encode()
+    return extents
 
 
 def tensors_of(path: Path, contents: Container) -> Mapping[str, Tensor]:
@@ -171,7 +175,10 @@ def make_tensor(path: Path, name: str, view: View, contents: Container) -> Tenso
     if source.size < storage.size:
         raise _cut_short(f"{storage.key} of {name}", storage.size, source)
     load = partial(_load, path, name, view, source, contents.order)
-    return Tensor(view.shape, view.dtype, load, identity=view)
+    size = stored(view.dtype).itemsize
+    is_whole = view.reach == prod(view.shape)  # without holes, in whatever order
+    extent = source.extent(storage.begin + view.offset * size, view.reach * size) if is_whole else None
+    return Tensor(view.shape, view.dtype, load, identity=view, extent=extent)
 
 
 def _cut_short(storage: str, expected: int, source: Source) -> CorruptError:

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from densenet_port.files import file_digest
 from tests.record.reliability.part import Part, flowed, table
 from tests.support.breaks import ENDINGS
 
@@ -54,12 +55,12 @@ def measure(scale: float) -> dict[str, Any]:
 
 def render(measured: dict[str, Any]) -> str:
     """The rows as a table."""
-    words = f"""The embedded sample, converted into each of {len(ENDINGS)} containers over an older file of the same
-        name. A process is killed at its steps on the disk (all of the last ones, others by chance) and at moments by
-        chance; a step fails; something runs out. *Torn* is what is neither the old file nor the new one, or a file
-        beside another's companion. An error is one line and exit code 6. A full and a read-only file system are real
-        ones, where the user may mount them. Before each attempt the old file is put back, and after it another file is
-        written beside, which must leave no stray."""
+    words = """The embedded sample, converted into containers that are written, over an older file of the same name: how
+        often, and into how many of them, the table says. A process is killed at its steps on the disk (all of the last
+        ones, others by chance) and at moments by chance; a step fails; something runs out. *Torn* is what is neither
+        the old file nor the new one, or a file beside another's companion. An error is one line and exit code 6. A full
+        and a read-only file system are real ones, where the user may mount them. Before each attempt the old file is
+        put back, and after it another file is written beside, which must leave no stray."""
     return f"{flowed(words)}\n\n{table(['what', 'how often', 'what came of it'], measured['rows'])}"
 
 
@@ -105,18 +106,27 @@ def full(folder: Path, count: int) -> Row:
 
 
 def read_only(folder: Path) -> Row:
-    """A real file system that is mounted read-only."""
+    """A real file system that has the old files, and is read-only by then."""
     folder.mkdir()
-    with mounted("-t", "tmpfs", "-o", "ro", "tmpfs", folder) as really:
+    with mounted("-t", "tmpfs", "-o", "size=16m", "tmpfs", folder) as really:
         if not really:
             return Row("a read-only file system", "0", "nothing was mounted")
+        convert = {
+            ending: ["convert", SAMPLE, "--out", folder / f"out{ending}", "--force", "--dst", layout_of(ending)]
+            for ending in ENDINGS
+        }
+        for words in convert.values():
+            command("densenet_port", *words, "--no-top")
+        old = {path: file_digest(path) for path in folder.iterdir()}
+        subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
         ends = Counter()
-        for ending in ENDINGS:
-            words = ["convert", SAMPLE, "--out", folder / f"out{ending}", "--force", "--dst", layout_of(ending)]
+        for words in convert.values():
             done = command("densenet_port", *words)
             lines = done.stderr.splitlines()
             ends[done.returncode, len(lines), lines[0].rpartition(": ")[2]] += 1
-    return Row("a read-only file system", f"1 × {len(ENDINGS)}", told(ends))
+        kept = sum(path.exists() and file_digest(path) == digest for path, digest in old.items())
+    result = f"{told(ends)}; {kept} of {len(old)} old files, companions among them, are intact"
+    return Row("a read-only file system that has the old files", f"1 × {len(ENDINGS)}", result)
 
 
 def again(folder: Path, count: int) -> Row:

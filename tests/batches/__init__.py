@@ -1,0 +1,1 @@
+"""Tests of `densenet_port.batches`."""
