@@ -259,7 +259,7 @@ def test_a_side_whose_process_dies_is_started_again(right, pictures, monkeypatch
     process._process.kill()
 
     assert task((0, 8)) == first
-    monkeypatch.setattr(sides, "environment", lambda *_: {**os.environ, "PYTHONPATH": "/nowhere"})
+    monkeypatch.setattr(sides, "environment", lambda *_: {**os.environ, "PYTHONHOME": "/nowhere"})
     process._process.kill()
     kind, message, _ = task((0, 8))["error"]
     assert (kind, message.startswith("numpy in float32 ended with exit code 1: ")) == ("error", True)
