@@ -207,13 +207,16 @@ def _lines(evaluation: Evaluation) -> list[str]:
     for side, facts in _described(evaluation).items():
         if len(facts["ran"]) > 1:
             lines.append(f"note: {len(facts['ran'])} sets of versions ran the {side}; --json lists them")
+        own = facts["contract"].get("resize")
+        if own and facts.get("resize", own) != own:
+            lines.append(f"note: pictures are not resized as the {side}'s own contract says: {Resize.from_json(own)}")
         if because := facts.get("because"):
             lines.append(f"note: {facts['name']} runs the {side}: {because}")
     unread, unanswered = len(evaluation.statistics.unread), len(evaluation.statistics.unanswered)
     if unread:
-        lines.append(f"{unread} pictures could not be read; they are in no figure")
+        lines.append(f"pictures that could not be read, and are in no figure: {unread}")
     if unanswered:
-        lines.append(f"{unanswered} answers were NaN or infinity; they are counted as wrong")
+        lines.append(f"answers that were NaN or infinity, and are counted as wrong: {unanswered}")
     return [shown(line) for line in lines]
 
 

@@ -246,7 +246,9 @@ def test_batches_that_are_lost_are_done_again_and_at_last_an_error(right, pictur
     assert text(evaluate(right, data=pictures, batch=8, **BY)) == whole
     lost.clear()
     monkeypatch.setattr(pool, "run", losing(9))
-    with pytest.raises(PortError, match="1 batches could not be done, 3 times: its process was ended by signal 9"):
+    with pytest.raises(
+        PortError, match="batches that could not be done, 3 times: 1; its process was ended by signal 9"
+    ):
         evaluate(right, data=pictures, batch=8, **BY)
 
 
