@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from densenet_port.conversion.load import read
 from densenet_port.network.numpy import forward
@@ -15,13 +14,12 @@ from tests.support.networks import images
 SINGLE = 1e-5  # of the logits' deviation: two float32 passes of a network of this size
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_a_network_that_is_compiled_answers_as_one_that_is_not(tmp_path, backend):
+def test_a_network_that_is_compiled_answers_as_one_that_is_not(tmp_path):
     """The network that we build, and the whole model in a file; twice each, the second time of other images."""
     ours, whole = port(tmp_path / "ours.weights.h5"), port(tmp_path / "whole.keras")
     seen = [images(3, 32), images(3, 32)[::-1].copy()]
     jobs = [
-        replace(job_of(network, "keras", pictures, dtype="float32", backend=backend), repeated=True)
+        replace(job_of(network, "keras", pictures, dtype="float32"), repeated=True)
         for network in map(read, (ours, whole))
         for pictures in seen
     ]
