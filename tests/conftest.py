@@ -82,7 +82,12 @@ def keys(tmp_path_factory):
 
 
 STORE = 80 * 2**20  # bytes of a Ray node's object store, about the least that it takes
-SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+SOON = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_failure_threshold": 3,
+    "worker_niceness": 0,
+}
 
 
 @pytest.fixture(scope="session")

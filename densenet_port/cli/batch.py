@@ -22,6 +22,7 @@ from densenet_port.cli.options import (
     KernelsOption,
     NoTop,
     OutputName,
+    Ray,
     Src,
     Table,
     Within,
@@ -51,9 +52,7 @@ def batch(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run that the folder has the journal of.")
     ] = False,
-    ray: Annotated[
-        str | None, typer.Option(help="The Ray cluster to work on, as host:port.", metavar="ADDRESS")
-    ] = None,
+    ray: Ray = None,
     src: Src = None,
     arch: Arch = None,
     dst: Dst = "keras",
