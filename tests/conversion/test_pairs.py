@@ -234,7 +234,7 @@ def trained(told, path):
             array = (array + random.uniform(0.3, 0.6, array.shape)).astype(array.dtype)
         tensors[claim.name] = held(array)
     blueprint = told.ledger.layout.blueprint(told.architecture, told.contract)
-    kept = {key: entry for key, entry in told.checkpoint.record.items() if key not in ("tensors", "sha256")}
+    kept = {key: entry for key, entry in told.checkpoint.record.items() if key not in ("tensors", "sha256", "rest")}
     record = {**kept, "schema": SCHEMAS[0]}  # without digests
     formats.write(path, tensors, lambda: json.dumps(record).encode(), blueprint)
     return path

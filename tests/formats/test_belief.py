@@ -181,6 +181,11 @@ def test_a_tensor_that_is_not_the_one_that_was_written_is_refused_when_it_is_loa
     [
         (lambda record: record["contract"].update(epsilon=1e-3), "its record is not the one that was written"),
         (lambda record: record.pop("sha256"), "its record: missing key 'sha256'"),
+        (lambda record: record.pop("rest"), "its record: missing key 'rest'"),
+        (lambda record: record.update(rest="0"), "its record: rest: expected 64 hex digits"),
+        (lambda record: record.pop("schema"), "its record: missing key 'schema'"),
+        (lambda record: record.update(schema=SCHEMAS[0]), "its record is not the one that was written"),
+        (lambda record: record.update(schema=SCHEMAS[1]), "its record is not the one that was written"),
         (
             lambda record: record.update(schema="densenet-port/file/4"),
             f"its record: schema: expected one of {', '.join(SCHEMAS)}, found 'densenet-port/file/4'",
@@ -190,7 +195,7 @@ def test_a_tensor_that_is_not_the_one_that_was_written_is_refused_when_it_is_loa
             "classifier.bias is there and not recorded",
         ),
     ],
-    ids=["contract", "digest", "schema", "tensors"],
+    ids=["contract", "digest", "rest", "digits", "schema", "first", "second", "version", "tensors"],
 )
 def test_a_record_is_held_to_its_own_digest(change, detail, network, tmp_path):
     """What it says of the function cannot change unnoticed."""

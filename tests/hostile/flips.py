@@ -2,7 +2,8 @@
 
     python -m tests.hostile.flips COUNT
 
-Each must be found, whatever stands there.
+Each must be found, whatever stands there. COUNT bits are anywhere. Three in twenty of that many are where no tensor is,
+and so is every bit near the record's schema, by which it is recognised: these are told when the file is opened.
 """
 
 import json
@@ -12,12 +13,14 @@ from collections import Counter
 from pathlib import Path
 from random import Random
 
+from densenet_port import formats
 from densenet_port.conversion.compare import diff
 from densenet_port.conversion.convert import convert, verify
 from densenet_port.errors import PortError
 from tests.hostile.fuzz import BESIDE, seeds_in
 from tests.hostile.judge import network_of
 
+NEAR = 120  # bytes before and behind
 OURS = (".pth", ".safetensors", ".h5", ".weights.h5", ".keras", ".caffemodel", ".prototxt", ".onnx", ".npz")
 
 
@@ -52,9 +55,26 @@ def _converted(whole, out):
     return _KNOWN[whole]
 
 
+def beside(path: Path, place: Path, count: int) -> dict[str, int]:
+    """How many bits that are no tensor's were flipped, and how many of them were missed by who opens the file."""
+    data, random = path.read_bytes(), Random(f"{path.name} beside")  # noqa: S311 (nothing is secret)
+    taken = [tensor.extent for tensor in formats.read(path).tensors.values() if tensor.extent]
+    places = sorted(set(range(len(data))).difference(*(range(start, start + length) for start, length in taken)))
+    schema = data.index(b"densenet-port/file/")
+    bits = [(at, bit) for at in places if abs(at - schema) < NEAR for bit in range(8)]
+    bits += [(random.choice(places), random.randrange(8)) for _ in range(count)]
+    missed = 0
+    for at, bit in bits:
+        damaged = bytearray(data)
+        damaged[at] ^= 1 << bit
+        place.write_bytes(damaged)
+        missed += _outcome(lambda: bool(formats.read(place))) != "found"
+    return {"bits": len(bits), "missed": missed}
+
+
 def flipped(count: int) -> dict:
-    """Container → way → outcomes of `count` flipped bits."""
-    results = {}
+    """Container → way → outcomes of `count` flipped bits; and of those beside the tensors."""
+    results, others = {}, {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "whole").mkdir()
@@ -73,8 +93,10 @@ def flipped(count: int) -> dict:
                 for way, outcome in ways(path, whole, right, folder / "out.weights.h5").items():
                     outcomes.setdefault(way, Counter())[outcome] += 1
             place.unlink()
+            if container != ".prototxt":
+                others[container] = beside(whole, place, round(count * 0.15))
             results[container] = {way: dict(counter) for way, counter in outcomes.items()}
-    return {"count": count, "containers": results}
+    return {"count": dict.fromkeys(results, count), "containers": results, "beside": others}
 
 
 if __name__ == "__main__":

@@ -141,22 +141,25 @@ def flips(scale: float) -> Measured:
 
 def of_flips(measured: Measured) -> str:
     rows = []
+    outcomes: Counter = Counter()
     for container, ways in measured["containers"].items():
         cells = (
             " / ".join(str(counts.get(kind, 0)) for kind in ("found", "same", "other")) for counts in ways.values()
         )
-        rows.append([f"`{container}`", *cells])
-    outcomes: Counter = Counter()
-    for ways in measured["containers"].values():
+        other = measured["beside"].get(container)
+        bits = f"{other['bits'] - other['missed']:,} / {other['missed']}" if other else "–"
+        rows.append([f"`{container}`", measured["count"][container], *cells, bits])
         for counts in ways.values():
             outcomes.update(counts)
-    missed = outcomes["same"] + outcomes["other"]
-    words = f"""One bit in each of {measured["count"]:,} files of each container that we write, anywhere, whether a
-        reader looks at it or not: found / not found, and nothing that is read has changed / not found, and something
-        else was read. {f"{missed} were missed" if missed else "All were found"}. In `.prototxt` the bit is in the text
-        beside a `.caffemodel`. Every other command reads as these do. How, `densenet_port/formats/record.py` tells:
-        every tensor has a digest, and all other bytes of the file have one together."""
-    columns = ["container", *next(iter(measured["containers"].values()))]
+    missed = outcomes["same"] + outcomes["other"] + sum(other["missed"] for other in measured["beside"].values())
+    words = f"""One bit in each of so many files of each container that we write, anywhere, whether a reader looks at it
+        or not: found / not found, and nothing that is read has changed / not found, and something else was read. The
+        last column is of bits that are no tensor's, and of every bit near the record's schema: found when the file is
+        opened / not. 1,000 of each container is the aim, and the table says how many were tried.
+        {f"{missed} were missed" if missed else "All were found"}. In `.prototxt` the bit is in the text beside a
+        `.caffemodel`. Every other command reads as these do. How, `densenet_port/formats/record.py` tells: every tensor
+        has a digest, and all other bytes of the file have one together."""
+    columns = ["container", "files", *next(iter(measured["containers"].values())), "beside the tensors"]
     return f"{flowed(words)}\n\n{table(columns, rows)}"
 
 
