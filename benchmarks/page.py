@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import batch, check, convert, evaluate, faults, growth, live, noise, others, sides
+from benchmarks import batch, check, convert, evaluate, faults, growth, live, noise, others, phases, sides
 from benchmarks.group import Data, Group, table
 from benchmarks.measure import LOADED, MIB, peak, ratios, told, wall
 from benchmarks.others import WAYS
@@ -16,6 +16,7 @@ from benchmarks.others import WAYS
 Results = Mapping[str, Data]
 GROUPS: dict[str, Group] = {
     "convert": convert.GROUP,
+    "phases": phases.GROUP,
     "others": others.GROUP,
     "growth": growth.GROUP,
     "batch": batch.GROUP,

@@ -40,6 +40,10 @@ def runs(*seconds):
 
 FAULT = {"fault": "none", "float64": 0.0, "float32": 1e-6, "flips": 0, "caught": "nothing", "named": "nothing"}
 MEASURED = {  # a little of what each group measures, and a row that says it
+    "phases": (
+        {"121": {"plan": [[0.01, 0.01], [0.03, 0.02]], "read": [[0.1, 0.1], [0.1, 0.1]]}},
+        ["| read | 100.0 ms | 100.0 ms | | plan | 20.0 ms | 15.0 ms |"],
+    ),
     "others": (
         {"121": {"costs": {"tool": runs(0.5), "torch": runs(5.0)}, "missing": {"kimm": "no network"}}},
         ["| 121 | a script, PyTorch | 5.00 s | 10.00 s | 50 MiB | 10.0 |", "No row of kimm's way: no network."],
@@ -179,14 +183,11 @@ def test_what_was_measured_is_said(name):
 
 def test_what_is_traced_is_there():
     """A function that moved or has another name would be missing from the profile of a check."""
+    from benchmarks.scripts.phases import PHASES
     from benchmarks.scripts.tracing.sitecustomize import CALLS
 
-    missing = [
-        f"{module}.{name}"
-        for module, calls in CALLS.items()
-        for name in calls
-        if not hasattr(import_module(module), name)
-    ]
+    known = [*PHASES.values(), *((module, name) for module, calls in CALLS.items() for name in calls)]
+    missing = [f"{module}.{name}" for module, name in known if not hasattr(import_module(module), name)]
     assert missing == []
 
 
