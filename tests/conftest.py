@@ -82,7 +82,12 @@ def keys(tmp_path_factory):
 
 
 STORE = 80 * 2**20  # bytes of a Ray node's object store, about the least that it takes
-SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+SOON = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_failure_threshold": 3,
+    "worker_niceness": 0,
+}
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +95,7 @@ def nodes():
     """A cluster whose head does nothing, with one node of one CPU."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # as other tests: Ray's workers make way for whatever else runs
         patch.setenv("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
         from ray.cluster_utils import Cluster
 

@@ -103,10 +103,10 @@ def batch(
         backend=backend,
         threads=1 if ray else max(1, cores // (jobs or cores)),
     )
-    folder, last = Path(out).absolute(), ending_of(dst, ending)
+    last = ending_of(dst, ending)
     named = [sources] if isinstance(sources, str | PathLike) else sources
-    targets = listed(named, folder, last)
-    with Journal(folder / JOURNAL, _head(settings, last), resume=resume) as journal:
+    targets = listed(named, Path(out), last)
+    with Journal(Path(out) / JOURNAL, _head(settings, last), resume=resume) as journal:
         outcomes = {key: old for key, old in _latest(journal.entries).items() if key in map(str, targets)}
         todo = [job for job in _jobs(targets, outcomes) if not _is_final(outcomes.get(job.out), job)]
         before = len(targets) - len(todo)

@@ -18,11 +18,11 @@ from densenet_port.conversion.opening import is_remote
 from densenet_port.conversion.write import Conversion
 from densenet_port.errors import DiskError, PortError
 from densenet_port.files import file_digest
-from densenet_port.formats.record import DIGEST
+from densenet_port.formats.record import DIGEST, REST
 from densenet_port.layouts.layout import Kernels, Ordering
 
 INTERNAL, UNFORESEEN = "internal", 70  # kind and exit code of what nobody foresaw
-NEW = (DIGEST, "source", "tensors", "companion")  # entries of a record that are complete once a file is written
+NEW = (DIGEST, REST, "source", "tensors", "companion")  # entries of a record that are complete once a file is written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ line, too, with exit code 70 (EX_SOFTWARE of BSD's sysexits.h); `--traceback` sh
 """
 
 import errno
+import gc
 import os
 import sys
 import traceback
@@ -33,6 +34,7 @@ COMMANDS = {  # module → its commands; only the module of the command that run
 }
 NAME = "densenet-port"  # however it was started: what a shell completes has this name
 UNFORESEEN = 70
+GARBAGE = 50_000  # new objects before Python looks for cycles: what a conversion makes lasts, and has hardly any
 LACKS = [errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM]
 TRACEBACK = "--traceback"
 REPORT = "this is a fault of densenet-port's: please report it, with the command and what --traceback shows"
@@ -61,6 +63,7 @@ def main() -> None:
     if command in (*COMMANDS["convert"], *COMMANDS["batch"], *COMMANDS["learn"]):
         # They multiply no matrices, and the threads that numpy's BLAS would start spin before they sleep
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        gc.set_threshold(GARBAGE)
     try:
         _open_streams()
         register(command)

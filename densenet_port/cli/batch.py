@@ -22,6 +22,7 @@ from densenet_port.cli.options import (
     KernelsOption,
     NoTop,
     OutputName,
+    Ray,
     Src,
     Table,
     Within,
@@ -51,9 +52,7 @@ def batch(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run that the folder has the journal of.")
     ] = False,
-    ray: Annotated[
-        str | None, typer.Option(help="The Ray cluster to work on, as host:port.", metavar="ADDRESS")
-    ] = None,
+    ray: Ray = None,
     src: Src = None,
     arch: Arch = None,
     dst: Dst = "keras",
@@ -117,10 +116,16 @@ def _kind(outcome: "Outcome") -> str | None:
     return NOT_PROVEN if outcome.exit_code else None
 
 
+def _brief(source: str) -> str:
+    """A source's path as it is from here, where it lies below."""
+    path, here = Path(source), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else source
+
+
 def _words(outcome: "Outcome") -> str:
-    """Why a file is not done, in its first line."""
+    """Why a file is not done, in its first line, without its own name."""
     if outcome.error is not None:
-        return str(outcome.error["message"]).partition("\n")[0]
+        return str(outcome.error["message"]).partition("\n")[0].removeprefix(f"{outcome.source}: ")
     evidence = outcome.evidence or {}
     return f"{evidence['grade']}: {evidence['says']}"
 
@@ -147,7 +152,7 @@ def _text(result: "Batch") -> list[Any]:
     failed = [outcome for outcome in result.outcomes if _kind(outcome)]
     parts: list[Any] = ["\n".join(lines)]
     if failed:
-        cells = [(outcome.source, _kind(outcome), _words(outcome)) for outcome in failed]
+        cells = [(_brief(outcome.source), _kind(outcome), _words(outcome)) for outcome in failed]
         parts += ["", rows(("not done", "kind", "why"), cells)]
     return parts
 
@@ -164,4 +169,8 @@ def _assumptions(result: "Batch") -> Iterator[str]:
 
 def _failures(result: "Batch") -> Iterator[str]:
     """A line for each file that is not done."""
-    return (f"{outcome.source}: {_kind(outcome)}: {_words(outcome)}" for outcome in result.outcomes if _kind(outcome))
+    return (
+        f"{_brief(outcome.source)}: {_kind(outcome)}: {_words(outcome)}"
+        for outcome in result.outcomes
+        if _kind(outcome)
+    )

@@ -13,6 +13,7 @@ from densenet_port.cli.options import (
     IgnoreInheritance,
     KernelsOption,
     OutputName,
+    Ray,
     Src,
     Table,
     TrustCode,
@@ -56,7 +57,7 @@ def evaluate(
         int | None, typer.Option(help="Processes side by side; as many as there are cores for, without it.")
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of a network; its last bits depend on them.")] = 1,
-    ray: Annotated[str | None, typer.Option(help="The address of a Ray cluster that does the work.")] = None,
+    ray: Ray = None,
     journal: Annotated[Path | None, typer.Option(help="Keep what is done in this file, batch by batch.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the journal that is there.")] = False,
     trust_code: TrustCode = False,

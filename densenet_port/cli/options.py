@@ -134,6 +134,7 @@ Sizes = Annotated[list[int] | None, typer.Option(help="Pixels of the noise; may 
 TrustCode = Annotated[
     bool, typer.Option("--trust-code", help="Let code of the original's file run, such as a class of your own.")
 ]
+Ray = Annotated[str | None, typer.Option("--ray", help="The Ray cluster to work on, as host:port.", metavar="ADDRESS")]
 Limit = Annotated[float, typer.Option(help="Seconds that each run may take.")]
 
 

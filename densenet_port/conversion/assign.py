@@ -76,9 +76,10 @@ def _planned(source: Network, target: Network) -> Conversion:
     contract = target_contract(source, layout)
     first = next(claim for key, claim in ledger.claims.items() if kind_of(key.unit) == "norm")
     replaced, absorbed = absorb_all(source, contract, first.tensor.dtype)
-    tensors = {}
+    tensors, orders = {}, layout.channel_order(source.architecture)
     for key, claim in ledger.claims.items():
-        load = partial(_load, source, layout, claim, replaced, is_bias=key.unit in ledger.biases)
+        order, is_bias = orders.get(key.unit), key.unit in ledger.biases
+        load = partial(_load, source, layout, claim, replaced, order, is_bias=is_bias)
         tensors[claim.name] = Tensor(claim.tensor.shape, claim.tensor.dtype, load)
     return Conversion(
         source=source,
@@ -94,12 +95,20 @@ def _planned(source: Network, target: Network) -> Conversion:
     )
 
 
-def _load(source: Network, layout: Layout, claim: Claim, replaced: Mapping[Slot, Array], *, is_bias: bool) -> Array:
+def _load(
+    source: Network,
+    layout: Layout,
+    claim: Claim,
+    replaced: Mapping[Slot, Array],
+    order: Array | None,
+    *,
+    is_bias: bool,
+) -> Array:
     """One of the model's tensors; zeros for the bias of a convolution, which the norms behind it have taken up."""
     if is_bias and claim.key.part == "bias":
         return np.zeros(claim.tensor.shape, np.float32)
     try:
-        return target_tensor(source, layout, claim.key, claim.axes, claim.tensor.dtype, replaced)
+        return target_tensor(source, layout, claim.key, claim.axes, claim.tensor.dtype, replaced, order)
     except MisfitError as error:
         raise MisfitError(f"{layout.name}: {error.message}", hint="give the model a wider type first") from error
 

@@ -24,7 +24,6 @@ from densenet_port.layouts.identify import first_few, identify
 from densenet_port.layouts.layout import SPLIT, Kernels, Layout, Ordering, TensorKey
 from densenet_port.layouts.match import Ledger
 from densenet_port.layouts.schema import kind_of
-from densenet_port.layouts.structure import within as network_within
 from densenet_port.layouts.transform import absorb, biased, folded, move, unbiased
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.biases import offsets
@@ -356,6 +355,8 @@ def table(layout: str | PathLike[str]) -> str | Path:
 
 def _below(checkpoint: Checkpoint, within: str) -> Checkpoint:
     """The checkpoint with only the tensors below a name."""
+    from densenet_port.layouts.structure import within as network_within  # noqa: PLC0415 (most files hold one network)
+
     part = network_within(checkpoint, within)
     if not part.tensors:
         tops = dict.fromkeys(re.split(f"[{SPLIT}]", name)[0] for name in checkpoint.tensors)

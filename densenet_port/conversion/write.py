@@ -27,8 +27,7 @@ from densenet_port.network.contract import Contract
 from densenet_port.network.graph import graph
 from densenet_port.network.units import Slot
 
-SMALL = 1 << 15  # bytes that are hashed sooner than handed over
-BEHIND = 16  # tensors that may wait to be hashed, which bounds the memory they hold
+BATCH = 1 << 22  # bytes that are hashed at once: to hand a tensor over takes longer than to hash most of them
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 _FIXED = {  # entries of a contract that no weights can make up for → what a network does by them
@@ -138,10 +137,11 @@ def plan(
             hint="leave out --dst-kernels",
         )
     replaced, absorbed = absorb_all(source, contract, dtype)
+    orders = target.channel_order(source.architecture)
     tensors: dict[str, Tensor] = {}
     for key, spec in specs.items():
         shape = _shape(source.architecture, key, spec.axes)
-        load = partial(target_tensor, source, target, key, spec.axes, dtype, replaced)
+        load = partial(target_tensor, source, target, key, spec.axes, dtype, replaced, orders.get(key.unit))
         tensors[spec.name] = Tensor(shape=shape, dtype=dtype, load=load)
     planned = Conversion(
         source=source,
@@ -197,15 +197,15 @@ def target_tensor(
     axes: str,
     dtype: str,
     replaced: Mapping[Slot, Array],
+    order: Array | None,
 ) -> Array:
-    """One tensor in the target's axes and type, contiguous."""
+    """One tensor in the target's axes and type, contiguous; `order` is that of its channels, where it is another."""
     content = target.content(key)
     if not isinstance(content, str):
         return np.full(_shape(source.architecture, key, axes), content, "float32" if dtype == "bfloat16" else dtype)
     slot = Slot(key.unit, content)
     array = replaced[slot] if slot in replaced else source.weights[slot]
-    order, axis = target.channel_order(source.architecture).get(key.unit), _channel_axis(source.architecture, slot)
-    if order is not None and axis is not None:
+    if order is not None and (axis := _channel_axis(source.architecture, slot)) is not None:
         array = array.take(np.argsort(order), axis=axis)
     turned = move(array, target.canonical_axes(key), axes)
     return np.ascontiguousarray(in_type(turned, dtype, slot))
@@ -269,14 +269,18 @@ def absorb_all(
 
 
 class _Digests:
-    """The digests of tensors, each taken in a thread of its own while the next tensor is turned and written."""
+    """The digests of tensors, taken in a thread of its own, some at a time, while the next are turned and written.
+
+    One batch is hashed while the next comes together, so that no more than two and a tensor take memory.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor], pool: ThreadPoolExecutor, progress: Progress) -> None:
         self.pool = pool
         self.progress = progress
-        self.total = len(tensors)
-        self.pending: dict[str, Future[str]] = {}
         self.digests = dict.fromkeys(tensors, UNKNOWN)
+        self.batch: dict[str, Array] = {}
+        self.size = 0  # of the batch, in bytes
+        self.pending: Future[dict[str, str]] | None = None
         self.loaded = 0
 
     def watched(self, name: str, tensor: Tensor) -> Tensor:
@@ -284,27 +288,40 @@ class _Digests:
         return replace(tensor, load=partial(self._load, name, tensor))
 
     def _load(self, name: str, tensor: Tensor) -> Array:
-        self._settle(BEHIND)
         array = tensor.load()
-        if array.nbytes < SMALL:
-            self.digests[name] = array_digest(array)
-        else:
-            self.pending[name] = self.pool.submit(array_digest, array)
+        self.batch[name] = array
+        self.size += array.nbytes
+        if self.size >= BATCH:
+            self._hand_over()
         self.loaded += 1
-        self.progress(self.loaded, self.total)
+        self.progress(self.loaded, len(self.digests))
         return array
 
-    def _settle(self, behind: int) -> None:
-        """Wait until no more than so many tensors are to be hashed."""
-        while len(self.pending) > behind:
-            name = next(iter(self.pending))
-            self.digests[name] = self.pending.pop(name).result()
+    def _hand_over(self) -> None:
+        """Have the batch hashed, once the one before is."""
+        self._settle()
+        if not self.batch:
+            return
+        self.pending = self.pool.submit(_digests_of, self.batch)
+        self.batch, self.size = {}, 0
+
+    def _settle(self) -> None:
+        """Wait for the batch that is being hashed."""
+        if self.pending:
+            self.digests |= self.pending.result()
+            self.pending = None
 
     @property
     def complete(self) -> bool:
         """Whether every tensor was loaded, and is hashed now."""
-        self._settle(0)
+        self._hand_over()
+        self._settle()
         return UNKNOWN not in self.digests.values()
+
+
+def _digests_of(arrays: Mapping[str, Array]) -> dict[str, str]:
+    """Name → the digest of an array."""
+    return {name: array_digest(array) for name, array in arrays.items()}
 
 
 def write_plan(
@@ -315,13 +332,18 @@ def write_plan(
     blueprint = planned.target.blueprint(planned.source.architecture, planned.contract)
     companion = formats.companion_digest(out, blueprint)
 
-    def record() -> dict[str, Any]:
+    record: dict[str, Any] = {}
+
+    def text() -> bytes:
+        """The record as far as it is known."""
+        nonlocal record
         known = source_digest.result() if digests.complete else UNKNOWN
-        return _record(planned, digests.digests, known, companion)
+        record = _record(planned, digests.digests, known, companion)
+        return json.dumps(record, separators=(",", ":")).encode()
 
     tensors = {name: digests.watched(name, tensor) for name, tensor in planned.tensors.items()}
-    formats.write(out, tensors, lambda: json.dumps(record(), separators=(",", ":")).encode(), blueprint)
-    return replace(planned, out=out, record={key: entry for key, entry in record().items() if key != REST})
+    formats.write(out, tensors, text, blueprint)
+    return replace(planned, out=out, record={key: entry for key, entry in record.items() if key != REST})
 
 
 def _record(

@@ -52,7 +52,7 @@ def _power(exponent: int) -> str:
 
 def reliability(bins: Sequence[Mapping[str, Any]], *, side: int) -> Reliability:
     """Bins with their mean confidence, how often they are right, and how many pictures they have (`figures`)."""
-    frame = Frame(side, side, left=46, top=8, right=side - 8, bottom=side - 46)
+    frame = Frame(side, side, left=46, top=8, right=side - 20, bottom=side - 58)
     length = frame.right - frame.left
 
     def at(share: float) -> int:

@@ -170,7 +170,7 @@ def _pair(evaluation: Evaluation, pair: Mapping[str, Any]) -> Table:
     """How the two sides differ."""
     largest = pair["largest"]
     rows: list[tuple[Any, ...]] = [
-        ("same answer", _share(pair["agreement"]), f"{pair['flips']:,} flips"),
+        ("same answer", _share(pair["agreement"]), _flips(pair)),
         ("logits apart, root mean square", pair["rms"], f"{pair['equal']:,} of {pair['values']:,} are equal"),
     ]
     if largest:
@@ -180,6 +180,10 @@ def _pair(evaluation: Evaluation, pair: Mapping[str, Any]) -> Table:
         detail = f"{top['port_alone']:,} right by the port alone, {top['original_alone']:,} by the original alone"
         rows.append(("top-1, by McNemar's exact test", f"p = {top['p']:.3g}", detail))
     return Table("Port and original", ("port and original", "", ""), rows)
+
+
+def _flips(pair: Mapping[str, Any]) -> str:
+    return "1 flip" if pair["flips"] == 1 else f"{pair['flips']:,} flips"
 
 
 def _share(facts: Mapping[str, Any] | None) -> str | None:
@@ -207,13 +211,16 @@ def _lines(evaluation: Evaluation) -> list[str]:
     for side, facts in _described(evaluation).items():
         if len(facts["ran"]) > 1:
             lines.append(f"note: {len(facts['ran'])} sets of versions ran the {side}; --json lists them")
+        own = facts["contract"].get("resize")
+        if own and facts.get("resize", own) != own:
+            lines.append(f"note: pictures are not resized as the {side}'s own contract says: {Resize.from_json(own)}")
         if because := facts.get("because"):
             lines.append(f"note: {facts['name']} runs the {side}: {because}")
     unread, unanswered = len(evaluation.statistics.unread), len(evaluation.statistics.unanswered)
     if unread:
-        lines.append(f"{unread} pictures could not be read; they are in no figure")
+        lines.append(f"pictures that could not be read, and are in no figure: {unread}")
     if unanswered:
-        lines.append(f"{unanswered} answers were NaN or infinity; they are counted as wrong")
+        lines.append(f"answers that were NaN or infinity, and are counted as wrong: {unanswered}")
     return [shown(line) for line in lines]
 
 
@@ -275,7 +282,7 @@ def _key_figures(computed: Mapping[str, Any]) -> Iterator[tuple[str, str, str, b
             yield f"{side} top-1", f"{top['share']:.2%}", detail, True
     if pair := computed["pair"]:
         agreement = pair["agreement"]
-        detail = f"{pair['flips']:,} flips of {agreement['of']:,} pictures"
+        detail = f"{_flips(pair)} of {agreement['of']:,} pictures"
         yield "same answer", f"{agreement['share']:.2%}", detail, not pair["flips"]
         yield "largest difference", shown(pair["largest"] and pair["largest"]["difference"]), "of two logits", True
 

@@ -24,6 +24,7 @@ from densenet_port.evaluation.data import DataSet, open_data
 from densenet_port.evaluation.sides import Batch, Evaluator, Side, side_of
 from densenet_port.evaluation.statistics import SideName, Statistics, total
 from densenet_port.extras import BACKENDS, SOFTWARE
+from densenet_port.layouts.layout import Kernels
 from densenet_port.network.contract import Resize
 from densenet_port.prove.job import title
 from densenet_port.prove.recording import file_metadata
@@ -77,7 +78,7 @@ def evaluate(
     labels: str | PathLike[str] | None = None,
     prepared: bool = False,
     src: str | PathLike[str] | None = None,
-    kernels: Any = None,
+    kernels: Kernels | None = None,
     within: str | None = None,
     contract: Mapping[str, Any] | None = None,
     output_name: str | None = None,
@@ -116,45 +117,51 @@ def evaluate(
         "output_name": output_name,
         "ignore_inheritance": ignore_inheritance,
     }
-    own: dict[str, Any] = how if against is None else {"ignore_inheritance": True}  # its answers are judged
-    networks: dict[SideName, Network] = {}
-    networks["port"] = read(port, **own)
-    if against is not None:
-        networks["original"] = read(against, **how)
+    networks = _read(port, against, how)
     classes = _classes(networks)
     _require_counts(batch=batch, threads=threads, jobs=jobs)
     pictures = open_data(str(data), None if labels is None else str(labels), classes, prepared=prepared)
     sides = _sides(networks, backend, resize, threads=threads, trust=trust_code)
-    evaluator = _evaluator(pictures, sides, batch)
     settings = {"batch": batch, "threads": threads, "version": __version__}
+    described = {name: _described(side, pictures) for name, side in sides.items()}
     head: dict[str, Any] = {"schema": SCHEMA, **settings, "data": pictures.facts()}
     for name, side in sides.items():
-        head[name] = _facts(side, prepared=prepared)
+        head[name] = _head(side, described[name])
     batches = [(start, min(start + batch, pictures.pictures.size)) for start in range(0, pictures.pictures.size, batch)]
     with Journal(Path(journal), head, resume=resume) if journal is not None else nullcontext() as book:
         results: list[dict[str, Any]] = [*book.entries] if book else []
         known = {tuple(entry["batch"]) for entry in results}
         todo = [one for one in batches if one not in known]
-        for result in _done(todo, evaluator, jobs=jobs, threads=threads, ray=ray):
+        for result in _done(todo, _evaluator(pictures, sides, batch), jobs=jobs, threads=threads, ray=ray):
             if book:
                 book.append(result)
             results.append(result)
             if progress:
                 progress(len(results), len(batches))
-    described = {side: {**_described(one, pictures), "ran": _ran(results, side)} for side, one in sides.items()}
+    for name, facts in described.items():
+        facts["ran"] = _ran(results, name)
     return Evaluation(
         data=pictures,
         statistics=total([Statistics.from_json(result["statistics"]) for result in results]),
         port=described["port"],
         original=described.get("original"),
         settings=settings,
-        dependence=_dependence(sides, described),
+        dependence=_dependence(described.get("original")),
         done=sum(stop - start for start, stop in todo),
         seconds=time.perf_counter() - started,
     )
 
 
 # -- what is evaluated -------------------------------------------------------------------------------------------------
+
+
+def _read(
+    port: str | PathLike[str], against: str | PathLike[str] | None, how: Mapping[str, Any]
+) -> dict[SideName, Network]:
+    """The networks; `how` is the user's word on the original, or on the port where that is alone."""
+    if against is None:
+        return {"port": read(port, **how)}
+    return {"port": read(port, ignore_inheritance=True), "original": read(against, **how)}  # its answers are judged
 
 
 def _classes(networks: Mapping[SideName, Network]) -> int:
@@ -242,7 +249,7 @@ def _done(
         if not lost:
             return
         batches = [*lost]
-    message = f"{len(lost)} batches could not be done, {ROUNDS} times: {next(iter(lost.values()))}"
+    message = f"batches that could not be done, {ROUNDS} times: {len(lost)}; {next(iter(lost.values()))}"
     raise PortError(message, hint="with --journal FILE, --resume goes on with those that are missing")
 
 
@@ -258,17 +265,13 @@ def _run(
 # -- what is said of it ------------------------------------------------------------------------------------------------
 
 
-def _facts(side: Side, *, prepared: bool) -> dict[str, Any]:
+def _head(side: Side, described: Mapping[str, Any]) -> dict[str, Any]:
     """What a side's answers depend on."""
     software = SOFTWARE[side.job.network]
-    metadata = file_metadata(side.network)
     packages = (*software.packages, *([side.job.backend] if software.on_keras else []))
+    told = ("name", "sha256", "layout", "contract", "resize")
     return {
-        "sha256": metadata["sha256"],
-        "layout": metadata["layout"],
-        "software": title(side.job.network, side.job.backend),
-        "contract": metadata["contract"],
-        "resize": None if prepared else side.resize.to_json(),
+        **{key: described[key] for key in told if key in described},
         "versions": {name: _version(name) for name in packages},
     }
 
@@ -302,9 +305,8 @@ def _ran(results: Sequence[Mapping[str, Any]], side: SideName) -> list[dict[str,
     return sorted(every, key=str)
 
 
-def _dependence(sides: Mapping[SideName, Side], described: Mapping[SideName, Mapping[str, Any]]) -> str | None:
+def _dependence(original: Mapping[str, Any] | None) -> str | None:
     """Why the sides' agreement is no proof: the original was read by the port's own table."""
-    if "original" not in sides:
+    if original is None or all(ran["read_by"] != "table" for ran in original["ran"]):
         return None
-    ways = {ran["read_by"] for ran in described["original"]["ran"]}
-    return dependence(described["original"]) if "table" in ways else None
+    return dependence(original)

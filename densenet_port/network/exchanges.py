@@ -18,6 +18,7 @@ from densenet_port.network.moments import (
     Affine,
     Moments,
     Step,
+    median,
     swapped_affine,
     swapped_statistics,
 )
@@ -167,7 +168,7 @@ class _Place:
     def channels(self) -> Iterator[Exchange]:
         """Pairs of channels that are exchanged."""
         off = np.abs(self.predicted - self.end.mean) / self.end.deviation
-        strays = np.flatnonzero(off >= max(STRAY, OUTLYING * float(np.median(off))))
+        strays = np.flatnonzero(off >= max(STRAY, OUTLYING * median(off)))
         for one, other in combinations(strays, 2):
             pair, turned = np.array([one, other]), np.array([other, one])
             after = np.max(np.abs(self.predicted[pair] - self.end.mean[turned]) / self.end.deviation[turned])
@@ -183,7 +184,7 @@ class _Place:
 def _off(predicted: Array, end: Affine) -> float:
     """The residual of a prediction; infinite where it is no number."""
     off = np.abs(predicted - end.mean) / end.deviation
-    return float(np.median(np.nan_to_num(off, nan=np.inf)))
+    return median(np.where(np.isnan(off), np.inf, off))
 
 
 def _is_better(before: float, after: float) -> bool:

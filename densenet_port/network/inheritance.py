@@ -10,10 +10,10 @@ Statistics that nobody trained tell nothing: constants are equal anywhere (a num
 is none that tells), and random numbers nowhere.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise, permutations
+from itertools import pairwise, permutations, takewhile
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -186,12 +186,11 @@ class _Norm:
 
     def shared(self, other: "_Norm") -> int:
         """How many channels both read, from the first on."""
-        width = 0
-        for mine, another in zip(self.pieces, other.pieces, strict=False):
-            if mine != another:
-                break
-            width += mine[1]
-        return width
+        count = min(len(self.pieces), len(other.pieces))
+        if self.pieces[:count] == other.pieces[:count]:
+            return min(len(self.columns), len(other.columns))
+        alike = takewhile(lambda both: both[0] == both[1], zip(self.pieces, other.pieces, strict=False))
+        return sum(piece[1] for piece, _ in alike)
 
 
 class _Pair:
@@ -205,7 +204,7 @@ class _Pair:
         self.kept: Mask = self.equal
         self.close: Mask = self.equal
         self.is_absorbed = False
-        if not self.equal.all() and _near_mean(before, after).sum() >= MOST * width:
+        if not self.equal.all() and _near_mean([*before], [*after]).sum() >= MOST * width:
             self._look_closer(before, after, max(one.precision, other.precision))
 
     def _look_closer(self, before: Array, after: Array, precision: float) -> None:
@@ -215,7 +214,7 @@ class _Pair:
             self.equal[1], self.is_absorbed = is_shifted, True
         self.kept = np.stack([self.equal[0], self.equal[1] | _is_given_back(before[1], after[1], precision)])
         is_near = np.abs(after[1] - before[1] - added) <= CLOSE * before[1]
-        self.close = self.kept | np.stack([_near_mean(before, after), is_near])
+        self.close = self.kept | np.stack([_near_mean([*before], [*after]), is_near])
 
     def same(self, *, strict: bool) -> Mask:
         """Which numbers are the same: the same bits, or but for rounding."""
@@ -245,11 +244,39 @@ class _Family:
         self.pairs: dict[tuple[int, int], _Pair] = {}
         self.groups: list[list[int]] = []
         for place in range(len(norms)):
-            kin = (group for group in reversed(self.groups) if self.pair(group[-1], place).is_kin)
+            kin = (group for group in self._comparable(place) if self.pair(group[-1], place).is_kin)
             group = next(kin, None)
             if group is None:
                 self.groups.append(group := [])
             group.append(place)
+
+    def _comparable(self, place: int) -> Iterator[list[int]]:
+        """The groups whose statistics a norm may have, the latest first.
+
+        Trained norms are mostly of the latest. Those that nobody trained are of none, and are ruled out all at once.
+        """
+        yield from self.groups[-1:]
+        if len(self.groups) > 1:
+            may_be = self._may_be_kin(place)
+            yield from (group for group in reversed(self.groups[:-1]) if may_be[group[-1]])
+
+    def _may_be_kin(self, place: int) -> Mask:
+        """Which of the norms before one it can be kin of, as `_Pair` has it: enough equal numbers, or near means."""
+        norm = self.norms[place]
+        others = self._table[:place, :, : norm.values.shape[1]]
+        equal = (others.view(np.int64) == norm.bits).sum((1, 2))
+        near = _near_mean([others[:, 0], others[:, 1]], [*norm.values]).sum(1)
+        widths = np.array([other.shared(norm) for other in self.norms[:place]])
+        mask: Mask = (equal >= LEAST) | (near >= MOST * widths)
+        return mask
+
+    @cached_property
+    def _table(self) -> Array:
+        """The statistics of all norms (`n 2 c`), NaN beyond the channels that one has."""
+        table = np.full((len(self.norms), 2, max(norm.values.shape[1] for norm in self.norms)), np.nan)
+        for row, norm in zip(table, self.norms, strict=True):
+            row[:, : norm.values.shape[1]] = norm.values
+        return table
 
     def pair(self, one: int, other: int) -> _Pair:
         """Two of the norms."""
@@ -354,8 +381,8 @@ def _counts(row: NDArray[np.int64]) -> NDArray[np.intp]:
     return repeats
 
 
-def _near_mean(before: Array, after: Array) -> Mask:
-    """Which means (the first rows) differ by no more than rounding does, of the deviation or of themselves."""
+def _near_mean(before: Sequence[Array], after: Sequence[Array]) -> Mask:
+    """Which means differ by no more than rounding does, of the deviation or of themselves, given mean and variance."""
     with np.errstate(all="ignore"):
         size = np.maximum(np.sqrt(before[1]), np.abs(before[0]))
         near: Mask = np.abs(after[0] - before[0]) <= CLOSE * size

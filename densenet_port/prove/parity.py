@@ -11,8 +11,10 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +25,7 @@ from densenet_port.checkpoint import Array, digest
 from densenet_port.conversion.load import Network, read
 from densenet_port.conversion.opening import Object
 from densenet_port.errors import ComparisonError, MisfitError, UsageError
+from densenet_port.extras import BACKENDS
 from densenet_port.layouts.layout import Kernels
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.graph import graph
@@ -37,12 +40,13 @@ from densenet_port.prove.job import PRECISIONS
 from densenet_port.prove.preparation import Difference, differences
 from densenet_port.prove.recording import Recording, Settings
 from densenet_port.prove.reference import dependence
-from densenet_port.prove.worker import LIMIT
+from densenet_port.prove.worker import LIMIT, Begun
 
 ROUNDED = (
     "the port's tensors had to be rounded, which a recording alone cannot tell from a small mistake: name the original "
     "with --against, too, for a proof in two steps"
 )
+KERAS = (".h5", ".hdf5", ".keras")  # how files end that Keras runs, most of them
 UNJUDGED = ("output", "input")  # what of a contract no logits of prepared images depend on
 
 Port = str | PathLike[str] | Object
@@ -159,33 +163,37 @@ def check(
     """
     started = time.perf_counter()
     settings = Settings(backend=backend, limit=limit, threads=threads, trust_code=trust_code)
-    port, source = read(converted, ignore_inheritance=True), None  # its logits are judged
-    if against is not None:
-        source = read(
-            against,
-            src=src,
-            kernels=kernels,
-            within=within,
-            no_top=port.architecture.classes is None,
-            contract=contract,
-            output_name=output_name,
-            ignore_inheritance=ignore_inheritance,
-        )
-        _require_same_numbers(port, source.architecture, source.checkpoint.path)
-    elif contract:
-        message = f"{', '.join(contract)}: the contract is that of --against, and a recording has its own"
-        raise UsageError(message, hint="leave it out, or name the checkpoint with --against")
-    if reference is not None:
-        original = Recording.load(Path(reference))
-        _require_same_numbers(port, original.architecture, reference)
-        _require_same_source(original, source, reference)
-        answers = present.port(_object(converted), port, original.probes, settings)
-    elif source is not None:
-        probes = make_probes(source, sizes, batch, Path(images) if images is not None else None, seed)
-        sides = (_object(against), source), (_object(converted), port)
-        original, answers = _run_both(*sides, probes, settings)
-    else:
-        raise UsageError("a port is compared with --against CHECKPOINT or with --reference FILE")
+    if reference is None:
+        settings = _shared(settings)
+    with _begun(converted, settings) as begun:
+        settings = replace(settings, begun=begun)
+        port, source = read(converted, ignore_inheritance=True), None  # its logits are judged
+        if against is not None:
+            source = read(
+                against,
+                src=src,
+                kernels=kernels,
+                within=within,
+                no_top=port.architecture.classes is None,
+                contract=contract,
+                output_name=output_name,
+                ignore_inheritance=ignore_inheritance,
+            )
+            _require_same_numbers(port, source.architecture, source.checkpoint.path)
+        elif contract:
+            message = f"{', '.join(contract)}: the contract is that of --against, and a recording has its own"
+            raise UsageError(message, hint="leave it out, or name the checkpoint with --against")
+        if reference is not None:
+            original = Recording.load(Path(reference))
+            _require_same_numbers(port, original.architecture, reference)
+            _require_same_source(original, source, reference)
+            answers = present.port(_object(converted), port, original.probes, settings)
+        elif source is not None:
+            probes = make_probes(source, sizes, batch, Path(images) if images is not None else None, seed)
+            sides = (_object(against), source), (_object(converted), port)
+            original, answers = _run_both(*sides, probes, settings)
+        else:
+            raise UsageError("a port is compared with --against CHECKPOINT or with --reference FILE")
     if save_reference is not None:
         original.save(Path(save_reference))
     return replace(judge(port, source, original, answers), seconds=time.perf_counter() - started)
@@ -231,6 +239,23 @@ def _object(thing: Port | None) -> Object | None:
     return None if isinstance(thing, str | PathLike) else thing
 
 
+def _shared(settings: Settings) -> Settings:
+    """Half of the cores for each of two sides that run at once: more would wait, and spin meanwhile."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return replace(settings, threads=settings.threads or max(1, cores // 2))
+
+
+@contextmanager
+def _begun(converted: Port, settings: Settings) -> Iterator[Begun | None]:
+    """A process that imports Keras while the files are read, where a port's name says that Keras will run it."""
+    is_keras = isinstance(converted, str | PathLike) and os.fspath(converted).endswith(KERAS)
+    if is_keras and settings.backend in BACKENDS and find_spec("keras"):
+        with Begun(settings.backend, settings.threads) as begun:
+            yield begun
+    else:
+        yield None
+
+
 def _run_both(
     original: tuple[Object | None, Network],
     port: tuple[Object | None, Network],
@@ -238,9 +263,7 @@ def _run_both(
     settings: Settings,
 ) -> tuple[Recording, Recording]:
     """The reference and the port, both at once where they wait for processes of their own; what runs here runs here."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    shared = replace(settings, threads=settings.threads or max(1, cores // 2))  # more would wait, and spin meanwhile
-    runs = partial(present.reference, *original, probes, shared), partial(present.port, *port, probes, shared)
+    runs = partial(present.reference, *original, probes, settings), partial(present.port, *port, probes, settings)
     here = [present.is_here(*side, is_port=side is port) for side in (original, port)]
     with ThreadPoolExecutor(2) as pool:
         elsewhere = {side: pool.submit(run) for side, run in enumerate(runs) if not here[side]}

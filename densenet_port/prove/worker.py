@@ -6,30 +6,35 @@ writes a job into a temporary folder, starts `python -m densenet_port.prove.work
     job.json    what to run          job.npy    the images
     run.json    versions, digests    run.npz    logits, and the taps      error.json    or else a PortError
 
-Starting a framework takes longer than running it: `run_all` gives one process several jobs. Runs use the CPU alone
+Starting a framework takes longer than running it: `run_all` gives one process several jobs, and `Begun` is a process
+that imports Keras before it is known what to run. Runs use the CPU alone
 (CUDA_VISIBLE_DEVICES is empty: a graphics card sums in another order, and in fewer bits), and TensorFlow is told to be
 quiet. Torch reads a checkpoint with `weights_only=True`, so that no code from it runs.
 """
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from densenet_port.errors import DiskError, PortError, UsageError
+from densenet_port.extras import SOFTWARE, framework
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.prove.job import Job, Reading, Run
 from densenet_port.prove.runners import runner
 
+Process = subprocess.Popen[bytes]
 PORT_ERRORS: list[type[PortError]] = [PortError, *PortError.__subclasses__()]
 KINDS = {kind.kind: kind for kind in PORT_ERRORS}
 THREADS = (
@@ -40,6 +45,7 @@ THREADS = (
     "TF_NUM_INTEROP_THREADS",
 )
 NAME = "densenet_port.prove.worker"  # of this module, when it is run
+KERAS = "--keras"  # what tells it to import that at once
 LIMIT = 600.0  # seconds that a run may take
 LAST_LINES = 8  # of a dead process's stderr, shown to the user
 
@@ -54,10 +60,39 @@ def run(job: Job, *, limit: float = LIMIT) -> Run:
     return run_all([job], limit=limit)[0]
 
 
-def run_all(jobs: Sequence[Job], *, limit: float = LIMIT) -> list[Run]:
+class Begun:
+    """A process that imports Keras while its jobs are still to come; `run_all` takes it for the first that it fits.
+
+    What is left of it at the end of the context is killed.
+    """
+
+    def __init__(self, backend: str, threads: int | None = None) -> None:
+        """Start the process."""
+        self.surroundings = environment(backend, threads)
+        self.process: Process | None = _process(NAME, [KERAS], self.surroundings)
+
+    def __enter__(self) -> Self:
+        """The process itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it where nobody took it."""
+        if self.process:
+            _kill(self.process)
+
+    def take(self, jobs: Sequence[Job], surroundings: Mapping[str, str]) -> "Process | None":
+        """The process, which is the caller's now, if it is of Keras and sees what the jobs are to see."""
+        fits = SOFTWARE[jobs[0].network].on_keras and surroundings == self.surroundings
+        process = self.process if fits else None
+        self.process = None if fits else self.process
+        return process
+
+
+def run_all(jobs: Sequence[Job], *, limit: float = LIMIT, begun: Begun | None = None) -> list[Run]:
     """Run jobs one after the other in one process, which ends at the first that fails. Errors as in `run`.
 
     All must run in the same framework, on the same backend and with the same threads; `limit` is in seconds for each.
+    The process is the one that is `begun`, where that fits.
     """
     if not jobs:
         return []
@@ -70,7 +105,9 @@ def run_all(jobs: Sequence[Job], *, limit: float = LIMIT) -> list[Run]:
             folders = [Path(name, str(number)) for number in range(len(jobs))]
             for job, folder in zip(jobs, folders, strict=True):
                 _write_job(job, folder)
-            start(NAME, folders, jobs[0].title, environment(jobs[0].backend, jobs[0].threads), limit * len(jobs))
+            surroundings = environment(jobs[0].backend, jobs[0].threads)
+            process = begun and begun.take(jobs, surroundings)
+            finish(process or _process(NAME, [], surroundings), folders, jobs[0].title, limit * len(jobs))
             return [_read_run(folder) for folder in folders]
     except OSError as error:
         raise DiskError(f"no reference can run in the temporary folder: {error}") from error
@@ -139,21 +176,43 @@ def leave_error(error: PortError, folder: Path) -> None:
 
 
 def start(module: str, folders: Sequence[Path], title: str, surroundings: Mapping[str, str], limit: float) -> None:
-    """Run a module of this package on the folders, in a process of its own, to its end; `title` is for messages.
+    """Run a module of this package on the folders of its command line, to its end, as `finish` has it."""
+    finish(_process(module, [*map(str, folders)], surroundings), [], title, limit)
+
+
+def _process(module: str, arguments: Sequence[str], surroundings: Mapping[str, str]) -> Process:
+    """A process that runs a module of this package, and may still be told folders."""
+    command = [sys.executable, "-P", "-m", module, *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(  # noqa: S603 (this very package, on folders of our own)
+        command, env=dict(surroundings), stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe
+    )
+
+
+def finish(process: Process, folders: Sequence[Path], title: str, limit: float) -> None:
+    """Tell a process its folders, a line each, and wait for its end; `title` is for messages.
 
     Raises PortError with the process's last lines where it dies, or exceeds its limit of seconds.
     """
-    command = [sys.executable, "-P", "-m", module, *map(str, folders)]
     try:
-        done = subprocess.run(  # noqa: S603 (this very package, on folders of our own)
-            command, env=surroundings, capture_output=True, timeout=limit, check=False
-        )
+        _, said = process.communicate("".join(f"{folder}\n" for folder in folders).encode(), timeout=limit)
     except subprocess.TimeoutExpired as error:
-        message = _with_last_lines(f"{title} took longer than {limit:g} s", error.stderr)
+        said = _kill(process)
+        message = _with_last_lines(f"{title} took longer than {limit:g} s", said)
         raise PortError(message, hint="give it longer, or fewer or smaller images") from error
-    if done.returncode:
-        end = f"exit code {done.returncode}" if done.returncode > 0 else signal.strsignal(-done.returncode)
-        raise PortError(_with_last_lines(f"{title} ended with {end}", done.stderr))
+    except BaseException:
+        _kill(process)
+        raise
+    if process.returncode:
+        code = process.returncode
+        end = f"exit code {code}" if code > 0 else signal.strsignal(-code)
+        raise PortError(_with_last_lines(f"{title} ended with {end}", said))
+
+
+def _kill(process: Process) -> bytes:
+    """End a process; what it wrote to stderr."""
+    process.kill()
+    return process.communicate()[1] or b""
 
 
 def environment(backend: str, threads: int | None = None) -> dict[str, str]:
@@ -180,9 +239,15 @@ def _with_last_lines(message: str, stderr: bytes | None) -> str:
 
 
 def main() -> None:
-    """Run the jobs in the folders that the command line names, and leave each result there, to the first that fails."""
-    for name in sys.argv[1:]:
-        folder = Path(name)
+    """Run the jobs in the folders that stdin names, a line each, and leave the results there, to the first that fails.
+
+    With `--keras` Keras is imported meanwhile; where it cannot be, the job that needs it says so.
+    """
+    if KERAS in sys.argv[1:]:
+        with suppress(UsageError):
+            framework("keras")
+    for line in sys.stdin:
+        folder = Path(line.removesuffix("\n"))
         job = _read_job(folder)
         try:
             _write_run(runner(job.network)(job), folder)
@@ -192,4 +257,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # a framework's objects live as long as the process, and looking through them takes a second
     main()
+    os._exit(0)  # what it leaves is in the folders; a framework takes another second to take itself apart

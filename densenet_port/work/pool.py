@@ -13,10 +13,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
 from subprocess import PIPE
 from tempfile import TemporaryDirectory, TemporaryFile
 from threading import Lock
@@ -28,6 +30,7 @@ from densenet_port.work.worker import receive, send
 Item = TypeVar("Item")
 Task = Callable[[Item], dict[str, Any]]
 
+AHEAD = 2  # items for each worker that are taken before results are, so that none waits for whoever keeps those
 STARTS = 3  # of a worker that ends before it is ready
 THREADS = (
     "OMP_NUM_THREADS",
@@ -63,25 +66,29 @@ def run(
         return
     with TemporaryDirectory(prefix="densenet-port-") as folder:
         workers = [_Worker(make, _environment(threads, folder)) for _ in range(jobs)]
+        free: SimpleQueue[_Worker] = SimpleQueue()
+        for worker in workers:
+            free.put(worker)
+
+        def do(item: Item) -> Done[Item]:
+            worker = free.get()
+            try:
+                return worker.do(item)
+            finally:
+                free.put(worker)
+
         waiting = ThreadPoolExecutor(jobs)
-        running: dict[Future[Done[Item]], _Worker] = {}
-
-        def next_for(worker: _Worker) -> None:
-            for item in todo:
-                running[waiting.submit(worker.do, item)] = worker
-                return
-
+        running = {waiting.submit(do, item) for item in islice(todo, AHEAD * jobs)}
         try:
-            for worker in workers:
-                next_for(worker)
             while running:
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    next_for(running.pop(future))
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    running |= {waiting.submit(do, item) for item in islice(todo, 1)}
                     yield future.result()
         finally:
             for worker in workers:
                 worker.end()
-            waiting.shutdown()
+            waiting.shutdown(cancel_futures=True)
             for worker in workers:
                 worker.close()
 

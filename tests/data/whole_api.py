@@ -35,6 +35,9 @@ def main(source: str, folder: Path, teacher: Any) -> tuple[object, ...]:
     filled: dp.Conversion = network.assign(module)
     body: dp.Conversion = network.assign(model, no_top=True, src="keras")
     converted: dp.Conversion = dp.convert(source, out=str(folder / "b.onnx"), dst="onnx", force=True)
+    many: dp.Batch = dp.batch([source, Path(source)], out=folder / "many", jobs=1, resume=False)
+    codes: list[int] = [one.exit_code for one in many.outcomes]
+    last: dp.Outcome = many.outcomes[-1]
     difference: dp.Difference = dp.diff(source, written.out or folder)
     equal: bool = difference.same and dp.diff(network, same).same
     notes: tuple[str, ...] = converted.notes
@@ -73,6 +76,7 @@ def main(source: str, folder: Path, teacher: Any) -> tuple[object, ...]:
         module,
         equal,
         notes,
+        (codes, last.evidence),
         checked.container,
     )
     memory = (live, filled.absorbed, body.notes, objects)

@@ -95,7 +95,7 @@ def test_a_terminal_shows_shares_flips_and_what_it_looks_like(faulty):
     assert "looks like: the port's classes look like the original's in another order" in text
     assert "not independent: the reference (numpy) read the original by keras" in text
     assert "pictures: 32 of 32 pixels, bilinear (by your word); rgb, scale 255" in text
-    assert "1 pictures could not be read; they are in no figure" in text
+    assert "pictures that could not be read, and are in no figure: 1" in text
     assert "unread: 9/z.png: cannot be read as a picture" in text
     assert "and 32 more pictures; --report DIR and --json list them all" in text
     assert re.search(r"same answer +0\.00% \(0\.00 to 8\.57\) +41 flips", text)
@@ -160,6 +160,25 @@ def test_sides_that_prepare_otherwise_are_told_apart(files, tmp_path):
     ]
 
 
+def test_a_size_that_is_not_the_contract_s_is_told(files):
+    """The user's word counts, for both; what a file says otherwise is not passed over."""
+    original, _, pictures = files
+    made = evaluate(original, data=pictures, backend="numpy", contract={"resize": Resize(size=(40, 40))})
+
+    note = "note: pictures are not resized as the port's own contract says: 32 of 32 pixels, bilinear"
+    assert note in report.cautions(made)
+
+
+def test_of_pictures_none_of_which_can_be_read_there_is_nothing_but_their_names(files, tmp_path):
+    (tmp_path / "only.png").write_bytes(b"no picture")
+
+    made = evaluate(files[0], files[1], data=tmp_path, backend="numpy")
+
+    assert made.statistics.counts == {}
+    assert "unread: only.png: cannot be read as a picture" in printed(made)
+    assert (report.to_json(made)["figures"]["sides"], "only.png" in report.html(made)) == ({}, True)
+
+
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
@@ -198,5 +217,5 @@ def test_quiet_leaves_what_the_result_rests_on(files):
         "looks like",
         "not independent",
         "pictures",
-        "1 pictures could not be read; they are in no figure",
+        "pictures that could not be read, and are in no figure",
     ]

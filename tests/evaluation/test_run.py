@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from densenet_port.conversion.load import read
 from densenet_port.errors import MisfitError, PortError, UsageError
 from densenet_port.evaluation import run, sides
 from densenet_port.evaluation.figures import figures, hints
@@ -67,6 +68,17 @@ def test_the_sample_and_its_port_are_as_right_as_training_recorded(right, tmp_pa
     assert (found.dependence, found.original["ran"][0]["read_by"], found.is_whole) == (None, "class", True)
     assert 0 < pair(found)["rms"] < 1e-5
     assert hints(found.statistics) == []
+
+
+def test_onnx_runtime_runs_a_port_that_is_a_graph(right, pictures, tmp_path, here):
+    """And torch the original: two softwares, none of them ours."""
+    read(right).write(tmp_path / "port.onnx", layout="onnx")
+
+    found = evaluate(tmp_path / "port.onnx", SAMPLE, data=pictures)
+
+    assert [side["name"] for side in (found.port, found.original)] == ["onnxruntime", "torchvision"]
+    assert (found.dependence, found.statistics.counts["agree"]) == (None, FEW)
+    assert pair(found)["rms"] < 1e-5
 
 
 def test_of_one_table_s_reading_agreement_is_no_proof(right, pictures, here, monkeypatch):
@@ -234,7 +246,9 @@ def test_batches_that_are_lost_are_done_again_and_at_last_an_error(right, pictur
     assert text(evaluate(right, data=pictures, batch=8, **BY)) == whole
     lost.clear()
     monkeypatch.setattr(pool, "run", losing(9))
-    with pytest.raises(PortError, match="1 batches could not be done, 3 times: its process was ended by signal 9"):
+    with pytest.raises(
+        PortError, match="batches that could not be done, 3 times: 1; its process was ended by signal 9"
+    ):
         evaluate(right, data=pictures, batch=8, **BY)
 
 
@@ -247,7 +261,7 @@ def test_a_side_whose_process_dies_is_started_again(right, pictures, monkeypatch
     process._process.kill()
 
     assert task((0, 8)) == first
-    monkeypatch.setattr(sides, "environment", lambda *_: {**os.environ, "PYTHONPATH": "/nowhere"})
+    monkeypatch.setattr(sides, "environment", lambda *_: {**os.environ, "PYTHONHOME": "/nowhere"})
     process._process.kill()
     kind, message, _ = task((0, 8))["error"]
     assert (kind, message.startswith("numpy in float32 ended with exit code 1: ")) == ("error", True)

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numbers
 
@@ -16,18 +16,21 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 arrays = numbers.arrays(np.float64, st.integers(0, 40), elements=finite)
 
 
+@settings(deadline=None)
 @given(arrays)
 def test_a_sum_is_the_true_one(values):
     """As fractions have it."""
     assert Sum.of(values).fraction == sum(map(Fraction, values.tolist()), Fraction(0))
 
 
+@settings(deadline=None)
 @given(numbers.arrays(np.float64, st.integers(0, 40), elements=st.floats(-1e300, 1e300)))
 def test_as_a_float_it_is_the_nearest(values):
     """As `math.fsum` has it."""
     assert float(Sum.of(values)) == math.fsum(values.tolist())
 
 
+@settings(deadline=None)
 @given(arrays, st.randoms(), st.integers(0, 40))
 def test_no_split_and_no_order_changes_it(values, random, cut):
     """Parts of what was shuffled, added in either order, have the same spelling as the whole."""
@@ -39,6 +42,7 @@ def test_no_split_and_no_order_changes_it(values, random, cut):
     assert json.dumps((one + other).to_json()) == json.dumps(Sum.of(values).to_json())
 
 
+@settings(deadline=None)
 @given(arrays, arrays, arrays)
 def test_sums_are_grouped_as_one_likes(first, second, third):
     """Associative, and JSON keeps them."""

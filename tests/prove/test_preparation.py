@@ -9,6 +9,7 @@ from sklearn.datasets import load_sample_images
 import densenet_port as dp
 from densenet_port.cli.prove import _diagnosis_text
 from densenet_port.network.contract import Input, Resize
+from densenet_port.prove import images
 from densenet_port.prove.images import make_probes
 from densenet_port.prove.parity import judge
 from densenet_port.prove.recording import Settings, run_port, run_reference
@@ -158,3 +159,12 @@ def test_a_whole_check_with_pictures(tmp_path):
     assert _diagnosis_text(result).splitlines()[0] == (
         "not the same network; its logits agree, of pictures that are prepared alike"
     )
+
+
+def test_the_photographs_are_scikit_learn_s():
+    """They are read where they lie, without importing it."""
+    photographs = images._sample_pictures()
+
+    assert [pixels.tobytes() for pixels in photographs.values()] == [
+        one.tobytes() for one in load_sample_images().images
+    ]

@@ -251,7 +251,11 @@ def tensorflow_jobs(given, files, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tensorflow_runs(tensorflow_jobs):
-    return dict(zip(tensorflow_jobs, run_all(list(tensorflow_jobs.values())), strict=True))
+    """By a process that was begun before it had anything to run."""
+    with worker.Begun("tensorflow") as begun:
+        runs = run_all(list(tensorflow_jobs.values()), begun=begun)
+        assert begun.process is None
+    return dict(zip(tensorflow_jobs, runs, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -390,6 +394,19 @@ def test_a_process_that_takes_too_long_is_stopped(given, tmp_path, monkeypatch):
         run(given(TINY), limit=0.5)
 
     assert error.value.message == "keras on tensorflow in float32 took longer than 0.5 s\n  still here"
+
+
+def test_a_process_that_nobody_took_is_ended(given, tmp_path, monkeypatch):
+    """Jobs of another software, or of other threads, have a process of their own."""
+    stand_in(monkeypatch, tmp_path, "exec cat")
+    own, other = (worker.environment("tensorflow", threads) for threads in (1, 2))
+    job = given(TINY)
+
+    with worker.Begun("tensorflow", 1) as begun:
+        process = begun.process
+        taken = [begun.take([job], other), begun.take([replace(job, network="numpy")], own)]
+
+    assert (taken, process.returncode) == ([None, None], -signal.SIGKILL)
 
 
 def test_the_worker_sees_one_backend_the_cpu_and_its_threads(given):

@@ -8,6 +8,7 @@ processes that are really started.
 """
 
 import atexit
+import io
 import json
 import os
 import runpy
@@ -30,8 +31,11 @@ TORCH = ("torchvision.models.densenet", f"{RUNNERS}torch")
 _running = {}  # imports and environment → process, the last used last
 
 
-def run(module, arguments, environment, imports, limit=None):
-    """Run a module as `python -m` would, in a process that has imported others: exit code, and what it printed."""
+def run(module, arguments, environment, imports, limit=None, given=""):
+    """Run a module as `python -m` would, in a process that has imported others: exit code, and what it printed.
+
+    `given` is what it reads from stdin.
+    """
     with NamedTemporaryFile() as printed:
         request = {
             "module": module,
@@ -40,6 +44,7 @@ def run(module, arguments, environment, imports, limit=None):
             "folder": str(Path.cwd()),
             "printed": printed.name,
             "limit": limit,
+            "given": given,
         }
         process = _process(imports, environment)
         process.stdin.write(json.dumps(request) + "\n")
@@ -90,19 +95,38 @@ def stop_all():
 class Worker:
     """Stands in for `subprocess` where a worker is started: a fork of a process that has its framework."""
 
-    TimeoutExpired = subprocess.TimeoutExpired
+    TimeoutExpired, PIPE, DEVNULL = subprocess.TimeoutExpired, subprocess.PIPE, subprocess.DEVNULL
 
-    @staticmethod
-    def run(command, *, env, timeout, capture_output, check):
-        """As `subprocess.run`, for what the worker asks of it."""
-        module, *folders = command[command.index("-m") + 1 :]
-        imports = _imports(Path(folders[0]) / "job.json")
-        if imports is None:
-            return subprocess.run(command, env=env, timeout=timeout, capture_output=capture_output, check=check)
-        code, printed = run(module, folders, env, imports, timeout)
-        if code == -signal.SIGALRM:
-            raise subprocess.TimeoutExpired(command, timeout, stderr=printed)
-        return subprocess.CompletedProcess(command, code, b"", printed)
+    class Popen:
+        """As `subprocess.Popen`, for what is asked of it; nothing runs before it is known on what."""
+
+        def __init__(self, command, *, env, **pipes):
+            self.command, self.env, self.pipes = command, env, pipes
+            self.returncode = self.process = None
+            self.is_killed = False
+
+        def communicate(self, given=b"", timeout=None):
+            """What it wrote, once it has run on what it is given."""
+            if self.is_killed:
+                return self.process.communicate() if self.process else (None, b"")
+            module, *arguments = self.command[self.command.index("-m") + 1 :]
+            folders = [word for word in arguments if not word.startswith("-")] or given.decode().splitlines()
+            imports = _imports(Path(folders[0]) / "job.json")
+            if imports is None:
+                self.process = subprocess.Popen(self.command, env=self.env, **self.pipes)
+                said = self.process.communicate(given, timeout)
+                self.returncode = self.process.returncode
+                return said
+            self.returncode, printed = run(module, arguments, self.env, imports, timeout, given.decode())
+            if self.returncode == -signal.SIGALRM:
+                raise subprocess.TimeoutExpired(self.command, timeout, stderr=printed)
+            return None, printed
+
+        def kill(self):
+            """End it."""
+            self.is_killed = True
+            if self.process:
+                self.process.kill()
 
 
 def _imports(job):
@@ -136,10 +160,11 @@ def main():
     os._exit(0)  # frameworks take their time to leave
 
 
-def _answer(module, arguments, environment, folder, printed, limit):
+def _answer(module, arguments, environment, folder, printed, limit, given):
     """The exit code of a fork that runs a module; minus a signal's number, SIGALRM's where it exceeds its limit."""
     child = os.fork()
     if child == 0:
+        sys.stdin = io.StringIO(given)
         os._exit(_run(module, arguments, environment, folder, printed))
     ends = None if limit is None else time.monotonic() + limit
     while True:

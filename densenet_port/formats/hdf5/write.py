@@ -11,6 +11,7 @@ The parts of the format are described in `read`, after the HDF5 File Format Spec
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -129,9 +130,15 @@ class _Headers:
     def _add(self, messages: list[tuple[int, bytes]]) -> int:
         """Append an object header; its address."""
         address = self.end
-        body = b"".join(struct.pack("<HHB3x", kind, _even(len(data)), 0) + _padded(data) for kind, data in messages)
+        body = b"".join(_message(*message) for message in messages)
         self.data += struct.pack("<BxHII4x", 1, len(messages), 1, len(body)) + body
         return address
+
+
+@lru_cache(maxsize=1 << 8)  # most datasets say the same of themselves
+def _message(kind: int, data: bytes) -> bytes:
+    """A message of an object header."""
+    return struct.pack("<HHB3x", kind, _even(len(data)), 0) + _padded(data)
 
 
 def _even(length: int) -> int:
