@@ -11,6 +11,7 @@ import numpy as np
 from densenet_port import formats
 from densenet_port.checkpoint import Tensor, array_digest
 from densenet_port.conversion.load import Network, read
+from densenet_port.formats.record import DIGEST, REST
 from densenet_port.layouts.layout import Layout as Table
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
@@ -53,9 +54,9 @@ def write_ours(
     """A file of our own layout that records its contract and its digests, beside what else it says of itself."""
     specs = Table.load("keras").spell(architecture)
     arrays = {spec.name: np.ascontiguousarray(weights[slot]) for slot, spec in specs.items()}
-    rest = {key: value for key, value in (record or {}).items() if key not in ("schema", "sha256")}
+    kept = {key: value for key, value in (record or {}).items() if key not in ("schema", DIGEST, REST)}
     digests = {name: array_digest(array) for name, array in arrays.items()}
-    record = {**rest, "contract": contract.to_json(), "tensors": digests}
+    record = {**kept, "contract": contract.to_json(), "tensors": digests}
     tensors = {name: Tensor(array.shape, array.dtype.name, lambda array=array: array) for name, array in arrays.items()}
     formats.write(path, tensors, lambda: json.dumps(record).encode())
     return path
