@@ -11,7 +11,10 @@ from densenet_port.work import pool
 from tests.support.evaluations import RESIZE, Here, folder, one_by_one, port
 from tests.support.trained import SAMPLE
 
-pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray")
+pytestmark = [
+    pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray"),
+    pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),  # of JAX, where it is there: Ray forks to start a node
+]
 
 
 def test_a_cluster_that_loses_a_node_gives_the_statistics_of_one_process(nodes, tmp_path, monkeypatch):

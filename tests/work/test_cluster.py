@@ -16,7 +16,10 @@ from densenet_port.errors import NetworkError, UsageError
 from densenet_port.work.cluster import run
 from tests.support.tasks import Task
 
-pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray")
+pytestmark = [
+    pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray"),
+    pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning"),  # of JAX, where it is there: Ray forks to start a node
+]
 ROOT = Path(__file__).parents[2]
 MANY = 30
 STORE = 80 * 2**20  # bytes of a node's object store, about the least that Ray takes

@@ -97,7 +97,8 @@ def test_few_items_are_taken_before_results_are(tmp_path):
 def test_no_worker_outlives_who_started_it(tmp_path, end):
     """Interrupted, or killed: neither the worker nor what it started is there any more."""
     script = (
-        "import sys; from densenet_port.work.pool import run; from tests.support.tasks import Task\n"
+        "import signal, sys; from densenet_port.work.pool import run; from tests.support.tasks import Task\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a background job's children ignore
         "list(run([f'sleep {sys.argv[1]} 60'], Task, jobs=1))"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
