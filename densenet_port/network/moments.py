@@ -30,6 +30,8 @@ KEEPING = {"relu", "conv", "average_pool", "mean"}
 """The operations behind which a mean is known."""
 SAMPLE = 16
 """Steps of a kind that are looked at for a question; a median of so many is as good as one of all."""
+KEPT = 1 << 24
+"""Bytes of kernels' taps that are kept at a time: those of a sample of a DenseNet-161, which are asked for again."""
 
 
 # -- the mean of a function of a Gaussian ------------------------------------------------------------------------------
@@ -163,7 +165,7 @@ class Affine(NamedTuple):
 
 
 class Moments:
-    """A network's norms and summed kernels, and what follows from them, each worked out once (float32)."""
+    """A network's norms and summed kernels, and what follows from them (float32); big kernels are read again."""
 
     def __init__(self, network: Graph, weights: Mapping[Slot, Array]) -> None:
         """Keep what is looked at; nothing is read yet."""
@@ -183,9 +185,12 @@ class Moments:
 
     def taps(self, conv: str) -> Array:
         """A kernel's taps, summed (`taps i o`): a 3×3 kernel's centre, edges and corners; any other's all together."""
-        if conv not in self._taps:
-            self._taps[conv] = summed_taps(_float32(self.weights[Slot(conv, "kernel")]))
-        return self._taps[conv]
+        if (taps := self._taps.pop(conv, None)) is None:
+            taps = summed_taps(_float32(self.weights[Slot(conv, "kernel")]))
+            while self._taps and sum(kept.nbytes for kept in self._taps.values()) + taps.nbytes > KEPT:
+                self._taps.pop(next(iter(self._taps)))
+        self._taps[conv] = taps  # behind those that were asked for before
+        return taps
 
     def products(self, step: Step, mean: Array) -> Array:
         """What the parts of a step's kernel make of a mean (`c`) behind the activation (`parts c`)."""
