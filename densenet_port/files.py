@@ -90,6 +90,21 @@ def folder(path: Path, last: str) -> Iterator[Path]:
         raise DiskError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
+def write_into(folder: Path, contents: Mapping[str, bytes]) -> dict[str, Path]:
+    """Write files, name → content, into a folder, made where it is missing: name → path.
+
+    Each appears whole or not at all. Raises DiskError.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(f"{folder}: cannot be made: {error.strerror}", hint="name another folder") from error
+    for name, content in contents.items():
+        with whole(folder / name) as temporary:
+            temporary.write_bytes(content)
+    return {name: folder / name for name in contents}
+
+
 @contextmanager
 def together(path: Path, *companions: Path) -> Iterator[tuple[Path, ...]]:
     """Unique siblings to write a file and its companions to; at the end all take their places, on any failure none.

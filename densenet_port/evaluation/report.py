@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from densenet_port.about import __version__
-from densenet_port.errors import DiskError, PortError
+from densenet_port.errors import PortError
 from densenet_port.evaluation import charts
 from densenet_port.evaluation.figures import figures, hints
 from densenet_port.evaluation.run import Evaluation
 from densenet_port.evaluation.statistics import Flip, Unread
-from densenet_port.files import whole
+from densenet_port.files import write_into
 from densenet_port.network.contract import Resize
 from densenet_port.prove.charts import thumbnail
 from densenet_port.prove.tables import Table, clean, drawn, plain, shown, side_by_side, templates
@@ -125,14 +125,7 @@ def write(evaluation: Evaluation, folder: Path) -> dict[str, Path]:
     """
     data = json.dumps({"schema": "densenet-port/evaluate/1", **to_json(evaluation)}, indent=1, allow_nan=False) + "\n"
     contents = {"evaluation.json": data.encode(), "evaluation.html": html(evaluation).encode()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiskError(f"{folder}: cannot be made: {error.strerror}", hint="name another folder") from error
-    for name, content in contents.items():
-        with whole(folder / name) as temporary:
-            temporary.write_bytes(content)
-    return {name: folder / name for name in contents}
+    return write_into(folder, contents)
 
 
 # -- what every form says ----------------------------------------------------------------------------------------------

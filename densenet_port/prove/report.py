@@ -20,8 +20,7 @@ import numpy as np
 
 from densenet_port.about import __version__
 from densenet_port.checkpoint import Array
-from densenet_port.errors import DiskError
-from densenet_port.files import whole
+from densenet_port.files import write_into
 from densenet_port.prove import charts
 from densenet_port.prove.checks import BOUND64, Check
 from densenet_port.prove.figures import Figures
@@ -173,14 +172,7 @@ def write(parity: Parity, folder: Path) -> dict[str, Path]:
         "summary.md": markdown(parity).encode(),
         "report.html": html(parity).encode(),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiskError(f"{folder}: cannot be made: {error.strerror}", hint="name another folder") from error
-    for name, content in contents.items():
-        with whole(folder / name) as temporary:
-            temporary.write_bytes(content)
-    return {name: folder / name for name in contents}
+    return write_into(folder, contents)
 
 
 # -- what every form says ----------------------------------------------------------------------------------------------
