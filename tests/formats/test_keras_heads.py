@@ -30,8 +30,8 @@ def saved(tmp_path_factory):
 
 def answer(network, folder, name):
     """What a network puts out for the model's pictures, and what Keras does."""
-    kept = np.load(folder / f"{name}.npz")
-    return run(network.graph, network.weights, kept["x"]), kept["y"]
+    with np.load(folder / f"{name}.npz") as kept:
+        return run(network.graph, network.weights, kept["x"]), kept["y"]
 
 
 def apart(found, truth):

@@ -403,13 +403,13 @@ READ = {
 @real
 @pytest.mark.parametrize("name", READ)
 def test_a_stranger_s_file_is_read_as_its_own_function(name):
-    recorded = np.load(REAL / f"{name.partition('.')[0]}.npz")
+    with np.load(REAL / f"{name.partition('.')[0]}.npz") as recorded:
+        pictures, logits = recorded["x"], recorded["y"]
 
     network = read(REAL / name)
 
-    logits = recorded["y"]
     assert network.layout in READ[name]
-    assert np.abs(network(recorded["x"]) - logits).max() <= FULL * logits.std()
+    assert np.abs(network(pictures) - logits).max() <= FULL * logits.std()
 
 
 @real

@@ -60,8 +60,9 @@ def apart(port: Path, path: Path) -> float | None:
     kept = path.with_name(f"{path.name.partition('.')[0]}.npz")
     if not kept.exists() or kept == path:
         return None
-    answer, network = np.load(kept), read(port)
-    x = answer["x"]
+    with np.load(kept) as answer:
+        x, logits = answer["x"], answer["y"]
+    network = read(port)
     if network.origins["input"] == "graph":
         x = prepared(x, network.contract.input)
     if x.shape[-1] != network.architecture.channels:  # of what stands in front of the network, too
@@ -71,9 +72,9 @@ def apart(port: Path, path: Path) -> float | None:
         y = y.mean((1, 2))
     if network.contract.output == "relu":
         y = np.maximum(y, 0)
-    if y.shape != answer["y"].shape:  # of what stands behind the body, too
+    if y.shape != logits.shape:  # of what stands behind the body, too
         return None
-    return float(np.abs(y - answer["y"]).max() / np.abs(answer["y"]).max())
+    return float(np.abs(y - logits).max() / np.abs(logits).max())
 
 
 def prepared(x: np.ndarray, picture: Input) -> np.ndarray:

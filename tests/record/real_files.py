@@ -57,8 +57,9 @@ def outcome(path: Path, folder: Path, **words: Any) -> Outcome:
     kept = path.with_name(f"{path.name.partition('.')[0]}.npz")
     if not kept.exists():
         return Outcome(_name(done.source), None, _line(said, path))
-    answer = np.load(kept)
-    apart = float(np.abs(read(port)(answer["x"]) - answer["y"]).max() / answer["y"].std())
+    with np.load(kept) as answer:
+        pictures, logits = answer["x"], answer["y"]
+    apart = float(np.abs(read(port)(pictures) - logits).max() / logits.std())
     return Outcome(_name(done.source), apart, _line(said, path))
 
 

@@ -18,8 +18,8 @@ RESIZE = Resize(size=(32, 32), crop=1.0)  # as the sample was trained
 @cache
 def digits():
     """The held-out digits: ink from 0 to 255 (n, 8, 8) uint8, and labels."""
-    held = np.load(SAMPLE.with_name("digits-heldout.npz"))
-    return np.rint(held["images"] * (255 / 16)).astype(np.uint8), held["labels"].astype(int)
+    with np.load(SAMPLE.with_name("digits-heldout.npz")) as held:
+        return np.rint(held["images"] * (255 / 16)).astype(np.uint8), held["labels"].astype(int)
 
 
 def folder(root, count, *, tint=(1, 1, 1)):
