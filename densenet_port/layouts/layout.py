@@ -326,9 +326,10 @@ class Layout:
     def recognise(self, name: str) -> tuple[TensorKey, str] | None:
         """Which tensor a name means, and the name of its unit within it; None for a name that no line has."""
         for line in self._lines.get(skeleton(name), ()):
-            match = _expression(line.tensor, line.unit).fullmatch(name)
+            unit_name = _within(line.tensor, name)
+            match = regex(line.unit).fullmatch(unit_name) if unit_name else None
             if match and (unit := self._unit(line.generic, match)):
-                return TensorKey(unit, line.part), match["unit"]
+                return TensorKey(unit, line.part), match[0]
         return None
 
     def _unit(self, unnumbered: str, match: re.Match[str]) -> str | None:
@@ -353,11 +354,11 @@ class Layout:
         return lines
 
 
-@lru_cache(maxsize=1 << 10)  # compiled when a name first asks for it: a file asks for those of a table or two
-def _expression(tensor: str, unit: str) -> re.Pattern[str]:
-    """A tensor's pattern with its unit's in it, as an expression with the unit and its numbers for groups."""
+def _within(tensor: str, name: str) -> str | None:
+    """What stands for the unit in a name of a tensor's pattern; None where the name is another."""
     before, _, after = tensor.partition("{unit}")
-    return re.compile(f"{re.escape(before)}(?P<unit>{regex(unit).pattern}){re.escape(after)}")
+    is_such = name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after)
+    return name[len(before) : len(name) - len(after)] if is_such else None
 
 
 @lru_cache(maxsize=1 << 7)

@@ -118,7 +118,7 @@ def _strange(places: "list[_Place]") -> "list[_Place]":
     strange = []
     for kernel in sorted({place.kernel for place in places}):
         same = [place for place in places if place.kernel == kernel]
-        limit = max(STRANGE, UNUSUAL * float(np.median([place.residual for place in same])))
+        limit = max(STRANGE, UNUSUAL * median(np.array([place.residual for place in same])))
         strange += [place for place in same if place.residual >= limit]
     return strange
 

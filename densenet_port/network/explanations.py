@@ -16,6 +16,7 @@ from densenet_port.network.moments import (
     Moments,
     Reading,
     Step,
+    median,
     swapped_affine,
     swapped_statistics,
 )
@@ -140,7 +141,7 @@ def pictures(moments: Moments) -> Pictures | None:
     if not (np.isfinite(kernel).all() and np.isfinite(stored).all()):
         return None
     mean = np.linalg.lstsq(kernel, stored)[0]
-    return Pictures(mean, float(np.median(np.abs(kernel @ mean - stored))))
+    return Pictures(mean, median(np.abs(kernel @ mean - stored)))
 
 
 def epsilons(moments: Moments) -> dict[float, float]:
@@ -275,9 +276,9 @@ def _transition(moments: Moments, biases: Mapping[str, Array]) -> Answer | None:
     if not chosen:
         return None
     offs = [moments.off(step, moments.predicted(step, reading), reading, moments.side) for step in chosen]
-    average = np.median([np.median(np.abs(off)) for off in offs])
-    maximum = np.median([np.median(np.abs(off - min(np.median(off), -POOLED))) for off in offs])
-    return Answer("transition pool", "average", float(average), {"maximum": float(maximum)})
+    average = median(np.array([median(np.abs(off)) for off in offs]))
+    maximum = median(np.array([median(np.abs(off - min(median(off), -POOLED))) for off in offs]))
+    return Answer("transition pool", "average", average, {"maximum": maximum})
 
 
 def _stem_pool(moments: Moments, _biases: Mapping[str, Array]) -> Answer | None:
@@ -288,11 +289,11 @@ def _stem_pool(moments: Moments, _biases: Mapping[str, Array]) -> Answer | None:
         return None
     behind = moments.predicted(step, Reading())[0]
     norm = moments.norm(step.norm).part(step.start, step.stop)
-    raised = max(float(np.median(norm.mean / behind)), RAISED)
+    raised = max(median(norm.mean / behind), RAISED)
     pool = "blur" if "blur" in step.operations else "max"
     residuals = {
-        "none": float(np.median(np.abs(behind - norm.mean) / norm.deviation)),
-        pool: float(np.median(np.abs(behind * raised - norm.mean) / norm.deviation)),
+        "none": median(np.abs(behind - norm.mean) / norm.deviation),
+        pool: median(np.abs(behind * raised - norm.mean) / norm.deviation),
     }
     assumed = pool if "max_pool" in step.operations else "none"
     return Answer(STEM_POOL, assumed, residuals.pop(assumed), residuals)
