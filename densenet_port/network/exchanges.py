@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from densenet_port.checkpoint import Array
 from densenet_port.network.graph import Graph
 from densenet_port.network.moments import (
-    ACTIVATIONS,
     Affine,
     Moments,
+    Reading,
     Step,
     median,
+    rectified,
     swapped_affine,
     swapped_statistics,
 )
@@ -148,13 +149,13 @@ class _Place:
         self.start = moments.norm(step.before)
         self.end = moments.norm(step.norm).part(step.start, step.stop)
         self.kernel = moments.network.operations[step.source].kernel
-        self.predicted = self.through(self.start, step)
+        self.predicted = moments.summed(step, moments.predicted(step, Reading()), moments.side)
         self.residual = _off(self.predicted, self.end)
 
     def through(self, start: Affine, step: Step) -> Array:
         """The mean behind the kernel of a step, from a norm, on the map of this step."""
-        mean = ACTIVATIONS["relu"](start.shift, start.scale)
-        return self.moments.summed(self.step, self.moments.products(step, mean), self.moments.side)
+        mean = rectified(start.shift, start.scale)
+        return self.moments.summed(self.step, self.moments.products(step, mean[None])[:, 0], self.moments.side)
 
     def vectors(self) -> Iterator[Exchange]:
         """Vectors of the norms at its ends that are exchanged; one that reads more is left to inheritance."""

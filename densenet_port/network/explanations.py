@@ -181,7 +181,7 @@ def _verdict(one: Explanation, moments: Moments) -> Verdict:
     """What an explanation's numbers say."""
     alone = {"stem": UNEXPLAINED, "affine map": PLAIN}.get(one.question)
     if alone is not None and one.residual >= alone:
-        is_alone = one.question == "affine map" or _residual(moments, _inner(moments), Reading()) <= GOOD
+        is_alone = one.question == "affine map" or _residual(moments, moments.inner, Reading()) <= GOOD
         return "contradicted" if is_alone else "open"
     best = inf if one.best is None else one.alternatives[one.best]
     untold = min((one.alternatives[name] for name in UNTOLD if name in one.alternatives), default=inf)
@@ -193,17 +193,12 @@ def _verdict(one: Explanation, moments: Moments) -> Verdict:
 # -- the questions -----------------------------------------------------------------------------------------------------
 
 
-def _inner(moments: Moments) -> list[Step]:
-    """The steps that tell most: through 1×1 convolutions, which see no border; else through 3×3 ones."""
-    return moments.sample(1) or moments.sample(3)
-
-
 def _residual(moments: Moments, chosen: Sequence[Step], reading: Reading) -> float:
     return moments.measured(chosen, reading).residual
 
 
 def _activation(moments: Moments, biases: Mapping[str, Array]) -> Answer | None:
-    if not (chosen := _inner(moments)):
+    if not (chosen := moments.inner):
         return None
     residuals = {name: _residual(moments, chosen, Reading(activation=name, biases=biases)) for name in ACTIVATIONS}
     assumed = "relu" if "relu" in chosen[0].operations else "none"
@@ -211,22 +206,19 @@ def _activation(moments: Moments, biases: Mapping[str, Array]) -> Answer | None:
 
 
 def _affine(moments: Moments, biases: Mapping[str, Array]) -> Answer | None:
-    return _exchange(moments, biases, "scale and shift", swapped_affine)
+    return _exchange(moments, "scale and shift", Reading(affine=swapped_affine, biases=biases))
 
 
 def _statistics(moments: Moments, biases: Mapping[str, Array]) -> Answer | None:
-    return _exchange(moments, biases, "mean and variance", swapped_statistics)
+    return _exchange(moments, "mean and variance", Reading(statistics=swapped_statistics, biases=biases))
 
 
-def _exchange(
-    moments: Moments, biases: Mapping[str, Array], question: str, norm: Callable[[Affine], Affine]
-) -> Answer | None:
+def _exchange(moments: Moments, question: str, exchanged: Reading) -> Answer | None:
     """Whether two vectors of every norm are exchanged."""
-    if not (chosen := _inner(moments)):
+    if not (chosen := moments.inner):
         return None
-    residual = _residual(moments, chosen, Reading(biases=biases))
-    exchanged = _residual(moments, chosen, Reading(norm=norm, biases=biases))
-    return Answer(question, "in their places", residual, {"exchanged": exchanged})
+    residual = _residual(moments, chosen, Reading(biases=exchanged.biases))
+    return Answer(question, "in their places", residual, {"exchanged": _residual(moments, chosen, exchanged)})
 
 
 def _factor(moments: Moments, biases: Mapping[str, Array]) -> Answer | None:
@@ -235,7 +227,7 @@ def _factor(moments: Moments, biases: Mapping[str, Array]) -> Answer | None:
     A moving average that has not settled is a fraction of the mean too, 1 − momentum to the number of steps: that is no
     fold's, and fractions down to `UNSETTLED` are not looked at.
     """
-    if not (chosen := _inner(moments)):
+    if not (chosen := moments.inner):
         return None
     residual = _residual(moments, chosen, Reading(biases=biases))
     factor = _multiple(moments, chosen)
@@ -245,7 +237,7 @@ def _factor(moments: Moments, biases: Mapping[str, Array]) -> Answer | None:
     def divided(norm: Affine) -> Affine:
         return norm._replace(mean=norm.mean / factor, variance=norm.variance / factor)
 
-    other = _residual(moments, chosen, Reading(norm=divided, biases=biases))
+    other = _residual(moments, chosen, Reading(statistics=divided, biases=biases))
     return Answer("factor on mean and variance", "none", residual, {f"{factor:.4g}": other})
 
 
@@ -262,7 +254,7 @@ def _multiple(moments: Moments, chosen: Sequence[Step]) -> float:
 
 def _identity(moments: Moments, biases: Mapping[str, Array]) -> Answer | None:
     """Where every norm has the scale 1 and the shift 0: whether it had others, in a layer that was left out."""
-    chosen = _inner(moments)
+    chosen = moments.inner
     norms = [moments.norm(step.before) for step in chosen]
     if not chosen or any((norm.scale != 1).any() or norm.shift.any() for norm in norms):
         return None
@@ -307,7 +299,7 @@ def _stem(moments: Moments, _biases: Mapping[str, Array]) -> Answer | None:
 
 def _biases(moments: Moments, biases: Mapping[str, Array]) -> Answer | None:
     """Whether biases of convolutions, where there are any, are part of what the norms read."""
-    if not biases or not (chosen := _inner(moments)):
+    if not biases or not (chosen := moments.inner):
         return None
     without = _residual(moments, chosen, Reading())
     return Answer(

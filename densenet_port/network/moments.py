@@ -30,8 +30,6 @@ KEEPING = {"relu", "conv", "average_pool", "mean"}
 """The operations behind which a mean is known."""
 SAMPLE = 16
 """Steps of a kind that are looked at for a question; a median of so many is as good as one of all."""
-KEPT = 1 << 24
-"""Bytes of kernels' taps that are kept at a time: those of a sample of a DenseNet-161, which are asked for again."""
 
 
 # -- the mean of a function of a Gaussian ------------------------------------------------------------------------------
@@ -168,8 +166,50 @@ class Affine(NamedTuple):
         return Affine(shift, scale, mean, variance, self.epsilon)
 
 
+Change = Callable[[Affine], Affine]
+
+
+def as_it_is(norm: Affine) -> Affine:
+    """The norm."""
+    return norm
+
+
+def swapped_affine(norm: Affine) -> Affine:
+    """A norm whose scale and shift are exchanged."""
+    return norm._replace(shift=norm.scale, scale=norm.shift)
+
+
+def swapped_statistics(norm: Affine) -> Affine:
+    """A norm whose mean and variance are exchanged."""
+    return norm._replace(mean=norm.variance, variance=norm.mean)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One way to understand a file: the activation, what its norms' vectors are, and biases behind convolutions.
+
+    `affine` changes a norm's scale and shift, `statistics` its mean and variance.
+    """
+
+    activation: str = "relu"
+    affine: Change = as_it_is
+    statistics: Change = as_it_is
+    biases: Mapping[str, Array] = field(default_factory=dict)
+
+
+class Measured(NamedTuple):
+    """A residual, and the side of the pictures that it is for."""
+
+    residual: float
+    side: int
+
+
+WAYS: tuple[tuple[str, Change], ...] = (*((name, as_it_is) for name in ACTIVATIONS), ("relu", swapped_affine))
+"""The activation and the change of scale and shift of every reading that a question compares."""
+
+
 class Moments:
-    """A network's norms and summed kernels, and what follows from them (float32); big kernels are read again."""
+    """A network's norms, and what follows from them and its kernels (float32); each kernel is read once."""
 
     def __init__(self, network: Graph, weights: Mapping[Slot, Array]) -> None:
         """Keep what is looked at; nothing is read yet."""
@@ -177,7 +217,7 @@ class Moments:
         self.weights = weights
         self.steps = tuple(steps(network))
         self._norms: dict[str, Affine] = {}
-        self._taps: dict[str, Array] = {}
+        self._predicted: dict[tuple[Step, str, Change], Array] = {}
 
     def norm(self, name: str) -> Affine:
         """A norm's vectors."""
@@ -189,16 +229,11 @@ class Moments:
 
     def taps(self, conv: str) -> Array:
         """A kernel's taps, summed (`taps i o`): a 3×3 kernel's centre, edges and corners; any other's all together."""
-        if (taps := self._taps.pop(conv, None)) is None:
-            taps = summed_taps(_float32(self.weights[Slot(conv, "kernel")]))
-            while self._taps and sum(kept.nbytes for kept in self._taps.values()) + taps.nbytes > KEPT:
-                self._taps.pop(next(iter(self._taps)))
-        self._taps[conv] = taps  # behind those that were asked for before
-        return taps
+        return summed_taps(_float32(self.weights[Slot(conv, "kernel")]))
 
-    def products(self, step: Step, mean: Array) -> Array:
-        """What the parts of a step's kernel make of a mean (`c`) behind the activation (`parts c`)."""
-        products: Array = mean[None] if step.conv is None else mean @ self.taps(step.conv)
+    def products(self, step: Step, means: Array) -> Array:
+        """What the parts of a step's kernel make of means (`n c`) behind the activation (`parts n c`)."""
+        products: Array = means[None] if step.conv is None else means @ self.taps(step.conv)
         return products
 
     def summed(self, step: Step, products: Array, side: int) -> Array:
@@ -232,16 +267,30 @@ class Moments:
         every = -(-len(fitting) // SAMPLE) or 1
         return fitting[::every]
 
+    @cached_property
+    def inner(self) -> list[Step]:
+        """The steps that tell most: through 1×1 convolutions, which see no border; else through 3×3 ones."""
+        return self.sample(1) or self.sample(3)
+
     def _is_plain(self, step: Step, kernel: int) -> bool:
         is_plain = step.operations in (("relu", "conv"), ("conv",)) and step.before != IMAGES
         return is_plain and self.network.operations[step.source].kernel == kernel
 
-    def predicted(self, step: Step, reading: "Reading") -> Array:
-        """What the parts of a step's kernel make of the mean behind the norm that it starts from (`parts c`)."""
-        norm = reading.norm(self.norm(step.before))
-        return self.products(step, ACTIVATIONS[reading.activation](norm.shift, norm.scale))
+    def predicted(self, step: Step, reading: Reading) -> Array:
+        """What the parts of a step's kernel make of the mean behind the norm that it starts from (`parts c`).
 
-    def measured(self, chosen: Sequence[Step], reading: "Reading") -> "Measured":
+        The kernel of one of the inner steps, of which every question asks, is read once for all of their readings.
+        """
+        wanted = reading.activation, reading.affine
+        if (step, *wanted) not in self._predicted:
+            ways = list(dict.fromkeys([*WAYS, wanted])) if step in self.inner else [wanted]
+            norm = self.norm(step.before)
+            means = [ACTIVATIONS[activation](*affine(norm)[:2]) for activation, affine in ways]
+            products = self.products(step, np.stack(means))
+            self._predicted |= {(step, *way): products[:, number] for number, way in enumerate(ways)}
+        return self._predicted[step, *wanted]
+
+    def measured(self, chosen: Sequence[Step], reading: Reading) -> Measured:
         """The residual of steps under a reading, on pictures of the side that makes it smallest."""
         with np.errstate(all="ignore"):
             parts = [(step, self.predicted(step, reading)) for step in chosen]
@@ -251,13 +300,13 @@ class Moments:
         side = min(by_side, key=by_side.__getitem__)
         return Measured(by_side[side], side)
 
-    def _residual(self, parts: list[tuple[Step, Array]], reading: "Reading", side: int) -> float:
+    def _residual(self, parts: list[tuple[Step, Array]], reading: Reading, side: int) -> float:
         """The median of the steps' residuals."""
         return median(np.array([median(np.abs(self.off(step, products, reading, side))) for step, products in parts]))
 
-    def off(self, step: Step, products: Array, reading: "Reading", side: int) -> Array:
+    def off(self, step: Step, products: Array, reading: Reading, side: int) -> Array:
         """(predicted − stored mean) / stored deviation of each channel of a step; infinite where that is no number."""
-        norm = reading.norm(self.norm(step.norm)).part(step.start, step.stop)
+        norm = reading.statistics(self.norm(step.norm)).part(step.start, step.stop)
         bias = reading.biases.get(step.conv or "", np.float32(0))
         with np.errstate(all="ignore"):
             difference = (self.summed(step, products, side) + bias - norm.mean) / norm.deviation
@@ -295,32 +344,6 @@ def _float32(array: Array) -> Array:
     """An array in float32; what is too large for it is infinite, and makes no noise."""
     with np.errstate(all="ignore"):
         return np.asarray(array, np.float32)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """One way to understand a file: the activation, what its norms' vectors are, and biases behind convolutions."""
-
-    activation: str = "relu"
-    norm: Callable[[Affine], Affine] = lambda norm: norm
-    biases: Mapping[str, Array] = field(default_factory=dict)
-
-
-class Measured(NamedTuple):
-    """A residual, and the side of the pictures that it is for."""
-
-    residual: float
-    side: int
-
-
-def swapped_affine(norm: Affine) -> Affine:
-    """A norm whose scale and shift are exchanged."""
-    return norm._replace(shift=norm.scale, scale=norm.shift)
-
-
-def swapped_statistics(norm: Affine) -> Affine:
-    """A norm whose mean and variance are exchanged."""
-    return norm._replace(mean=norm.variance, variance=norm.mean)
 
 
 # -- predictions -------------------------------------------------------------------------------------------------------
