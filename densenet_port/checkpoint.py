@@ -1,6 +1,5 @@
 """A checkpoint: names and lazy arrays, with the container they came in."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,7 +10,7 @@ import numpy as np
 
 from densenet_port.errors import MisfitError
 from densenet_port.file_graph import FileGraph
-from densenet_port.files import file_digest
+from densenet_port.files import file_digest, sha256
 
 Array = np.ndarray[Any, np.dtype[Any]]  # numpy.typing takes 10 ms to import
 Extent = tuple[int, int]  # where bytes lie in a file: the first one's place, and how many
@@ -150,10 +149,10 @@ def digest(checkpoint: Checkpoint) -> str:
         lines = [f"{part.name} {file_digest(part)}\n" for part in checkpoint.parts]
     else:
         return file_digest(checkpoint.path)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return sha256("".join(lines).encode()).hexdigest()
 
 
 def array_digest(array: Array) -> str:
     """SHA-256 of an array's elements, row-major and little-endian, in hex; shape and dtype stand beside it."""
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return hashlib.sha256(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data).hexdigest()
+    return sha256(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data).hexdigest()

@@ -30,12 +30,20 @@ def resource(name: str) -> Path:
 PIECE = 1 << 23  # bytes hashed at a time
 
 
+def sha256(data: bytes | memoryview = b"") -> "hashlib._Hash":
+    """The SHA-256 of bytes, which may go on. Raises MemoryError where OpenSSL lacks memory: it says ValueError then."""
+    try:
+        return hashlib.sha256(data)
+    except ValueError as error:
+        raise MemoryError from error
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex.
 
     Read in a few large pieces: beside a busy thread, each piece waits for the interpreter anew.
     """
-    digest, piece = hashlib.sha256(), memoryview(bytearray(PIECE))
+    digest, piece = sha256(), memoryview(bytearray(PIECE))
     try:
         with path.open("rb", buffering=0) as file:
             while count := file.readinto(piece):

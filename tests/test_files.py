@@ -296,6 +296,18 @@ def test_a_new_file_has_the_rights_that_the_user_gives_and_a_replaced_one_keeps_
     assert (unfinished, modes) == (0o600, {**rights, "new.h5": 0o666 & ~mask})
 
 
+def test_openssl_without_memory_says_so(monkeypatch):
+    """Its context of a digest is not made; Python calls that a ValueError of no reason."""
+
+    def fails(_):
+        raise ValueError("no reason supplied")
+
+    monkeypatch.setattr(files.hashlib, "sha256", fails)
+
+    with pytest.raises(MemoryError):
+        files.sha256(b"")
+
+
 def test_a_link_is_written_through(tmp_path):
     """To the file, or to the place where one could be; the link stays."""
     elsewhere = tmp_path / "disk"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from densenet_port.checkpoint import digest
 from densenet_port.conversion.convert import convert, verify
@@ -20,6 +20,9 @@ from densenet_port.errors import DiskError, PortError
 from densenet_port.files import file_digest
 from densenet_port.formats.record import DIGEST, REST
 from densenet_port.layouts.layout import Kernels, Ordering
+
+if TYPE_CHECKING:
+    from densenet_port.prove.worker import Processes
 
 INTERNAL, UNFORESEEN = "internal", 70  # kind and exit code of what nobody foresaw
 NEW = (DIGEST, REST, "source", "tensors", "companion")  # entries of a record that are complete once a file is written
@@ -109,8 +112,9 @@ class Converter:
     """Does what a batch does with one file after the other; tables and modules stay loaded."""
 
     def __init__(self, settings: Settings) -> None:
-        """Keep what is done with each."""
+        """Keep what is done with each, and the frameworks that check."""
         self._settings = settings
+        self._processes: Processes | None = None
 
     def __call__(self, job: Job) -> dict[str, Any]:
         """What becomes of a file, as a line of the journal."""
@@ -148,8 +152,10 @@ class Converter:
     def _evidence(self, job: Job) -> dict[str, Any]:
         """What a check of the port against its source says. Raises as `check` does."""
         from densenet_port.prove.parity import check  # noqa: PLC0415 (only a check pays for it)
+        from densenet_port.prove.worker import Processes  # noqa: PLC0415
 
         settings = self._settings
+        self._processes = self._processes or Processes(kept=True)
         words: dict[str, Any] = {key: getattr(settings, key) for key in ("src", "kernels", "within", "output_name")}
         parity = check(
             job.out,
@@ -159,6 +165,7 @@ class Converter:
             ignore_inheritance=settings.ignore_inheritance,
             backend=settings.backend,
             threads=settings.threads,
+            processes=self._processes,
         )
         failed = ", ".join(check.name for check in parity.checks if not check.passed)
         return {

@@ -1,6 +1,5 @@
 """Commands that read and write checkpoints: convert, inspect, diff."""
 
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from densenet_port.cli.options import (
     grouped,
 )
 from densenet_port.errors import MisfitError, UsageError
-from densenet_port.files import stem
+from densenet_port.files import sha256, stem
 
 if TYPE_CHECKING:
     from densenet_port.checkpoint import Checkpoint
@@ -333,7 +332,7 @@ def _collapsed_row(group: Sequence[Entry]) -> tuple[Any, ...]:
     first = group[0]
     digest = first.sha256
     if len(group) > 1:
-        digest = hashlib.sha256("".join(entry.sha256 for entry in group).encode()).hexdigest()
+        digest = sha256("".join(entry.sha256 for entry in group).encode()).hexdigest()
     names = _ranges([entry.name for entry in group])
     shape = " ".join(_range(sizes) for sizes in zip(*(entry.shape for entry in group), strict=False)) or "scalar"
     if first.slot:

@@ -11,7 +11,6 @@ does not name every picture, or every class that has pictures, is an error; so i
 for.
 """
 
-import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from densenet_port.errors import CorruptError, DiskError, PortError, UsageError
 from densenet_port.evaluation.sources import PICTURE, Arrays, Pictures, find
 from densenet_port.evaluation.statistics import Unread
 from densenet_port.extras import framework
+from densenet_port.files import sha256
 from densenet_port.network.pictures import decoded
 
 NONE = "none"  # in place of a file of labels: those of the source are not looked at
@@ -82,7 +82,7 @@ def _why(error: PortError | OSError) -> str:
 
 
 def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return sha256(json.dumps(content).encode()).hexdigest()
 
 
 def open_data(place: str, labels: str | Path | None, classes: int, *, prepared: bool = False) -> DataSet:

@@ -1,6 +1,5 @@
 """The containers of checkpoints: found by content, read lazily, written by one atomic writer."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import CorruptError, DiskError, PortError, UsageError
-from densenet_port.files import file_digest, together
+from densenet_port.files import file_digest, sha256, together
 from densenet_port.formats.bounds import check_tensors
 from densenet_port.formats.record import believed, seal
 from densenet_port.network.blueprint import Blueprint
@@ -142,7 +141,7 @@ def companion_digest(path: Path, blueprint: Blueprint | None) -> str | None:
     if companion(path) is None:
         return None
     content: bytes = _module(ENDINGS[ending(path)][0]).companion(blueprint)
-    return hashlib.sha256(content).hexdigest()
+    return sha256(content).hexdigest()
 
 
 def with_its_own(checkpoint: Checkpoint) -> Checkpoint:

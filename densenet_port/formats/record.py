@@ -24,7 +24,6 @@ change with them, the record keeps its zeros, and the digits are the archive's c
 someone packed anew has no comment, and what it holds has the members' checksums and the digests of the tensors.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,6 +34,7 @@ from typing import Any, get_args
 
 from densenet_port.checkpoint import Array, Checkpoint, Extent, Tensor, array_digest
 from densenet_port.errors import CorruptError, MisfitError
+from densenet_port.files import sha256
 from densenet_port.formats.bounds import parsed_json
 from densenet_port.formats.source import AGAIN, Source
 from densenet_port.network.architecture import Architecture
@@ -106,7 +106,7 @@ def differing(checkpoint: Checkpoint) -> list[str]:
 def record_digest(record: Mapping[str, Any]) -> str:
     """SHA-256 of a record without its own digest and that of the rest, in hex, whatever the order of its keys."""
     content = {key: value for key, value in record.items() if key not in (DIGEST, REST)}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def seal(path: Path, extents: Iterable[Extent]) -> None:
@@ -194,7 +194,7 @@ def _gaps(extents: Iterable[Extent], size: int) -> Iterator[Extent]:
 
 def _rest_digest(source: Source, gaps: Iterable[Extent], digits: bytes) -> bytes:
     """SHA-256 of the parts of a file, with zeros for its own digits, in hex."""
-    digest = hashlib.sha256()
+    digest = sha256()
     for gap in gaps:
         digest.update(source.data(*gap).replace(digits, UNKNOWN.encode()))
     return digest.hexdigest().encode()

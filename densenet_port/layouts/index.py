@@ -12,13 +12,12 @@ stands: a table that is new or changed is read. `python -m tests.record.index` w
     running  names of kernels by running number (`#`), one of which will do instead, and in which containers
 """
 
-import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from densenet_port.checkpoint import Checkpoint
-from densenet_port.files import resource
+from densenet_port.files import resource, sha256
 from densenet_port.layouts.layout import Layout
 from densenet_port.layouts.schema import FIRST_CONVS, generic, kind_of, numbered, skeleton
 from densenet_port.network.graph import STEMS
@@ -53,7 +52,7 @@ def _current(name: str, entry: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 def table_digest(name: str) -> str:
     """SHA-256 of a table's file, in hex."""
-    return hashlib.sha256((resource("mappings") / f"{name}.toml").read_bytes()).hexdigest()
+    return sha256((resource("mappings") / f"{name}.toml").read_bytes()).hexdigest()
 
 
 def _has_names(entry: Mapping[str, Any], names: Collection[str], *, final_norm: bool) -> bool:

@@ -6,7 +6,6 @@ checks it. Here it spells the tensors of an architecture, and recognises the nam
 against a file.
 """
 
-import hashlib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from densenet_port.checkpoint import Array
 from densenet_port.errors import DiskError, MisfitError, UsageError, nearest
-from densenet_port.files import resource
+from densenet_port.files import resource, sha256
 from densenet_port.layouts.schema import (
     COUNTED,
     Pattern,
@@ -375,7 +374,7 @@ def _read(path: Path) -> Layout:
         shared = _included(path, content)
         shared_text, shared_content = _toml(shared)
         text, rules = text + shared_text, shared_rules(shared, shared_content)
-    return Layout(path=path, digest=hashlib.sha256(text).hexdigest(), **compiled(path, content, rules))
+    return Layout(path=path, digest=sha256(text).hexdigest(), **compiled(path, content, rules))
 
 
 def _toml(path: Path) -> tuple[bytes, dict[str, Any]]:

@@ -3,7 +3,6 @@
 What comes of it is a layout made for one file. Nothing of its contract is known: every entry is an assumption.
 """
 
-import hashlib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 from densenet_port.checkpoint import Array, Checkpoint
 from densenet_port.errors import MisfitError, UsageError
-from densenet_port.files import resource
+from densenet_port.files import resource, sha256
 from densenet_port.layouts.breaks import refusal
 from densenet_port.layouts.closing import Network, Words, body_name, closed, networks_in, orders_of
 from densenet_port.layouts.dialects import ignored
@@ -183,7 +182,7 @@ def _layout(checkpoint: Checkpoint, groups: Grouping, network: Network, matches:
     listed = "\n".join(f"{match.key} {match.name}" for match in matches)
     return Layout(
         path=structure_path(),
-        digest=hashlib.sha256(listed.encode()).hexdigest(),
+        digest=sha256(listed.encode()).hexdigest(),
         name=STRUCTURE,
         about="a file read by its structure",
         containers=(),

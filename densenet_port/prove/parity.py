@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
@@ -40,7 +40,7 @@ from densenet_port.prove.job import PRECISIONS
 from densenet_port.prove.preparation import Difference, differences
 from densenet_port.prove.recording import Recording, Settings
 from densenet_port.prove.reference import dependence
-from densenet_port.prove.worker import LIMIT, Begun
+from densenet_port.prove.worker import LIMIT, Processes
 
 ROUNDED = (
     "the port's tensors had to be rounded, which a recording alone cannot tell from a small mistake: name the original "
@@ -145,6 +145,7 @@ def check(
     limit: float = LIMIT,
     threads: int | None = None,
     trust_code: bool = False,
+    processes: Processes | None = None,
 ) -> Parity:
     """Whether a port is the same network as the original it came from: files, or objects in memory.
 
@@ -158,15 +159,18 @@ def check(
     scikit-learn's two photographs are taken where they are installed. `limit` is each run's time in seconds, `threads`
     bounds each side's threads: on one, figures do not depend on the number of cores; without it two sides that run at
     once take half of the cores each. `trust_code` lets code run that `against` holds or names (a class of
-    somebody's own in a pickled module): only for files whose source is trusted. Raises UsageError for options that do
+    somebody's own in a pickled module): only for files whose source is trusted. `processes` are kept from one check to
+    the next by who makes many (`prove.worker.Processes`). Raises UsageError for options that do
     not go together, MisfitError for networks with different numbers, and what reading and running raise.
     """
     started = time.perf_counter()
     settings = Settings(backend=backend, limit=limit, threads=threads, trust_code=trust_code)
     if reference is None:
         settings = _shared(settings)
-    with _begun(converted, settings) as begun:
-        settings = replace(settings, begun=begun)
+    with nullcontext(processes) if processes else Processes() as running:
+        settings = replace(settings, processes=running)
+        if _is_for_keras(converted, backend):
+            running.begin(backend, settings.threads)
         port, source = read(converted, ignore_inheritance=True), None  # its logits are judged
         if against is not None:
             source = read(
@@ -245,15 +249,10 @@ def _shared(settings: Settings) -> Settings:
     return replace(settings, threads=settings.threads or max(1, cores // 2))
 
 
-@contextmanager
-def _begun(converted: Port, settings: Settings) -> Iterator[Begun | None]:
-    """A process that imports Keras while the files are read, where a port's name says that Keras will run it."""
+def _is_for_keras(converted: Port, backend: str) -> bool:
+    """Whether a port's name says that Keras will run it, and Keras is there."""
     is_keras = isinstance(converted, str | PathLike) and os.fspath(converted).endswith(KERAS)
-    if is_keras and settings.backend in BACKENDS and find_spec("keras"):
-        with Begun(settings.backend, settings.threads) as begun:
-            yield begun
-    else:
-        yield None
+    return is_keras and backend in BACKENDS and find_spec("keras") is not None
 
 
 def _run_both(

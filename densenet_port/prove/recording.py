@@ -24,7 +24,7 @@ from densenet_port.prove.figures import rms
 from densenet_port.prove.images import Probe
 from densenet_port.prove.job import PRECISIONS, Job, Precision, Reading, Run, title
 from densenet_port.prove.reference import Reference, read_by, reference_of, runs_whole
-from densenet_port.prove.worker import LIMIT, Begun, run_all
+from densenet_port.prove.worker import LIMIT, Processes, run_all
 
 SCHEMA = "densenet-port/reference/1"
 
@@ -134,15 +134,14 @@ class Recording:
 class Settings:
     """How networks are run: `backend` is what runs a port, `limit` the seconds a run may take, `threads` as in Job.
 
-    `trust_code` lets code of the original's file run, where that has any. `begun` is a process for the port, which
-    imports Keras already.
+    `trust_code` lets code of the original's file run, where that has any. `processes` are those that run them.
     """
 
     backend: str = "tensorflow"
     limit: float = LIMIT
     threads: int | None = None
     trust_code: bool = False
-    begun: Begun | None = None
+    processes: Processes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,7 +270,7 @@ def run_reference(source: Network, probes: tuple[Probe, ...], settings: Settings
     Where numpy computes the float64 evidence for it, numpy's own float32 distance to that goes along, as the measure of
     how far the software's float32 may be from it.
     """
-    settings = replace(settings, backend="tensorflow", begun=None)
+    settings = replace(settings, backend="tensorflow")
     recording = run_by(source, reference_of(source, trust=settings.trust_code), probes, settings)
     if recording.metadata["float64"] == recording.metadata["name"]:
         return recording
@@ -295,10 +294,11 @@ def run_by(network: Network, reference: Reference, probes: tuple[Probe, ...], se
     started = time.perf_counter()
     planned = plan(network, reference.software, probes, settings, reference.because)
     exact, single = (planned.jobs[precision] for precision in PRECISIONS)
+    in_process = partial(run_all, limit=settings.limit, processes=settings.processes)
     if exact[0].network == single[0].network:
-        runs = run_all([*exact, *single], limit=settings.limit, begun=settings.begun)
+        runs = in_process([*exact, *single])
     else:
-        runs = [*run_all(exact, limit=settings.limit), *run_all(single, limit=settings.limit, begun=settings.begun)]
+        runs = [*in_process(exact), *in_process(single)]
     return planned.recording(runs, time.perf_counter() - started)
 
 

@@ -6,8 +6,8 @@ writes a job into a temporary folder, starts `python -m densenet_port.prove.work
     job.json    what to run          job.npy    the images
     run.json    versions, digests    run.npz    logits, and the taps      error.json    or else a PortError
 
-Starting a framework takes longer than running it: `run_all` gives one process several jobs, and `Begun` is a process
-that imports Keras before it is known what to run. Runs use the CPU alone
+Starting a framework takes longer than running it: `run_all` gives one process several jobs, and `Processes` begins
+one that imports Keras before it is known what to run, and keeps those that many checks need. Runs use the CPU alone
 (CUDA_VISIBLE_DEVICES is empty: a graphics card sums in another order, and in fewer bits), and TensorFlow is told to be
 quiet. Torch reads a checkpoint with `weights_only=True`, so that no code from it runs.
 """
@@ -15,14 +15,19 @@ quiet. Torch reads a checkpoint with `weights_only=True`, so that no code from i
 import gc
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Timer
 from typing import Any, Self
 
 import numpy as np
@@ -33,6 +38,7 @@ from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
 from densenet_port.prove.job import Job, Reading, Run
 from densenet_port.prove.runners import runner
+from densenet_port.work import pool
 
 Process = subprocess.Popen[bytes]
 PORT_ERRORS: list[type[PortError]] = [PortError, *PortError.__subclasses__()]
@@ -47,6 +53,8 @@ THREADS = (
 NAME = "densenet_port.prove.worker"  # of this module, when it is run
 KERAS = "--keras"  # what tells it to import that at once
 LIMIT = 600.0  # seconds that a run may take
+ERROR = "error.json"  # in a job's folder, where it failed
+SLOW = "give it longer, or fewer or smaller images"
 LAST_LINES = 8  # of a dead process's stderr, shown to the user
 
 
@@ -60,39 +68,72 @@ def run(job: Job, *, limit: float = LIMIT) -> Run:
     return run_all([job], limit=limit)[0]
 
 
-class Begun:
-    """A process that imports Keras while its jobs are still to come; `run_all` takes it for the first that it fits.
+class Processes:
+    """The processes that jobs run in: one that imports Keras while its jobs are still to come, or those that are kept.
 
-    What is left of it at the end of the context is killed.
+    Without `kept` a process ends with the jobs of one `run_all`. With it, it waits for more of the same software,
+    backend, threads and environment. What is left of them at the end of the context, or of this
+    object, is killed.
     """
 
-    def __init__(self, backend: str, threads: int | None = None) -> None:
-        """Start the process."""
-        self.surroundings = environment(backend, threads)
-        self.process: Process | None = _process(NAME, [KERAS], self.surroundings)
+    def __init__(self, *, kept: bool = False) -> None:
+        """Start none yet."""
+        self._is_kept = kept
+        self._begun: dict[object, Process] = {}
+        self._kept: defaultdict[object, list[pool.Process]] = defaultdict(list)
 
     def __enter__(self) -> Self:
-        """The process itself."""
+        """These."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it where nobody took it."""
-        if self.process:
-            _kill(self.process)
+        """End those that nobody took."""
+        while self._begun:
+            _kill(self._begun.popitem()[1])
+        for process in chain.from_iterable(self._kept.values()):
+            _end(process)
+        self._kept.clear()
 
-    def take(self, jobs: Sequence[Job], surroundings: Mapping[str, str]) -> "Process | None":
-        """The process, which is the caller's now, if it is of Keras and sees what the jobs are to see."""
-        fits = SOFTWARE[jobs[0].network].on_keras and surroundings == self.surroundings
-        process = self.process if fits else None
-        self.process = None if fits else self.process
-        return process
+    def __del__(self) -> None:
+        """End them where there was no context."""
+        self.__exit__()
+
+    def begin(self, backend: str, threads: int | None = None) -> None:
+        """Have a process import Keras; where they are kept, the next check has one that did."""
+        if not self._is_kept:
+            surroundings = environment(backend, threads)
+            self._begun[_key("keras", surroundings)] = _process(NAME, [KERAS], surroundings)
+
+    def run(self, jobs: Sequence[Job], folders: Sequence[Path], limit: float) -> None:
+        """Run the jobs in the folders, with `limit` seconds for each. Errors as in `run_all`."""
+        surroundings, title = environment(jobs[0].backend, jobs[0].threads), jobs[0].title
+        key = _key(jobs[0].network, surroundings)
+        if not self._is_kept:
+            process = self._begun.pop(key, None) or _process(NAME, [], surroundings)
+            finish(process, folders, title, limit * len(jobs))
+            return
+        if self._kept[key]:
+            kept = self._kept[key].pop()
+        else:
+            kept = pool.Process(surroundings)
+            _ask(kept, _Folders(), title, limit)
+        for folder in folders:
+            _ask(kept, folder, title, limit)
+            if (folder / ERROR).exists():
+                break
+        self._kept[key].append(kept)
 
 
-def run_all(jobs: Sequence[Job], *, limit: float = LIMIT, begun: Begun | None = None) -> list[Run]:
-    """Run jobs one after the other in one process, which ends at the first that fails. Errors as in `run`.
+def _key(software: str, surroundings: Mapping[str, str]) -> tuple[object, ...]:
+    """What jobs have in common that can share a process."""
+    return SOFTWARE[software].on_keras or software.partition(".")[0], frozenset(surroundings.items())
+
+
+def run_all(jobs: Sequence[Job], *, limit: float = LIMIT, processes: Processes | None = None) -> list[Run]:
+    """Run jobs one after the other in one process, to the first that fails. Errors as in `run`.
 
     All must run in the same framework, on the same backend and with the same threads; `limit` is in seconds for each.
-    The process is the one that is `begun`, where that fits.
+    The process is one of the `processes`, where such are given.
     """
     if not jobs:
         return []
@@ -105,9 +146,7 @@ def run_all(jobs: Sequence[Job], *, limit: float = LIMIT, begun: Begun | None = 
             folders = [Path(name, str(number)) for number in range(len(jobs))]
             for job, folder in zip(jobs, folders, strict=True):
                 _write_job(job, folder)
-            surroundings = environment(jobs[0].backend, jobs[0].threads)
-            process = begun and begun.take(jobs, surroundings)
-            finish(process or _process(NAME, [], surroundings), folders, jobs[0].title, limit * len(jobs))
+            (processes or Processes()).run(jobs, folders, limit)
             return [_read_run(folder) for folder in folders]
     except OSError as error:
         raise DiskError(f"no reference can run in the temporary folder: {error}") from error
@@ -164,15 +203,15 @@ def _read_run(folder: Path) -> Run:
 
 def raise_left(folder: Path) -> None:
     """Raise the error that a process left in the folder, if it left one."""
-    if (folder / "error.json").exists():
-        error = json.loads((folder / "error.json").read_text(encoding="utf-8"))
+    if (folder / ERROR).exists():
+        error = json.loads((folder / ERROR).read_text(encoding="utf-8"))
         raise KINDS[error["kind"]](error["message"], hint=error["hint"])
 
 
 def leave_error(error: PortError, folder: Path) -> None:
     """Leave an error in the folder, for the process that waits."""
     plain = {"kind": error.kind, "message": error.message, "hint": error.hint}
-    (folder / "error.json").write_text(json.dumps(plain), encoding="utf-8")
+    (folder / ERROR).write_text(json.dumps(plain), encoding="utf-8")
 
 
 def start(module: str, folders: Sequence[Path], title: str, surroundings: Mapping[str, str], limit: float) -> None:
@@ -197,9 +236,8 @@ def finish(process: Process, folders: Sequence[Path], title: str, limit: float) 
     try:
         _, said = process.communicate("".join(f"{folder}\n" for folder in folders).encode(), timeout=limit)
     except subprocess.TimeoutExpired as error:
-        said = _kill(process)
-        message = _with_last_lines(f"{title} took longer than {limit:g} s", said)
-        raise PortError(message, hint="give it longer, or fewer or smaller images") from error
+        message = _with_last_lines(f"{title} took longer than {limit:g} s", _kill(process))
+        raise PortError(message, hint=SLOW) from error
     except BaseException:
         _kill(process)
         raise
@@ -207,6 +245,34 @@ def finish(process: Process, folders: Sequence[Path], title: str, limit: float) 
         code = process.returncode
         end = f"exit code {code}" if code > 0 else signal.strsignal(-code)
         raise PortError(_with_last_lines(f"{title} ended with {end}", said))
+
+
+def _ask(process: pool.Process, message: object, title: str, limit: float) -> None:
+    """Have a process that is kept do what a message says; where it does not, it is ended. Raises as `finish` does."""
+    clock = Timer(limit, process.kill)
+    clock.start()
+    begun = time.monotonic()
+    try:
+        _, lost = process.ask(pickle.dumps(message))
+    except (OSError, EOFError) as error:
+        ended = process.ended()
+        if time.monotonic() - begun >= limit:
+            raise PortError(f"{title} took longer than {limit:g} s", hint=SLOW) from error
+        raise PortError(f"{title} {ended}") from error
+    except BaseException:
+        _end(process)
+        raise
+    finally:
+        clock.cancel()
+    if lost is not None:
+        _end(process)
+        raise PortError(f"{title}: {lost}")
+
+
+def _end(process: pool.Process) -> None:
+    """End a process that is kept."""
+    process.kill()
+    process.ended()
 
 
 def _kill(process: Process) -> bytes:
@@ -248,12 +314,38 @@ def main() -> None:
             framework("keras")
     for line in sys.stdin:
         folder = Path(line.removesuffix("\n"))
-        job = _read_job(folder)
-        try:
-            _write_run(runner(job.network)(job), folder)
-        except PortError as error:
-            leave_error(error, folder)
+        _run_in(folder)
+        if (folder / ERROR).exists():
             break
+
+
+def _run_in(folder: Path) -> None:
+    """Run the job in a folder, and leave there what came of it."""
+    job = _read_job(folder)
+    try:
+        _write_run(runner(job.network)(job), folder)
+    except PortError as error:
+        leave_error(error, folder)
+
+
+class _Folders:
+    """What makes the function of a process that is kept: it runs the jobs in folders as they come."""
+
+    def __call__(self) -> Callable[[Path], dict[str, Any]]:
+        """The function, which drops what the checks before left, and looks through no framework for it."""
+        gc.disable()
+        checks = set[Path]()
+
+        def run(folder: Path) -> dict[str, Any]:
+            if folder.parent not in checks:
+                gc.collect()
+            _run_in(folder)
+            if not checks:
+                gc.freeze()
+            checks.add(folder.parent)
+            return {}
+
+        return run
 
 
 if __name__ == "__main__":

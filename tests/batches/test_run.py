@@ -17,6 +17,7 @@ from densenet_port.batches.task import Converter, Job, Settings
 from densenet_port.errors import DiskError, UsageError
 from densenet_port.files import file_digest
 from densenet_port.prove import parity
+from densenet_port.work import pool
 from densenet_port.work.journal import Journal
 from tests.support.command import called
 from tests.support.sweep import swept
@@ -237,14 +238,16 @@ def test_a_worker_that_is_lost_is_its_file_alone(folder, monkeypatch):
 def test_a_check_gives_each_port_its_grade(folder, monkeypatch):
     """Of the source's own software; a port that is not proven is exit code 1 if nothing is worse."""
     in_this_process(monkeypatch)
+    started, start = [], pool.Process
+    monkeypatch.setattr(pool, "Process", lambda surroundings: started.append(start(surroundings)) or started[-1])
     monkeypatch.setattr(parity, "check", partial(parity.check, sizes=(32,)))  # as it is, but soon done
     (folder / "in" / "page.pth").unlink()
-    (folder / "in" / "b" / "a.pth").unlink()
 
     result = run(folder, check=True, backend="numpy")
 
     evidence = result.outcomes[0].evidence
     assert (evidence["grade"], evidence["reference"], result.exit_code) == ("proven", "torchvision", 0)
+    assert len(started) == 2  # torch and numpy, for all files
     monkeypatch.setattr(Converter, "_evidence", lambda *_: {**evidence, "grade": "differs", "says": "float64"})
     (folder / "out" / "batch.jsonl").unlink()
     assert run(folder, check=True, backend="numpy", resume=True).exit_code == 1

@@ -5,6 +5,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -95,6 +96,20 @@ class Evil:
 
     def __reduce__(self):
         return os.mkdir, (str(self.path),)
+
+
+@contextmanager
+def started():
+    """The processes that are started meanwhile."""
+    processes, start = [], subprocess.Popen
+
+    def noted(*command, **how):
+        processes.append(start(*command, **how))
+        return processes[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", noted)
+        yield processes
 
 
 def here(job):
@@ -252,9 +267,10 @@ def tensorflow_jobs(given, files, tmp_path_factory):
 @pytest.fixture(scope="module")
 def tensorflow_runs(tensorflow_jobs):
     """By a process that was begun before it had anything to run."""
-    with worker.Begun("tensorflow") as begun:
-        runs = run_all(list(tensorflow_jobs.values()), begun=begun)
-        assert begun.process is None
+    with started() as processes, worker.Processes() as own:
+        own.begin("tensorflow")
+        runs = run_all(list(tensorflow_jobs.values()), processes=own)
+        assert len(processes) == 1
     return dict(zip(tensorflow_jobs, runs, strict=True))
 
 
@@ -396,17 +412,77 @@ def test_a_process_that_takes_too_long_is_stopped(given, tmp_path, monkeypatch):
     assert error.value.message == "keras on tensorflow in float32 took longer than 0.5 s\n  still here"
 
 
-def test_a_process_that_nobody_took_is_ended(given, tmp_path, monkeypatch):
+def test_a_process_that_nobody_took_is_ended(given):
     """Jobs of another software, or of other threads, have a process of their own."""
-    stand_in(monkeypatch, tmp_path, "exec cat")
-    own, other = (worker.environment("tensorflow", threads) for threads in (1, 2))
-    job = given(TINY)
+    job = replace(given(TINY), network="numpy")
 
-    with worker.Begun("tensorflow", 1) as begun:
-        process = begun.process
-        taken = [begun.take([job], other), begun.take([replace(job, network="numpy")], own)]
+    with started() as processes, worker.Processes() as own:
+        own.begin("tensorflow", 1)
+        run_all([replace(job, threads=1)], processes=own)
 
-    assert (taken, process.returncode) == ([None, None], -signal.SIGKILL)
+    assert [process.returncode for process in processes] == [-signal.SIGKILL, 0]
+
+
+# -- processes that are kept -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept():
+    """Processes that stay for the next job, and those that were started."""
+    with started() as processes, worker.Processes(kept=True) as own:
+        yield own, processes
+    assert all(process.returncode == -signal.SIGKILL for process in processes)
+
+
+def test_a_process_that_is_kept_runs_the_next_jobs_too(given, kept):
+    """Those of its software, threads and surroundings; and no run has anything of the one before."""
+    own, processes = kept
+    jobs = [replace(given(numbers), network="numpy", threads=1) for numbers in (TINY, SMALL)]
+    own.begin("tensorflow", 1)
+
+    runs = [*run_all(jobs, processes=own), *run_all(jobs[::-1], processes=own)]
+    run_all([replace(jobs[0], threads=2)], processes=own)
+
+    assert len(processes) == 2
+    assert all(farthest(job, result) <= SINGLE for job, result in zip([*jobs, *jobs[::-1]], runs, strict=True))
+
+
+def test_a_job_that_fails_ends_no_process_that_is_kept(given, kept, tmp_path):
+    own, processes = kept
+    job = replace(given(TINY), network="numpy")
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
+
+    with pytest.raises(CorruptError):
+        run_all([replace(job, path=tmp_path / "bad.safetensors"), job], processes=own)
+    (result,) = run_all([job], processes=own)
+
+    assert len(processes) == 1
+    assert farthest(job, result) <= SINGLE
+
+
+def test_another_process_takes_the_place_of_one_that_ends(given, kept):
+    own, processes = kept
+    job = replace(given(TINY), network="numpy")
+    run_all([job], processes=own)
+    processes[0].kill()
+
+    with pytest.raises(PortError, match=r"numpy in float32 was ended by signal 9 \(out of memory\?\)"):
+        run_all([job], processes=own)
+
+    assert farthest(job, run_all([job], processes=own)[0]) <= SINGLE
+
+
+def test_a_process_that_is_kept_has_a_limit_for_each_job(given, kept, tmp_path, monkeypatch):
+    own, _ = kept
+    stand_in(monkeypatch, tmp_path, "exec sleep 60")
+
+    with pytest.raises(PortError) as error:
+        run_all([replace(given(TINY), network="numpy")], processes=own, limit=0.5)
+
+    assert (error.value.message, error.value.hint) == ("numpy in float32 took longer than 0.5 s", worker.SLOW)
+
+
+# -- what a process sees ---------------------------------------------------------------------------------------------
 
 
 def test_the_worker_sees_one_backend_the_cpu_and_its_threads(given):
