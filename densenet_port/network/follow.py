@@ -325,6 +325,8 @@ class _Follower:
         value = self.values[operation.inputs[0]]
         if len(value) > 1 and self.readers.get((value[-1], *value[:-1])):
             return "the new channels in front of the old ones"
+        if any(len(key) > len(value) and set(value) <= set(key) for key in self.readers):
+            return "only a concatenation"
         return "the end of the graph"
 
     def scaled(self, operation: Operation, norm: Step) -> Pieces:

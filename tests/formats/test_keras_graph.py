@@ -190,6 +190,20 @@ def test_what_is_called_in_training_is_another_function():
     assert [step.title for step in made.steps.values()] == ["Dropout m/d (called with training=True)", "ReLU m/r"]
 
 
+def test_what_changes_pictures_in_training_alone_does_not_where_a_model_answers():
+    """Keras 3 writes the default of such a layer, and calls it as the model is called; tf.keras writes what was said."""
+    written = layer("RandomFlip", "f", ["pictures"], keywords={"training": True})
+    said = older("RandomFlip", "f", ["pictures"])
+    said["inbound_nodes"][0][0][3]["training"] = True
+
+    steps = [graph(model(PICTURES, flip)).steps["f"] for flip in (written, said)]
+
+    assert [(step.kind, step.title) for step in steps] == [
+        ("identity", "RandomFlip f"),
+        ("layer RandomFlip", "RandomFlip f (called with training=True)"),
+    ]
+
+
 def test_of_a_model_called_twice_the_first_call_stands_in_the_graph():
     inner = model(PICTURES, layer("ReLU", "r", ["pictures"])) | {"name": "m"}
     inner["inbound_nodes"] = layer("ReLU", "x", ["pictures"])["inbound_nodes"] * 2

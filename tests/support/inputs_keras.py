@@ -110,6 +110,22 @@ def keras_augmentation(path: Path) -> None:
     keras_saved(path, headed(layers.Dropout(0.3), layers.Dense(3), before=before))
 
 
+@form("augmentation in front, called layer by layer", ".keras")
+def keras_augmentation_by_layer(path: Path) -> None:
+    """Keras writes `training=True` into each call, and its models call them as they are called."""
+    images = keras.Input((SIZE, SIZE, 3))
+    changed = layers.RandomZoom(0.1)(layers.RandomFlip()(images))
+    keras_saved(path, keras_shaken(keras.Model(images, layers.Dense(3)(keras_body()(changed)))))
+
+
+@form("grey pictures, three times in front", ".keras")
+def keras_grey_repeated(path: Path) -> None:
+    images = keras.Input((SIZE, SIZE, 1))
+    coloured = layers.Concatenate()([images] * 3)
+    model = keras.Model(images, layers.Dense(3)(keras_body()(coloured)))
+    keras_saved(path, keras_shaken(model), channels=1)
+
+
 @form("`Resizing` in front", ".keras")
 def keras_resizing(path: Path) -> None:
     keras_saved(path, headed(layers.Dense(3), before=[layers.Resizing(SIZE, SIZE)]))

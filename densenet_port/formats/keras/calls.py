@@ -26,16 +26,20 @@ class Ref(NamedTuple):
 
 
 class Node(NamedTuple):
-    """One call of a layer: its arguments, in which references stand as `Ref`, and those references in order."""
+    """One call of a layer: its arguments, in which references stand as `Ref`, and those references in order.
+
+    `is_told` says that a model tells the layer whether it trains, whatever the call says, as Keras 3 has it.
+    """
 
     arguments: list[Any]
     keywords: dict[str, Any]
     refs: list[Ref]
+    is_told: bool = False
 
     @classmethod
-    def of(cls, arguments: list[Any], keywords: dict[str, Any]) -> "Node":
+    def of(cls, arguments: list[Any], keywords: dict[str, Any], *, is_told: bool = False) -> "Node":
         """A call of arguments."""
-        return cls(arguments, keywords, [*_refs([arguments, keywords])])
+        return cls(arguments, keywords, [*_refs([arguments, keywords])], is_told)
 
 
 class Value(NamedTuple):
@@ -105,7 +109,7 @@ def replaced(content: Any, values: Mapping[Ref, Value]) -> Any:
 def _node(node: Any, names: Mapping[str, Any]) -> Node:
     """A call in the words of any Keras."""
     if isinstance(node, dict) and "args" in node:
-        return Node.of(_plain(node["args"]), _plain(node.get("kwargs", {})))
+        return Node.of(_plain(node["args"]), _plain(node.get("kwargs", {})), is_told=True)
     entries = [node] if _is_ref(node) else node
     keywords = {key: _older(value, names) for entry in entries[:1] for key, value in [*_keywords(entry).items()]}
     parts = [entry[2] if entry[0] == "_CONSTANT_VALUE" else Ref(*entry[:_HISTORY]) for entry in entries]

@@ -26,7 +26,7 @@ from densenet_port.checkpoint import Tensor
 from densenet_port.errors import MisfitError
 from densenet_port.file_graph import INPUT, FileGraph, Pair, Step, with_blurs
 from densenet_port.formats.keras.calls import Call, Node, Ref, Value, nodes_of, refs_of, replaced
-from densenet_port.formats.keras.layers import ALIASES, MAP, TURNED, is_float, other, taken
+from densenet_port.formats.keras.layers import ALIASES, AUGMENTATION, MAP, TURNED, is_float, other, taken
 from densenet_port.formats.keras.operations import operation, taken_operation
 from densenet_port.formats.keras.wiring import count_from_0, in_order, split_batches
 
@@ -338,6 +338,7 @@ class _Importer:
         kind, name = str(layer["class_name"]), "/".join((*place, name_of(layer)))
         holder = self.holder(place, name_of(layer))
         keywords: dict[str, Any] = replaced(node.keywords, values)
+        by_itself = node.is_told and kind in AUGMENTATION  # Keras 3 writes their own training=True as if it were meant
         return Call(
             kind=operation(layer) or ALIASES.get(kind, kind),
             name=f"{name}:{number}" if number else name,
@@ -348,7 +349,7 @@ class _Importer:
             keywords=keywords,
             first=self.first,
             theano=self.origin.theano,
-            training=training or bool(keywords.get("training")),
+            training=training or (bool(keywords.get("training")) and not by_itself),
             constants=self.statistics(holder),
         )
 

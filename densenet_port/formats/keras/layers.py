@@ -19,7 +19,7 @@ MAP = 4  # axes of a map: the picture's number, height, width and channels
 TURNED = "turned"  # the kind of a step that puts the channels of a map in front
 SMALLEST = 1e-7  # Keras's own epsilon, below which Normalization divides by it
 
-_AUGMENTATION = frozenset(  # what changes pictures in training alone
+AUGMENTATION = frozenset(  # what changes pictures in training alone
     f"Random{name}"
     for name in (
         *("Brightness", "ColorDegeneration", "ColorJitter", "Contrast", "ElasticTransform", "Erasing", "Flip"),
@@ -27,7 +27,7 @@ _AUGMENTATION = frozenset(  # what changes pictures in training alone
         *("Saturation", "Sharpness", "Shear", "Translation", "Width", "Zoom"),
     )
 ) | {"AugMix", "CutMix", "MixUp", "RandAugment"}
-_RANDOM = _AUGMENTATION | {
+_RANDOM = AUGMENTATION | {
     *("Dropout", "SpatialDropout2D", "SpatialDropout1D", "AlphaDropout", "GaussianDropout", "GaussianNoise"),
 }
 _JOINING = ("Concatenate", "Merge")
