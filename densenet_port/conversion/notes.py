@@ -1,6 +1,6 @@
 """What the owner of a file should know beside that it was converted."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 
 import numpy as np
@@ -40,6 +40,13 @@ def notes(source: Source, target: Layout, contract: Contract, dtype: str) -> Ite
         kinds = " and ".join(sorted(stored & {"float16", "bfloat16"}))
         yield f"the checkpoint holds {kinds}: its rounding stays in the weights"
     yield from _underflow_notes(source)
+
+
+def infinity_notes(names: Sequence[str]) -> Iterator[str]:
+    """What is told where tensors of a written file hold NaN or infinity, as they do in what it was made from."""
+    if names:
+        which = f"{names[0]} and {len(names) - 1} more hold" if len(names) > 1 else f"{names[0]} holds"
+        yield f"{which} NaN or infinity, as the checkpoint does"
 
 
 def assumption(source: Source) -> str | None:

@@ -16,7 +16,7 @@ import numpy as np
 from densenet_port import formats
 from densenet_port.about import TOOL
 from densenet_port.checkpoint import Array, Tensor, array_digest, digest
-from densenet_port.conversion.notes import assumption, notes
+from densenet_port.conversion.notes import assumption, infinity_notes, notes
 from densenet_port.conversion.source import Source
 from densenet_port.errors import DiskError, MisfitError, UsageError
 from densenet_port.formats.record import DIGEST, REST, SCHEMA, UNKNOWN, record_digest
@@ -278,6 +278,7 @@ class _Digests:
         self.pool = pool
         self.progress = progress
         self.digests = dict.fromkeys(tensors, UNKNOWN)
+        self.infinite: list[str] = []  # tensors that hold what is no finite number
         self.batch: dict[str, Array] = {}
         self.size = 0  # of the batch, in bytes
         self.pending: Future[dict[str, str]] | None = None
@@ -302,8 +303,14 @@ class _Digests:
         self._settle()
         if not self.batch:
             return
-        self.pending = self.pool.submit(_digests_of, self.batch)
+        self.pending = self.pool.submit(self._hashed, self.batch)
         self.batch, self.size = {}, 0
+
+    def _hashed(self, arrays: Mapping[str, Array]) -> dict[str, str]:
+        """Name → the digest of an array; those that are not finite are noted."""
+        with np.errstate(all="ignore"):
+            self.infinite += [name for name, array in arrays.items() if not np.isfinite(array.sum(dtype=np.float64))]
+        return {name: array_digest(array) for name, array in arrays.items()}
 
     def _settle(self) -> None:
         """Wait for the batch that is being hashed."""
@@ -317,11 +324,6 @@ class _Digests:
         self._hand_over()
         self._settle()
         return UNKNOWN not in self.digests.values()
-
-
-def _digests_of(arrays: Mapping[str, Array]) -> dict[str, str]:
-    """Name → the digest of an array."""
-    return {name: array_digest(array) for name, array in arrays.items()}
 
 
 def write_plan(
@@ -343,7 +345,8 @@ def write_plan(
 
     tensors = {name: digests.watched(name, tensor) for name, tensor in planned.tensors.items()}
     formats.write(out, tensors, text, blueprint)
-    return replace(planned, out=out, record={key: entry for key, entry in record.items() if key != REST})
+    own = {key: entry for key, entry in record.items() if key != REST}
+    return replace(planned, out=out, record=own, notes=(*planned.notes, *infinity_notes(digests.infinite)))
 
 
 def _record(

@@ -279,6 +279,29 @@ def test_an_npz_of_any_layout_is_numpy_s(layout, small, tmp_path):
     assert diff(read(small), read(tmp_path / "out.npz")).same
 
 
+@pytest.mark.parametrize(
+    ("numbers", "note"),
+    [
+        ({"conv0.weight": np.nan}, "stem_conv/kernel holds NaN or infinity, as the checkpoint does"),
+        (
+            {"norm0.running_var": np.inf, "norm5.bias": -np.inf},
+            "stem_norm/moving_variance and 1 more hold NaN or infinity, as the checkpoint does",
+        ),
+        ({"norm0.running_var": 3e38, "norm0.running_mean": -3e38}, None),
+    ],
+)
+def test_numbers_that_are_none_are_told(small, tmp_path, numbers, note):
+    """They are written as they are: the port is what the checkpoint was."""
+    state = torch.load(small)
+    for name, number in numbers.items():
+        state[f"features.{name}"].view(-1)[:2] = number
+    torch.save(state, tmp_path / "in.pth")
+
+    done = convert(tmp_path / "in.pth", out=tmp_path / "out.safetensors")
+
+    assert [text for text in done.notes if "NaN" in text] == [text for text in [note] if text]
+
+
 def test_a_number_that_the_type_cannot_hold_is_refused(small, tmp_path):
     """An overflow to infinity is never written."""
     state = torch.load(small)

@@ -191,7 +191,7 @@ def test_what_is_called_in_training_is_another_function():
 
 
 def test_what_changes_pictures_in_training_alone_does_not_where_a_model_answers():
-    """Keras 3 writes the default of such a layer, and calls it as the model is called; tf.keras writes what was said."""
+    """Keras 3 writes such a layer's default, and calls it as the model is called; tf.keras writes what was said."""
     written = layer("RandomFlip", "f", ["pictures"], keywords={"training": True})
     said = older("RandomFlip", "f", ["pictures"])
     said["inbound_nodes"][0][0][3]["training"] = True
