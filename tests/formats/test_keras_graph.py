@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from densenet_port.checkpoint import Tensor
-from densenet_port.errors import MisfitError
+from densenet_port.errors import CorruptError, MisfitError
 from densenet_port.formats.keras.graph import metadata_of, of_file
 
 PATH = Path("model.keras")
@@ -528,6 +528,13 @@ def test_operations_of_the_first_tf_keras_have_their_numbers_beside_them():
     step = graph(model(PICTURES, older("TensorFlowOpLayer", "x", ["pictures"], **config))).steps["x"]
 
     assert (step.kind, step.offsets) == ("affine", (-127.5,))
+
+
+def test_a_definition_of_more_values_than_any_needs_is_refused():
+    config = {"node_def": json.dumps({"op": "Sub", "values": [0] * 2**20}), "constants": {"1": 127.5}}
+
+    with pytest.raises(CorruptError, match="a node_def is a JSON text of more than 524288 values"):
+        graph(model(PICTURES, older("TensorFlowOpLayer", "x", ["pictures"], **config)))
 
 
 def test_pixels_that_are_whole_numbers_are_not_prepared():
