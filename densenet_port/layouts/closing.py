@@ -70,7 +70,7 @@ def _closing(groups: Grouping, order: str, choices: Words) -> list[Network]:
     convs = [one for one in modules if one.module.kind == "conv"]
     if not convs or len(convs) < sum(module.kind == "conv" for module in groups.modules):
         return []
-    whole = chains(Counter(size_of(one) for one in convs), spare=0 if choices.no_top else 1)
+    whole = chains(Counter(size_of(one) for one in convs), spare=1)
     for spare in range(MOST_NORMS):
         networks = [one for chain in whole if (one := _network(groups, order, modules, chain, choices, spare))]
         if networks:
@@ -84,7 +84,8 @@ def _network(
     """The network of a chain, if all norms but `spare` are its own, and the one kernel that is left is its head."""
     last = [one for one in modules if one.module.kind == "conv" and size_of(one) in chain.left]
     axes = " ".join(axis if axis in "io" else "1" for axis in order.split())
-    if last and not (len(last) == 1 and size_of(last[0])[:2] == (1, chain.channels) and axes in _dense_orders(groups)):
+    can_end = not groups.by_name or axes in _dense_orders(groups)
+    if last and not (len(last) == 1 and size_of(last[0])[:2] == (1, chain.channels) and can_end):
         return None
     body = [one for one in modules if one not in last]
     norms = sum(one.module.kind == "norm" for one in body) - spare
@@ -96,7 +97,7 @@ def _network(
             behind = _norms_behind(architecture, body, counts - sizes, groups)
             rest = tuple(one for one in body if one not in behind)
             head = None if choices.no_top else _head(groups, order, chain.channels, behind)
-            if last:
+            if last and not choices.no_top:
                 head = DenseHead({HEAD: last[0].module}, axes, USUAL, size_of(last[0]).outputs)
             classes, text = (head.classes, head.text) if head else (None, USUAL)
             return Network(order, replace(architecture, classes=classes, head=text), rest, head)

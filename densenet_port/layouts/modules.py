@@ -62,7 +62,8 @@ def grouping(checkpoint: Checkpoint) -> Grouping:
     """The modules of a file. Raises MisfitError where it stays open which vector of a norm is which."""
     tensors = _part_of_networks(checkpoint)
     best = min((_by_endings(tensors, dialect) for dialect in dialects()), key=lambda one: len(one.left))
-    if len(best.left) <= MOST_LEFT * len(tensors):
+    has_kernels = any(module.kind == "conv" for module in best.modules)
+    if has_kernels and len(best.left) <= MOST_LEFT * len(tensors):
         return best
     return _with_roles(_groups(tensors), tensors)
 

@@ -471,6 +471,7 @@ def test_no_layer_name_of_any_framework_stands_in_python():
                 "batchnorm",
                 "batch_norm",
                 "output",
+                "BatchNorm",
             }  # words of ours
             assert [stem for stem in stems if len(stem) > 5 and stem in code] == [], layout
 

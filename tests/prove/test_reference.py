@@ -48,6 +48,7 @@ GRADES = {  # of a port that agrees with the reference of a file of weights in e
     "onnx": "proven",
     "onnx-caffe2": "proven",
     "paddle": "agrees",
+    "slim": "agrees",
     "timm-blur": "proven",
     "timm-deep": "proven",
     "titu1994": "agrees",

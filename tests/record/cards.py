@@ -95,6 +95,7 @@ class StandIn(NamedTuple):
 
 
 STAND_INS = {
+    "slim": StandIn("tensorflow (its network anew)", stand_ins.slim),
     "titu1994": StandIn("keras (its network anew)", stand_ins.titu1994),
     "titu1994-v2": StandIn("keras (its network anew)", stand_ins.titu1994_v2),
 } | {layout: StandIn(own.title, zoo.logits) for layout, own in zoo.SOFTWARE.items()}

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 
+from tests.support import slim as anew_slim
 from tests.support import titu1994 as anew
 
 
@@ -30,6 +31,16 @@ def titu1994(told, pictures, epsilon=anew.EPSILON):
 def titu1994_v2(told, pictures):
     """The same graph, with the epsilon of Keras 1.2."""
     return titu1994(told, pictures, epsilon=1e-3)
+
+
+def slim(told, pictures):
+    """TF-Slim's network of TensorFlow's own operations."""
+    import tensorflow as tf
+
+    with np.load(told.checkpoint.path) as archive:
+        weights = {anew_slim.SCOPE + name: array for name, array in archive.items() if array.dtype.kind == "f"}
+    exact = {name: array.astype(np.float64) for name, array in weights.items()}
+    return anew_slim.logits(exact, pictures.astype(np.float64)), {"tensorflow": tf.__version__}
 
 
 def versions():
