@@ -149,10 +149,10 @@ def digest(checkpoint: Checkpoint) -> str:
         lines = [f"{part.name} {file_digest(part)}\n" for part in checkpoint.parts]
     else:
         return file_digest(checkpoint.path)
-    return sha256("".join(lines).encode()).hexdigest()
+    return sha256("".join(lines).encode())
 
 
 def array_digest(array: Array) -> str:
     """SHA-256 of an array's elements, row-major and little-endian, in hex; shape and dtype stand beside it."""
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    return sha256(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data).hexdigest()
+    return sha256(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data)

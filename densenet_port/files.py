@@ -5,8 +5,9 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from densenet_port import strays
@@ -30,11 +31,22 @@ def resource(name: str) -> Path:
 PIECE = 1 << 23  # bytes hashed at a time
 
 
-def sha256(data: bytes | memoryview = b"") -> "hashlib._Hash":
-    """The SHA-256 of bytes, which may go on. Raises MemoryError where OpenSSL lacks memory: it says ValueError then."""
+def sha256(data: bytes | memoryview) -> str:
+    """The SHA-256 of bytes, in hex. Raises MemoryError where OpenSSL lacks memory."""
+    return sha256_of([data])
+
+
+def sha256_of(pieces: Iterable[bytes | memoryview]) -> str:
+    """The SHA-256 of bytes that come in pieces, in hex. Raises MemoryError where OpenSSL lacks memory.
+
+    Python has a ValueError of no reason for that, or a SystemError.
+    """
     try:
-        return hashlib.sha256(data)
-    except ValueError as error:
+        digest = hashlib.sha256()
+        for piece in pieces:
+            digest.update(piece)
+        return digest.hexdigest()
+    except (ValueError, SystemError) as error:
         raise MemoryError from error
 
 
@@ -43,12 +55,10 @@ def file_digest(path: Path) -> str:
 
     Read in a few large pieces: beside a busy thread, each piece waits for the interpreter anew.
     """
-    digest, piece = sha256(), memoryview(bytearray(PIECE))
+    piece = memoryview(bytearray(PIECE))
     try:
         with path.open("rb", buffering=0) as file:
-            while count := file.readinto(piece):
-                digest.update(piece[:count])
-        return digest.hexdigest()
+            return sha256_of(piece[:count] for count in iter(partial(file.readinto, piece), 0))
     except OSError as error:
         raise DiskError(f"{path}: cannot be read: {error.strerror}") from error
 

@@ -296,11 +296,12 @@ def test_a_new_file_has_the_rights_that_the_user_gives_and_a_replaced_one_keeps_
     assert (unfinished, modes) == (0o600, {**rights, "new.h5": 0o666 & ~mask})
 
 
-def test_openssl_without_memory_says_so(monkeypatch):
-    """Its context of a digest is not made; Python calls that a ValueError of no reason."""
+@pytest.mark.parametrize("error", [ValueError("no reason supplied"), SystemError("error return without exception set")])
+def test_openssl_without_memory_says_so(monkeypatch, error):
+    """A context of a digest is not made, or not copied; Python calls that a ValueError of no reason, or SystemError."""
 
-    def fails(_):
-        raise ValueError("no reason supplied")
+    def fails(*_):
+        raise error
 
     monkeypatch.setattr(files.hashlib, "sha256", fails)
 

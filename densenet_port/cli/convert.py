@@ -332,7 +332,7 @@ def _collapsed_row(group: Sequence[Entry]) -> tuple[Any, ...]:
     first = group[0]
     digest = first.sha256
     if len(group) > 1:
-        digest = sha256("".join(entry.sha256 for entry in group).encode()).hexdigest()
+        digest = sha256("".join(entry.sha256 for entry in group).encode())
     names = _ranges([entry.name for entry in group])
     shape = " ".join(_range(sizes) for sizes in zip(*(entry.shape for entry in group), strict=False)) or "scalar"
     if first.slot:

@@ -82,7 +82,7 @@ def _why(error: PortError | OSError) -> str:
 
 
 def _digest(content: Any) -> str:
-    return sha256(json.dumps(content).encode()).hexdigest()
+    return sha256(json.dumps(content).encode())
 
 
 def open_data(place: str, labels: str | Path | None, classes: int, *, prepared: bool = False) -> DataSet:

@@ -141,7 +141,7 @@ def companion_digest(path: Path, blueprint: Blueprint | None) -> str | None:
     if companion(path) is None:
         return None
     content: bytes = _module(ENDINGS[ending(path)][0]).companion(blueprint)
-    return sha256(content).hexdigest()
+    return sha256(content)
 
 
 def with_its_own(checkpoint: Checkpoint) -> Checkpoint:

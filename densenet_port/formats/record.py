@@ -34,7 +34,7 @@ from typing import Any, get_args
 
 from densenet_port.checkpoint import Array, Checkpoint, Extent, Tensor, array_digest
 from densenet_port.errors import CorruptError, MisfitError
-from densenet_port.files import sha256
+from densenet_port.files import sha256, sha256_of
 from densenet_port.formats.bounds import parsed_json
 from densenet_port.formats.source import AGAIN, Source
 from densenet_port.network.architecture import Architecture
@@ -106,7 +106,7 @@ def differing(checkpoint: Checkpoint) -> list[str]:
 def record_digest(record: Mapping[str, Any]) -> str:
     """SHA-256 of a record without its own digest and that of the rest, in hex, whatever the order of its keys."""
     content = {key: value for key, value in record.items() if key not in (DIGEST, REST)}
-    return sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
 
 
 def seal(path: Path, extents: Iterable[Extent]) -> None:
@@ -194,10 +194,7 @@ def _gaps(extents: Iterable[Extent], size: int) -> Iterator[Extent]:
 
 def _rest_digest(source: Source, gaps: Iterable[Extent], digits: bytes) -> bytes:
     """SHA-256 of the parts of a file, with zeros for its own digits, in hex."""
-    digest = sha256()
-    for gap in gaps:
-        digest.update(source.data(*gap).replace(digits, UNKNOWN.encode()))
-    return digest.hexdigest().encode()
+    return sha256_of(source.data(*gap).replace(digits, UNKNOWN.encode()) for gap in gaps).encode()
 
 
 def _check_digest(record: Fields) -> None:

@@ -52,7 +52,7 @@ def _current(name: str, entry: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 def table_digest(name: str) -> str:
     """SHA-256 of a table's file, in hex."""
-    return sha256((resource("mappings") / f"{name}.toml").read_bytes()).hexdigest()
+    return sha256((resource("mappings") / f"{name}.toml").read_bytes())
 
 
 def _has_names(entry: Mapping[str, Any], names: Collection[str], *, final_norm: bool) -> bool:

@@ -374,7 +374,7 @@ def _read(path: Path) -> Layout:
         shared = _included(path, content)
         shared_text, shared_content = _toml(shared)
         text, rules = text + shared_text, shared_rules(shared, shared_content)
-    return Layout(path=path, digest=sha256(text).hexdigest(), **compiled(path, content, rules))
+    return Layout(path=path, digest=sha256(text), **compiled(path, content, rules))
 
 
 def _toml(path: Path) -> tuple[bytes, dict[str, Any]]:

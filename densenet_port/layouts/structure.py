@@ -182,7 +182,7 @@ def _layout(checkpoint: Checkpoint, groups: Grouping, network: Network, matches:
     listed = "\n".join(f"{match.key} {match.name}" for match in matches)
     return Layout(
         path=structure_path(),
-        digest=sha256(listed.encode()).hexdigest(),
+        digest=sha256(listed.encode()),
         name=STRUCTURE,
         about="a file read by its structure",
         containers=(),

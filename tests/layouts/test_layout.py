@@ -469,6 +469,8 @@ def test_no_layer_name_of_any_framework_stands_in_python():
                 "transition",
                 "linear",
                 "batchnorm",
+                "dense_block",
+                "logits",
                 "batch_norm",
                 "output",
                 "BatchNorm",
