@@ -36,6 +36,7 @@ NAME = "densenet-port"  # however it was started: what a shell completes has thi
 UNFORESEEN = 70
 GARBAGE = 50_000  # new objects before Python looks for cycles: what a conversion makes lasts, and has hardly any
 LACKS = [errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM]
+NO_MEMORY = ("can't start new thread", "error return without exception set")  # the second: CPython 3.11, for a frame
 TRACEBACK = "--traceback"
 REPORT = "this is a fault of densenet-port's: please report it, with the command and what --traceback shows"
 # Typer brings a Click of its own since 0.16, and had the real one before
@@ -103,7 +104,7 @@ def _close_streams() -> None:
 
 def _lack(error: Exception) -> str | None:
     """What the machine lacks, where that is what an exception says."""
-    if isinstance(error, MemoryError) or str(error) == "can't start new thread":
+    if isinstance(error, MemoryError) or str(error) in NO_MEMORY:
         return "there is not enough memory; nothing was left half written"
     if isinstance(error, OSError) and error.errno in LACKS:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror

@@ -493,7 +493,13 @@ def test_a_stream_that_is_full_or_closed_is_no_fault_of_ours(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "lack", [MemoryError(), RuntimeError("can't start new thread"), OSError(24, "Too many open files")]
+    "lack",
+    [
+        MemoryError(),
+        RuntimeError("can't start new thread"),
+        SystemError("error return without exception set"),
+        OSError(24, "Too many open files"),
+    ],
 )
 def test_what_the_machine_lacks_is_one_line(lack, monkeypatch):
     """Exit code 6, as for a full disk."""
