@@ -43,7 +43,6 @@ def of_mutants(measured: Measured) -> str:
     from tests.hostile.mutants import MUTATORS
 
     rows, lacking = [], [f"`{container}`" for container in MUTATORS if container not in measured["containers"]]
-    earlier = [f"`{container}`" for container in measured.get("earlier", ())]
     for container, result in measured["containers"].items():
         kinds, wrong = Counter(result["kinds"]), Counter(each["kind"] for each in result["wrong"])
         row = [f"`{container}`", f"{result['count']:,}", of_kinds(kinds, REFUSED), kinds["same"], kinds["other"]]
@@ -54,8 +53,8 @@ def of_mutants(measured: Measured) -> str:
         made anew (a forgery). Each is read tensor by tensor, and as a network, in a process that may take 512 MiB and
         five seconds. *Another network* is what a file says that carries nothing against it, or was forged; *believed*
         are those of files with digests or checksums that should have shown it. Seed {measured["seed"]}; 20,000 of
-        each is the aim, and the table says how many were run. Not run at length yet: {", ".join(lacking) or "none"}.
-        {f"Of files of `file/2`, in which some bytes had no digest yet: {', '.join(earlier)}." if earlier else ""}"""
+        each is the aim, and the table says how many were run.
+        {f"Not run at length yet: {', '.join(lacking)}." if lacking else ""}"""
     columns = ["container", "mutants", "refused", "the same", "another network", "believed", "other errors"]
     columns += ["signals, hangs, memory", "slowest", "memory at most"]
     return f"{flowed(words)}\n\n{table(columns, rows)}"
