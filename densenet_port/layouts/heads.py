@@ -15,6 +15,7 @@ from densenet_port.network.units import HEAD, Kind
 
 BETWEEN = "ReLU between the dense layers of the head"
 ALONE = "nothing but norms in front of the head's dense layer"
+CONVOLVED = "the mean over the map in front of the head's 1×1 convolution, or behind it"
 JOINED = "the maximum and then the mean in front of the head"
 BARE = "no norm behind the last block"
 OLD_FIRST = "old channels before new ones"  # of a file whose order of channels nothing tells

@@ -16,7 +16,7 @@ from densenet_port.files import resource, sha256
 from densenet_port.layouts.breaks import refusal
 from densenet_port.layouts.closing import Network, Words, body_name, closed, networks_in, orders_of
 from densenet_port.layouts.dialects import ignored
-from densenet_port.layouts.heads import OLD_FIRST
+from densenet_port.layouts.heads import CONVOLVED, OLD_FIRST
 from densenet_port.layouts.layout import SPLIT, STRUCTURE, Layout, TensorKey, structure_path
 from densenet_port.layouts.match import Ledger, body, match
 from densenet_port.layouts.modules import Grouping, Module, grouping
@@ -125,7 +125,8 @@ def _reading(checkpoint: Checkpoint, groups: Grouping, network: Network, choices
     ]
     layout = _layout(checkpoint, groups, network, matches)
     scanned = scan_of(layout, checkpoint, Place(prefix), matches, choices.kernels)
-    assumed = (OLD_FIRST, *([groups.assumption] if groups.assumption else []))
+    is_convolved = network.head is not None and "1" in network.head.axes.split()
+    assumed = (OLD_FIRST, *([CONVOLVED] if is_convolved else []), *([groups.assumption] if groups.assumption else []))
     return Reading(scanned, network.architecture, _note(network, modules), assumed)
 
 

@@ -72,8 +72,7 @@ class Processes:
     """The processes that jobs run in: one that imports Keras while its jobs are still to come, or those that are kept.
 
     Without `kept` a process ends with the jobs of one `run_all`. With it, it waits for more of the same software,
-    backend, threads and environment. What is left of them at the end of the context, or of this
-    object, is killed.
+    backend, threads and environment. What is left of them at the end of the context, or of this object, is killed.
     """
 
     def __init__(self, *, kept: bool = False) -> None:

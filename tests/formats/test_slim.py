@@ -40,6 +40,12 @@ def test_it_is_known_by_its_names(folder):
     }
 
 
+def test_structure_says_what_a_convolution_for_a_head_is_taken_for(folder):
+    told = read(folder / "model.ckpt.index", src="structure")
+
+    assert "the mean over the map in front of the head's 1×1 convolution, or behind it" in told.ledger.assumed
+
+
 def test_structure_takes_the_body_of_a_convolution_for_a_head(folder):
     body = read(folder / "model.ckpt.index", src="structure", no_top=True)
 
