@@ -162,7 +162,8 @@ class _Search:
             yield self._chain(way, (*before, *block), (*layers, len(block)), channels)
         for count in range(len(block), 0, -1):
             for size in self.narrow.get(channels, ()):
-                if len(layers) < MOST_BLOCKS and self._take((size,)):
+                goes_on = len(layers) < MOST_BLOCKS and self.rest.get(way.layer(size.outputs)[0])
+                if goes_on and self._take((size,)):
                     path = (*before, *block[:count], (size,))
                     yield from self._blocks(way, size.outputs, path, (*layers, count))
                     self._give_back((size,))

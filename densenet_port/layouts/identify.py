@@ -5,13 +5,14 @@ Where nothing fits, `advice` tries what else could be asked for, and the error's
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import MisfitError, PortError
-from densenet_port.layouts.index import likely
+from densenet_port.layouts.index import Sight
 from densenet_port.layouts.layout import STRUCTURE, Kernels, Layout, layouts, structure_path
 from densenet_port.layouts.match import NO_TOP, Ledger, body, fitted, match
 from densenet_port.layouts.scan import FLOATS, Scan, places, scan, with_head
@@ -136,11 +137,19 @@ def _is_near(checkpoint: Checkpoint, nearest: Attempt) -> bool:
 
 
 def _at_first_sight(checkpoint: Checkpoint, words: Words) -> Ledger | None:
-    """The ledger of the one table that fits, of those that the file's names leave; None where one must look closer."""
+    """The ledger of the one table that fits, of those that the file's names leave; None where one must look closer.
+
+    Where they leave none, and the user knows no more, it is that by structure.
+    """
     if words.src is not None or checkpoint.record is not None:
         return None
     by_names = checkpoint.graph is None and "architecture" not in checkpoint.metadata and words.arch is None
-    return fitting(checkpoint, words, likely(checkpoint, layouts(), final_norm=by_names))
+    sight = Sight(checkpoint, layouts())
+    tables = sight.likely(final_norm=by_names)
+    if not tables and words.arch is None and sight.is_nobody_s:
+        with suppress(MisfitError):  # what is in the way is said of the nearest table, or by structure
+            return _by_structure(checkpoint, words)
+    return fitting(checkpoint, words, tables)
 
 
 def _attempts(checkpoint: Checkpoint, words: Words) -> tuple[list[Attempt], list[Layout]]:

@@ -26,22 +26,34 @@ from densenet_port.network.units import FINAL_NORM
 FIRST_LAYER = ("block1.layer1.norm1", "block1.layer1.conv1")  # units of every network
 
 
-def likely(checkpoint: Checkpoint, tables: Iterable[str], *, final_norm: bool) -> list[Layout]:
-    """Those of the tables that can have a file by its record and its names: no other accounts for all of its tensors.
+class Sight:
+    """What the names of a file say of the tables."""
 
-    `final_norm` says that nothing but names can tell of a network without one.
-    """
-    index = json.loads((resource("mappings") / "index.json").read_bytes())
-    entries = {name: _current(name, index.get(name)) for name in tables}
-    recorded = [name for name, entry in entries.items() if entry["when"] and checkpoint.records(entry["when"])]
-    candidates = recorded or [name for name, entry in entries.items() if not entry["when"]]
-    names, skeletons = checkpoint.tensors.keys(), {skeleton(name) for name in checkpoint.tensors}
-    return [
-        Layout.load(name)
-        for name in candidates
-        if _has_names(entries[name], names, final_norm=final_norm)
-        or _runs(entries[name], skeletons, checkpoint.container)
-    ]
+    def __init__(self, checkpoint: Checkpoint, tables: Iterable[str]) -> None:
+        """Read the index."""
+        index = json.loads((resource("mappings") / "index.json").read_bytes())
+        self._checkpoint = checkpoint
+        self._entries = {name: _current(name, index.get(name)) for name in tables}
+        self._skeletons = {skeleton(name) for name in checkpoint.tensors}
+
+    def likely(self, *, final_norm: bool) -> list[Layout]:
+        """The tables that can have the file by its record and its names: no other accounts for all of its tensors.
+
+        `final_norm` says that nothing but names can tell of a network without one.
+        """
+        entries = self._entries
+        recorded = [name for name, one in entries.items() if one["when"] and self._checkpoint.records(one["when"])]
+        candidates = recorded or [name for name, entry in entries.items() if not entry["when"]]
+        return [Layout.load(name) for name in candidates if self._can_have(entries[name], final_norm=final_norm)]
+
+    @property
+    def is_nobody_s(self) -> bool:
+        """Whether no table can have the file by its names, whatever it records."""
+        return not any(self._can_have(entry, final_norm=False) for entry in self._entries.values())
+
+    def _can_have(self, entry: Mapping[str, Any], *, final_norm: bool) -> bool:
+        named = _has_names(entry, self._checkpoint.tensors.keys(), final_norm=final_norm)
+        return named or _runs(entry, self._skeletons, self._checkpoint.container)
 
 
 def _current(name: str, entry: Mapping[str, Any] | None) -> Mapping[str, Any]:

@@ -372,9 +372,16 @@ def _read(path: Path) -> Layout:
     rules: tuple[str, ...] = ()
     if "include" in content:
         shared = _included(path, content)
-        shared_text, shared_content = _toml(shared)
-        text, rules = text + shared_text, shared_rules(shared, shared_content)
+        shared_text, rules = _shared(shared)
+        text += shared_text
     return Layout(path=path, digest=sha256(text), **compiled(path, content, rules))
+
+
+@lru_cache(maxsize=1 << 4)
+def _shared(path: Path) -> tuple[bytes, tuple[str, ...]]:
+    """A file of rules that tables include, which are this project's."""
+    text, content = _toml(path)
+    return text, shared_rules(path, content)
 
 
 def _toml(path: Path) -> tuple[bytes, dict[str, Any]]:

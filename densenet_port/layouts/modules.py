@@ -61,7 +61,9 @@ class Grouping(NamedTuple):
 def grouping(checkpoint: Checkpoint) -> Grouping:
     """The modules of a file. Raises MisfitError where it stays open which vector of a norm is which."""
     tensors = _part_of_networks(checkpoint)
-    best = min((_by_endings(tensors, dialect) for dialect in dialects()), key=lambda one: len(one.left))
+    best = _by_endings(tensors, dialects()[0])
+    for dialect in dialects()[1:] if best.left else ():
+        best = min(best, _by_endings(tensors, dialect), key=lambda one: len(one.left))
     has_kernels = any(module.kind == "conv" for module in best.modules)
     if has_kernels and len(best.left) <= MOST_LEFT * len(tensors):
         return best

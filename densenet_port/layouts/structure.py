@@ -13,7 +13,6 @@ from typing import NamedTuple
 from densenet_port.checkpoint import Array, Checkpoint
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.files import resource, sha256
-from densenet_port.layouts.breaks import refusal
 from densenet_port.layouts.closing import Network, Words, body_name, closed, networks_in, orders_of
 from densenet_port.layouts.dialects import ignored
 from densenet_port.layouts.heads import CONVOLVED, OLD_FIRST
@@ -52,6 +51,8 @@ def read_by_structure(checkpoint: Checkpoint, choices: Words) -> Reading:
     networks = closed(groups, choices)
     distinct = list({one.architecture: one for one in networks}.values())
     if not distinct:
+        from densenet_port.layouts.breaks import refusal  # noqa: PLC0415 (only what is none needs it)
+
         raise refusal(groups, orders_of(groups), choices)
     asked = [one for one in distinct if choices.arch in (None, _like(one.architecture, choices.arch))]
     if not asked:

@@ -8,6 +8,7 @@ from densenet_port.layouts import identify as identification
 from densenet_port.layouts import index
 from densenet_port.layouts.cards import holds
 from densenet_port.layouts.identify import identify
+from densenet_port.layouts.index import Sight
 from densenet_port.layouts.layout import Layout, layouts
 from densenet_port.network.architecture import NAMED
 from tests.layouts.test_layout import KEYS, recorded, sketch, spelled
@@ -16,7 +17,7 @@ from tests.record.index import INDEX, text
 
 def likely(file, final_norm=True):
     """The names of the tables that the index leaves of all."""
-    return [table.name for table in index.likely(file, layouts(), final_norm=final_norm)]
+    return [table.name for table in Sight(file, layouts()).likely(final_norm=final_norm)]
 
 
 def test_the_index_is_of_the_tables_as_they_stand():
@@ -50,6 +51,15 @@ def test_what_identifies_a_recorded_list_is_left(path):
 def test_a_file_of_torchvision_s_leaves_two_of_all_tables():
     """Else the index would be of no use: those of the same names."""
     assert likely(sketch(spelled("torchvision", NAMED["121"]))) == ["torchreid", "torchvision"]
+
+
+def test_a_file_of_no_table_is_nobody_s():
+    """Nor is one that lacks what a table's every file has; but one behind another name is the table's."""
+    names = spelled("torchvision", NAMED["121"])
+    renamed = {name.replace("denseblock", "stage"): shape for name, shape in names.items()}
+
+    files = [names, {f"net.{name}": shape for name, shape in names.items()}, renamed]
+    assert [Sight(sketch(one), layouts()).is_nobody_s for one in files] == [False, False, True]
 
 
 def test_a_table_that_was_changed_is_read(monkeypatch, tmp_path):
