@@ -19,7 +19,7 @@ from densenet_port.formats.source import stored_size
 TENSOR = 2**27  # bytes of one tensor that stands in fewer
 FILE = 2**28  # bytes of all tensors that stand in fewer
 RATIO = 3  # times the file's own size, where that is more
-TENSORS = 30_000  # names, members, groups and datasets
+TENSORS = 20_000  # names, members, groups and datasets
 AXES = 64  # of a tensor; NumPy 2's own limit
 _TEXT = 2**26  # bytes of a JSON text; the configuration of DenseNet-264 has 1 MB
 _VALUES = 2**19  # values in it, which take some 200 bytes each; the same has 80,000

@@ -54,19 +54,25 @@ class Budget(NamedTuple):
     fields: "count[int]"
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """One field of a message: its number, wire type and, for VARINT, its value as unsigned 64 bits.
 
-    `payload` is what stands behind the tag, to be read when asked for: the bytes of LEN; for I32 and I64 the whole run
-    of that field, tags between the numbers included.
+    `size` bytes at `start` of the message are what stands behind the tag: the bytes of LEN; for I32 and I64 the whole
+    run of that field, tags between the numbers included.
     """
 
     number: int
     wire: int
     value: int
-    payload: Source
+    within: Source
+    start: int
+    size: int
     budget: Budget
+
+    @property
+    def payload(self) -> Source:
+        """What stands behind the tag, to be read when asked for."""
+        return self.within.part(self.start, self.size)
 
     @property
     def integer(self) -> int:
@@ -78,23 +84,23 @@ class Field:
         """A LEN's bytes as a message. Raises CorruptError for another wire type, or one that lies too deep."""
         self._must_be(LEN)
         if self.budget.depth >= DEPTH:
-            raise CorruptError(f"{self.payload.path}: messages nested more than {DEPTH} deep")
+            raise CorruptError(f"{self.within.path}: messages nested more than {DEPTH} deep")
         return Message(self.payload, self.budget._replace(depth=self.budget.depth + 1))
 
     def data(self, limit: int = SHORT) -> bytes:
         """A LEN's bytes. Raises CorruptError for another wire type, or more bytes than `limit`."""
         self._must_be(LEN)
-        if self.payload.size > limit:
-            length = f"field {self.number} has {self.payload.size} bytes"
-            raise CorruptError(f"{self.payload.path}: {length}, at most {limit} are expected")
-        return self.payload.data(0, self.payload.size)
+        if self.size > limit:
+            length = f"field {self.number} has {self.size} bytes"
+            raise CorruptError(f"{self.within.path}: {length}, at most {limit} are expected")
+        return self.within.data(self.start, self.size)
 
     def text(self) -> str:
         """A LEN's bytes as UTF-8. Raises CorruptError if they are none."""
         try:
             return self.data().decode()
         except UnicodeDecodeError as error:
-            raise CorruptError(f"{self.payload.path}: field {self.number} is no text: {error}") from error
+            raise CorruptError(f"{self.within.path}: field {self.number} is no text: {error}") from error
 
     def integers(self) -> Iterator[int]:
         """The signed 64-bit numbers of a VARINT, or of packed varints. Raises CorruptError for anything else."""
@@ -103,7 +109,7 @@ class Field:
             return
         data, at = self.data(), 0
         while at < len(data):
-            value, at = _varint(data, at, self.payload)
+            value, at = _varint(data, at, self.within)
             yield value - (1 << 64) if value >> 63 else value
 
     def number_count(self, dtype: str) -> int:
@@ -113,16 +119,16 @@ class Field:
         """
         width = np.dtype(dtype).itemsize
         if WIDTHS.get(self.wire) == width:
-            return (self.payload.size - width) // (width + self._tag_size) + 1
+            return (self.size - width) // (width + self._tag_size) + 1
         self._must_be(LEN)
-        if self.payload.size % width:
-            length = f"field {self.number} has {self.payload.size} bytes"
-            raise CorruptError(f"{self.payload.path}: {length}, expected a multiple of {width}")
-        return self.payload.size // width
+        if self.size % width:
+            length = f"field {self.number} has {self.size} bytes"
+            raise CorruptError(f"{self.within.path}: {length}, expected a multiple of {width}")
+        return self.size // width
 
     def numbers(self, dtype: str) -> Array:
         """The numbers of a fixed-size little-endian type, read now. Raises as `number_count`."""
-        number, data = self.number_count(dtype), self.payload.data(0, self.payload.size)
+        number, data = self.number_count(dtype), self.within.data(self.start, self.size)
         if self.wire == LEN:
             return np.frombuffer(data, dtype)
         first = np.dtype([("value", dtype), ("tag", f"V{self._tag_size}")])
@@ -135,7 +141,7 @@ class Field:
     def _must_be(self, wire: int) -> None:
         if self.wire != wire:
             actual = f"field {self.number} has the wire type {self.wire}"
-            raise CorruptError(f"{self.payload.path}: {actual}, expected {wire}")
+            raise CorruptError(f"{self.within.path}: {actual}, expected {wire}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +173,11 @@ class Message:
                 self._nest(groups, number, wire)
                 continue
             value, at, size = self._extent(look, begin, at, wire)
-            payload = self.source.part(at, size)
-            at += size
+            if size > self.source.size - at:
+                raise self.source.beyond(at, size)
             if not groups:
-                yield Field(number, wire, value, payload, self.budget)
+                yield Field(number, wire, value, self.source, at, size, self.budget)
+            at += size
         if groups:
             raise CorruptError(f"{self.source.path}: the group of field {groups[-1]} has no end")
 
@@ -217,6 +224,9 @@ class _Window:
 
     def varint(self, at: int) -> tuple[int, int]:
         """The varint at a place, and the place behind it."""
+        inside = at - self.start
+        if 0 <= inside < len(self.bytes) and (byte := self.bytes[inside]) < 128:  # most have one byte
+            return byte, at + 1
         value, size = _varint(self.see(at, _LONGEST), 0, self.source)
         return value, at + size
 

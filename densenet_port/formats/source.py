@@ -104,7 +104,7 @@ class Source:
     def part(self, start: int, size: int) -> "Source":
         """Read from a part of this. Raises CorruptError if it reaches beyond."""
         if not 0 <= start <= start + size <= self.size:
-            raise self._beyond(start, size)
+            raise self.beyond(start, size)
         begin = None if self.start is None else self.start + start
         return Source(self.path, size, lambda count, offset: self._pread(count, start + offset), start=begin)
 
@@ -115,10 +115,10 @@ class Source:
     def data(self, offset: int, length: int) -> bytes:
         """Exactly these bytes. Raises CorruptError outside of the file, OSError for a broken disk."""
         if not 0 <= offset <= offset + length <= self.size:
-            raise self._beyond(offset, length)
+            raise self.beyond(offset, length)
         data = self._pread(length, offset)
         if len(data) != length:
-            raise self._beyond(offset, length)
+            raise self.beyond(offset, length)
         return data
 
     def all(self) -> bytes:
@@ -134,7 +134,8 @@ class Source:
             with mmap(self._file.fileno(), 0, access=ACCESS_READ) as data:
                 yield data
 
-    def _beyond(self, offset: int, length: int) -> CorruptError:
+    def beyond(self, offset: int, length: int) -> CorruptError:
+        """What is raised for bytes outside of this."""
         return CorruptError(f"{self.path}: {length} bytes at {offset} reach beyond the file's {self.size}", hint=AGAIN)
 
 

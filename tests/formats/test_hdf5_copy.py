@@ -332,7 +332,7 @@ HOSTILE = {
     forms.external_storage: "the data of /layers/conv2d/vars/0 stand in another file, which is refused",
     forms.virtual_dataset: "the data of /layers/conv2d/vars/0 stand in another file, which is refused",
     forms.ring: "/layers/conv2d/again: groups stand within themselves, or more than 64 deep",
-    forms.bush: "it has more than 30000 groups and datasets",
+    forms.bush: "it has more than 20000 groups and datasets",
     forms.never_written: "its datasets claim 4398046511104 bytes",
     forms.bomb_of_zeros: "its datasets claim 34359738368 bytes",
     forms.giant_chunk: "its datasets claim 2147483648 bytes",

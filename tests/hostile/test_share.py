@@ -17,6 +17,8 @@ from tests.hostile.mutants import MUTATORS
 from tests.hostile.seeds import READ
 from tests.record.reliability.__main__ import PAGE, page
 
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, where it is there
+
 ROOT = Path(__file__).parents[2]
 MUTANTS = 12  # of each container
 EVERY = 20  # of the malicious pickles

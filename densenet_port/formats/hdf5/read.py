@@ -38,7 +38,7 @@ from densenet_port.formats.source import AGAIN, Source, guarded, native, stored
 
 T = TypeVar("T")
 
-METADATA = 16 * 2**20  # bytes of structures read from one file: 264 with its optimizer has 6 MB; a loop has no end
+METADATA = 10 * 2**20  # bytes of structures read from one file: 264 with its optimizer has 6 MB; a loop has no end
 CHUNKS = 50_000  # of all datasets; h5py makes 10,000 of DenseNet-264
 _WORDS = 2**16  # summed at once: 2¹⁶ words of 2¹⁶, each as often as there are words in 4 GiB, stay below 2⁶⁴
 RATIO = 1000  # times the file that compressed datasets may unpack to, within bounds; deflate reaches 1032

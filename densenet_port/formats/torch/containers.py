@@ -151,7 +151,7 @@ def _open_stream(source: Source) -> Container:
 def _stream_storages(source: Source, storages: Mapping[str, Storage], keys: Pickled) -> dict[str, Source]:
     """The storages' bytes, which follow the list of their keys."""
     listed = keys.value if isinstance(keys.value, list) and all(isinstance(key, str) for key in keys.value) else []
-    if set(listed) != set(storages):
+    if len(listed) != len(storages) or set(listed) != set(storages):
         raise CorruptError("the list of storages does not agree with the tensors", hint=AGAIN)
     parts: dict[str, Source] = {}
     at = keys.end

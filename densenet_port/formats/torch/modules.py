@@ -35,7 +35,7 @@ _DICTS = {DICT, Global("__builtin__", "dict")} | {
 _PARAMETERS, _BUFFERS, _MODULES = "_parameters", "_buffers", "_modules"
 _LEFT_OUT = "_non_persistent_buffers_set"
 _MAX_LEFT_OUT = 100  # buffers of one module; a module has a few
-_MAX_NODES = 300_000  # values visited, and attributes looked at; a whole DenseNet-201 has some 40,000
+_MAX_NODES = 250_000  # values visited, and attributes looked at; a whole DenseNet-201 has some 40,000
 _MAX_DEPTH = 64
 _MAX_NAME = 512  # characters; the longest names seen have 90
 

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 from densenet_port.errors import CorruptError
 from densenet_port.formats.source import AGAIN
 
-_MAX_STEPS = 1_000_000  # some 60,000 for a DenseNet-201 with its optimiser; a step takes at most some 200 bytes
+_MAX_STEPS = 600_000  # ten times those of a DenseNet-201 with its optimiser; a step takes at most some 200 bytes
 _MAX_INT = 1024  # bytes of one integer: turning long ones into digits takes quadratic time
 _MAX_ARGS = 64  # of one call: some ways to write a call copy them, however often the same are used
 _MAX_WORD = 1000  # characters of a module's or a class's name
