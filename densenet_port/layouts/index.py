@@ -9,20 +9,25 @@ stands: a table that is new or changed is read. `python -m tests.record.index` w
     names    for each tensor that every network of the table has its names, the stem's first kernel first; one of each
              must be there, and before all of them stands the same
     final    the same of the final norm, where names alone tell that there is one
+    heads    the same of the layers in every head of a table that has none but its own; a file has all, or none
     running  names of kernels by running number (`#`), one of which will do instead, and in which containers
 """
 
 import json
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from densenet_port.checkpoint import Checkpoint
 from densenet_port.files import resource, sha256
 from densenet_port.layouts.layout import Layout
 from densenet_port.layouts.schema import FIRST_CONVS, generic, kind_of, numbered, skeleton
+from densenet_port.network.architecture import Architecture
 from densenet_port.network.graph import STEMS
-from densenet_port.network.units import FINAL_NORM
+from densenet_port.network.head import USUAL
+from densenet_port.network.units import FINAL_NORM, is_head
 
+_FIRST_PARTS = {"norm": "scale", "dense": "kernel"}  # a head's; whoever has no bias has these
 FIRST_LAYER = ("block1.layer1.norm1", "block1.layer1.conv1")  # units of every network
 
 
@@ -52,7 +57,8 @@ class Sight:
         return not any(self._can_have(entry, final_norm=False) for entry in self._entries.values())
 
     def _can_have(self, entry: Mapping[str, Any], *, final_norm: bool) -> bool:
-        named = _has_names(entry, self._checkpoint.tensors.keys(), final_norm=final_norm)
+        names = self._checkpoint.tensors.keys()
+        named = _has_names(entry, names, final_norm=final_norm) and _has_its_head(entry, names)
         return named or _runs(entry, self._skeletons, self._checkpoint.container)
 
 
@@ -76,6 +82,12 @@ def _has_names(entry: Mapping[str, Any], names: Collection[str], *, final_norm: 
     return any(all(any(prefix + end in names for end in ends) for ends in needed) for prefix in prefixes)
 
 
+def _has_its_head(entry: Mapping[str, Any], names: Collection[str]) -> bool:
+    """Whether the names have a head of the table's, or no part of one."""
+    found = [any(name.endswith(tuple(ends)) for name in names) for ends in entry["heads"]]
+    return all(found) or not any(found)
+
+
 def _runs(entry: Mapping[str, Any], skeletons: Collection[str], container: str) -> bool:
     """Whether a kernel has a running number as the table has it."""
     running = entry["running"]
@@ -93,6 +105,7 @@ def entry_of(layout: Layout) -> dict[str, Any]:
         "when": dict(layout.when),
         "names": [kernels, *_every(layout, [*_stem_units(layout), *FIRST_LAYER])] if layout.units else [],
         "final": _every(layout, [FINAL_NORM]) if layout.units and never_bare else [],
+        "heads": [_names(layout, unit, _FIRST_PARTS[kind_of(unit)]) for unit in _own_head(layout)],
         "running": {"names": _running_kernels(layout), "containers": [*layout.running_containers]},
     }
 
@@ -101,6 +114,15 @@ def _stem_units(layout: Layout) -> list[str]:
     """The units that the stem of every network of the table has."""
     stems = [stem.units for stem in STEMS.values() if stem.names("conv")[0] in layout.units]
     return [unit for unit in stems[0] if all(unit in units for units in stems)]
+
+
+def _own_head(layout: Layout) -> list[str]:
+    """The units that every head of the table has, where the usual head is none of them."""
+    heads = [text.replace("*", "1") for text in layout.only.get("head", (USUAL,))]
+    if USUAL in heads or not layout.units:
+        return []
+    own = [replace(Architecture.named("121"), head=head).units for head in heads]
+    return [unit for unit in own[0] if is_head(unit) and all(unit in units for units in own)]
 
 
 def _every(layout: Layout, units: Iterable[str]) -> list[list[str]]:
@@ -114,7 +136,8 @@ def _names(layout: Layout, unit: str, part: str) -> list[str]:
     unnumbered, numbers = generic(unit)
     spelled = {key: number - 1 + layout.first_numbers.get(key, 1) for key, number in numbers.items()}
     try:
-        layers = [numbered(pattern, spelled) for pattern in layout.units[unnumbered]]
+        patterns = layout.units[unit if unit in layout.units else unnumbered]
+        layers = [numbered(pattern, spelled) for pattern in patterns]
     except KeyError:
         return []
     names = layout.tensors[kind_of(unit)][part].names
