@@ -41,7 +41,7 @@ _AT_ONCE = 2**20  # bytes of a member that are read at once to be checked
 class Member(NamedTuple):
     """A file in an archive: its name, where its own header begins, the bytes that it takes and that it holds.
 
-    `crc` is the CRC-32 of what it holds, None in an archive without.
+    `crc` is the CRC-32 of what it holds, None in an archive without; `start` is where its bytes begin.
     """
 
     archive: Source
@@ -52,23 +52,24 @@ class Member(NamedTuple):
     size: int
     deflated: bool
     crc: int | None
+    start: int = -1
 
     def open(self) -> Source:
         """What it holds, held to its checksum once; where it is deflated, each look inflates all of it anew.
 
         Raises CorruptError where it does not lie in the archive, and whoever looks at it where it is not what it was.
         """
-        start = self.start
-        if start + self.packed > self.archive.size:
-            raise self._error(f"has {self.packed} bytes at byte {start}, beyond the file's {self.archive.size}")
-        packed = self.archive.part(start, self.packed)
+        if self.start + self.packed > self.archive.size:
+            raise self._error(f"has {self.packed} bytes at byte {self.start}, beyond the file's {self.archive.size}")
+        packed = self.archive.part(self.start, self.packed)
         if not self.deflated:
-            return packed if self.crc is None else Source(packed.path, self.size, self._checked(packed), start=start)
+            if self.crc is None:
+                return packed
+            return Source(packed.path, self.size, self._checked(packed), start=self.start)
         return Source(packed.path, self.size, lambda count, offset: self._inflated(packed)[offset : offset + count])
 
-    @property
-    def start(self) -> int:
-        """Where its bytes begin. Raises CorruptError where its own header is not there, or is another's."""
+    def found(self) -> "Member":
+        """This with its `start`. Raises CorruptError where its own header is not there, or is another's."""
         there = self.archive.size - self.header
         head = self.archive.data(self.header, min(there, _HEADER + len(self.spelled))) if there >= _HEADER else b""
         if not head.startswith(_LOCAL):
@@ -76,7 +77,7 @@ class Member(NamedTuple):
         name, extra = struct.unpack_from("<2H", head, 26)
         if name != len(self.spelled) or head[_HEADER:] != self.spelled:
             raise self._error("is called otherwise in its own header")
-        return self.header + _HEADER + int(name) + int(extra)
+        return self._replace(start=self.header + _HEADER + int(name) + int(extra))
 
     def _checked(self, packed: Source) -> Callable[[int, int], bytes]:
         """What reads stored bytes; when first asked it holds all of them to the checksum."""
@@ -153,9 +154,8 @@ def members(archive: Source) -> dict[str, Member]:
         if member.name in by_name:
             raise CorruptError(f"{archive.path}: two members of the zip are called {member.name!r}")
         by_name[member.name] = member
-    files = {name: member for name, member in by_name.items() if not name.endswith("/")}
-    for member in files.values():
-        _ = member.start  # a name that only the directory has would hide what is there
+    # A name that only the directory has would hide what is there.
+    files = {name: member.found() for name, member in by_name.items() if not name.endswith("/")}
     if any(member.crc for member in files.values()):
         return files
     return {name: member._replace(crc=None) for name, member in files.items()}
