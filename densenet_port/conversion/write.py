@@ -20,6 +20,7 @@ from densenet_port.conversion.notes import assumption, infinity_notes, notes
 from densenet_port.conversion.source import Source
 from densenet_port.errors import DiskError, MisfitError, UsageError
 from densenet_port.formats.record import DIGEST, REST, SCHEMA, UNKNOWN, record_digest
+from densenet_port.formats.source import stored_size
 from densenet_port.layouts.layout import Kernels, Layout, Ordering, TensorKey, TensorSpec, layouts
 from densenet_port.layouts.transform import absorb, absorb_in_scale, absorb_in_variance, move, rounded
 from densenet_port.network.architecture import Architecture
@@ -271,7 +272,7 @@ def absorb_all(
 class _Digests:
     """The digests of tensors, taken in a thread of its own, some at a time, while the next are turned and written.
 
-    One batch is hashed while the next comes together, so that no more than two and a tensor take memory.
+    One batch is hashed while the next comes together; a tensor that is larger than a batch comes when all are hashed.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], pool: ThreadPoolExecutor, progress: Progress) -> None:
@@ -289,6 +290,9 @@ class _Digests:
         return replace(tensor, load=partial(self._load, name, tensor))
 
     def _load(self, name: str, tensor: Tensor) -> Array:
+        if stored_size(tensor.shape, tensor.dtype) > BATCH:
+            self._hand_over()
+            self._settle()
         array = tensor.load()
         self.batch[name] = array
         self.size += array.nbytes
