@@ -39,7 +39,9 @@ class Witness:
     `inheritance` is of the wiring, `joined` how the file's table joins channels. Only where inheritance is evident,
     `explanations` are of the function, question by question, `exchanges` of modules that stand in each other's places,
     `picture` is the mean of each channel of the pictures of the training as they were prepared, and `epsilons` says by
-    what share another epsilon would change a slope at most. `notes` are what the file's owner should know of it.
+    what share another epsilon would change a slope at most. `left` is what may be left of the norms'
+    first variances, where it is too much to tell anything of the function. `notes` are what the file's owner should
+    know of it.
     """
 
     inheritance: Inheritance
@@ -48,6 +50,7 @@ class Witness:
     exchanges: tuple[Exchange, ...] = ()
     picture: tuple[float, ...] | None = None
     epsilons: Mapping[float, float] = field(default_factory=dict)
+    left: float | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -91,6 +94,7 @@ class Witness:
             "anew": list(one.anew),
             "questions": [_plain(explanation) for explanation in self.explanations],
             "picture": None if self.picture is None else [round(number, 4) for number in self.picture],
+            "left": None if self.left is None else round(self.left, 4),
             "epsilons": {f"{epsilon:g}": round(change, 6) for epsilon, change in self.epsilons.items()},
             "contradictions": list(self.contradictions),
         }
@@ -220,8 +224,11 @@ def heard(path: Path, one: Wired, known: Known, weights: Mapping[Slot, Array], *
     weights = _Vectors(weights)
     if one.inheritance.order is None:
         return Heard(known, Witness(inheritance=one.inheritance, joined=one.ledger.layout.concatenation))
-    known = _pooled(path, one.ledger, known, weights, ignore=ignore)
-    witness = _witness(one, Moments(graph(one.ledger.architecture, known.contract), weights))
+    moments, read_as = Moments(graph(one.ledger.architecture, known.contract), weights), known
+    known = _pooled(path, moments, known, ignore=ignore)
+    if known is not read_as:
+        moments = Moments(graph(one.ledger.architecture, known.contract), weights)
+    witness = _witness(one, moments)
     wrong = witness.contradictions[len(witness.wiring) :]
     untold = tuple(text for text in wrong if not text.startswith(STEM_POOL))
     if untold and not is_told and not ignore:
@@ -231,6 +238,8 @@ def heard(path: Path, one: Wired, known: Known, weights: Mapping[Slot, Array], *
         details = tuple(f"{name}: a variance is negative, which none is" for name in negative)
         raise _misfit(path, "its norms have not what is measured", details)
     anew = [f"from {norm} on its statistics are others, as where training went on" for norm in one.inheritance.anew]
+    if witness.left is not None:
+        anew.append(f"no variance is below {witness.left:.2f}, as after a few steps: statistics tell no function then")
     notes = (*anew, *wrong, *_strange_pictures(witness.picture, known.contract.input))
     return Heard(known, replace(witness, notes=notes))
 
@@ -243,20 +252,18 @@ def _witness(one: Wired, moments: Moments) -> Witness:
         joined=one.ledger.layout.concatenation,
         explanations=explain(moments, trained=True),
         exchanges=exchanged(moments),
-        picture=tuple(map(float, fit.mean)) if fit and fit.residual <= GOOD else None,
+        picture=tuple(map(float, fit.mean)) if fit and fit.residual <= GOOD and moments.settled else None,
         epsilons=epsilons(moments),
+        left=None if moments.settled else moments.lowest,
     )
 
 
-def _pooled(path: Path, ledger: Ledger, known: Known, weights: Mapping[Slot, Array], *, ignore: bool) -> Known:
+def _pooled(path: Path, moments: Moments, known: Known, *, ignore: bool) -> Known:
     """The contract with the stem's pool by its statistics, where it is an assumption.
 
     Raises MisfitError where the software of the file's layout has another, unless `ignore`.
     """
-    pool, origin = (
-        stem_pool(Moments(graph(ledger.architecture, known.contract), weights)),
-        known.origins.get("stem_pool"),
-    )
+    pool, origin = stem_pool(moments), known.origins.get("stem_pool")
     if pool is None or pool.verdict == "open" or origin not in ("assumed", "software"):
         return known
     if origin == "software":

@@ -69,7 +69,7 @@ class Member(NamedTuple):
         return Source(packed.path, self.size, lambda count, offset: self._inflated(packed)[offset : offset + count])
 
     def found(self) -> "Member":
-        """This with its `start`. Raises CorruptError where its own header is not there, or is another's."""
+        """The member with its `start`. Raises CorruptError where its own header is not there, or is another's."""
         there = self.archive.size - self.header
         head = self.archive.data(self.header, min(there, _HEADER + len(self.spelled))) if there >= _HEADER else b""
         if not head.startswith(_LOCAL):

@@ -93,8 +93,8 @@ class Explanation:
 def explain(moments: Moments, *, trained: bool, biases: Mapping[str, Array] | None = None) -> tuple[Explanation, ...]:
     """What the moments of a network say of what its graph assumes, question by question.
 
-    The statistics are `trained` where inheritance is evident; without that everything is open. `biases` are those of
-    convolutions (`c` by unit) that the norms' means do not contain.
+    The statistics are `trained` where inheritance is evident; without that everything is open, as where moving averages
+    have not settled. `biases` are those of convolutions (`c` by unit) that the norms' means do not contain.
     """
     questions: tuple[Question, ...] = (
         _activation,
@@ -109,6 +109,7 @@ def explain(moments: Moments, *, trained: bool, biases: Mapping[str, Array] | No
     )
     with np.errstate(all="ignore"):
         answers = [question(moments, biases or {}) for question in questions]
+    trained = trained and moments.settled
     return tuple(_judged(answer, moments, trained=trained) for answer in answers if answer is not None)
 
 
@@ -116,7 +117,7 @@ def stem_pool(moments: Moments) -> Explanation | None:
     """What trained statistics say of the stem's pool alone; None where a graph has no place for one."""
     with np.errstate(all="ignore"):
         answer = _stem_pool(moments, {})
-    return None if answer is None else _judged(answer, moments, trained=True)
+    return None if answer is None else _judged(answer, moments, trained=moments.settled)
 
 
 class Pictures(NamedTuple):
@@ -224,13 +225,12 @@ def _exchange(moments: Moments, question: str, exchanged: Reading) -> Answer | N
 def _factor(moments: Moments, biases: Mapping[str, Array]) -> Answer | None:
     """Whether means and variances are a multiple of what they should be: a fold's factor left out, or put in twice.
 
-    A moving average that has not settled is a fraction of the mean too, 1 − momentum to the number of steps: that is no
-    fold's, and fractions down to `UNSETTLED` are not looked at.
+    A moving average that has not settled is a fraction of the mean too: none down to `UNSETTLED` is looked at.
     """
     if not (chosen := moments.inner):
         return None
     residual = _residual(moments, chosen, Reading(biases=biases))
-    factor = _multiple(moments, chosen)
+    factor = moments.multiple(Reading())
     if not (1 / LARGEST <= factor <= UNSETTLED or 2 <= factor <= LARGEST):
         return Answer("factor on mean and variance", "none", residual, {})
 
@@ -239,17 +239,6 @@ def _factor(moments: Moments, biases: Mapping[str, Array]) -> Answer | None:
 
     other = _residual(moments, chosen, Reading(statistics=divided, biases=biases))
     return Answer("factor on mean and variance", "none", residual, {f"{factor:.4g}": other})
-
-
-def _multiple(moments: Moments, chosen: Sequence[Step]) -> float:
-    """What multiple of the predicted means the stored ones are, by least squares."""
-    above = below = 0.0
-    for step in chosen:
-        predicted = moments.summed(step, moments.predicted(step, Reading()), moments.side)
-        stored = moments.norm(step.norm).mean[step.start : step.stop]
-        above += float(predicted @ stored)
-        below += float(predicted @ predicted)
-    return above / below if below else 0.0
 
 
 def _identity(moments: Moments, biases: Mapping[str, Array]) -> Answer | None:

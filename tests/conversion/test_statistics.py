@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torchvision.models import DenseNet
 
 import densenet_port as dp
 from densenet_port.errors import MisfitError
@@ -125,6 +126,32 @@ def test_random_and_fresh_statistics_say_nothing(tmp_path):
     assert network.witness.line is None
     assert network.witness.explanations == network.witness.notes == network.witness.contradictions == ()
     assert network.witness.to_json()["verdict"] == "none"
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.01])
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_a_network_of_a_few_steps_is_read(tmp_path, steps, momentum):
+    """Its moving averages are on their way from 0 and 1: of the function they tell nothing, and that is a note."""
+    torch.manual_seed(0)
+    module = DenseNet(8, (2, 3, 2), 16, num_classes=5)
+    for part in module.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.momentum = momentum
+    with torch.no_grad():
+        for _ in range(steps):
+            module(torch.randn(4, 3, 32, 32))
+    state = module.state_dict()
+    lowest = min(float(tensor.min()) for name, tensor in state.items() if name.endswith("running_var"))
+    torch.save(state, tmp_path / "few.pth")
+
+    witness = dp.read(tmp_path / "few.pth").witness
+
+    assert witness.line == "7 of 7 norms inherit 320 of 320 numbers, old channels first"
+    assert {one.verdict for one in witness.explanations} == {"open"}
+    assert witness.notes == (
+        f"no variance is below {lowest:.2f}, as after a few steps: statistics tell no function then",
+    )
+    assert (witness.left, witness.picture) == (pytest.approx(lowest), None)
 
 
 def test_a_port_of_ours_has_a_witness_too(tmp_path):

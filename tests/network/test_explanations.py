@@ -7,10 +7,11 @@ import pytest
 
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.contract import Contract
-from densenet_port.network.explanations import Explanation, epsilons, explain, pictures
+from densenet_port.network.explanations import Explanation, epsilons, explain, pictures, stem_pool
 from densenet_port.network.graph import graph
 from densenet_port.network.moments import Moments
 from densenet_port.network.units import ROLES, Slot
+from tests.record.statistics import on_its_way
 from tests.support.trained import readable, weights_of
 
 TRAINED = readable()
@@ -45,6 +46,26 @@ def test_no_trained_network_is_contradicted(name):
 def test_statistics_of_no_training_leave_everything_open():
     """What moments say of random numbers is nothing."""
     assert set(verdicts(DIGITS.graph, weights_of(DIGITS), trained=False).values()) == {"open"}
+
+
+@pytest.mark.parametrize("left", [0.9999, 0.99, 0.9, 0.7, 0.5, 0.3, 0.2])
+@pytest.mark.parametrize("name", TRAINED)
+def test_averages_on_their_way_leave_everything_open(name, left):
+    """Whatever the graph assumes, the stem's pool too."""
+    network = TRAINED[name]
+    moments = Moments(network.graph, on_its_way(weights_of(network), left))
+
+    assert {one.verdict for one in explain(moments, trained=True)} == {"open"}
+    assert (pool := stem_pool(moments)) is None or pool.verdict == "open"
+
+
+@pytest.mark.parametrize("left", [0.2, 0.15, 0.1, 0.05, 0.01])
+@pytest.mark.parametrize("name", TRAINED)
+def test_what_little_is_left_of_the_beginning_contradicts_nothing(name, left):
+    """Near the end of the way, where statistics speak."""
+    network = TRAINED[name]
+
+    assert "contradicted" not in verdicts(network.graph, on_its_way(weights_of(network), left)).values()
 
 
 def exchange(weights, one, other):

@@ -5,6 +5,7 @@
 The embedded sample is always there; real files where `tests.support.real` finds them.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.support.trained import readable, swapped, turned, weights_of
 PAGE = Path(__file__).parents[2] / "docs" / "statistics.md"
 TRIALS = 20
 FACTOR = 999.98  # Caffe's
+LEFT = (0.99, 0.5, 0.2, 0.1, 0.01)  # of the beginning of moving averages
 VECTORS = ("scale", "shift", "mean", "variance")
 HEAD = """# What a trained file's statistics say
 
@@ -45,7 +47,11 @@ mean behind a ReLU, and through a convolution's kernel the mean that the next no
 far off that is, in deviations, the median over channels and steps. Another explanation (another activation, vectors
 exchanged, a maximum for an average) gives another residual. An explanation is *supported* where its residual is at
 most 0.15 and every other's twice as large, *contradicted* where it is 0.1 or more and another's good and half of it,
-*open* otherwise. Statistics that do not inherit leave everything open. It is evidence, never a proof: `check` proves.
+*open* otherwise. It is evidence, never a proof: `check` proves.
+
+Statistics that do not inherit leave everything open, and so do those of a few steps. A moving average begins at 0 for
+a mean and at 1 for a variance; what is left of that is in every channel, and so no more than the smallest variance.
+Where that is above 0.15 the means may be as far from what they average, and say nothing of the function.
 
 Neither tells an epsilon, a leaky slope of 0.1 from none, a blur behind a maximum, or a padding.
 
@@ -66,7 +72,7 @@ class Case(NamedTuple):
 def main() -> None:
     """Write the page."""
     networks = readable()
-    lines = [*inheritance(networks), *questions(networks), *places(networks), *faults(networks)]
+    lines = [*inheritance(networks), *questions(networks), *ways(networks), *places(networks), *faults(networks)]
     PAGE.write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -168,6 +174,37 @@ def without_norm(
     side = network.graph.units["stem.conv"].sizes["h"]
     bare = graph(replace(numbers, stem=f"{side}x{side}" if side != 3 else "cifar"), network.contract)
     return bare, {slot: array for slot, array in weights.items() if slot.unit != "stem.norm"}
+
+
+# -- moving averages on their way --------------------------------------------------------------------------------------
+
+
+def ways(networks: dict[str, Network]) -> Iterator[str]:
+    """What is said of each file while something is left of its averages' beginning."""
+    yield "## Moving averages on their way\n"
+    yield "| file | smallest variance | " + " | ".join(f"{left:g} left" for left in LEFT) + " |"
+    yield "| --- | --- | " + " | ".join("---" for _ in LEFT) + " |"
+    for name, network in networks.items():
+        weights = weights_of(network)
+        lowest = Moments(network.graph, weights).lowest
+        said = [_said(network.graph, on_its_way(weights, left)) for left in LEFT]
+        yield f"| {name} | {lowest:.4f} | " + " | ".join(said) + " |"
+    yield ""
+
+
+def on_its_way(weights: dict[Slot, Array], left: float) -> dict[Slot, Array]:
+    """The weights with moving averages of which so much is left of their beginning, 0 and 1."""
+    began = {"mean": np.float32(0), "variance": np.float32(left)}
+    return {
+        slot: array * np.float32(1 - left) + began[slot.role] if slot.role in began else array
+        for slot, array in weights.items()
+    }
+
+
+def _said(network: Graph, weights: dict[Slot, Array]) -> str:
+    """How many explanations have which verdict."""
+    counts = Counter(one.verdict for one in explained(network, weights))
+    return ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
 
 
 # -- what belongs together ---------------------------------------------------------------------------------------------
