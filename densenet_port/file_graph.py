@@ -33,7 +33,8 @@ class Step:
         pad                          one place around, mirrored
         blur                         [1 2 1]/4 along both axes for each channel, `stride`
         activation                   `function`, over all classes where it is a softmax
-        affine                       times `factors` plus `offsets`: one number, or one for each channel
+        affine                       times `factors` plus `offsets`: one number, or one for each channel; `held` are
+                                     the tensors that the numbers are
         reverse                      the channels in the opposite order
         unknown                      what somebody's code makes of `inputs`, which is not in the file; steps within it
                                      read another such step, of which nothing is known
@@ -57,6 +58,7 @@ class Step:
     function: str = ""
     factors: tuple[float, ...] = (1.0,)
     offsets: tuple[float, ...] = (0.0,)
+    held: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from densenet_port.network.units import FINAL_NORM, HEAD, Kind, is_head
 
 NUMBER = "a single number"  # the rule by which a loss or a score is left out
 ROOT = "."  # the word for what stands before no name
+PREPARED = "the preparation of pictures in its own graph"
 TWIN = "the same tensor under another name"
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -378,7 +379,20 @@ def _left_over(
         if tensor.identity in taken or _is_score(checkpoint, name, place.prefix):
             ignored[name] = TWIN if tensor.identity in taken else NUMBER
             del unclaimed[name]
+    if unclaimed and checkpoint.graph is not None:
+        for name in _prepared(checkpoint) & unclaimed.keys():
+            ignored[name] = PREPARED
+            del unclaimed[name]
     return ignored, unclaimed
+
+
+def _prepared(checkpoint: Checkpoint) -> set[str]:
+    """The tensors that are numbers in the preparation of the file's own graph."""
+    try:
+        steps = checkpoint.graph().steps if checkpoint.graph is not None else {}
+    except MisfitError:
+        return set()
+    return {name for step in steps.values() for name in step.held}
 
 
 def _is_score(checkpoint: Checkpoint, name: str, prefix: str) -> bool:

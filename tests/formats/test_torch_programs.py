@@ -7,20 +7,22 @@ import zipfile
 from collections import Counter
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision import transforms
 
 import densenet_port as dp
 from densenet_port.errors import CorruptError, MisfitError, PortError
 from densenet_port.formats import read
-from tests.formats.test_torch_graph import PIXELS, SMALL, Change, verdict
+from tests.formats.test_torch_graph import PIXELS, SIDE, SMALL, Change, verdict
 from tests.support.networks import torchvision_network
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def script(module, path):
+def script(module, path, _pixels=None):
     """A program that torch compiled."""
     try:
         program = torch.jit.script(module)
@@ -31,14 +33,14 @@ def script(module, path):
     program.save(path)
 
 
-def trace(module, path):
-    """A program of what ran on one picture."""
-    torch.jit.trace(module, PIXELS[3]).save(path)
+def trace(module, path, pixels=PIXELS[3]):
+    """A program of what ran on pictures."""
+    torch.jit.trace(module, pixels).save(path)
 
 
-def export(module, path):
+def export(module, path, pixels=PIXELS[3]):
     """An exported program."""
-    torch.export.save(torch.export.export(module, (PIXELS[3],)), path)
+    torch.export.save(torch.export.export(module, (pixels,)), path)
 
 
 SAVED = {"script": (script, "pt"), "trace": (trace, "pt"), "export": (export, "pt2")}
@@ -155,6 +157,209 @@ def test_a_program_says_its_contract(tmp_path, form):
     network = dp.read(tmp_path / f"x.{ending}")
 
     assert (dict(network.evidence.facts), network.evidence.assumed) == (STOCK, ())
+
+
+# -- preparations ------------------------------------------------------------------------------------------------------
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+
+
+class Prepared(nn.Module):
+    """A network behind a preparation of pictures, with tensors of its own."""
+
+    def __init__(self, **tensors):
+        """`kept` says whether they are in the state dict."""
+        super().__init__()
+        self.net = torchvision_network(SMALL, 0)
+        kept = tensors.pop("kept", True)
+        for name, values in tensors.items():
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float64), persistent=kept)
+
+
+class Numbers(Prepared):
+    """Two numbers for all channels."""
+
+    def forward(self, x):
+        """The logits."""
+        return self.net((x - 127.5) / 63.75)
+
+
+class Negated(Prepared):
+    """A number less the picture, which TorchScript has as a sum."""
+
+    def forward(self, x):
+        """The logits."""
+        return self.net(2.0 * (255.0 - x))
+
+
+class Mapped(Prepared):
+    """Tensors of `c 1 1`, in place on a copy."""
+
+    def forward(self, x):
+        """The logits."""
+        return self.net(x.clone().div_(255).sub_(self.mean.view(-1, 1, 1)).div_(self.std[:, None, None]))
+
+
+class Batched(Prepared):
+    """Tensors of `1 c 1 1`."""
+
+    def forward(self, x):
+        """The logits."""
+        return self.net((x / 255 - self.mean[None, :, None, None]) * self.std.reshape(1, 3, 1, 1))
+
+
+class Turned(Prepared):
+    """Blue first, by a list of channels."""
+
+    def forward(self, x):
+        """The logits."""
+        return self.net(x[:, [2, 1, 0]] / 255)
+
+
+class Flipped(Prepared):
+    """Blue first, and then numbers for each."""
+
+    def forward(self, x):
+        """The logits."""
+        return self.net((x.flip(1) / 255 - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1))
+
+
+class Last(Prepared):
+    """Pictures whose channels are last, of bytes."""
+
+    def forward(self, x):
+        """The logits."""
+        return self.net(x.permute(0, 3, 1, 2).to(torch.float64) / 255)
+
+
+class Transformed(Prepared):
+    """Torchvision's own normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.transform = transforms.Normalize(MEAN, STD)
+
+    def forward(self, x):
+        """It is a module, and its code a function of torchvision's."""
+        return self.net(self.transform(x))
+
+
+PREPARED = {
+    "numbers": Numbers,
+    "negated": Negated,
+    "mapped": partial(Mapped, mean=MEAN, std=STD),
+    "batched": partial(Batched, mean=MEAN, std=STD),
+    "not in the state dict": partial(Mapped, mean=MEAN, std=STD, kept=False),
+    "turned": Turned,
+    "flipped": partial(Flipped, mean=MEAN, std=STD),
+    "last": Last,
+    "transformed": Transformed,
+}
+
+
+@pytest.mark.parametrize("form", SAVED)
+@pytest.mark.parametrize("name", PREPARED)
+def test_a_program_says_how_it_prepares_pictures(tmp_path, name, form):
+    """The port, given pictures prepared by its contract, answers as the program does given the pictures."""
+    if (name, form) == ("transformed", "export"):
+        pytest.skip("torch cannot export torchvision's normalisation, which looks at its numbers")
+    module = PREPARED[name]().double().eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
+    given = torch.from_numpy(pixels if name == "last" else pixels.transpose(0, 3, 1, 2).astype(np.float64))
+    save, ending = SAVED[form]
+    path = tmp_path / f"x.{ending}"
+    save(module, path, given)
+
+    network = dp.read(path)
+
+    assert (network.origins["input"], network.evidence.assumed) == ("graph", ())
+    with torch.inference_mode():
+        truth = module(given).numpy()
+    np.testing.assert_allclose(network(prepared(pixels, network.contract.input)), truth, rtol=1e-9, atol=1e-9)
+
+
+def prepared(pixels, said):
+    """Pictures (`n h w c`, red first, from 0 to 255) as an input says, in float64."""
+    ordered = pixels[..., ::-1] if said.order == "bgr" else pixels
+    return (ordered / said.scale - np.array(said.mean)) / np.array(said.std)
+
+
+class Squared(Prepared):
+    """A product of two maps."""
+
+    def forward(self, x):
+        """The logits."""
+        return self.net(x * x)
+
+
+class Subtracted(Prepared):
+    """Another number at each place."""
+
+    def forward(self, x):
+        """The logits."""
+        return self.net(x - self.mean)
+
+
+class Cut(Prepared):
+    """What is behind the point is cut off."""
+
+    def forward(self, x):
+        """The logits."""
+        return self.net((x / 2).to(torch.int64).to(torch.float64))
+
+
+class Rounded(Prepared):
+    """A division of whole numbers."""
+
+    def forward(self, x):
+        """The logits."""
+        return self.net(torch.div(x, 2, rounding_mode="floor"))
+
+
+class Shuffled(Prepared):
+    """An order of channels that is none of colours."""
+
+    def forward(self, x):
+        """The logits."""
+        return self.net(x[:, [1, 0, 2]])
+
+
+class Tempered(Prepared):
+    """Logits divided by a number."""
+
+    def forward(self, x):
+        """The logits."""
+        return self.net(x) / 1.5
+
+
+class Dropped(Prepared):
+    """A tensor that is no part of it."""
+
+    def forward(self, x):
+        """The logits."""
+        return self.net(x)
+
+
+OTHERS = {
+    "squared": Squared,
+    "subtracted": partial(Subtracted, mean=np.ones((1, 3, SIDE, SIDE)).tolist()),
+    "cut": Cut,
+    "rounded": Rounded,
+    "shuffled": Shuffled,
+    "tempered": Tempered,
+    "dropped": partial(Dropped, mean=MEAN),
+}
+
+
+@pytest.mark.parametrize("form", SAVED)
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_no_preparation_is_refused(tmp_path, name, form):
+    """Nor is a tensor left out that no preparation has."""
+    save, ending = SAVED[form]
+    save(OTHERS[name]().double().eval(), tmp_path / f"x.{ending}")
+
+    with pytest.raises(MisfitError):
+        dp.read(tmp_path / f"x.{ending}")
 
 
 class Looping(nn.Module):

@@ -1,17 +1,22 @@
 """Torch's own operations as steps: what programs of torch consist of, in TorchScript and in exported graphs.
 
 Arguments are by the names and defaults of torch's `native_functions.yaml` (2.14). A value is `Map` (what a step puts
-out), `Held` (a tensor of the file, by its name), or a plain number, text or list.
+out), `Held` (a tensor of the file, by its name), an array (a constant of the program), or a plain number, text or list.
+Arithmetic with numbers, one or one for each channel, is how a program prepares its pictures.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, NamedTuple
 
-from densenet_port.errors import CorruptError, MisfitError
-from densenet_port.file_graph import Pair, Step
+import numpy as np
 
-Shapes = Mapping[str, tuple[int, ...]]  # the file's tensors
+from densenet_port.checkpoint import Array, Tensor
+from densenet_port.errors import CorruptError, MisfitError
+from densenet_port.file_graph import INPUT, Pair, Step
+
+Tensors = Mapping[str, Tensor]  # the file's
 SIGNATURES = {
     "conv2d": "input weight bias=None stride=1 padding=0 dilation=1 groups=1",
     "convolution": "input weight bias stride padding dilation transposed output_padding groups",
@@ -43,10 +48,24 @@ SIGNATURES = {
     "alias": "self",
     "detach": "self",
     "contiguous": "self",
+    "add": "self other alpha=1",
+    "sub": "self other alpha=1",
+    "rsub": "self other alpha=1",
+    "mul": "self other",
+    "div": "self other rounding_mode=None",
+    "neg": "self",
+    "permute": "self dims",
+    "flip": "self dims",
+    "index": "self indices",
+    "index_select": "self dim index",
+    "slice": "self dim=0 start=None end=None step=1",
 }
 _DEFAULTS: dict[str, Any] = {"None": None, "[]": [], "False": False, "True": True}
 _NORM = ("weight", "bias", "running_mean", "running_var")
 _PICTURE = ([2, 3], [-1, -2], [-2, -1])  # height and width
+_FIRST_CHANNELS = [0, 3, 1, 2]  # n h w c → n c h w
+_COPIES = ("lift_fresh_copy", "lift_fresh", "clone", "detach", "detach_", "alias", "to", "_to_copy")  # of numbers
+FEW = 64  # numbers of a preparation at most; one for each channel
 
 
 @dataclass(slots=True, eq=False)
@@ -62,10 +81,11 @@ class Map:
 
 
 class Held(NamedTuple):
-    """A tensor of the file; transposed where it is a dense layer's kernel for `addmm`."""
+    """A tensor of the file; transposed where it is a dense layer's kernel for `addmm`, perhaps in another shape."""
 
     name: str
     transposed: bool = False
+    shape: tuple[int, ...] | None = None
 
 
 class Taken(NamedTuple):
@@ -90,13 +110,15 @@ def take(operation: str, positional: list[Any], named: Mapping[str, Any]) -> Tak
     return Taken(plain, arguments, in_place)
 
 
-def put_out(name: str, taken: Taken, shapes: Shapes, steps: dict[str, Step]) -> Map:
+def put_out(name: str, taken: Taken, tensors: Tensors, steps: dict[str, Step]) -> Map:
     """What an operation puts out, as a step that is added; of a kind of its own where it is none of a DenseNet's."""
     first = next((value for value in taken.arguments.values() if isinstance(value, Map)), None)
     if taken.in_place and first and first.is_shared:
         raise MisfitError(f"{taken.title} ({name}) works in place on what another operation has kept")
     make = _STEPS.get(taken.title)
-    attributes = make(taken.arguments, shapes) if make else None
+    attributes = make(taken.arguments, tensors) if make else None
+    if taken.title == "permute" and first and taken.arguments["dims"] == _FIRST_CHANNELS and _is_input(first, steps):
+        attributes = {"kind": "identity"}
     maps = _maps([*taken.arguments.values()])
     if attributes is None:
         attributes = {"kind": taken.title, "inputs": maps}
@@ -107,10 +129,21 @@ def put_out(name: str, taken: Taken, shapes: Shapes, steps: dict[str, Step]) -> 
     if taken.in_place and first:
         first.step = name
         return first
-    is_view = step.kind in ("identity", "flatten")
+    is_view = step.kind in ("identity", "flatten") and taken.title != "clone"
     if first and is_view:
         first.is_shared = True
     return Map(name, is_shared=is_view)
+
+
+def _is_input(value: Map, steps: Mapping[str, Step]) -> bool:
+    """Whether a map is the pictures that go in, or all of them times a number and plus a number."""
+    name = value.step
+    while name != INPUT:
+        step = steps[name]
+        if step.kind not in ("identity", "affine") or (len(step.factors), len(step.offsets)) != (1, 1):
+            return False
+        name = step.inputs[0]
+    return True
 
 
 def _maps(values: list[Any]) -> tuple[str, ...]:
@@ -133,18 +166,19 @@ Arguments = Mapping[str, Any]
 Made = dict[str, Any] | None
 
 
-def _holder(shapes: Shapes, *, bias: Any, weight: Any) -> str | None:
+def _holder(tensors: Tensors, *, bias: Any, weight: Any) -> str | None:
     """What holds a kernel, and all of its bias; None where they are two."""
     if not isinstance(weight, Held) or not weight.name.endswith(".weight"):
         return None
     holder = weight.name.removesuffix(".weight")
-    expected = Held(f"{holder}.bias") if f"{holder}.bias" in shapes else None
+    expected = Held(f"{holder}.bias") if f"{holder}.bias" in tensors else None
     return holder if bias == expected else None
 
 
-def _conv(arguments: Arguments, shapes: Shapes) -> Made:
-    holder = _holder(shapes, bias=arguments["bias"], weight=arguments["weight"])
-    shape = shapes.get(f"{holder}.weight", ())
+def _conv(arguments: Arguments, tensors: Tensors) -> Made:
+    holder = _holder(tensors, bias=arguments["bias"], weight=arguments["weight"])
+    kernel = tensors.get(f"{holder}.weight")
+    shape = kernel.shape if kernel else ()
     if len(shape) != 4 or arguments.get("transposed") or isinstance(arguments["padding"], str):  # o i h w
         return None
     return {
@@ -158,7 +192,7 @@ def _conv(arguments: Arguments, shapes: Shapes) -> Made:
     }
 
 
-def _norm(arguments: Arguments, _shapes: Shapes) -> Made:
+def _norm(arguments: Arguments, _tensors: Tensors) -> Made:
     weight = arguments["weight"]
     holder = weight.name.removesuffix(".weight") if isinstance(weight, Held) else ""
     is_plain = all(arguments[role] == Held(f"{holder}.{role}") for role in _NORM)
@@ -167,11 +201,11 @@ def _norm(arguments: Arguments, _shapes: Shapes) -> Made:
     return {"kind": "norm", "holder": holder, "epsilon": float(arguments["eps"])}
 
 
-def _max_pool(arguments: Arguments, _shapes: Shapes) -> Made:
+def _max_pool(arguments: Arguments, _tensors: Tensors) -> Made:
     return {**_windows(arguments), "kind": "max_pool", "dilation": pair(arguments["dilation"])}
 
 
-def _average_pool(arguments: Arguments, _shapes: Shapes) -> Made:
+def _average_pool(arguments: Arguments, _tensors: Tensors) -> Made:
     return None if arguments["divisor_override"] is not None else {**_windows(arguments), "kind": "average_pool"}
 
 
@@ -185,49 +219,160 @@ def _windows(arguments: Arguments) -> dict[str, Any]:
     }
 
 
-def _adaptive(kind: str) -> Callable[[Arguments, Shapes], Made]:
+def _adaptive(kind: str) -> Callable[[Arguments, Tensors], Made]:
     return lambda arguments, _: {"kind": kind} if arguments["output_size"] in (1, [1], [1, 1]) else None
 
 
-def _over_picture(kind: str) -> Callable[[Arguments, Shapes], Made]:
+def _over_picture(kind: str) -> Callable[[Arguments, Tensors], Made]:
     return lambda arguments, _: {"kind": kind} if arguments["dim"] in _PICTURE else None
 
 
-def _cat(arguments: Arguments, _shapes: Shapes) -> Made:
+def _cat(arguments: Arguments, _tensors: Tensors) -> Made:
     maps = _maps([arguments["tensors"]])
     return {"kind": "concat", "inputs": maps} if maps and arguments["dim"] in (1, -3) else None
 
 
-def _flatten(arguments: Arguments, _shapes: Shapes) -> Made:
+def _flatten(arguments: Arguments, _tensors: Tensors) -> Made:
     is_flat = (arguments["start_dim"], arguments["end_dim"]) in ((1, -1), (1, 3))
     return {"kind": "flatten", "function": "c h w"} if is_flat else None
 
 
-def _linear(arguments: Arguments, shapes: Shapes) -> Made:
-    holder = _holder(shapes, bias=arguments["bias"], weight=arguments["weight"])
+def _linear(arguments: Arguments, tensors: Tensors) -> Made:
+    holder = _holder(tensors, bias=arguments["bias"], weight=arguments["weight"])
     return None if holder is None else {"kind": "dense", "holder": holder}
 
 
-def _addmm(arguments: Arguments, shapes: Shapes) -> Made:
+def _addmm(arguments: Arguments, tensors: Tensors) -> Made:
     kernel = arguments["mat2"]
     if not isinstance(kernel, Held) or not kernel.transposed or (arguments["beta"], arguments["alpha"]) != (1, 1):
         return None
-    return _linear({"weight": Held(kernel.name), "bias": arguments["self"]}, shapes)
+    return _linear({"weight": Held(kernel.name), "bias": arguments["self"]}, tensors)
 
 
-def _dropout(arguments: Arguments, _shapes: Shapes) -> Made:
+def _dropout(arguments: Arguments, _tensors: Tensors) -> Made:
     return {"kind": "identity"} if arguments["train"] is False else None
 
 
-def _softmax(function: str) -> Callable[[Arguments, Shapes], Made]:
+def _softmax(function: str) -> Callable[[Arguments, Tensors], Made]:
     return lambda arguments, _: {"kind": "activation", "function": function} if arguments["dim"] in (1, -1) else None
 
 
-def _plain(kind: str, **attributes: Any) -> Callable[[Arguments, Shapes], Made]:
+def _arithmetic(operation: str) -> Callable[[Arguments, Tensors], Made]:
+    """A map and numbers, one or one for each channel, added, subtracted, multiplied or divided."""
+
+    def make(arguments: Arguments, tensors: Tensors) -> Made:
+        one, other = arguments["self"], arguments["other"]
+        numbers = numbers_of(other if isinstance(one, Map) else one, tensors)
+        if numbers is None or arguments.get("rounding_mode") is not None:
+            return None
+        array, held = numbers
+        alpha = arguments.get("alpha", 1)
+        if not isinstance(alpha, int | float):
+            return None
+        factors, offsets = np.ones_like(array), np.zeros_like(array)
+        is_first = isinstance(one, Map)
+        if operation == "mul":
+            factors = array
+        elif operation == "div" and is_first and array.all():
+            factors = 1 / array
+        elif operation == "add":
+            factors, offsets = (factors, alpha * array) if is_first else (alpha * factors, array)
+        elif operation in ("sub", "rsub"):  # rsub takes the first from the second
+            is_minuend = is_first == (operation == "sub")
+            factors, offsets = (factors, -alpha * array) if is_minuend else (-alpha * factors, array)
+        else:
+            return None
+        return {"kind": "affine", "factors": tuple(factors.tolist()), "offsets": tuple(offsets.tolist()), "held": held}
+
+    return make
+
+
+def numbers_of(value: Any, tensors: Tensors) -> tuple[Array, tuple[str, ...]] | None:
+    """The numbers that a value is, one or one for each channel of `n c h w` (float64), and which tensors they are.
+
+    None for anything else.
+    """
+    held = (value.name,) if isinstance(value, Held) else ()
+    if isinstance(value, Held):
+        tensor = tensors.get(value.name)
+        if tensor is None or not 0 < prod(tensor.shape) <= FEW:
+            return None
+        value = tensor.load().reshape(value.shape or tensor.shape)
+    if isinstance(value, bool) or not isinstance(value, int | float | np.ndarray):
+        return None
+    array = np.asarray(value)
+    if array.dtype == np.float32:  # people write 0.485
+        array = np.array([float(str(number)) for number in array.reshape(-1)]).reshape(array.shape)
+    array = array.astype(np.float64)
+    is_by_channel = array.ndim in (3, 4) and array.shape[-2:] == (1, 1) and array.shape[0] in (1, array.size)
+    if not (array.size == 1 or (is_by_channel and array.size == array.shape[-3])) or not np.isfinite(array).all():
+        return None
+    return array.reshape(-1), held
+
+
+def aside(operation: str, values: list[Any], tensors: Tensors) -> Any:
+    """Few numbers, a constant or a tensor of the file, as an operation leaves or shapes them; None for any other."""
+    match values:
+        case [np.ndarray() as array, *rest]:
+            value, shape = array, array.shape
+        case [Held(name) as value, *rest] if name in tensors:
+            shape = value.shape or tensors[name].shape
+        case _:
+            return None
+    if operation in _COPIES:
+        return value
+    if prod(shape) > FEW:
+        return None
+    numbers = np.zeros(shape, bool)
+    try:
+        match operation, rest:
+            case "view" | "reshape", [list() as sizes]:
+                shape = numbers.reshape(sizes).shape
+            case "unsqueeze", [int(axis)]:
+                shape = np.expand_dims(numbers, axis).shape
+            case "slice", _ if _slice(take("slice", values, {}).arguments, tensors):
+                pass
+            case _:
+                return None
+    except (TypeError, ValueError):
+        return None
+    return value.reshape(shape) if isinstance(value, np.ndarray) else value._replace(shape=shape)
+
+
+def _turned(axis: str) -> Callable[[Arguments, Tensors], Made]:
+    """The channels in another order: the opposite one, or their own."""
+
+    def make(arguments: Arguments, _tensors: Tensors) -> Made:
+        chosen = arguments[axis]
+        if axis == "dims":
+            return {"kind": "reverse"} if chosen in ([1], [-3]) else None
+        if axis == "indices":
+            is_channels = isinstance(chosen, list) and len(chosen) == 2 and chosen[0] is None  # n c
+            chosen = chosen[1] if is_channels else None
+        elif arguments["dim"] not in (1, -3):
+            return None
+        order = chosen.tolist() if isinstance(chosen, np.ndarray) else None
+        if not isinstance(order, list) or sorted(order) != list(range(len(order))):
+            return None
+        if order == sorted(order):
+            return {"kind": "identity"}
+        return {"kind": "reverse"} if order == sorted(order, reverse=True) else None
+
+    return make
+
+
+def _slice(arguments: Arguments, _tensors: Tensors) -> Made:
+    """All of an axis."""
+    is_whole = arguments["start"] in (None, 0) and arguments["step"] == 1
+    end = arguments["end"]
+    return {"kind": "identity"} if is_whole and (end is None or end == 2**63 - 1) else None
+
+
+def _plain(kind: str, **attributes: Any) -> Callable[[Arguments, Tensors], Made]:
     return lambda _arguments, _names: {"kind": kind, **attributes}
 
 
-_STEPS: dict[str, Callable[[Arguments, Shapes], Made]] = {
+_STEPS: dict[str, Callable[[Arguments, Tensors], Made]] = {
     **dict.fromkeys(("conv2d", "convolution", "_convolution"), _conv),
     **dict.fromkeys(("batch_norm", "_native_batch_norm_legit_no_training"), _norm),
     **dict.fromkeys(("max_pool2d", "max_pool2d_with_indices"), _max_pool),
@@ -244,6 +389,12 @@ _STEPS: dict[str, Callable[[Arguments, Shapes], Made]] = {
     "mean": _over_picture("mean"),
     "amax": _over_picture("max"),
     "cat": _cat,
+    **{operation: _arithmetic(operation) for operation in ("add", "sub", "rsub", "mul", "div")},
+    "neg": _plain("affine", factors=(-1.0,)),
+    "flip": _turned("dims"),
+    "index": _turned("indices"),
+    "index_select": _turned("index"),
+    "slice": _slice,
     "flatten": _flatten,
     "linear": _linear,
     "addmm": _addmm,

@@ -7,6 +7,7 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from mmap import mmap
 from pathlib import Path
 from typing import Any, Literal
@@ -43,7 +44,8 @@ class Container:
 
     `form` is the container ("zip", "torchscript", "legacy" for a stream, "tar", "pickle"), `tree` the object,
     `storages` key → bytes, fewer than `sizes` says in a stream that is cut short. `outside` holds the tensors that the
-    object of a tar knows by an id. `order` is the byte order of every storage, `code` path → text of a program's code.
+    object of a tar knows by an id. `order` is the byte order of every storage, `code` path → text of a program's code,
+    and `constants()` the object and the storages of the tensors in that code.
     `has_checksums` is false for a zip that was written without.
     """
 
@@ -54,6 +56,7 @@ class Container:
     outside: Mapping[str, View] = field(default_factory=dict)
     order: Order = "<"
     code: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
+    constants: Callable[[], tuple[Any, Mapping[str, Source]]] = lambda: ((), {})
     record: Mapping[str, Any] | None = None
     has_checksums: bool = True
 
@@ -109,9 +112,21 @@ def _open_zip(source: Source) -> Container:
         storages={key: member.open() for key, member in storages.items()},
         order=_order(texts.get("byteorder", b"little")),
         code={name: _reader(member) for name, member in code.items()},
+        constants=partial(_constants, inside),
         record=parse_record(source.path, texts[RECORD_MEMBER]) if RECORD_MEMBER in texts else None,
         has_checksums=inside["data.pkl"].crc is not None,
     )
+
+
+def _constants(inside: Mapping[str, zip_archive.Member]) -> tuple[Any, Mapping[str, Source]]:
+    """The object of the tensors in a program's code, and their storages."""
+    if "constants.pkl" not in inside:
+        return (), {}
+    storages = {
+        name.removeprefix("constants/"): member for name, member in inside.items() if name.startswith("constants/")
+    }
+    tree = interpret(inside["constants.pkl"].open().all()).value
+    return tree, {key: member.open() for key, member in storages.items()}
 
 
 def _reader(member: zip_archive.Member) -> Callable[[], bytes]:

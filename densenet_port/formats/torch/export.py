@@ -5,16 +5,18 @@ A zip of one folder. Since torch 2.8:
     models/model.json                             the program: its graph, and which of its inputs is which tensor
     data/weights/model_weights_config.json        name → member, type, shape and strides of each tensor
     data/weights/weight_0 …                       their elements, little-endian
+    data/constants/…                              the same of tensors that its code has
     archive_format                                "pt2"
 
 and before, `serialized_exported_program.json` with the state dict in a file of PyTorch's,
-`serialized_state_dict.pt`. A node of the graph names an operation (`torch.ops.aten.conv2d.default`), its arguments by
-name, each as what it is (`{"as_ints": [2, 2]}`), and what it puts out. Nothing of it runs. Pickled tensors, constants
-and custom objects are not read.
+`serialized_state_dict.pt`, and constants in another, `serialized_constants.pt`. A node of the graph names an operation
+(`torch.ops.aten.conv2d.default`), its arguments by name, each as what it is (`{"as_ints": [2, 2]}`), and what it puts
+out. Nothing of it runs. Pickled tensors and custom objects are not read.
 """
 
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +27,24 @@ from densenet_port.formats import zip as zip_archive
 from densenet_port.formats.bounds import parsed_json
 from densenet_port.formats.source import AGAIN, Source, guarded, located, stored
 from densenet_port.formats.torch import pth
-from densenet_port.formats.torch.aten import Held, Map, Shapes, put_out, take
+from densenet_port.formats.torch.aten import FEW, Held, Map, Tensors, aside, put_out, take
 from densenet_port.formats.torch.containers import Container, open_container
 from densenet_port.formats.torch.tensors import make_storage, make_view
 from densenet_port.formats.zip import Member
 
 _PROGRAMS = ("models/model.json", "serialized_exported_program.json")
-_CONFIG, _WEIGHTS = "data/weights/model_weights_config.json", "data/weights/"
-_STATE_DICT = "serialized_state_dict.pt"
+_KEPT = (  # folder, its list, and what stood for both before torch 2.8: of weights, and of constants
+    ("data/weights/", "model_weights_config.json", "serialized_state_dict.pt"),
+    ("data/constants/", "model_constants_config.json", "serialized_constants.pt"),
+)
 # Numbers of types in the program's schema (torch/_export/serde/schema.py).
 _DTYPES = {
     1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64", 12: "bool",
     13: "bfloat16",
 }  # fmt: skip
 _MAX_NODES = 100_000
+_FLOATS = (6, 7, 8, 13)
+_CASTS = ("to", "_to_copy")
 _TRANSPOSED = ("t", "permute", "transpose", "numpy_T")
 
 
@@ -63,13 +69,17 @@ def read(path: Path) -> Checkpoint:
         root = next(name.removesuffix(end) for end in _PROGRAMS if name.endswith(end))
         inside = {key.removeprefix(root): member for key, member in members.items() if key.startswith(root)}
         program = parsed_json("its graph", members[name].open().all())
-        tensors = _tensors(path, inside)
+        weights, constants = _KEPT
+        tensors = _tensors(path, inside, *weights)
+        if tensors is None:
+            hint = "in PyTorch, `torch.save(program.state_dict, …)`"
+            raise MisfitError("an exported program without its weights", hint=hint)
         return Checkpoint(
             path=path,
             container="pt2",
             tensors=tensors,
             metadata={"form": "pt2", "torch_module": "", "own_code": True},
-            graph=partial(_graph, path, program, {name: tensor.shape for name, tensor in tensors.items()}),
+            graph=cache(partial(_graph, path, program, tensors, partial(_tensors, path, inside, *constants))),
         )
 
 
@@ -79,22 +89,23 @@ def _program(members: Mapping[str, Member]) -> str | None:
     return names[0] if len(names) == 1 else None
 
 
-def _tensors(path: Path, inside: Mapping[str, Member]) -> dict[str, Tensor]:
-    """Name → tensor."""
-    if _CONFIG in inside:
-        config = parsed_json("its list of weights", inside[_CONFIG].open().all())["config"]
-        return {name: _tensor(path, name, entry, inside) for name, entry in config.items()}
-    if _STATE_DICT not in inside:
-        raise MisfitError(
-            "an exported program without its weights", hint="in PyTorch, `torch.save(program.state_dict, …)`"
-        )
-    state = open_container(Source.of_bytes(path, inside[_STATE_DICT].open().all()))
-    return dict(pth.tensors_of(path, state))
+def _tensors(
+    path: Path, inside: Mapping[str, Member], folder: str, listed: str, before: str
+) -> dict[str, Tensor] | None:
+    """Name → tensor of a folder and its list, or of the file that stood for both; None without either."""
+    if folder + listed in inside:
+        config = parsed_json("its list of tensors", inside[folder + listed].open().all())["config"]
+        return {
+            name: _tensor(path, name, entry, inside.get(folder + entry["path_name"])) for name, entry in config.items()
+        }
+    if before not in inside:
+        return None
+    return dict(pth.tensors_of(path, open_container(Source.of_bytes(path, inside[before].open().all()))))
 
 
-def _tensor(path: Path, name: str, entry: Mapping[str, Any], inside: Mapping[str, Member]) -> Tensor:
-    """One tensor, by its entry in the list of weights. Raises MisfitError and CorruptError."""
-    meta, member = entry["tensor_meta"], inside.get(_WEIGHTS + entry["path_name"])
+def _tensor(path: Path, name: str, entry: Mapping[str, Any], member: Member | None) -> Tensor:
+    """One tensor, by its entry in the list. Raises MisfitError and CorruptError."""
+    meta = entry["tensor_meta"]
     if entry["use_pickle"] or meta["dtype"] not in _DTYPES:
         raise MisfitError(f"{name}: a tensor that is no plain array", hint="in PyTorch, save the module's state_dict()")
     if member is None:
@@ -109,16 +120,19 @@ def _tensor(path: Path, name: str, entry: Mapping[str, Any], inside: Mapping[str
 # -- the graph ---------------------------------------------------------------------------------------------------------
 
 
-def _graph(path: Path, program: Mapping[str, Any], shapes: Shapes) -> FileGraph:
+Constants = Callable[[], Mapping[str, Tensor] | None]
+
+
+def _graph(path: Path, program: Mapping[str, Any], tensors: Tensors, constants: Constants) -> FileGraph:
     """The graph of a program. Raises CorruptError and MisfitError."""
     with guarded(path, "exported program"), located(path):
         module = program["graph_module"]
-        graph, values = module["graph"], _Values(_inputs(module["signature"]))
+        graph, values = module["graph"], _Values(_inputs(module["signature"], constants))
         if len(graph["nodes"]) > _MAX_NODES:
             raise CorruptError(f"a graph of more than {_MAX_NODES} operations")
         steps: dict[str, Step] = {}
         for node in graph["nodes"]:
-            _take(node, values, steps, shapes)
+            _take(node, values, steps, tensors)
         outputs = [values[name] for name in _outputs(module["signature"]) if name in values]
         return FileGraph(steps=steps, outputs=tuple(value.step for value in outputs if isinstance(value, Map)))
 
@@ -131,11 +145,18 @@ class _Values(dict[str, Any]):
         return Held(f"{name}, which is no tensor of the state dict")
 
 
-def _inputs(signature: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The graph's names for tensors, and for the one picture that goes in."""
+def _inputs(signature: Mapping[str, Any], constants: Constants) -> Iterator[tuple[str, Any]]:
+    """The graph's names for tensors, for constants that are few numbers, and for the one picture that goes in."""
+    known: Mapping[str, Tensor] | None = None
     for spec in signature["input_specs"]:
         ((kind, content),) = spec.items()
-        if kind in ("parameter", "buffer"):
+        is_kept = kind == "buffer" and content["persistent"] is False
+        if kind == "tensor_constant" or is_kept:
+            known = (constants() or {}) if known is None else known
+            tensor = known.get(content[f"{kind}_name"])
+            if tensor is not None and 0 < prod(tensor.shape) <= FEW:
+                yield content["arg"]["name"], tensor.load()
+        elif kind in ("parameter", "buffer"):
             yield content["arg"]["name"], Held(content[f"{kind}_name"])
         elif kind == "user_input" and "as_tensor" in content["arg"]:
             yield content["arg"]["as_tensor"]["name"], Map(INPUT)
@@ -149,7 +170,7 @@ def _outputs(signature: Mapping[str, Any]) -> Iterator[str]:
             yield content["arg"]["as_tensor"]["name"]
 
 
-def _take(node: Mapping[str, Any], values: _Values, steps: dict[str, Step], shapes: Shapes) -> None:
+def _take(node: Mapping[str, Any], values: _Values, steps: dict[str, Step], tensors: Tensors) -> None:
     """Take a node: a step, or another name for a tensor."""
     operation = node["target"].removeprefix("torch.ops.aten.").partition(".")[0]
     given = {entry["name"]: _value(entry["arg"], values) for entry in node["inputs"]}
@@ -158,6 +179,11 @@ def _take(node: Mapping[str, Any], values: _Values, steps: dict[str, Step], shap
     if operation in _TRANSPOSED and isinstance(first, Held) and outputs:
         values[outputs[0]] = first._replace(transposed=not first.transposed)
         return
+    if outputs and (numbers := aside(operation, [*given.values()], tensors)) is not None:
+        values[outputs[0]] = numbers
+        return
+    if operation in _CASTS and given.get("dtype") in (*_FLOATS, None):
+        operation, given = "alias", {"self": first}
     if operation.endswith("_") and isinstance(first, Held) and not first.name.endswith("num_batches_tracked"):
         raise MisfitError(f"its own graph changes {first.name} in place, by {operation}")
     taken = take(operation, [], given)
@@ -166,7 +192,7 @@ def _take(node: Mapping[str, Any], values: _Values, steps: dict[str, Step], shap
     if not any(isinstance(value, Map) for value in [*given.values(), *_listed(given)]):
         return  # arithmetic on sizes and counters
     if outputs:
-        values[outputs[0]] = put_out(outputs[0], taken, shapes, steps)
+        values[outputs[0]] = put_out(outputs[0], taken, tensors, steps)
 
 
 def _listed(given: Mapping[str, Any]) -> list[Any]:
@@ -194,6 +220,8 @@ def _value(argument: Mapping[str, Any], values: _Values) -> Any:
             return values[content["name"]]
         case "as_tensors":
             return [values[tensor["name"]] for tensor in content]
+        case "as_optional_tensors":
+            return [_value(tensor, values) for tensor in content]
         case _:
             return content
 

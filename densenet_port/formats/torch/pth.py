@@ -39,7 +39,8 @@ more member, and a digest the archive's comment (see `record`), which PyTorch do
 
 import struct
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,6 @@ def _checkpoint(path: Path, contents: Container) -> Checkpoint:
         raise MisfitError("a frozen TorchScript program, whose tensors have no names", hint=hint)
     if not tensors:
         raise CorruptError(_explain_no_tensors(walk.notes["opaque"]), hint="in PyTorch, save `model.state_dict()`")
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     return Checkpoint(
         path=path,
         container="pth",
@@ -136,7 +136,7 @@ def _checkpoint(path: Path, contents: Container) -> Checkpoint:
             **(_PROGRAM if is_program else walk.of_modules()),
         },
         record=contents.record,
-        graph=partial(_program, path, contents, shapes) if is_program else walk.graph(path),
+        graph=cache(partial(_program, path, contents, tensors)) if is_program else walk.graph(path),
     )
 
 
@@ -146,12 +146,26 @@ def _taken(path: Path, contents: Container, name: str, leaf: Any) -> Tensor | No
     return make_tensor(path, name, view, contents) if view else None
 
 
-def _program(path: Path, contents: Container, shapes: Mapping[str, tuple[int, ...]]) -> FileGraph:
+def _program(path: Path, contents: Container, tensors: Mapping[str, Tensor]) -> FileGraph:
     """What a TorchScript program computes."""
     from densenet_port.formats.torch.script import read_graph  # noqa: PLC0415 (most files are no programs)
 
     with located(path):
-        return read_graph(contents.tree, contents.code, shapes)
+        return read_graph(contents.tree, contents.code, tensors, partial(_constants, path, contents))
+
+
+def _constants(path: Path, contents: Container) -> dict[str, Array]:
+    """The tensors that a program's code has, by the names there: few numbers each, the others left out."""
+    from densenet_port.formats.torch.aten import FEW  # noqa: PLC0415 (as `script`)
+
+    tree, storages = contents.constants()
+    kept, constants = replace(contents, storages=storages), {}
+    for number, leaf in enumerate(tree if isinstance(tree, tuple) else ()):
+        name = f"c{number}"
+        tensor = _taken(path, kept, name, leaf)
+        if tensor is not None and 0 < prod(tensor.shape) <= FEW:
+            constants[name] = tensor.load()
+    return constants
 
 
 def _check_lengths(contents: Container) -> None:

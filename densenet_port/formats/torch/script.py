@@ -3,7 +3,8 @@
 `code/__torch__/….py` has classes and functions in a part of Python's grammar. They are walked through with names of
 steps in the place of maps: assignments, calls of modules, of functions and of torch's operations, lists, and branches
 whose condition the program itself decides (settings, `training`, which is taken as off, the number of axes). Loops, and
-whatever depends on numbers in a map, are not followed: then nothing of the program is known but its tensors.
+whatever depends on numbers in a map, are not followed: then nothing of the program is known but its tensors. Tensors
+that its code has (`CONSTANTS.c0`) are few numbers, or not known.
 """
 
 import ast
@@ -12,9 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
+
+from densenet_port.checkpoint import Array
 from densenet_port.errors import CorruptError, PortError
 from densenet_port.file_graph import INPUT, FileGraph, Step
-from densenet_port.formats.torch.aten import Held, Map, Shapes, put_out, take
+from densenet_port.formats.torch.aten import Held, Map, Tensors, aside, put_out, take
 from densenet_port.formats.torch.pickle import Call, Global
 
 _UNKNOWN = "a TorchScript program whose code is not followed"
@@ -22,6 +26,7 @@ _MAX_TEXT = 2**22  # bytes of one file of code; those of a DenseNet-201 have som
 _MAX_CALLS = 200_000
 _MAX_DEPTH = 60
 _WITH_PLACES = ("adaptive_max_pool2d", "max_pool2d_with_indices")  # which put out two things
+_FLOATS = (5, 6, 7, 15)  # types of torch that round, and do not cut off: half, float, double, bfloat16
 _FLAT = ("flatten", "dense", "activation")
 _NUMBERS: dict[str, Callable[..., Any]] = {  # torch's own functions of plain numbers
     "gt": operator.gt,
@@ -36,6 +41,7 @@ _NUMBERS: dict[str, Callable[..., Any]] = {  # torch's own functions of plain nu
     "__and__": operator.and_,
     "__or__": operator.or_,
     "len": len,
+    "any": lambda numbers: bool(np.any(numbers)),
 }
 
 
@@ -56,6 +62,8 @@ class Function(NamedTuple):
     name: str
 
 
+_CONSTANTS = Function("CONSTANTS")
+_KIND = Function("a type, or a device")
 _PICTURES = Function("the number of pictures")
 
 
@@ -74,9 +82,11 @@ class _Returned(Exception):  # noqa: N818 (no error: how a function ends)
         self.value = value
 
 
-def read_graph(tree: Any, code: Mapping[str, Callable[[], bytes]], shapes: Shapes) -> FileGraph:
-    """The graph of a program: its object, the texts of its code by their paths, and the shapes of its tensors."""
-    program = _Program(code, shapes)
+def read_graph(
+    tree: Any, code: Mapping[str, Callable[[], bytes]], tensors: Tensors, constants: Callable[[], Mapping[str, Array]]
+) -> FileGraph:
+    """The graph of a program: its object, the texts of its code by their paths, its tensors, and its code's by name."""
+    program = _Program(code, tensors, constants)
     try:
         output = program.method(Module("", tree), "forward", [Map(INPUT)], {})
         if isinstance(output, Map):
@@ -92,7 +102,8 @@ class _Program:
     """Walks through functions; `steps` are those of the operations met."""
 
     code: Mapping[str, Callable[[], bytes]]
-    shapes: Shapes
+    tensors: Tensors
+    constants: Callable[[], Mapping[str, Array]]
     steps: dict[str, Step] = field(default_factory=dict)
     parsed: dict[str, dict[str, Any]] = field(default_factory=dict)
     calls: int = 0
@@ -188,7 +199,7 @@ class _Program:
     def attribute(self, owner: Any, name: str) -> Any:
         """A part of an object, or a longer dotted name."""
         if isinstance(owner, Function):
-            return Function(f"{owner.name}.{name}")
+            return self.constants()[name] if owner == _CONSTANTS else Function(f"{owner.name}.{name}")
         if not isinstance(owner, Module):
             _stop(f"an attribute {name}")
         if name == "training":
@@ -197,8 +208,8 @@ class _Program:
         held = dict(owner.pickled.state.pairs) if isinstance(owner.pickled.state, Call) else {}
         if name not in held:
             return Method(owner, name)
-        part = held[name]
-        if path in self.shapes:
+        part = _listed(held[name])
+        if path in self.tensors:
             return Held(path)
         is_module = (
             isinstance(part, Call) and isinstance(part.maker, Global) and part.maker.module.startswith("__torch__")
@@ -220,6 +231,10 @@ class _Program:
         match callee:
             case Function("int" | "ops.prim.NumToTensor") if values == [_PICTURES]:
                 return _PICTURES
+            case Function("bool") if isinstance(values[0], bool | int | float):
+                return bool(values[0])
+            case Function("ops.prim.dtype" | "ops.prim.device"):
+                return _KIND
             case Function("getattr"):  # of a name that is a number
                 return self.attribute(values[0], str(values[1]))
             case Method(module, name):
@@ -233,25 +248,47 @@ class _Program:
 
     def operation(self, name: str, values: list[Any], named: Mapping[str, Any]) -> Any:
         """What one of torch's operations gives."""
-        if name in _NUMBERS and not any(isinstance(value, Map | Held) for value in values):
-            return _NUMBERS[name](*values)
-        if name in ("__is__", "__isnot__"):  # a tensor is not None
-            return name == "__isnot__"
-        if name == "append" and isinstance(values[0], list):
-            values[0].append(values[1])
-            return values[0]
-        if name in ("dim", "size") and len(values) == 1 and isinstance(values[0], Map):
-            axes = self.axes(values[0].step)
-            return axes if name == "dim" else [Function("a size")] * axes
-        if name == "size" and isinstance(values[0], Map) and values[1:] == [0]:
-            return _PICTURES
+        if known := self.known(name, values):
+            return known[0]
+        if (numbers := aside(name, values, self.tensors)) is not None:
+            return numbers
+        if name == "to" and all(kind in _FLOATS for kind in values[1:] if type(kind) is int):
+            name, values = "alias", values[:1]
         if name in ("view", "reshape") and values[1:] == [[_PICTURES, -1]]:
             name, values = "flatten", [values[0], 1]
         taken = take(name, values, named)
         if not any(isinstance(value, Map) for value in [*values, *(values[0] if isinstance(values[0], list) else [])]):
             _stop(f"{name} of no map")
-        made = put_out(f"{self.place}:{name}{len(self.steps)}", taken, self.shapes, self.steps)
+        made = put_out(f"{self.place}:{name}{len(self.steps)}", taken, self.tensors, self.steps)
         return [made, Function("the places of maxima")] if name in _WITH_PLACES else made
+
+    def known(self, name: str, values: list[Any]) -> tuple[Any] | tuple[()]:  # noqa: C901, PLR0911 (an operation a line)
+        """What an operation gives that is no step: of numbers, lists, sizes, types; nothing for any other."""
+        if name in _NUMBERS and not any(isinstance(value, Map | Held) for value in values):
+            return (_NUMBERS[name](*values),)
+        match name, values:
+            case "__is__" | "__isnot__", _:  # a tensor is not None
+                return (name == "__isnot__",)
+            case "append", [list(), _]:
+                values[0].append(values[1])
+                return (values[0],)
+            case "dim", [Map(step)]:
+                return (self.axes(step),)
+            case "size", [Map(step)]:
+                return ([Function("a size")] * self.axes(step),)
+            case "size", [Map(), 0]:
+                return (_PICTURES,)
+            case "dim", [np.ndarray() as numbers]:
+                return (numbers.ndim,)
+            case "is_floating_point", [Map()]:
+                return (True,)
+            case "device", _:
+                return (_KIND,)
+            case "tensor" | "as_tensor", [list() as numbers, *_] if all(
+                isinstance(number, int | float) for number in numbers
+            ):
+                return (np.array(numbers),)
+        return ()
 
     def axes(self, step: str) -> int:
         """How many axes a map has; an operation that is none of a DenseNet's is taken to keep them, and is refused."""
@@ -262,6 +299,14 @@ class _Program:
                 _stop("a map of which it is not known whether it has height and width")
             step = self.steps[step].inputs[0]
         return 4  # n c h w
+
+
+def _listed(part: Any) -> Any:
+    """A list of numbers, which the pickle makes by a call (`torch.jit._pickle.build_doublelist`); else what it is."""
+    match part:
+        case Call(Global("torch.jit._pickle", _), (list(numbers),)):
+            return numbers
+    return part
 
 
 def _stop(what: str) -> NoReturn:
