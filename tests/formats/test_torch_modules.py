@@ -164,6 +164,16 @@ def test_the_class_of_the_outermost_module_is_told(tmp_path, make, expected, for
     assert pth.read(save(tmp_path / "x", make(), form)).metadata.get("module") == expected
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_quantised_part_is_refused(tmp_path):
+    """Its weights are packed in a way of their own: the network without them would be another."""
+    network = torchvision_network(SMALL, 0)
+    torch.save(torch.ao.quantization.quantize_dynamic(network, {nn.Linear}), tmp_path / "x.pth")
+
+    with pytest.raises(MisfitError, match="x.pth: classifier: a quantised module .*whose weights are no plain arrays"):
+        pth.read(tmp_path / "x.pth")
+
+
 def test_a_part_that_cannot_be_looked_into_is_refused(tmp_path):
     """Its tensors would be lost unseen."""
     path = save(tmp_path / "x", nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 1, 1), head=Secretive(2, 2))))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from densenet_port.checkpoint import Array, Tensor
-from densenet_port.errors import CorruptError
+from densenet_port.errors import CorruptError, MisfitError
 from densenet_port.file_graph import FileGraph
 from densenet_port.formats.bounds import TENSORS
 from densenet_port.formats.source import located
@@ -24,6 +24,7 @@ _MAX_NOTES = 300  # values and opaque names kept
 _MAX_KEYS = 3  # in the name of one that is kept
 _MAX_TEXT = 1000  # characters of a value kept
 _POOLS = {"BlurPool2d": "blur", "MaxPool2d": "max"}  # classes of modules that tell which pool a stem has
+_QUANTISED = "in PyTorch, save the state dict of the network that was quantised"
 _WRAPPING = "torch."  # modules of torch's own, such as DataParallel, which say nothing about the network inside
 
 
@@ -60,7 +61,10 @@ class Walk:
             _note(self.notes, name, leaf)
 
     def enter(self, name: str, module: Module) -> None:
-        """A module, which may be a part of another."""
+        """A module, which may be a part of another. Raises MisfitError for one whose weights are no plain tensors."""
+        if ".quantized." in module.kind and module.kind.startswith(_WRAPPING):
+            kind = f"{name}: a quantised module ({module.kind})"
+            raise MisfitError(f"{kind}, whose weights are no plain arrays", hint=_QUANTISED)
         self.classes[module.kind] = None
         if self.last is None or not _is_inside(name, self.last):
             self.outermost[name], self.last = module.pickled, name
