@@ -239,7 +239,8 @@ def heard(path: Path, one: Wired, known: Known, weights: Mapping[Slot, Array], *
         raise _misfit(path, "its norms have not what is measured", details)
     anew = [f"from {norm} on its statistics are others, as where training went on" for norm in one.inheritance.anew]
     if witness.left is not None:
-        anew.append(f"no variance is below {witness.left:.2f}, as after a few steps: statistics tell no function then")
+        few = f"no variance is below {witness.left:.2f}, as after a few steps of training"
+        anew.append(f"{few}: its statistics tell nothing of its function")
     notes = (*anew, *wrong, *_strange_pictures(witness.picture, known.contract.input))
     return Heard(known, replace(witness, notes=notes))
 

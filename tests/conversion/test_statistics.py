@@ -148,9 +148,8 @@ def test_a_network_of_a_few_steps_is_read(tmp_path, steps, momentum):
 
     assert witness.line == "7 of 7 norms inherit 320 of 320 numbers, old channels first"
     assert {one.verdict for one in witness.explanations} == {"open"}
-    assert witness.notes == (
-        f"no variance is below {lowest:.2f}, as after a few steps: statistics tell no function then",
-    )
+    few = f"no variance is below {lowest:.2f}, as after a few steps of training"
+    assert witness.notes == (f"{few}: its statistics tell nothing of its function",)
     assert (witness.left, witness.picture) == (pytest.approx(lowest), None)
 
 

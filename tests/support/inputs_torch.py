@@ -391,20 +391,56 @@ def in_gzip(path: Path) -> None:
     path.write_bytes(gzip.compress(buffer.getvalue()))
 
 
-@form("`torch.jit.trace`", ".pt")
-def traced(path: Path) -> None:
-    net = small()
+@form("a whole module, its head quantised", ".pth")
+def quantised_head(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        save(path, quantization.quantize_dynamic(small(), {nn.Linear}))
+
+
+@form("a network of three steps of training", ".pth")
+def of_three_steps(path: Path) -> None:
+    torch.manual_seed(0)
+    net = DenseNet(8, (2, 2), 16, num_classes=5)
+    with torch.no_grad():
+        for _ in range(3):
+            net(torch.randn(4, 3, SIZE, SIZE))
+    save(path, net.state_dict())
+    answer(path, net.eval())
+
+
+def trace(path: Path, net: Any) -> None:
+    """What runs on one picture, and the answer."""
     answer(path, net)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.trace(net, torch.zeros(1, 3, SIZE, SIZE)), path)
 
 
-@form("`torch.export.save`", ".pt2")
-def exported(path: Path) -> None:
-    net = small()
+def export(path: Path, net: Any) -> None:
+    """The exported program, and the answer."""
     answer(path, net)
     torch.export.save(torch.export.export(net, (torch.zeros(1, 3, SIZE, SIZE),)), path)
+
+
+@form("`torch.jit.trace`", ".pt")
+def traced(path: Path) -> None:
+    trace(path, small())
+
+
+@form("`torch.jit.trace` of a class that takes the mean off and divides", ".pt")
+def traced_with_a_mean(path: Path) -> None:
+    trace(path, Normalised(small()).eval())
+
+
+@form("`torch.export.save`", ".pt2")
+def exported(path: Path) -> None:
+    export(path, small())
+
+
+@form("`torch.export.save` of a class that takes the mean off and divides", ".pt2")
+def exported_with_a_mean(path: Path) -> None:
+    export(path, Normalised(small()).eval())
 
 
 @form("an empty file", ".pth")
