@@ -6,6 +6,7 @@ those that fit when they are put back. `assign` places what shapes leave open.
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
+from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
@@ -190,7 +191,7 @@ def _off(predicted: Array, end: Affine) -> float:
 
 def _is_better(before: float, after: float) -> bool:
     """Whether an exchange makes a bad residual good."""
-    return after * BETTER <= before
+    return isfinite(after) and after * BETTER <= before
 
 
 def _pair(one: _Place, other: _Place) -> Iterator[Exchange]:

@@ -294,7 +294,8 @@ class _Family:
         """The first norms of groups that stand behind all of the group before them."""
         for group, after in pairwise(self.groups):
             is_behind = max(len(group), len(after)) > 1 and group[-1] < after[0] and not self._host(after)
-            if is_behind and not (self._turned(group) or self._turned(after)):
+            is_other = not self.pair(group[-1], after[0]).close.all()  # few bits leave the same numbers no telling ones
+            if is_behind and is_other and not (self._turned(group) or self._turned(after)):
                 yield self.norms[after[0]].name
 
     def dissents(self) -> Iterator[Dissent]:

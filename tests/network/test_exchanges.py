@@ -36,6 +36,16 @@ def test_each_two_norms_of_a_block_exchanged(name):
         assert (one, other) in [exchange.units for exchange in told]
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_kernel_that_is_no_number_has_nothing_exchanged(number):
+    """No exchange makes a number of what it predicts."""
+    network = TRAINED["digits"]
+    weights = weights_of(network)
+    slot = Slot("block1.layer2.conv1", "kernel")
+
+    assert exchanged(Moments(network.graph, weights | {slot: np.full_like(weights[slot], number)})) == ()
+
+
 def test_an_exchange_is_told_in_words():
     """Both units, and the residual before and after."""
     weights = swapped(weights_of(DIGITS), "block1.layer1.norm2", "block3.layer2.norm2")

@@ -53,6 +53,19 @@ def test_every_trained_network_inherits(name):
         assert result.anew == ()
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4, 8, 16, 32])
+def test_numbers_of_few_bits_are_nothing_new(steps):
+    """Where many channels have the same numbers, none may tell: nothing differs all the same."""
+    coarse = {
+        unit: (np.round(mean * steps) / steps, np.round(variance * steps) / steps)
+        for unit, (mean, variance) in statistics(DIGITS).items()
+    }
+
+    result = inherit(DIGITS.graph, coarse)
+
+    assert (result.anew, result.dissents) == ((), ())
+
+
 def test_the_other_order_is_found():
     """The sample, as a network that joins new channels first would have it."""
     orders = channel_order(DIGITS.graph, "new-first", "h w c")
