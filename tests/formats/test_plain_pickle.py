@@ -48,6 +48,39 @@ def test_a_dict_of_numpy_s_arrays(protocol, tmp_path):
     assert content(formats.read(pickled(tmp_path / "x.pkl", ARRAYS, protocol)).tensors) == true(ARRAYS)
 
 
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "stream"])
+@PROTOCOLS
+def test_a_dict_of_numpy_s_arrays_that_torch_saved(protocol, is_zip, tmp_path):
+    """`torch.save` of what another framework's weights are, in both of its containers."""
+    torch.save(ARRAYS, tmp_path / "x.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=is_zip)
+
+    assert content(formats.read(tmp_path / "x.pth").tensors) == true(ARRAYS)
+
+
+class Shared:
+    """An array of NumPy's whose elements a pickle has once, however many arrays there are."""
+
+    def __reduce__(self):
+        """As protocol 5 writes an array."""
+        return np._core.numeric._frombuffer, (ELEMENTS, np.dtype("i1"), (len(ELEMENTS),), "C")
+
+
+ELEMENTS = bytes(1_000_000)
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "stream"])
+def test_one_text_as_many_arrays_is_refused(is_zip, tmp_path):
+    """A megabyte that is a hundred of them: more than three times the pickle."""
+    path = tmp_path / "x.pth"
+    torch.save({"a": Shared(), "b": Shared()}, path, pickle_protocol=4, _use_new_zipfile_serialization=is_zip)
+    assert {name: tensor.shape for name, tensor in formats.read(path).tensors.items()} == {"a": (10**6,), "b": (10**6,)}
+
+    many = [Shared() for _ in range(100)]
+    torch.save(many, path, pickle_protocol=4, _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(CorruptError, match=r"x\.pth: storages of 4000000 bytes, at most 30\d+ are in the file"):
+        formats.read(path)
+
+
 @PROTOCOLS
 def test_arrays_in_the_other_order(protocol, tmp_path):
     """A transpose that was saved; the elements are where they were."""

@@ -46,7 +46,7 @@ class Container:
     `storages` key → bytes, fewer than `sizes` says in a stream that is cut short. `outside` holds the tensors that the
     object of a tar knows by an id. `order` is the byte order of every storage, `code` path → text of a program's code,
     and `constants()` the object and the storages of the tensors in that code.
-    `has_checksums` is false for a zip that was written without.
+    `has_checksums` is false for a zip that was written without, `pickled` is how many bytes its pickle can have.
     """
 
     form: str
@@ -59,6 +59,7 @@ class Container:
     constants: Callable[[], tuple[Any, Mapping[str, Source]]] = lambda: ((), {})
     record: Mapping[str, Any] | None = None
     has_checksums: bool = True
+    pickled: int = 0
 
 
 def sniff(path: Path, head: bytes) -> bool:
@@ -115,6 +116,7 @@ def _open_zip(source: Source) -> Container:
         constants=partial(_constants, inside),
         record=parse_record(source.path, texts[RECORD_MEMBER]) if RECORD_MEMBER in texts else None,
         has_checksums=inside["data.pkl"].crc is not None,
+        pickled=inside["data.pkl"].size,
     )
 
 
@@ -160,6 +162,7 @@ def _open_stream(source: Source) -> Container:
         tree=tree.value,
         storages=_stream_storages(source, storages, keys),
         sizes={key: storage.size for key, storage in storages.items()},
+        pickled=source.size,
     )
 
 

@@ -20,17 +20,17 @@ the number of elements (int64) and the elements, then a list of windows (key, ke
 axes (int32, then 4 bytes that mean nothing), shape, strides and offset (int64); `pickle`, the object, whose tensors are
 persistent ids.
 
-What is read: every tensor in the object, wherever it stands in dicts, lists, tuples and whole modules (`modules`),
-under its keys and indices joined by dots; in a module, under the names of its state dict. In the metadata, `form` is
-the container ("zip", "legacy" for a stream, "tar"), `values` has the plain numbers and texts beside the tensors,
-`opaque` the classes of everything else, which is neither imported nor made; both hold a few hundred names of up to
-three keys. `modules` has the names of all modules that state dicts list, those without tensors too; it is absent where
-none lists any. Where whole modules hold tensors, `module` is the dotted name of the outermost one's class, torch's own
-wrappers (DataParallel, Sequential …) left aside; it is absent where several such classes stand side by side. `pool` is
-"blur" where a module blurs (timm's `BlurPool2d`), "max" where only maxima are taken. `torch_module` is the name of the
-module that is kept whole, `own_code` says whether a class of somebody's own is in it. Arrays are read one by one when
-they are asked for, with ordinary reads: measured, they take half the time of mapping the file, and a file that is cut
-short meanwhile gives an error instead of a crash.
+What is read: every tensor in the object, or where there is none every array of NumPy's, wherever it stands in dicts,
+lists, tuples and whole modules (`modules`), under its keys and indices joined by dots; in a module, under the names of
+its state dict. In the metadata, `form` is the container ("zip", "legacy" for a stream, "tar"), `values` has the plain
+numbers and texts beside the tensors, `opaque` the classes of everything else, which is neither imported nor made; both
+hold a few hundred names of up to three keys. `modules` has the names of all modules that state dicts list, those
+without tensors too; it is absent where none lists any. Where whole modules hold tensors, `module` is the dotted name of
+the outermost one's class, torch's own wrappers (DataParallel, Sequential …) left aside; it is absent where several such
+classes stand side by side. `pool` is "blur" where a module blurs (timm's `BlurPool2d`), "max" where only maxima are
+taken. `torch_module` is the name of the module that is kept whole, `own_code` says whether a class of somebody's own is
+in it. Arrays are read one by one when they are asked for, with ordinary reads: measured, they take half the time of
+mapping the file, and a file that is cut short meanwhile gives an error instead of a crash.
 
 What is written: a zip of plain, contiguous tensors in an OrderedDict without `_metadata`, which `torch.load` takes with
 `weights_only=True` and `mmap=True`, and a model with or without the norms' `num_batches_tracked`. Our record is one
@@ -43,7 +43,7 @@ from dataclasses import replace
 from functools import cache, partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from zipfile import ZipFile, ZipInfo
 
 import numpy as np
@@ -51,9 +51,11 @@ import numpy as np
 from densenet_port.checkpoint import Array, Checkpoint, Extent, Tensor
 from densenet_port.errors import CorruptError, MisfitError
 from densenet_port.file_graph import FileGraph
+from densenet_port.formats.bounds import limit_of
 from densenet_port.formats.record import UNKNOWN
 from densenet_port.formats.source import AGAIN, Source, guarded, located, native, stored, stored_size, write_tensor
 from densenet_port.formats.torch.containers import RECORD_MEMBER, Container, Order, open_container, sniff
+from densenet_port.formats.torch.plain import taken_out
 from densenet_port.formats.torch.tensors import STORAGES, View, view_of
 from densenet_port.formats.torch.walk import Walk
 from densenet_port.formats.zip import undated
@@ -118,6 +120,9 @@ def tensors_of(path: Path, contents: Container) -> Mapping[str, Tensor]:
 def _checkpoint(path: Path, contents: Container) -> Checkpoint:
     """Name → tensor for what is one, and notes of the rest."""
     walk = Walk(contents.tree, partial(_taken, path, contents))
+    if not walk.tensors and (arrays := _arrays(path, contents)):
+        contents = replace(contents, storages=arrays, sizes={})
+        walk = Walk(contents.tree, partial(_taken, path, contents))
     _check_lengths(contents)
     tensors, is_program = walk.tensors, contents.form == "torchscript"
     if not tensors and is_program:
@@ -138,6 +143,16 @@ def _checkpoint(path: Path, contents: Container) -> Checkpoint:
         record=contents.record,
         graph=cache(partial(_program, path, contents, tensors)) if is_program else walk.graph(path),
     )
+
+
+def _arrays(path: Path, contents: Container) -> dict[str, Source]:
+    """The storages that NumPy's arrays in an object are made into. Raises CorruptError for too many bytes."""
+
+    def stream(_data: bytes) -> NoReturn:
+        raise CorruptError("a storage within the pickle, which PyTorch has beside it", hint=AGAIN)
+
+    arrays = taken_out(contents.tree, stream, limit_of(contents.pickled, 0))
+    return {key: Source.of_bytes(path, data) for key, data in arrays.items()}
 
 
 def _taken(path: Path, contents: Container, name: str, leaf: Any) -> Tensor | None:
