@@ -18,6 +18,7 @@ from densenet_port.errors import CorruptError, MisfitError, PortError
 from densenet_port.formats import read
 from tests.formats.test_torch_graph import PIXELS, SIDE, SMALL, Change, verdict
 from tests.support.networks import torchvision_network
+from tests.support.torch_networks import timm_network
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -360,6 +361,78 @@ def test_what_is_no_preparation_is_refused(tmp_path, name, form):
 
     with pytest.raises(MisfitError):
         dp.read(tmp_path / f"x.{ending}")
+
+
+class Ended(nn.Module):
+    """A network whose last map becomes the head's vector in one of the ways that people write."""
+
+    def __init__(self, end):
+        super().__init__()
+        self.net, self.end = torchvision_network(SMALL, 0), end
+
+    def forward(self, x):  # noqa: C901 (a way a line)
+        """The logits."""
+        last = torch.relu(self.net.features(x))
+        if self.end == "mean":
+            return self.net.classifier(last.mean([2, 3]))
+        mean = torch.nn.functional.adaptive_avg_pool2d(last, 1)
+        if self.end == "squeeze twice":
+            vector = mean.squeeze(-1).squeeze(-1)
+        elif self.end == "squeeze":
+            vector = mean.squeeze(3).squeeze(2)
+        elif self.end == "squeeze all":
+            vector = mean.squeeze()
+        elif self.end == "places":
+            vector = mean[:, :, 0, 0]
+        elif self.end == "view":
+            vector = mean.view(mean.size(0), -1)
+        elif self.end == "reshape":
+            vector = mean.reshape(x.shape[0], -1)
+        elif self.end == "maximum":
+            vector = torch.nn.functional.adaptive_max_pool2d(last, 1).flatten(1)
+        elif self.end == "first channel":
+            vector = last.mean([2, 3])[:, :1].expand(-1, self.net.classifier.in_features)
+        elif self.end == "first place":
+            vector = last[:, :, 0, 0]
+        else:
+            vector = last.std((2, 3))
+        return self.net.classifier(vector)
+
+
+ENDS = ("mean", "squeeze twice", "squeeze", "squeeze all", "places", "view", "reshape", "maximum")
+
+
+@pytest.mark.parametrize("form", SAVED)
+@pytest.mark.parametrize("end", [*ENDS, "first channel", "first place", "deviation"])
+def test_a_vector_of_the_last_map_is_read_however_it_is_made(tmp_path, end, form):
+    """Where it is a mean or a maximum; anything else is refused."""
+    save, ending = SAVED[form]
+    pixels = PIXELS[3].repeat(2, 1, 1, 1)
+    module = Ended(end).double().eval()
+    save(module, tmp_path / f"x.{ending}", pixels)
+
+    if end not in ENDS:
+        with pytest.raises(MisfitError):
+            dp.read(tmp_path / f"x.{ending}")
+        return
+    network = dp.read(tmp_path / f"x.{ending}")
+    with torch.inference_mode():
+        truth = module(pixels).numpy()
+    assert network.evidence.assumed == ()
+    np.testing.assert_allclose(network(pixels.permute(0, 2, 3, 1).numpy()), truth, rtol=1e-9, atol=1e-12)
+
+
+def test_a_compiled_network_of_timm_s_is_followed(tmp_path):
+    """Its norms check the axes of what they read, and its layers take a map or a list of them."""
+    module = timm_network(SMALL, "max").double()
+    script(module, tmp_path / "x.pt")
+
+    network = dp.read(tmp_path / "x.pt")
+
+    assert network.evidence.assumed == ()
+    with torch.inference_mode():
+        truth = module.eval()(PIXELS[3]).numpy()
+    np.testing.assert_allclose(network(PIXELS[3].permute(0, 2, 3, 1).numpy()), truth, rtol=1e-9, atol=1e-12)
 
 
 class Looping(nn.Module):

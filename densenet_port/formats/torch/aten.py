@@ -58,11 +58,14 @@ SIGNATURES = {
     "flip": "self dims",
     "index": "self indices",
     "index_select": "self dim index",
+    "squeeze": "self dim=None",
+    "select": "self dim index",
     "slice": "self dim=0 start=None end=None step=1",
 }
 _DEFAULTS: dict[str, Any] = {"None": None, "[]": [], "False": False, "True": True}
 _NORM = ("weight", "bias", "running_mean", "running_var")
 _PICTURE = ([2, 3], [-1, -2], [-2, -1])  # height and width
+_EDGES = (None, 2, 3, -1, -2, [2, 3], [3, 2], [-1, -2], [-2, -1])  # height, width, or both
 _FIRST_CHANNELS = [0, 3, 1, 2]  # n h w c → n c h w
 _COPIES = ("lift_fresh_copy", "lift_fresh", "clone", "detach", "detach_", "alias", "to", "_to_copy")  # of numbers
 FEW = 64  # numbers of a preparation at most; one for each channel
@@ -117,8 +120,8 @@ def put_out(name: str, taken: Taken, tensors: Tensors, steps: dict[str, Step]) -
         raise MisfitError(f"{taken.title} ({name}) works in place on what another operation has kept")
     make = _STEPS.get(taken.title)
     attributes = make(taken.arguments, tensors) if make else None
-    if taken.title == "permute" and first and taken.arguments["dims"] == _FIRST_CHANNELS and _is_input(first, steps):
-        attributes = {"kind": "identity"}
+    if first and attributes is None:
+        attributes = _in_place_of(taken, first, steps)
     maps = _maps([*taken.arguments.values()])
     if attributes is None:
         attributes = {"kind": taken.title, "inputs": maps}
@@ -133,6 +136,26 @@ def put_out(name: str, taken: Taken, tensors: Tensors, steps: dict[str, Step]) -
     if first and is_view:
         first.is_shared = True
     return Map(name, is_shared=is_view)
+
+
+def _in_place_of(taken: Taken, value: Map, steps: Mapping[str, Step]) -> "Made":
+    """What an operation does where it stands: the first order of axes, and the end of axes that have one place."""
+    match taken.title:
+        case "permute" if taken.arguments["dims"] == _FIRST_CHANNELS and _is_input(value, steps):
+            return {"kind": "identity"}
+        case "squeeze" if taken.arguments["dim"] in _EDGES and _has_one_place(value, steps):
+            return {"kind": "flatten", "function": "c h w"}
+        case "select" if taken.arguments["dim"] in (2, 3) and taken.arguments["index"] == 0:  # -1 may be the channels
+            return {"kind": "flatten", "function": "c h w"} if _has_one_place(value, steps) else None
+    return None
+
+
+def _has_one_place(value: Map, steps: Mapping[str, Step]) -> bool:
+    """Whether a map is a mean or a maximum over height and width, perhaps without these axes."""
+    name = value.step
+    while name != INPUT and steps[name].kind in ("identity", "flatten"):
+        name = steps[name].inputs[0]
+    return name != INPUT and steps[name].kind in ("mean", "max")
 
 
 def _is_input(value: Map, steps: Mapping[str, Step]) -> bool:

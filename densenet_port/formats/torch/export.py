@@ -187,7 +187,7 @@ def _take(node: Mapping[str, Any], values: _Values, steps: dict[str, Step], tens
     if operation.endswith("_") and isinstance(first, Held) and not first.name.endswith("num_batches_tracked"):
         raise MisfitError(f"its own graph changes {first.name} in place, by {operation}")
     taken = take(operation, [], given)
-    if operation in ("view", "reshape", "_unsafe_view") and _is_flat(given.get("size")):
+    if operation in ("view", "reshape", "_unsafe_view") and _is_flat(given.get("size", given.get("shape"))):
         taken = take("flatten", [given["self"], 1], {})
     if not any(isinstance(value, Map) for value in [*given.values(), *_listed(given)]):
         return  # arithmetic on sizes and counters

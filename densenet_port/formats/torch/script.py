@@ -218,7 +218,7 @@ class _Program:
             return Module(path, part)
         return [*part] if isinstance(part, tuple) else part
 
-    def called(  # noqa: PLR0911 (a kind of call a line)
+    def called(  # noqa: C901, PLR0911 (a kind of call a line)
         self, function: ast.expr, arguments: list[ast.expr], named: dict[str, Any], variables: Mapping[str, Any]
     ) -> Any:
         """What a call gives."""
@@ -231,6 +231,8 @@ class _Program:
         match callee:
             case Function("int" | "ops.prim.NumToTensor") if values == [_PICTURES]:
                 return _PICTURES
+            case Function("isinstance") if values[1:] == [Function("Tensor")]:
+                return isinstance(values[0], Map | Held)
             case Function("bool") if isinstance(values[0], bool | int | float):
                 return bool(values[0])
             case Function("ops.prim.dtype" | "ops.prim.device"):
@@ -275,13 +277,15 @@ class _Program:
             case "dim", [Map(step)]:
                 return (self.axes(step),)
             case "size", [Map(step)]:
-                return ([Function("a size")] * self.axes(step),)
+                return ([_PICTURES, *[Function("a size")] * (self.axes(step) - 1)],)
             case "size", [Map(), 0]:
                 return (_PICTURES,)
             case "dim", [np.ndarray() as numbers]:
                 return (numbers.ndim,)
             case "is_floating_point", [Map()]:
                 return (True,)
+            case "format", [str(), *_]:
+                return ("a message",)
             case "device", _:
                 return (_KIND,)
             case "tensor" | "as_tensor", [list() as numbers, *_] if all(
