@@ -516,6 +516,33 @@ def test_code_that_is_none_is_not_followed(tmp_path, monkeypatch, code):
     assert not (tmp_path / "sprung").exists()
 
 
+NUMBERS = {
+    "a number without end": b"torch.sub(x, 1" + b"0" * 400 + b")",
+    "a factor without end": b"torch.sub(x, 2, alpha=1" + b"0" * 400 + b")",
+    "a list of no channels": b"torch.index(x, [None, torch.tensor([])])",
+    "a constant that is none": b"torch.sub(x, CONSTANTS.c0)",
+    "a shape that is none": b"torch.sub(x, torch.view(torch.tensor([1, 2]), [x, -1]))",
+    "a division by nothing": b"torch.div(x, 0)",
+    "an axis of many": b"torch.sub(x, torch.unsqueeze(torch.tensor([1]), 999999999999))",
+    "a text of numbers": b"torch.sub(x, torch.tensor(['a']))",
+}
+
+
+@pytest.mark.parametrize("code", NUMBERS.values(), ids=NUMBERS.keys())
+def test_numbers_that_prepare_nothing_are_refused_or_not_followed(tmp_path, code):
+    """No error but ours, and no preparation."""
+    path = tmp_path / "x.pt"
+    script(torchvision_network(SMALL, 0), path)
+    body = b"class DenseNet(Module):\n  def forward(self, x):\n    return " + code + b"\n"
+
+    try:
+        network = dp.read(edited(path, "torchvision/models/densenet.py", lambda _: body))
+    except MisfitError as error:
+        assert "its own graph is another network" in str(error)  # noqa: PT017 (either will do)
+    else:
+        assert network.origins["input"] == "assumed"
+
+
 def program(**changes):
     """An edit of an exported program's JSON, at its top."""
     return lambda data: json.dumps(json.loads(data) | changes).encode()

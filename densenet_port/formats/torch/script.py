@@ -26,6 +26,7 @@ _MAX_TEXT = 2**22  # bytes of one file of code; those of a DenseNet-201 have som
 _MAX_CALLS = 200_000
 _MAX_DEPTH = 60
 _WITH_PLACES = ("adaptive_max_pool2d", "max_pool2d_with_indices")  # which put out two things
+_BROKEN = (ValueError, TypeError, LookupError, AttributeError)
 _FLOATS = (5, 6, 7, 15)  # types of torch that round, and do not cut off: half, float, double, bfloat16
 _FLAT = ("flatten", "dense", "activation")
 _NUMBERS: dict[str, Callable[..., Any]] = {  # torch's own functions of plain numbers
@@ -91,7 +92,7 @@ def read_graph(
         output = program.method(Module("", tree), "forward", [Map(INPUT)], {})
         if isinstance(output, Map):
             return FileGraph(steps=program.steps, outputs=(output.step,))
-    except (NotFollowedError, PortError, SyntaxError, RecursionError, MemoryError, ValueError, TypeError, LookupError):
+    except (NotFollowedError, PortError, SyntaxError, RecursionError, MemoryError, ArithmeticError, *_BROKEN):
         pass
     step = Step(name=":forward", kind="unknown", inputs=(INPUT,), title=_UNKNOWN)
     return FileGraph(steps={step.name: step}, outputs=(step.name,), unknown=_UNKNOWN)
