@@ -309,6 +309,14 @@ class Cut(Prepared):
         return self.net((x / 2).to(torch.int64).to(torch.float64))
 
 
+class CutMean(Prepared):
+    """A mean whose part behind the point is cut off."""
+
+    def forward(self, x):
+        """The logits."""
+        return self.net(x - self.mean.to(torch.int64).to(torch.float64).view(1, 3, 1, 1))
+
+
 class Rounded(Prepared):
     """A division of whole numbers."""
 
@@ -345,6 +353,7 @@ OTHERS = {
     "squared": Squared,
     "subtracted": partial(Subtracted, mean=np.ones((1, 3, SIDE, SIDE)).tolist()),
     "cut": Cut,
+    "cut mean": partial(CutMean, mean=(123.675, 116.28, 103.53)),
     "rounded": Rounded,
     "shuffled": Shuffled,
     "tempered": Tempered,

@@ -5,7 +5,7 @@ out), `Held` (a tensor of the file, by its name), an array (a constant of the pr
 Arithmetic with numbers, one or one for each channel, is how a program prepares its pictures.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
@@ -67,7 +67,7 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 _PICTURE = ([2, 3], [-1, -2], [-2, -1])  # height and width
 _EDGES = (None, 2, 3, -1, -2, [2, 3], [3, 2], [-1, -2], [-2, -1])  # height, width, or both
 _FIRST_CHANNELS = [0, 3, 1, 2]  # n h w c → n c h w
-_COPIES = ("lift_fresh_copy", "lift_fresh", "clone", "detach", "detach_", "alias", "to", "_to_copy")  # of numbers
+_COPIES = ("lift_fresh_copy", "lift_fresh", "clone", "detach", "detach_", "alias")  # of numbers
 FEW = 64  # numbers of a preparation at most; one for each channel
 
 
@@ -331,6 +331,12 @@ def numbers_of(value: Any, tensors: Tensors) -> tuple[Array, tuple[str, ...]] | 
     if not (array.size == 1 or (is_by_channel and array.size == array.shape[-3])) or not np.isfinite(array).all():
         return None
     return array.reshape(-1), held
+
+
+def is_rounding(value: Any, kinds: Iterable[Any], floats: Collection[int]) -> bool:
+    """Whether a cast of a value to a type (its number is among `kinds`) keeps its numbers, or rounds them at most."""
+    is_whole = isinstance(value, np.ndarray) and value.dtype.kind in "iu"
+    return is_whole or all(kind in floats for kind in kinds if type(kind) is int)
 
 
 def aside(operation: str, values: list[Any], tensors: Tensors) -> Any:

@@ -27,7 +27,7 @@ from densenet_port.formats import zip as zip_archive
 from densenet_port.formats.bounds import parsed_json
 from densenet_port.formats.source import AGAIN, Source, guarded, located, stored
 from densenet_port.formats.torch import pth
-from densenet_port.formats.torch.aten import FEW, Held, Map, Tensors, aside, put_out, take
+from densenet_port.formats.torch.aten import FEW, Held, Map, Tensors, aside, is_rounding, put_out, take
 from densenet_port.formats.torch.containers import Container, open_container
 from densenet_port.formats.torch.tensors import make_storage, make_view
 from densenet_port.formats.zip import Member
@@ -179,11 +179,11 @@ def _take(node: Mapping[str, Any], values: _Values, steps: dict[str, Step], tens
     if operation in _TRANSPOSED and isinstance(first, Held) and outputs:
         values[outputs[0]] = first._replace(transposed=not first.transposed)
         return
+    if operation in _CASTS and is_rounding(first, [given.get("dtype")], _FLOATS):
+        operation, given = "alias", {"self": first}
     if outputs and (numbers := aside(operation, [*given.values()], tensors)) is not None:
         values[outputs[0]] = numbers
         return
-    if operation in _CASTS and given.get("dtype") in (*_FLOATS, None):
-        operation, given = "alias", {"self": first}
     if operation.endswith("_") and isinstance(first, Held) and not first.name.endswith("num_batches_tracked"):
         raise MisfitError(f"its own graph changes {first.name} in place, by {operation}")
     taken = take(operation, [], given)

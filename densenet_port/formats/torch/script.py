@@ -18,7 +18,7 @@ import numpy as np
 from densenet_port.checkpoint import Array
 from densenet_port.errors import CorruptError, PortError
 from densenet_port.file_graph import INPUT, FileGraph, Step
-from densenet_port.formats.torch.aten import Held, Map, Tensors, aside, put_out, take
+from densenet_port.formats.torch.aten import Held, Map, Tensors, aside, is_rounding, put_out, take
 from densenet_port.formats.torch.pickle import Call, Global
 
 _UNKNOWN = "a TorchScript program whose code is not followed"
@@ -253,10 +253,10 @@ class _Program:
         """What one of torch's operations gives."""
         if known := self.known(name, values):
             return known[0]
+        if name == "to" and is_rounding(values[0], values[1:], _FLOATS):
+            name, values = "alias", values[:1]
         if (numbers := aside(name, values, self.tensors)) is not None:
             return numbers
-        if name == "to" and all(kind in _FLOATS for kind in values[1:] if type(kind) is int):
-            name, values = "alias", values[:1]
         if name in ("view", "reshape") and values[1:] == [[_PICTURES, -1]]:
             name, values = "flatten", [values[0], 1]
         taken = take(name, values, named)
