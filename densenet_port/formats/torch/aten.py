@@ -65,6 +65,8 @@ SIGNATURES = {
 _DEFAULTS: dict[str, Any] = {"None": None, "[]": [], "False": False, "True": True}
 _NORM = ("weight", "bias", "running_mean", "running_var")
 _PICTURE = ([2, 3], [-1, -2], [-2, -1])  # height and width
+_LAST = ([-1], [2])  # the last axis of a map that has lost one
+_HALVES = ("torch.mean of rows", "torch.flatten of places")
 _EDGES = (None, 2, 3, -1, -2, [2, 3], [3, 2], [-1, -2], [-2, -1])  # height, width, or both
 _FIRST_CHANNELS = [0, 3, 1, 2]  # n h w c → n c h w
 _COPIES = ("lift_fresh_copy", "lift_fresh", "clone", "detach", "detach_", "alias")  # of numbers
@@ -119,12 +121,12 @@ def put_out(name: str, taken: Taken, tensors: Tensors, steps: dict[str, Step]) -
     if taken.in_place and first and first.is_shared:
         raise MisfitError(f"{taken.title} ({name}) works in place on what another operation has kept")
     make = _STEPS.get(taken.title)
-    attributes = make(taken.arguments, tensors) if make else None
-    if first and attributes is None:
-        attributes = _in_place_of(taken, first, steps)
+    attributes = _in_place_of(taken, first, steps) if first else None
+    if attributes is None and make:
+        attributes = make(taken.arguments, tensors)
     maps = _maps([*taken.arguments.values()])
     if attributes is None:
-        attributes = {"kind": taken.title, "inputs": maps}
+        attributes = {"kind": f"torch.{taken.title}", "inputs": maps}  # `mean` over other axes is no mean of ours
     step = Step(name=name, title=f"{taken.title} ({name})", **{"inputs": maps[:1], **attributes})
     if name in steps:
         raise CorruptError(f"two operations are called {name!r}")
@@ -139,12 +141,15 @@ def put_out(name: str, taken: Taken, tensors: Tensors, steps: dict[str, Step]) -
 
 
 def _in_place_of(taken: Taken, value: Map, steps: Mapping[str, Step]) -> "Made":
-    """What an operation does where it stands: the first order of axes, and the end of axes that have one place."""
+    """What an operation does where it stands: the first order of axes, the last mean, the end of axes of one place."""
+    before = steps[value.step].kind if value.step != INPUT else ""
     match taken.title:
         case "permute" if taken.arguments["dims"] == _FIRST_CHANNELS and _is_input(value, steps):
             return {"kind": "identity"}
         case "squeeze" if taken.arguments["dim"] in _EDGES and _has_one_place(value, steps):
             return {"kind": "flatten", "function": "c h w"}
+        case "mean" if taken.arguments["dim"] in _LAST and before in _HALVES:
+            return {"kind": "mean", "inputs": steps[value.step].inputs}
         case "select" if taken.arguments["dim"] in (2, 3) and taken.arguments["index"] == 0:  # -1 may be the channels
             return {"kind": "flatten", "function": "c h w"} if _has_one_place(value, steps) else None
     return None
@@ -246,6 +251,14 @@ def _adaptive(kind: str) -> Callable[[Arguments, Tensors], Made]:
     return lambda arguments, _: {"kind": kind} if arguments["output_size"] in (1, [1], [1, 1]) else None
 
 
+def _mean(arguments: Arguments, _tensors: Tensors) -> Made:
+    """The mean over height and width, or over the width of a map, whose rows' mean may follow."""
+    if arguments["dim"] in _PICTURE:
+        return {"kind": "mean"}
+    is_half = arguments["dim"] in ([-1], [3]) and not arguments["keepdim"]
+    return {"kind": _HALVES[0]} if is_half else None
+
+
 def _over_picture(kind: str) -> Callable[[Arguments, Tensors], Made]:
     return lambda arguments, _: {"kind": kind} if arguments["dim"] in _PICTURE else None
 
@@ -257,6 +270,8 @@ def _cat(arguments: Arguments, _tensors: Tensors) -> Made:
 
 def _flatten(arguments: Arguments, _tensors: Tensors) -> Made:
     is_flat = (arguments["start_dim"], arguments["end_dim"]) in ((1, -1), (1, 3))
+    if not is_flat and arguments["start_dim"] == 2 and arguments["end_dim"] in (-1, 3):  # height and width
+        return {"kind": _HALVES[1]}
     return {"kind": "flatten", "function": "c h w"} if is_flat else None
 
 
@@ -415,7 +430,7 @@ _STEPS: dict[str, Callable[[Arguments, Tensors], Made]] = {
     "sigmoid": _plain("activation", function="sigmoid"),
     "tanh": _plain("activation", function="tanh"),
     "avg_pool2d": _average_pool,
-    "mean": _over_picture("mean"),
+    "mean": _mean,
     "amax": _over_picture("max"),
     "cat": _cat,
     **{operation: _arithmetic(operation) for operation in ("add", "sub", "rsub", "mul", "div")},
