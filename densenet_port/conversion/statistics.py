@@ -39,9 +39,8 @@ class Witness:
     `inheritance` is of the wiring, `joined` how the file's table joins channels. Only where inheritance is evident,
     `explanations` are of the function, question by question, `exchanges` of modules that stand in each other's places,
     `picture` is the mean of each channel of the pictures of the training as they were prepared, and `epsilons` says by
-    what share another epsilon would change a slope at most. `left` is what may be left of the norms'
-    first variances, where it is too much to tell anything of the function. `notes` are what the file's owner should
-    know of it.
+    what share another epsilon would change a slope at most. `left` is what may be left of the norms' first variances,
+    where it is too much to tell anything of the function. `notes` are what the file's owner should know of it.
     """
 
     inheritance: Inheritance
@@ -237,11 +236,11 @@ def heard(path: Path, one: Wired, known: Known, weights: Mapping[Slot, Array], *
     if negative and not ignore:
         details = tuple(f"{name}: a variance is negative, which none is" for name in negative)
         raise _misfit(path, "its norms have not what is measured", details)
-    anew = [f"from {norm} on its statistics are others, as where training went on" for norm in one.inheritance.anew]
+    told = [f"from {norm} on its statistics are others, as where training went on" for norm in one.inheritance.anew]
     if witness.left is not None:
         few = f"no variance is below {witness.left:.2f}, as after a few steps of training"
-        anew.append(f"{few}: its statistics tell nothing of its function")
-    notes = (*anew, *wrong, *_strange_pictures(witness.picture, known.contract.input))
+        told.append(f"{few}: its statistics tell nothing of its function")
+    notes = (*told, *wrong, *_strange_pictures(witness.picture, known.contract.input))
     return Heard(known, replace(witness, notes=notes))
 
 
