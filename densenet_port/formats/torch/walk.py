@@ -5,7 +5,7 @@ how a leaf of it becomes a tensor is the caller's to say.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ class Walk:
 
         `traced` is the outermost one, where that is a live module of `torch.fx`, which has its graph itself.
         """
-        return partial(_graph, path, self.networks, self.take, traced) if self.networks else None
+        return cache(partial(_graph, path, self.networks, self.take, traced)) if self.networks else None
 
 
 def _is_inside(name: str, module: str) -> bool:
