@@ -148,7 +148,7 @@ def _latest(entries: Sequence[Mapping[str, Any]]) -> dict[str, Outcome]:
 def _jobs(targets: Mapping[Path, Source], outcomes: Mapping[str, Outcome]) -> Iterator[Job]:
     """What is to be done, with what an earlier run wrote."""
     for out, source in targets.items():
-        written = outcomes[str(out)].out_sha256 if str(out) in outcomes else None
+        written = outcomes[str(out)].out_record if str(out) in outcomes else None
         yield Job(source=source.path, out=str(out), words=source.words, written=written)
 
 

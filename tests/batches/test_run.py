@@ -16,6 +16,7 @@ from densenet_port.batches import task
 from densenet_port.batches.task import Converter, Job, Settings
 from densenet_port.errors import DiskError, UsageError
 from densenet_port.files import file_digest
+from densenet_port.formats.record import DIGEST
 from densenet_port.prove import parity
 from densenet_port.work import pool
 from densenet_port.work.journal import Journal
@@ -46,10 +47,15 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "out" / "batch.jsonl").read_text().splitlines()[1:]]
 
 
+def recorded(out):
+    """The digest of a file's record."""
+    return dp.verify(out).record[DIGEST]
+
+
 def told(result):
-    """Result → digest, or kind of error."""
+    """Result → digest of its record, or kind of error."""
     return {
-        Path(one.out).relative_to(result.journal.parent).as_posix(): one.error["kind"] if one.error else one.out_sha256
+        Path(one.out).relative_to(result.journal.parent).as_posix(): one.error["kind"] if one.error else one.out_record
         for one in result.outcomes
     }
 
@@ -73,9 +79,9 @@ def test_a_bad_file_stops_no_other(folder, small):
     result = run(folder)
 
     dp.convert(small, out=folder / "alone.weights.h5")
-    digest = file_digest(folder / "alone.weights.h5")
+    digest = recorded(folder / "alone.weights.h5")
     assert told(result) == {"a.weights.h5": digest, "b/a.weights.h5": digest, "page.weights.h5": "corrupt"}
-    assert file_digest(folder / "out" / "b" / "a.weights.h5") == digest
+    assert (folder / "out" / "b" / "a.weights.h5").read_bytes() == (folder / "alone.weights.h5").read_bytes()
     assert (result.exit_code, result.before) == (4, 0)
     assert {line["source"]: line for line in lines(folder)} == {
         one.source: json.loads(json.dumps(one.to_json())) for one in result.outcomes
@@ -122,7 +128,7 @@ def test_a_source_that_changed_has_its_result_replaced(folder, files):
     after = run(folder, resume=True)
 
     assert told(after)["b/a.weights.h5"] == before["b/a.weights.h5"]
-    assert told(after)["a.weights.h5"] == file_digest(folder / "out" / "a.weights.h5") != before["a.weights.h5"]
+    assert told(after)["a.weights.h5"] == recorded(folder / "out" / "a.weights.h5") != before["a.weights.h5"]
     assert told(after)["page.weights.h5"] == "usage"
     assert (folder / "out" / "page.weights.h5").read_bytes() == b"somebody's"
 
@@ -141,7 +147,7 @@ def test_a_result_is_adopted_if_it_is_of_this_source_and_these_settings(small, t
 
     assert (line["adopted"], out.stat().st_ino == inode) == (adopted, True)
     assert (line["error"] or {}).get("message") == (None if adopted else f"{out}: exists already")
-    assert line["out_sha256"] == (file_digest(out) if adopted else None)
+    assert line["out_record"] == (recorded(out) if adopted else None)
 
 
 def test_a_damaged_result_is_not_adopted(small, tmp_path):
@@ -286,7 +292,8 @@ def test_a_run_that_is_killed_at_any_moment_goes_on(many, tmp_path, kill):
     assert before.items() <= results.items()
     told = [json.loads(line) for line in (out / "batch.jsonl").read_text().splitlines()[1:]]
     assert sorted(Path(line["out"]).name for line in told) == sorted(results)
-    assert {line["out_sha256"] for line in told} == {file_digest(out / "0.weights.h5")}
+    assert {line["out_record"] for line in told} == {recorded(out / "0.weights.h5")}
+    assert len({file_digest(file) for file in out.glob("*.h5")}) == 1
     assert len([*out.iterdir()]) == MANY + 2
 
 
