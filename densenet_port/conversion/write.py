@@ -312,8 +312,7 @@ class _Digests:
 
     def _hashed(self, arrays: Mapping[str, Array]) -> dict[str, str]:
         """Name → the digest of an array; those that are not finite are noted."""
-        with np.errstate(all="ignore"):
-            self.infinite += [name for name, array in arrays.items() if not np.isfinite(array.sum(dtype=np.float64))]
+        self.infinite += [name for name, array in arrays.items() if not _is_finite(array)]
         return {name: array_digest(array) for name, array in arrays.items()}
 
     def _settle(self) -> None:
@@ -328,6 +327,13 @@ class _Digests:
         self._hand_over()
         self._settle()
         return UNKNOWN not in self.digests.values()
+
+
+def _is_finite(array: Array) -> bool:
+    """Whether all numbers are finite: their sum is, or else each for itself."""
+    with np.errstate(all="ignore"):
+        total = array.sum(dtype=np.float64 if array.itemsize == 8 else np.float32)  # noqa: PLR2004 (bytes)
+    return bool(np.isfinite(total) or np.isfinite(array).all())
 
 
 def write_plan(
