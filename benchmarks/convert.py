@@ -1,5 +1,6 @@
 """A `.pth` of torchvision to `.weights.h5`: densenet-port beside the least that such a process can cost."""
 
+import os
 import shutil
 import sys
 import time
@@ -24,22 +25,30 @@ def measured(folder: Path, plan: Plan) -> dict[str, Any]:
 def one(folder: Path, file: File, runs: int) -> dict[str, Any]:
     """One network's file: its sizes in bytes, and the costs of a conversion and of the floor."""
     source, out = Path(file["path"]), folder / "out.weights.h5"
-    tool = partial(measure, TOOL, "convert", source, "--out", out, "--force")
     tasks = {
-        "tool": tool,
-        "with --src": partial(tool, "--src", "torchvision"),
+        "tool": partial(tool, source, out),
+        "with --src": partial(tool, source, out, "--src", "torchvision"),
         "floor": partial(floor, out, folder / "copy"),
     }
     sizes = {"parameters": file["parameters"], "largest": file["largest"], "bytes": source.stat().st_size}
     return {**sizes, "costs": in_turn(tasks, runs)}
 
 
+def tool(source: Path, out: Path, *words: str) -> Cost:
+    """One conversion, to a file that is not there."""
+    out.unlink(missing_ok=True)
+    return measure(TOOL, "convert", source, "--out", out, *words)
+
+
 def floor(written: Path, copy: Path) -> Cost:
-    """The start of Python with numpy and h5py, plus one copy of the written bytes."""
+    """The start of Python with numpy and h5py, plus one copy of the written bytes, to a file that is not there."""
+    copy.unlink(missing_ok=True)
     start = measure(sys.executable, "-c", "import numpy, h5py")
-    begun, worked = time.perf_counter(), time.process_time()
+    begun, before = time.perf_counter(), os.times()
     shutil.copyfile(written, copy)
-    return Cost(start.wall + time.perf_counter() - begun, start.cpu + time.process_time() - worked, start.peak)
+    wall, after = time.perf_counter() - begun, os.times()
+    user = after.user - before.user
+    return Cost(start.wall + wall, start.cpu + user + after.system - before.system, start.peak, start.user + user)
 
 
 def bound(row: Mapping[str, Any]) -> float:
@@ -66,7 +75,7 @@ def render(data: Data) -> str:
         )
     words = f"""`densenet-port convert X.pth --out X.weights.h5`, whole processes. The floor is a process `python -c
         "import numpy, h5py"` plus one copy of the written bytes, which need not reach the disk, while what the tool
-        writes must. Aims: 1.5 times the floor, 1.4 where `--src` says the layout, and a peak (the last column) of the
+        writes must. Both write a file that is not there yet. Aims: 1.5 times the floor, 1.4 where `--src` says the layout, and a peak (the last column) of the
         floor's, the largest tensor and {BESIDE} MiB."""
     columns = ["network", "wall", "processor", "floor", "times the floor", "with `--src`", "peak", "aim of the peak"]
     return sections(flowed(words), table(columns, rows))

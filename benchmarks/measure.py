@@ -28,14 +28,18 @@ LOADED = 0.05  # of all cores: what other processes took while a group was measu
 
 
 class Cost(NamedTuple):
-    """A process with its children: wall and processor seconds, and the peak of its largest process in MiB."""
+    """A process with its children: wall and processor seconds, the peak of its largest process in MiB, and user seconds.
+
+    Those are the processor's in user mode: what a program does itself, without what the system does for it.
+    """
 
     wall: float
     cpu: float
     peak: float
+    user: float = 0.0
 
 
-Costs = Sequence[Cost]  # as JSON: a list of three numbers each
+Costs = Sequence[Cost]  # as JSON: a list of their numbers each
 
 
 class Failed(Exception):  # noqa: N818 (it says which process did)
@@ -58,7 +62,7 @@ def measure(*command: Any, **environment: str) -> Cost:
         if cost["code"]:
             said.seek(0)
             raise Failed(f"{' '.join(words)} ended with {cost['code']}:\n{said.read().decode()[-2000:]}")
-    return Cost(cost["wall"], cost["cpu"], cost["peak"] / 1024)
+    return Cost(cost["wall"], cost["cpu"], cost["peak"] / 1024, cost["user"])
 
 
 def script(name: str, *words: Any, **environment: str) -> Any:
@@ -104,6 +108,11 @@ def wall(costs: Sequence[Sequence[float]]) -> float:
 def cpu(costs: Sequence[Sequence[float]]) -> float:
     """Median of the processor seconds."""
     return statistics.median(cost[1] for cost in costs)
+
+
+def user(costs: Sequence[Sequence[float]]) -> float:
+    """Median of the processor's seconds in user mode."""
+    return statistics.median(cost[3] for cost in costs)
 
 
 def peak(costs: Sequence[Sequence[float]]) -> float:

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import charts, growth, page, sides
 from benchmarks.__main__ import main
 from benchmarks.group import Group, Missing
-from benchmarks.measure import Failed, in_turn, measure, ratios, told
+from benchmarks.measure import Failed, in_turn, measure, ratios, told, user
 
 ROOT = Path(__file__).parent.parent
 RESULTS = json.loads((ROOT / "benchmarks" / "results.json").read_text(encoding="utf-8"))
@@ -23,7 +23,7 @@ def sized(seconds):
     """Growth's data, of networks that take so long: one run each, MiB and seconds."""
     rows = []
     for size, taken in seconds.items():
-        costs = {"tool": [[taken, taken, 100.0]], "floor": [[0.1, 0.1, 40.0]]}
+        costs = {"tool": [[2 * taken, taken, 100.0, taken]], "floor": [[0.1, 0.1, 40.0, 0.05]]}
         rows.append({"parameters": size * 2**18, "largest": 2**20, "bytes": size * 2**20, "costs": costs})
     return {"rows": rows}
 
@@ -199,8 +199,10 @@ def test_a_straight_line_is_found_and_a_curve_is_told():
     sizes = (30, 100, 300, 1200)
     line, curve = sized({x: 0.2 + x / 1024 for x in sizes}), sized({x: 0.2 + (x / 600) ** 2 for x in sizes})
 
-    assert pytest.approx((1 / 1024, 0.2)) == growth.fitted(line, "tool")
-    assert growth.verdict(line).startswith("It is linear: 0.20 s and 1.00 s a GiB")
+    assert pytest.approx((1 / 1024, 0.2)) == growth.fitted(line, "tool", user)
+    assert pytest.approx((2 / 1024, 0.4)) == growth.fitted(line, "tool")
+    said = growth.verdict(line)
+    assert said.startswith("It is linear in what the tool does itself, 0.20 s and 1.00 s a GiB, off by at most 0.0%")
     assert growth.verdict(curve).startswith("**It is not linear**")
 
 

@@ -4,8 +4,8 @@
 
 A process of its own, because the system counts the memory that a child shares before it becomes another program: this
 one is small. It adopts orphans (Linux), such as workers that outlive the command, and their costs are counted, while
-the wall time ends with the command. Writes JSON into RESULT: exit code, wall and processor seconds, and the peak of
-the largest process in KiB.
+the wall time ends with the command. Writes JSON into RESULT: exit code, wall and processor seconds, those of the
+processor in user mode alone, and the peak of the largest process in KiB.
 """
 
 import ctypes
@@ -40,6 +40,7 @@ def main(result: str, *command: str) -> None:
         "code": os.waitstatus_to_exitcode(status),
         "wall": wall,
         "cpu": sum(usage.ru_utime + usage.ru_stime for usage in usages),
+        "user": sum(usage.ru_utime for usage in usages),
         "peak": max(usage.ru_maxrss for usage in usages),
     }
     with open(result, "w", encoding="utf-8") as file:  # noqa: PTH123 (a small process imports little)
