@@ -75,8 +75,8 @@ def render(data: Data) -> str:
         )
     words = f"""`densenet-port convert X.pth --out X.weights.h5`, whole processes. The floor is a process `python -c
         "import numpy, h5py"` plus one copy of the written bytes, which need not reach the disk, while what the tool
-        writes must. Both write a file that is not there yet. Aims: 1.5 times the floor, 1.4 where `--src` says the layout, and a peak (the last column) of the
-        floor's, the largest tensor and {BESIDE} MiB."""
+        writes must. Both write a file that is not there yet. Aims: 1.5 times the floor, 1.4 where `--src` says the
+        layout, and a peak (the last column) of the floor's, the largest tensor and {BESIDE} MiB."""
     columns = ["network", "wall", "processor", "floor", "times the floor", "with `--src`", "peak", "aim of the peak"]
     return sections(flowed(words), table(columns, rows))
 

@@ -69,9 +69,9 @@ def verdict(data: Data) -> str:
     """How far user and wall seconds are from a line, and what follows."""
     linear = "It is linear" if away(data, "tool", user) <= BOUND else "**It is not linear**"
     scatter = max(spread(row["costs"]["tool"]) for row in data["rows"])
-    return f"""{linear} in what the tool does itself, {line(data, "tool", user)} of user time (the bound is {BOUND:.0%});
-        by the wall {line(data, "tool", wall)}, where runs of one size scatter by up to {scatter:.0%}, and the floor
-        {line(data, "floor", wall)}: to write new files is what the system does."""
+    return f"""{linear} in what the tool does itself, {line(data, "tool", user)} of user time (the bound is
+        {BOUND:.0%}); by the wall {line(data, "tool", wall)}, where runs of one size scatter by up to {scatter:.0%},
+        and the floor {line(data, "floor", wall)}."""
 
 
 def line(data: Data, task: str, what: Median) -> str:

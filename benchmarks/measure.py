@@ -28,9 +28,9 @@ LOADED = 0.05  # of all cores: what other processes took while a group was measu
 
 
 class Cost(NamedTuple):
-    """A process with its children: wall and processor seconds, the peak of its largest process in MiB, and user seconds.
+    """A process with its children: wall and processor seconds, the peak of its largest process in MiB.
 
-    Those are the processor's in user mode: what a program does itself, without what the system does for it.
+    `user` are the processor's seconds in user mode: what a program does itself, without what the system does for it.
     """
 
     wall: float

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 INPUT = "input"  # what goes in
+AS_IN_TRAINING = "as in training"  # in the title of a step that works by each batch, or by chance
 
 Pair = tuple[int, int]  # along height and width
 _BLUR = ((2, 2), (0, 0, 0, 0))  # kernel and padding of the averages that are one blur, one behind the other

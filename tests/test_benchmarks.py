@@ -214,12 +214,12 @@ def test_ratios_are_taken_within_each_round():
 def test_tasks_run_in_turn_after_a_warm_up():
     """The first round is not kept."""
     calls = []
-    tasks = {name: lambda name=name: calls.append(name) or (len(calls), 0.0, 0.0) for name in "ab"}
+    tasks = {name: lambda name=name: calls.append(name) or (len(calls), 0.0, 0.0, 0.0) for name in "ab"}
 
     costs = in_turn(tasks, 2)
 
     assert list("ababab") == calls
-    assert costs == {"a": [(3, 0, 0), (5, 0, 0)], "b": [(4, 0, 0), (6, 0, 0)]}
+    assert costs == {"a": [(3, 0, 0, 0), (5, 0, 0, 0)], "b": [(4, 0, 0, 0), (6, 0, 0, 0)]}
 
 
 @pytest.mark.parametrize("start", ["run", "Popen"], ids=["waited for", "left alone"])

@@ -72,10 +72,10 @@ class Outcome:
 
     `source` and `out` are absolute paths, `words` those of this file alone. `stamp` is the source's size in bytes and
     its last change in nanoseconds since 1970, by which a later run sees that it is another; None for what is no file
-    here. `sha256` is the source's digest in hex, `out_record` that of the result's record, which tells those of all
-    tensors: hashing a file once more costs a batch a tenth of its time. `error` has `kind`, `exit_code`, `message` and `hint`, or is
-    None; `evidence` has the `grade` of a check, why it is not better, and the reference's name. `adopted` says that the
-    result was there already, whole, of this very source and by these settings.
+    here. `sha256` is the source's digest in hex, `out_record` that of the result's record, which has those of all
+    tensors (to hash the file once more would take a batch a tenth longer). `error` has `kind`, `exit_code`, `message`
+    and `hint`, or is None; `evidence` has the `grade` of a check, why it is not better, and the reference's name.
+    `adopted` says that the result was there already, whole, of this very source and by these settings.
     """
 
     source: str

@@ -18,7 +18,7 @@ from densenet_port.conversion.origins import known
 from densenet_port.conversion.statistics import Witness, heard, wired
 from densenet_port.conversion.write import Conversion, in_type, plan, write
 from densenet_port.errors import MisfitError, UsageError
-from densenet_port.file_graph import FileGraph
+from densenet_port.file_graph import AS_IN_TRAINING, FileGraph
 from densenet_port.layouts.heads import BARE, assumed_of
 from densenet_port.layouts.identify import first_few, identify
 from densenet_port.layouts.layout import SPLIT, Kernels, Layout, Ordering, TensorKey
@@ -335,6 +335,8 @@ def _other_way(source: FileGraph, ledger: Ledger, *, no_top: bool) -> str:
             if part.steps and _follows(part, ledger, holders, no_top=headless):
                 words = [*([f"--within {name}"] if depth else []), *(["--no-top"] if headless and not no_top else [])]
                 return f"{' '.join(words)} takes what is a DenseNet of it"
+    if any(step.title.endswith(AS_IN_TRAINING) for step in source.steps.values()):
+        return "call `model.eval()` on the module, and trace or export it again"
     return "a DenseNet that was changed is another network: only its own software runs it"
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+import scipy.io
 import torch
 import torch.distributed.checkpoint as distributed
 from hypothesis import HealthCheck, given, settings
@@ -219,10 +220,22 @@ def test_arrays_and_pickles_of_numpy(tmp_path):
         "a pickle in NumPy's .npy, which is not run",
         (
             f"if you trust it, in Python, `numpy.savez('{tmp_path}/dict.npz', "
-            f"**numpy.load('{tmp_path}/dict.npy', allow_pickle=True).item())`, then convert that"
+            f"**numpy.load('{tmp_path}/dict.npy', allow_pickle=True).item())` of a dict, "
+            f"`numpy.savez('{tmp_path}/dict.npz', *numpy.load('{tmp_path}/dict.npy', allow_pickle=True))` of a list, "
+            "then convert that"
         ),
     )
     assert refused(tmp_path / "objects.npz") == ("a NumPy archive of pickled objects, which are not run", again)
+
+
+def test_matlab(tmp_path):
+    """A file of its arrays, as SciPy writes it."""
+    scipy.io.savemat(tmp_path / "x.mat", {"a": np.ones(3)})
+
+    what, hint = refused(tmp_path / "x.mat")
+
+    assert what == "a file of MATLAB's"
+    assert hint.endswith(f"`numpy.savez('{tmp_path}/x.npz', **scipy.io.loadmat('{tmp_path}/x.mat'))`")
 
 
 @pytest.mark.parametrize("compress", [0, 3])

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -49,6 +50,32 @@ def test_an_export_of_any_opset_is_read(form, opset, tmp_path):
 
     assert apart(logits, by_onnx(path).logits) <= FULL
     assert apart(logits, truth(small_network(), PICTURES)) <= (SINGLE if form in FOLDED else FULL)
+
+
+@pytest.mark.parametrize("form", FOLDED)
+def test_a_graph_that_onnx_runtime_optimised_is_read(form, tmp_path):
+    """Convolutions that it joined with the ReLU behind are two operators again, for the reader and for a check."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "fast.onnx")
+    onnxruntime.InferenceSession(export(small_network(), tmp_path / "x.onnx", form), options)
+
+    kinds = {node.op_type for node in onnx.load(tmp_path / "fast.onnx").graph.node}
+    logits = by_numpy(read(tmp_path / "fast.onnx"))
+
+    assert "FusedConv" in kinds
+    assert apart(logits, by_onnx(tmp_path / "fast.onnx").logits) <= FULL
+    assert apart(logits, by_numpy(read(tmp_path / "x.onnx"))) <= FULL
+
+
+def test_a_graph_that_onnx_runtime_laid_out_anew_is_refused(model, tmp_path):
+    """By what it is, and with what leads on."""
+    node_of(model, "Conv").domain = "com.microsoft.nchwc"
+    path = saved(model, tmp_path)
+
+    with pytest.raises(MisfitError, match="ONNX Runtime laid the graph out anew for one processor") as caught:
+        read(path)
+    assert "ORT_ENABLE_EXTENDED" in caught.value.hint
 
 
 @pytest.mark.parametrize("opset", [9, 17])

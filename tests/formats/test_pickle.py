@@ -57,6 +57,13 @@ def test_any_plain_value_is_read_as_python_reads_it(value, protocol):
     assert plain(tree) == value
 
 
+def test_dill_says_builtin_types_by_their_names():
+    """`torch.save(…, pickle_module=dill)` writes a set as `_load_type("set")([…])`."""
+    written = b"\x80\x02cdill._dill\n_load_type\nX\x03\x00\x00\x00set\x85R]K\x01a\x85R."
+
+    assert plain(interpret(written).value) == {1}
+
+
 @given(VALUES, st.sampled_from(PROTOCOLS))
 def test_an_optimised_pickle_says_the_same(value, protocol):
     written = pickletools.optimize(pickle.dumps(value, protocol))

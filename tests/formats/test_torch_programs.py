@@ -491,6 +491,24 @@ def test_a_program_that_is_not_followed_is_an_assumption(tmp_path):
     assert set(network.origins.values()) == {"assumed"}
 
 
+@pytest.mark.parametrize("form", ["trace", "export"])
+def test_a_program_of_training_is_refused(tmp_path, form):
+    """It normalises each batch by itself, whatever is called on it later; what was compiled asks its own setting."""
+    save, ending = SAVED[form]
+    network = torchvision_network(SMALL, 0).double().train()
+    if form == "trace":
+        torch.jit.trace(network, PIXELS[3].repeat(2, 1, 1, 1), check_trace=False).save(tmp_path / "x.pt")
+    else:
+        save(network, tmp_path / f"x.{ending}", PIXELS[3].repeat(2, 1, 1, 1))
+
+    expected = r"expected a batch normalisation, found batch_norm \(.+\), as in training"
+    with pytest.raises(MisfitError, match=expected) as caught:
+        dp.read(tmp_path / f"x.{ending}")
+    assert caught.value.hint == "call `model.eval()` on the module, and trace or export it again"
+    script(network, tmp_path / "compiled.pt")
+    assert dp.read(tmp_path / "compiled.pt").evidence.assumed == ()
+
+
 def test_a_frozen_program_has_no_names(tmp_path):
     """Its tensors are constants with numbers."""
     torch.jit.freeze(torch.jit.script(torchvision_network(SMALL, 0))).save(tmp_path / "x.pt")

@@ -101,6 +101,11 @@ class Model(NamedTuple):
     beside: Mapping[str, int]
 
 
+FUSED = {"com.microsoft.FusedConv": "Conv", "com.microsoft.FusedGemm": "Gemm"}  # ONNX Runtime's, with an activation
+ACTIVATIONS = ("Relu", "Sigmoid", "Tanh")  # of those without parameters
+BEFORE = "{} before its activation"  # what a part of such an operator is called, after what the whole puts out
+
+
 class _Home(NamedTuple):
     """The model's file, and the names of the others that it was found to need."""
 
@@ -129,7 +134,7 @@ def read_model(path: Path) -> Model:
         producer=_text(fields, 2),
         version=_text(fields, 3),
         opset=_opset(path, fields.get(8, ())),
-        nodes=tuple(_node(home, field.message()) for field in graph.get(1, ())),
+        nodes=tuple(node for field in graph.get(1, ()) for node in _parts(_node(home, field.message()))),
         constants=constants,
         inputs=tuple(given for given in map(_given, graph.get(11, ())) if given.name not in constants),
         outputs=tuple(map(_value_name, graph.get(12, ()))),
@@ -197,6 +202,18 @@ def _node(home: _Home, message: Message) -> Node:
         outputs=tuple(field.text() for field in fields.get(2, ())),
         attributes={_text(entry, 1): _attribute(home, entry) for entry in attributes},
     )
+
+
+def _parts(node: Node) -> list[Node]:
+    """A node as ONNX's own operators: two where ONNX Runtime made one of an operator and what follows it alone."""
+    op, activation = FUSED.get(node.op), node.attributes.get("activation")
+    if op is None or activation not in ACTIVATIONS or len(node.inputs) > 3 or len(node.outputs) != 1:
+        return [node]
+    between = BEFORE.format(node.outputs[0])
+    return [
+        node._replace(op=op, outputs=(between,)),
+        node._replace(op=activation, inputs=(between,), attributes={}),
+    ]
 
 
 def _attribute(home: _Home, fields: Mapping[int, list[Field]]) -> Any:

@@ -26,6 +26,7 @@ from densenet_port.formats.onnx.model import DTYPES, Constant, Given, Model, Nod
 
 CHANNELS_SECOND = ("Conv", "BatchNormalization", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
 _FLOATS = ("float32", "float64", "float16", "bfloat16")  # a cast to one is for graphs of other precision
+_LAID_OUT = "com.microsoft.nchwc."  # domain of operators on blocks of channels
 _QUANTISED = ("QLinearConv", "ConvInteger", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _MOST = 4096  # maps side by side; the deepest published network has 65
 _SHOWN = 12  # kinds of operators that a message lists
@@ -171,6 +172,9 @@ def _output(model: Model, node: Node, args: Sequence[Value | None]) -> Value | S
     if node.op in _QUANTISED:
         hint = "convert the network that it was made from"
         raise MisfitError(f"{model.path}: {node}: the network is quantised, which cannot be undone", hint=hint)
+    if node.op.startswith(_LAID_OUT):
+        hint = "convert the .onnx that it was made from, or have ONNX Runtime save it at ORT_ENABLE_EXTENDED at most"
+        raise MisfitError(f"{model.path}: {node}: ONNX Runtime laid the graph out anew for one processor", hint=hint)
     maps = [value for value in args if isinstance(value, Map)]
     if not maps or (node.op == "CastLike" and isinstance(args[0], Constant)):
         return _constant(node, args)

@@ -14,7 +14,7 @@ import numpy as np
 
 from densenet_port.checkpoint import Array, Tensor
 from densenet_port.errors import CorruptError, MisfitError
-from densenet_port.file_graph import INPUT, Pair, Step
+from densenet_port.file_graph import AS_IN_TRAINING, INPUT, Pair, Step
 
 Tensors = Mapping[str, Tensor]  # the file's
 SIGNATURES = {
@@ -22,6 +22,7 @@ SIGNATURES = {
     "convolution": "input weight bias stride padding dilation transposed output_padding groups",
     "_convolution": "input weight bias stride padding dilation transposed output_padding groups",
     "batch_norm": "input weight bias running_mean running_var training momentum eps",
+    "_native_batch_norm_legit_functional": "input weight bias running_mean running_var training momentum eps",
     "_native_batch_norm_legit_no_training": "input weight bias running_mean running_var momentum eps",
     "relu": "self",
     "max_pool2d": "self kernel_size stride=[] padding=0 dilation=1 ceil_mode=False",
@@ -127,7 +128,9 @@ def put_out(name: str, taken: Taken, tensors: Tensors, steps: dict[str, Step]) -
     maps = _maps([*taken.arguments.values()])
     if attributes is None:
         attributes = {"kind": f"torch.{taken.title}", "inputs": maps}  # `mean` over other axes is no mean of ours
-    step = Step(name=name, title=f"{taken.title} ({name})", **{"inputs": maps[:1], **attributes})
+    is_training = True in (taken.arguments.get("training"), taken.arguments.get("train"))
+    title = f"{taken.title} ({name})" + (f", {AS_IN_TRAINING}" if is_training else "")
+    step = Step(name=name, title=title, **{"inputs": maps[:1], **attributes})
     if name in steps:
         raise CorruptError(f"two operations are called {name!r}")
     steps[name] = step

@@ -139,7 +139,7 @@ def kind_of(leaf: Call | Global | Persistent) -> str:
         case (Global() as maker) | Persistent(("storage", Global() as maker, *_)):
             return str(maker)
         case _:
-            return "unknown"
+            return "a class that the file has within it"
 
 
 # -- modules -----------------------------------------------------------------------------------------------------------

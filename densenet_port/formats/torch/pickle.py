@@ -91,6 +91,7 @@ class Pickled(NamedTuple):
 DICT = Global("builtins", "dict")
 _SET = Global("builtins", "set")
 _FROZENSET = Global("builtins", "frozenset")
+_DILLS_TYPE = Global("dill._dill", "_load_type")  # a function from a type's name to the type
 _NEW = {Global(module, name) for module in ("copyreg", "copy_reg") for name in ("__newobj__", "_reconstructor")}
 
 
@@ -224,6 +225,8 @@ def _call(maker: Any, args: Any) -> Call:
         raise TypeError("a call whose arguments are no short tuple")
     if isinstance(maker, Global) and maker in _NEW:
         maker, args = args[0], args[1:]
+    if isinstance(maker, Call) and maker.maker == _DILLS_TYPE and len(maker.args) == 1:
+        maker = _global("builtins", maker.args[0])
     if not isinstance(maker, _MAKERS):
         raise TypeError(f"a call of {type(maker).__name__}")
     return Call(maker, args)

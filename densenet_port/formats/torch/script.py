@@ -253,6 +253,8 @@ class _Program:
         """What one of torch's operations gives."""
         if known := self.known(name, values):
             return known[0]
+        if name == "add_" and isinstance(values[0], Held) and values[0].name.endswith("num_batches_tracked"):
+            return values[0]
         if name == "to" and is_rounding(values[0], values[1:], _FLOATS):
             name, values = "alias", values[:1]
         if (numbers := aside(name, values, self.tensors)) is not None:

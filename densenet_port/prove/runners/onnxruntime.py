@@ -32,7 +32,7 @@ from densenet_port.errors import MisfitError, PortError, UsageError
 from densenet_port.extras import framework
 from densenet_port.formats.decimals import meant
 from densenet_port.formats.onnx.densenet import Reading, densenet
-from densenet_port.formats.onnx.model import read_model
+from densenet_port.formats.onnx.model import BEFORE, FUSED, read_model
 from densenet_port.network.channels import CONCATENATIONS, FLATTENS, channel_order
 from densenet_port.network.contract import Contract
 from densenet_port.network.graph import graph
@@ -137,6 +137,7 @@ def _ready(
     """A model with these outputs, kept for the next job on it."""
     onnx, reading = framework("onnx"), _reading(path, output, body=body)
     proto = onnx.load(path)
+    _part(onnx, proto)
     if dtype == "float64":
         proto = _modern(proto)
         _double(onnx, proto, reading)
@@ -174,6 +175,21 @@ def _reference(proto: Any) -> Any:
 
 
 # -- the copy ----------------------------------------------------------------------------------------------------------
+
+
+def _part(onnx: Any, proto: Any) -> None:
+    """Make ONNX's own operators of those that ONNX Runtime joined with an activation, named as the reader does."""
+    nodes = list(proto.graph.node)
+    del proto.graph.node[:]
+    for node in nodes:
+        plain, output = FUSED.get(f"{node.domain}.{node.op_type}"), node.output[0] if node.output else ""
+        proto.graph.node.append(node)
+        if plain:
+            first = proto.graph.node[-1]
+            activation = next(entry for entry in first.attribute if entry.name == "activation")
+            first.attribute.remove(activation)
+            first.op_type, first.domain, first.output[0] = plain, "", BEFORE.format(output)
+            proto.graph.node.append(onnx.helper.make_node(activation.s.decode(), [first.output[0]], [output]))
 
 
 def _given(proto: Any, reading: Reading) -> Any:
