@@ -69,6 +69,8 @@ def _planned(source: Network, target: Network) -> Conversion:
     path, ledger = target.checkpoint.path, target.ledger
     if ledger.epsilons:
         raise MisfitError(f"{path}: norms of its head have another epsilon than the rest: {', '.join(ledger.epsilons)}")
+    if ledger.folded:
+        raise MisfitError(f"{path}: its norms were folded into its convolutions: {', '.join(ledger.folded[:3])} …")
     for key in ledger.blank:
         if np.any(source.weights[Slot(key.unit, "bias")]):
             raise MisfitError(f"{path}: has no {key}, and the network's is not zero")

@@ -22,7 +22,7 @@ from densenet_port.file_graph import AS_IN_TRAINING, FileGraph
 from densenet_port.layouts.heads import BARE, assumed_of
 from densenet_port.layouts.identify import first_few, identify
 from densenet_port.layouts.layout import SPLIT, Kernels, Layout, Ordering, TensorKey
-from densenet_port.layouts.match import Ledger
+from densenet_port.layouts.match import FOLDED, Ledger
 from densenet_port.layouts.schema import kind_of
 from densenet_port.layouts.transform import absorb, biased, folded, move, unbiased
 from densenet_port.network.architecture import Architecture
@@ -316,6 +316,10 @@ def _by_graph(ledger: Ledger, evidence: Evidence) -> Ledger:
         told = f"the head's norms have the epsilon {', '.join(f'{one:g}' for one in {*evidence.epsilons.values()})}"
         notes = (*ledger.notes, f"{told}: their variances or scales take up the difference")
         ledger = replace(ledger, epsilons=evidence.epsilons, notes=notes)
+    if ledger.folded and not evidence.assumed:  # the graph has none there
+        known = tuple(text for text in ledger.assumed if text.startswith(FOLDED))
+        assumed = tuple(text for text in ledger.assumed if text not in known)
+        ledger = replace(ledger, assumed=assumed, notes=(*ledger.notes, *known))
     if evidence.head is None:
         return ledger
     known_now = {*assumed_of(architecture.head), BARE}
@@ -383,7 +387,7 @@ def _readers(ledger: Ledger, epsilon: float) -> dict[Slot, Callable[[], Array]]:
             else:
                 bias, kernel = Slot(unit, "bias"), Slot(unit, "kernel")
                 readers[bias] = partial(biased, readers[bias], readers[kernel], pieces)
-    for unit, other in ledger.epsilons.items():
+    for unit, other in {**dict.fromkeys(ledger.folded, 0.0), **ledger.epsilons}.items():
         slots = Slot(unit, "scale"), Slot(unit, "variance")
         absorbed = partial(_absorbed, readers[slots[0]], readers[slots[1]], other, epsilon)
         readers |= {slot: partial(absorbed, place) for place, slot in enumerate(slots)}
@@ -416,9 +420,10 @@ def _reader(ledger: Ledger, slot: Slot) -> Callable[[], Array]:
 
 
 def _part_reader(ledger: Ledger, key: TensorKey) -> Callable[[], Array]:
-    """A function that reads one part in our axes, or makes the zeros that stand for one that is not there."""
-    if key in ledger.blank:
+    """A function that reads one part in our axes, or makes what stands for one that is not there."""
+    if key in ledger.blank or key.unit in ledger.folded:
         shape = ledger.architecture.units[key.unit].shape(cast("Role", key.part))
-        return lambda: np.zeros(shape, np.float32)
+        number = 1 if key.part in ("scale", "variance") else 0
+        return lambda: np.full(shape, number, np.float32)
     claim, axes = ledger.claims[key], ledger.layout.canonical_axes(key)
     return lambda: move(claim.tensor.load(), claim.axes, axes)

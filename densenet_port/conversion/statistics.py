@@ -221,7 +221,7 @@ def heard(path: Path, one: Wired, known: Known, weights: Mapping[Slot, Array], *
     the user knows better. Raises MisfitError for a contradiction otherwise, unless `ignore`.
     """
     weights = _Vectors(weights)
-    if one.inheritance.order is None:
+    if one.inheritance.order is None or one.ledger.folded:  # what was folded away is not what was measured
         return Heard(known, Witness(inheritance=one.inheritance, joined=one.ledger.layout.concatenation))
     moments, read_as = Moments(graph(one.ledger.architecture, known.contract), weights), known
     known = _pooled(path, moments, known, ignore=ignore)

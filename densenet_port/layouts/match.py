@@ -14,12 +14,15 @@ from densenet_port.layouts.layout import SPLIT, Kernels, Layout, TensorKey
 from densenet_port.layouts.scan import FLOATS, NUMBER, Match, Place, Scan, assumed_head, inside, last_channels
 from densenet_port.layouts.schema import FIRST_CONVS, generic, kind_of, regex
 from densenet_port.network.architecture import Architecture
+from densenet_port.network.contract import Contract
+from densenet_port.network.graph import graph
 from densenet_port.network.head import USUAL
-from densenet_port.network.units import FINAL_NORM, HEAD, Slot, is_head
+from densenet_port.network.units import FINAL_NORM, HEAD, ROLES, Slot, is_head, listed
 
 HEAD_BIAS = TensorKey(HEAD, "bias")
 NO_TOP = "--no-top"  # the rule of the user's own word
 SHOWN = 4  # names in a note
+FOLDED = "norms folded into the convolutions before them, which have biases"
 
 
 class Claim(NamedTuple):
@@ -54,7 +57,8 @@ class Ledger:
 
     `claims` are the layout's tensors that the file has, in order of execution, and behind them what it need not have;
     `ignored` the file's that are left out, each with the rule that allows it; `blank` are tensors that the file does
-    not have and that are zeros then. The rest is what stands in the way: `missing` tensors of the layout (with the
+    not have and that are zeros then; `folded` norms that it does not have either, because the convolutions before them
+    do what they did. The rest is what stands in the way: `missing` tensors of the layout (with the
     name expected), `unclaimed` ones of the file, `ambiguous` ones that several of the file's could be, and wrong
     shapes. `kernels` says how convolution kernels were taken where the layout has both ways, and `kernels_assumed`
     that nothing in the file tells it. `place` is where the network is in the file, `notes` are what its owner should
@@ -77,6 +81,7 @@ class Ledger:
     notes: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
     epsilons: Mapping[str, float] = field(default_factory=dict)
+    folded: tuple[str, ...] = ()
 
     @property
     def prefix(self) -> str:
@@ -101,12 +106,13 @@ class Ledger:
 
     @property
     def filled(self) -> tuple[Slot, ...]:
-        """The slots all of whose parts are there, or are zeros."""
+        """The slots all of whose parts are there, or are known without."""
         present = self.claims.keys() | self.blank
         return tuple(
             slot
             for slot in self.architecture.slots
-            if all(TensorKey(slot.unit, part) in present for part in self.layout.parts(slot))
+            if slot.unit in self.folded
+            or all(TensorKey(slot.unit, part) in present for part in self.layout.parts(slot))
         )
 
     @property
@@ -228,14 +234,15 @@ def match(scanned: Scan, architecture: Architecture) -> Ledger:
             first = choices[key][0]
             claims[key] = Claim(*first, axes=scanned.axes[kind_of(key.unit), key.part], tensor=tensors[first.name])
     missing = _missing(scanned, architecture, claims) if keys.keys() - claims.keys() else {}
-    blank = _blank(missing, claims)
+    blank, folded = _blank(missing, claims), _folded(layout, architecture, missing, claims)
+    known = {key for key in missing if key in blank or key.unit in folded}
     return Ledger(
         layout=layout,
         architecture=architecture,
         place=scanned.place,
         claims=claims,
         ignored=scanned.ignored,
-        missing={key: name for key, name in missing.items() if key not in blank},
+        missing={key: name for key, name in missing.items() if key not in known},
         unclaimed=unclaimed,
         ambiguous=_ambiguous(choices),
         wrong_shapes=tuple(_wrong_shapes(claims.values(), architecture)),
@@ -243,7 +250,8 @@ def match(scanned: Scan, architecture: Architecture) -> Ledger:
         kernels_assumed=scanned.kernels_assumed,
         blank=blank,
         notes=tuple(_notes(scanned, architecture, claims, blank)),
-        assumed=tuple(_assumed(scanned, architecture)),
+        assumed=(*_assumed(scanned, architecture), *_folded_away(folded, architecture)),
+        folded=folded,
     )
 
 
@@ -272,6 +280,30 @@ def _is_optional(layout: Layout, key: TensorKey) -> bool:
 def _blank(missing: Mapping[TensorKey, str], claims: Mapping[TensorKey, Claim]) -> frozenset[TensorKey]:
     """The biases that dense layers do not have: zeros do the same."""
     return frozenset(key for key in missing if key.part == "bias" and TensorKey(key.unit, "kernel") in claims)
+
+
+def _folded(
+    layout: Layout, architecture: Architecture, missing: Mapping[TensorKey, str], claims: Mapping[TensorKey, Claim]
+) -> tuple[str, ...]:
+    """The norms of which the file has nothing, each behind a convolution that has a bias: that does what they did."""
+    if layout.fold or not any(key.part == "bias" for key in claims):
+        return ()
+    steps = graph(architecture, Contract()).operations.values()
+    return tuple(
+        step.name
+        for step in steps
+        if step.kind == "norm"
+        and all(TensorKey(step.name, part) in missing for part in ROLES["norm"])
+        and TensorKey(step.inputs[0], "bias") in claims
+        and not is_head(step.name)
+    )
+
+
+def _folded_away(folded: Sequence[str], architecture: Architecture) -> list[str]:
+    """The assumption that norms were folded away."""
+    norms = [unit.name for unit in architecture.units.values() if unit.kind == "norm"]
+    gone = listed(folded, norms)
+    return [f"{FOLDED} ({gone})"] if folded else []
 
 
 def _assumed(scanned: Scan, architecture: Architecture) -> Iterator[str]:

@@ -140,7 +140,7 @@ class _Follower:
             if self.no_top and self.is_behind_body(operation):
                 return
             before = self.before(operation)
-            if operation.kind == "concat":
+            if operation.kind == "concat" or self.is_folded(operation):
                 self.values |= {operation.name: before} if before else {}
             elif self.source.unknown and not (before and self.readers.get(before)):
                 self.pass_over(operation)
@@ -153,6 +153,10 @@ class _Follower:
                 self.note("stem_pool", self.contract.stem_pool)
         if not self.no_top:  # what stands behind a body is left out by the user's word
             self.end()
+
+    def is_folded(self, operation: Operation) -> bool:
+        """Whether an operation is a norm that the file does not have: what it did, the convolution in front does."""
+        return operation.kind == "norm" and operation.name not in self.holders
 
     def is_behind_body(self, operation: Operation) -> bool:
         """Whether an operation is the head's."""

@@ -4,7 +4,7 @@ Convolution kernels are `h w i o` (cross-correlation), the head's kernel is `i o
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from densenet_port.checkpoint import Array
@@ -26,6 +26,16 @@ AXES: dict[Kind, str] = {"conv": "h w i o", "norm": "c", "dense": "i o"}
 def is_head(unit: str) -> bool:
     """Whether a unit is the head's: its last dense layer, or a norm or dense layer before it."""
     return unit.startswith("head.")
+
+
+def listed(some: Sequence[str], every: Sequence[str]) -> str:
+    """Units by name; where all of a kind are meant, `every block*.layer*.norm2`."""
+    kinds = {name: re.sub(r"\d+\.", "*.", name) for name in every}
+    names = dict[str, None]()
+    for name in some:
+        alike = {other for other in every if kinds[other] == kinds[name]}
+        names[f"every {kinds[name]}" if len(alike) > 1 and alike <= set(some) else name] = None
+    return ", ".join(names)
 
 
 class Unit(NamedTuple):

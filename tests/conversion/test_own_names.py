@@ -12,10 +12,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.fx.experimental.optimization import fuse
 
 from densenet_port.conversion.convert import convert
 from densenet_port.conversion.load import read
 from densenet_port.errors import MisfitError
+from densenet_port.layouts.match import FOLDED
 from densenet_port.network.architecture import Architecture
 from densenet_port.network.numpy import forward
 from densenet_port.prove.checks import BOUND64
@@ -196,6 +198,72 @@ def test_a_network_with_biases_is_proven_by_torchvision_s_class(tmp_path):
     assert done.record["fold"] == "bias"
     assert [one.name for one in parity.checks if not one.passed] == []
     assert any(one.kind == "weights" and one.measured for one in parity.checks)
+
+
+# -- norms that were folded away -------------------------------------------------------------------------------------
+
+FOLDABLE = {
+    "stem.norm",
+    *(f"block{block}.layer{layer + 1}.norm2" for block, count in enumerate(SMALL.layers, 1) for layer in range(count)),
+}
+
+
+def test_norms_folded_into_convolutions_are_read_and_proven(tmp_path):
+    """As `torch.fx` folds them: nothing of them is in the file, and the port is the network that is there."""
+    model = fuse(network())
+    path = saved(tmp_path / "x.pth", model.state_dict())
+    done = convert(path, out=tmp_path / "x.weights.h5")
+
+    port = read(path)
+    parity = check(done.out, against=path, backend="numpy", sizes=(64,), threads=1)
+
+    assert apart(port, logits(model, IMAGES)) <= BOUND64
+    assert {*port.ledger.folded} == FOLDABLE
+    assert port.ledger.assumed == (f"{FOLDED} (stem.norm, every block*.layer*.norm2)",)
+    assert [one.name for one in parity.checks if not one.passed] == []
+
+
+@pytest.mark.parametrize("form", ["trace", "module"])
+def test_a_graph_tells_that_norms_were_folded(form, tmp_path):
+    """Of a program nothing is assumed then; of a module of torch.fx's own code everything is."""
+    model = fuse(network())
+    if form == "trace":
+        torch.jit.trace(model, torch.zeros(1, 3, 64, 64)).save(tmp_path / "x.pt")
+    else:
+        torch.save(model, tmp_path / "x.pt")
+
+    port = read(tmp_path / "x.pt")
+
+    assert apart(port, logits(model, IMAGES)) <= BOUND64
+    assert bool(port.ledger.assumed) == (form == "module")
+    assert any(note.startswith(FOLDED) for note in port.ledger.notes) == (form == "trace")
+
+
+def without(names):
+    """A state dict with biases in its convolutions and without these tensors."""
+    state = biased(network(), everywhere=True).state_dict()
+    return {name: value for name, value in state.items() if not name.startswith(names)}
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (("features.norm0.weight",), "stem.norm.scale"),
+        (("features.denseblock1.denselayer2.norm1.",), "block1.layer2.norm1.scale"),
+        (("features.norm0.", "features.conv0.bias"), "stem.norm.scale"),
+    ],
+    ids=["a part", "behind joined maps", "without a bias"],
+)
+def test_a_norm_that_is_lost_was_not_folded(names, missing, tmp_path):
+    """A part of it is there, no convolution stands before it, or that has no bias."""
+    with pytest.raises(MisfitError, match=f"{missing}  is missing"):
+        read(saved(tmp_path / "x.pth", without(names)))
+
+
+def test_a_module_whose_norms_were_folded_is_not_filled():
+    """It has no place for them."""
+    with pytest.raises(MisfitError, match="its norms were folded into its convolutions: stem.norm, "):
+        read(network()).assign(fuse(network()))
 
 
 @pytest.mark.parametrize("name", ["encoder and fc", "several deep", "flat, in parallel"])

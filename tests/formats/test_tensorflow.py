@@ -353,6 +353,16 @@ def test_a_damaged_index_or_program_is_an_error_of_ours(data, tensorflow, tmp_pa
     assert result in {"read", "corrupt", "misfit"}
 
 
+@pytest.mark.parametrize("program", [b"", b"\x08\x01"], ids=["empty", "its version alone"])
+def test_a_program_without_a_graph_is_an_error_of_ours(program, tensorflow, tmp_path):
+    """As a copy that broke off leaves it."""
+    shutil.copytree(tensorflow / "exported", tmp_path / "m")
+    (tmp_path / "m" / "saved_model.pb").write_bytes(program)
+
+    with pytest.raises(CorruptError, match="a SavedModel without a graph"):
+        formats.read(tmp_path / "m")
+
+
 def test_the_checksum_is_castagnoli_s():
     """Of RFC 3720's examples, and in lanes as byte by byte, whatever is left over."""
     assert (crc32c(b"123456789"), crc32c(bytes(32))) == (0xE3069283, 0x8A9136AA)

@@ -15,6 +15,7 @@ import onnxruntime
 import torch
 from torch import nn
 from torch.ao import quantization
+from torch.fx.experimental.optimization import fuse
 from torch.nn.utils import prune
 from torchvision.models.densenet import DenseNet
 
@@ -409,6 +410,13 @@ def of_three_steps(path: Path) -> None:
     answer(path, net.eval())
 
 
+@form("norms folded into the convolutions before them (`torch.fx`'s `fuse`)", ".pth")
+def folded_norms(path: Path) -> None:
+    net = small()
+    save(path, fuse(net).state_dict())
+    answer(path, net)
+
+
 def trace(path: Path, net: Any) -> None:
     """What runs on one picture, and the answer."""
     answer(path, net)
@@ -431,6 +439,13 @@ def traced(path: Path) -> None:
 @form("`torch.jit.trace` of a class that takes the mean off and divides", ".pt")
 def traced_with_a_mean(path: Path) -> None:
     trace(path, Normalised(small()).eval())
+
+
+@form("`torch.jit.trace` of a module that trains", ".pt")
+def traced_in_training(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(small().train(), torch.zeros(2, 3, SIZE, SIZE), check_trace=False), path)
 
 
 @form("`torch.export.save`", ".pt2")
@@ -483,3 +498,12 @@ def channels_last(path: Path) -> None:
 @form("two outputs: logits and features", ".onnx")
 def two_outputs(path: Path) -> None:
     onnx(path, TwoOutputs(small()).eval(), output_names=["logits", "features"])
+
+
+@form("optimised by ONNX Runtime, which joins convolutions with their ReLU", ".onnx")
+def optimised(path: Path) -> None:
+    onnx(path, small())
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(path)
+    onnxruntime.InferenceSession(path.read_bytes(), options)

@@ -10,7 +10,6 @@
 What is worked out is float64, to be rounded when it is written; what is not is as it stands in the file.
 """
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +18,7 @@ from densenet_port.checkpoint import Tensor
 from densenet_port.formats.onnx.chain import Chain, any_of, attribute
 from densenet_port.formats.onnx.model import Constant
 from densenet_port.network.graph import Operation
-from densenet_port.network.units import ROLES
+from densenet_port.network.units import ROLES, listed
 
 Parts = dict[str, Constant]
 
@@ -121,13 +120,3 @@ def lost(norms: list[Norm]) -> list[str]:
         f"and their statistics are lost: {named}; scale 1, mean 0 and variance 1 − epsilon stand for them"
     )
     return [note]
-
-
-def listed(some: list[str], every: list[str]) -> str:
-    """Units by name; where all of a kind are meant, `every block*.layer*.norm2`."""
-    kinds = {name: re.sub(r"\d+\.", "*.", name) for name in every}
-    names = dict[str, None]()
-    for name in some:
-        alike = {other for other in every if kinds[other] == kinds[name]}
-        names[f"every {kinds[name]}" if len(alike) > 1 and alike <= set(some) else name] = None
-    return ", ".join(names)

@@ -26,10 +26,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from densenet_port.errors import MisfitError
+from densenet_port.errors import CorruptError, MisfitError
 from densenet_port.formats.decimals import meant
 from densenet_port.formats.protobuf import LEN, Field, Message
-from densenet_port.formats.source import Source
+from densenet_port.formats.source import AGAIN, Source
 
 LIMIT = 1 << 27  # bytes of a program: that of a DenseNet-264 has some ten million
 CONSTANT_LIMIT = 1 << 16  # bytes of a constant that is looked at: paddings, axes, a number for each channel
@@ -125,7 +125,10 @@ class Program:
         if source.size > LIMIT:
             raise MisfitError(f"{path}: a program of {source.size:,} bytes, at most {LIMIT:,} are read")
         whole = Message.of(Source.of_bytes(path, source.all()))
-        meta = next(field for field in whole if field.number == 2).message().by_number()
+        graphs = [field for field in whole if field.number == 2]  # meta_graphs
+        if not graphs:
+            raise CorruptError(f"{path}: a SavedModel without a graph", hint=AGAIN)
+        meta = graphs[0].message().by_number()
         graph = meta[2][-1].message().by_number() if 2 in meta else {}
         self.nodes = _nodes(graph.get(1, []))
         saver = meta[3][-1].message().by_number() if 3 in meta else {}

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError
 from types import SimpleNamespace
@@ -229,6 +230,7 @@ def _load_state(network: Any, head: str, job: Job) -> None:
     if _numbers(job).classes is None:
         state = {name: value for name, value in state.items() if not name.startswith(f"{head}.")}
     _match_biases(network, state)
+    _match_norms(network, state)
     try:
         if job.network == "torchvision":
             loader = SimpleNamespace(get_state_dict=lambda **_: state)
@@ -305,3 +307,14 @@ def _match_biases(network: Any, state: Mapping[str, Any]) -> None:
             module.bias = torch.nn.Parameter(torch.empty_like(module.weight[:, 0, 0, 0]))
         if isinstance(module, torch.nn.Linear) and f"{name}.weight" in state and f"{name}.bias" not in state:
             module.bias = None
+
+
+def _match_norms(network: Any, state: Mapping[str, Any]) -> None:
+    """Take out the norms of which the file has nothing, where the convolution right in front has a bias."""
+    torch = framework("torch")
+    there = {name.rpartition(".")[0] for name in state}
+    for name, parent in list(network.named_modules()):
+        parts = [(f"{name}.{own}" if name else own, part) for own, part in parent.named_children()]
+        for (conv, _), (norm, part) in pairwise(parts):
+            if type(part) is torch.nn.BatchNorm2d and norm not in there and f"{conv}.bias" in state:
+                _drop(network, norm)
