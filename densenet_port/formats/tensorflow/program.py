@@ -177,8 +177,15 @@ def _source(nodes: Mapping[str, Node], name: str) -> tuple[Node, int]:
 
 
 def _function_name(field: Field) -> str:
-    first = next(part for part in field.message() if part.number == 1)
-    return next(part for part in first.message() if part.number == 1).text()
+    return _first(_first(field.message(), 1).message(), 1).text()
+
+
+def _first(message: Message, number: int) -> Field:
+    """The first field of a number; nothing behind it is looked at. Raises LookupError."""
+    for field in message:
+        if field.number == number:
+            return field
+    raise LookupError(f"no field {number}")
 
 
 def _nodes(fields: Sequence[Field]) -> dict[str, Node]:
