@@ -121,6 +121,41 @@ def test_names_that_repeat_are_not_used(tmp_path):
     assert "conv2d_2/kernel" in keras_h5.read(path).tensors
 
 
+def own_class(path, layers):
+    """A weights file of somebody's own class: attribute → the layer's name, and its shapes."""
+    with h5py.File(path, "w") as file:
+        for attribute, (name, *shapes) in layers.items():
+            group = file.create_group(f"{attribute}/vars")
+            group.attrs["name"] = name
+            for number, shape in enumerate(shapes):
+                group[str(number)] = np.zeros(shape, "f4")
+    return path
+
+
+def test_attributes_of_one_s_own_class_are_the_layers_that_keras_named(tmp_path):
+    """Their class is that of Keras's name, by which they stand in the order in which they were made."""
+    layers = {
+        "after": ("batch_normalization_1", *[(8,)] * 4),
+        "before": ("batch_normalization", *[(4,)] * 4),
+        "fc": ("dense", (8, 3), (3,)),
+    }
+
+    found = keras_h5.read(own_class(tmp_path / "x.weights.h5", layers)).tensors
+
+    parts = ("gamma", "beta", "moving_mean", "moving_variance")
+    norms = [f"{name}/{part}" for name in ("batch_normalization", "batch_normalization_1") for part in parts]
+    assert [*found] == [*norms, "dense/kernel", "dense/bias"]
+
+
+def test_attributes_that_were_given_names_stay_as_they_are(tmp_path):
+    """Nothing tells what `fc` is."""
+    layers = {"b": ("dense", (8, 3), (3,)), "a": ("fc", (3, 2), (2,))}
+
+    found = keras_h5.read(own_class(tmp_path / "x.weights.h5", layers)).tensors
+
+    assert [*found] == ["fc/0", "fc/1", "dense/kernel", "dense/bias"]
+
+
 def test_the_tree_of_tf_keras_2_12_reads_the_same(tmp_path):
     """Its list of layers has another name."""
     path = copied("automatic.weights.h5", tmp_path)

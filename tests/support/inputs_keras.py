@@ -182,6 +182,75 @@ def keras_sigmoid_weights(path: Path) -> None:
     keras_saved(path, model, weights=True)
 
 
+class Headed(keras.Model):
+    """A class of somebody's own around the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.fc = keras_body(), layers.Dense(3)
+
+    def call(self, x: Any) -> Any:
+        """Logits of `n h w c`."""
+        return self.fc(self.base(x))
+
+
+@form("weights alone of a class of one's own around the network", ".weights.h5")
+def keras_own_class_weights(path: Path) -> None:
+    model = Headed()
+    model(noise())
+    keras_saved(path, keras_shaken(model), weights=True)
+
+
+class OwnLayer(layers.Layer):
+    """A dense layer of somebody's own network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.squeeze = layers.BatchNormalization(), layers.Conv2D(32, 1, use_bias=False)
+        self.second, self.grow = layers.BatchNormalization(), layers.Conv2D(8, 3, padding="same", use_bias=False)
+
+    def call(self, x: Any) -> Any:
+        """New channels behind the old ones."""
+        new = self.squeeze(keras.ops.relu(self.first(x)))
+        return keras.ops.concatenate([x, self.grow(keras.ops.relu(self.second(new)))], -1)
+
+
+class OwnNet(keras.Model):
+    """Somebody's own DenseNet, its last norm as wide as its transition's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = layers.Conv2D(16, 7, 2, padding="same", use_bias=False), layers.BatchNormalization()
+        self.pool = layers.MaxPooling2D(3, 2, padding="same")
+        self.early, self.between = [OwnLayer(), OwnLayer()], layers.BatchNormalization()
+        self.narrow, self.halve = layers.Conv2D(16, 1, use_bias=False), layers.AveragePooling2D(2)
+        self.late, self.after = [OwnLayer(), OwnLayer()], layers.BatchNormalization()
+        self.answer = layers.Dense(5)
+
+    def call(self, x: Any) -> Any:
+        """Logits of `n h w c`."""
+        x = self.pool(keras.ops.relu(self.norm(self.stem(x))))
+        for layer in self.early:
+            x = layer(x)
+        x = self.halve(self.narrow(keras.ops.relu(self.between(x))))
+        for layer in self.late:
+            x = layer(x)
+        return self.answer(keras.ops.mean(keras.ops.relu(self.after(x)), (1, 2)))
+
+
+@form("weights alone of a DenseNet in a class of one's own", ".weights.h5")
+def keras_own_net_weights(path: Path) -> None:
+    model = OwnNet()
+    model(noise())
+    random = np.random.default_rng(0)
+    for weight in model.weights:
+        if weight.path.endswith(("gamma", "variance")):
+            weight.assign(random.uniform(0.5, 1.5, weight.shape))
+        elif "kernel" not in weight.path:
+            weight.assign(random.normal(0, 0.2, weight.shape))
+    keras_saved(path, model, weights=True)
+
+
 @form("weights of a U-Net on the network", ".weights.h5")
 def keras_unet(path: Path) -> None:
     body = keras_small(include_top=False)

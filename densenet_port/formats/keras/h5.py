@@ -28,8 +28,9 @@ version, and they exist since 1.0.7.
 group `vars`: `layers/conv2d/vars/0`, `layers/conv2d_1/vars/0` …, a model within the model
 `layers/functional/layers/conv2d/vars/0`, the optimizer `optimizer/vars/0` (tf.keras 2.12 and 2.13 say
 `_layer_checkpoint_dependencies` for `layers`). Since Keras 3.6 `vars` has the layer's name as its attribute `name`.
-Layers are numbered class by class in the model's order; the number is the name where no `name` is given. Some classes
-fix their variables' names, the others' have their numbers.
+Layers are numbered class by class in the model's order; the number is the name where no `name` is given. In a model of
+somebody's own class they are called as its attributes: `fc/vars/0`. Some classes fix their variables' names, the
+others' have their numbers.
 
 densenet-port's record is the dataset `/densenet_port/vars/0`, a JSON text as bytes.
 """
@@ -76,7 +77,7 @@ def _checkpoint(path: Path, root: Node) -> Checkpoint:
     group = root.member("model_weights") if "model_weights" in root.members else root
     if (layers := names(group, "layer_names")) is not None:
         return _legacy(path, root, group, layers)
-    objects = weighted(root)
+    objects = _as_made(weighted(root))
     given = stored_names(objects)
     return Checkpoint(
         path=path,
@@ -184,6 +185,11 @@ class Weighted:
         return self.path[:1] != ("optimizer",)
 
     @property
+    def is_listed(self) -> bool:
+        """Whether it is one of a model's layers, called as their class; and no attribute of somebody's own class."""
+        return len(self.path) > 1 and self.path[-2] in _LISTS
+
+    @property
     def parents(self) -> tuple[str, ...]:
         """The objects it stands in, without the lists that hold them."""
         return tuple(name for name in self.path[:-1] if name not in _LISTS)
@@ -211,6 +217,17 @@ def _walk(group: Node) -> Iterator[Weighted]:
         *parents, last = group.path or ("",)
         path = tuple(parents) if last == "vars" and parents else group.path
         yield Weighted(path, next(iter(group.texts("name") or []), None), datasets)
+
+
+def _as_made(objects: list[Weighted]) -> list[Weighted]:
+    """The objects, those of somebody's own class in the order in which they were made, which Keras's names tell.
+
+    Attributes stand in the order of their names, which is nobody's.
+    """
+    layers = [item for item in objects if item.in_model]
+    if all(item.is_listed for item in layers) or not all(_class_variables(item.name or "") for item in layers):
+        return objects
+    return sorted(objects, key=lambda item: _by_number(item.name or ""))
 
 
 def _by_number(name: str) -> tuple[str, int]:
@@ -243,10 +260,19 @@ def spell(path: Path, objects: list[Weighted], given: Mapping[tuple[str, ...], s
 
 
 def _variables(item: Weighted) -> list[str]:
-    """Names of an object's variables: its class's if their number fits, else as they stand."""
-    known = VARIABLES.get(re.sub(r"_\d+$", "", item.path[-1]) if item.path else "", ())
+    """Names of an object's variables: its class's if their number fits, else as they stand.
+
+    An attribute of somebody's own class is called as that has it, and its class as Keras names a layer by itself.
+    """
+    own = item.path[-1] if item.path else ""
+    known = _class_variables(own) or (() if item.is_listed else _class_variables(item.name or ""))
     count = len(item.variables)
     fits = count == len(known) or (count == 1 and known[1:] == ("bias",))
     return (
         list(known[:count]) if fits and list(item.variables) == [str(n) for n in range(count)] else list(item.variables)
     )
+
+
+def _class_variables(name: str) -> tuple[str, ...]:
+    """The variables of the class that a name is, perhaps with a number."""
+    return VARIABLES.get(re.sub(r"_\d+$", "", name), ())
