@@ -12,6 +12,7 @@ from densenet_port.checkpoint import Checkpoint
 from densenet_port.conversion.modules import reasons
 from densenet_port.errors import MisfitError, UsageError
 from densenet_port.formats.beside import ALONE
+from densenet_port.layouts.front import normalised
 from densenet_port.layouts.layout import Layout
 from densenet_port.layouts.match import Ledger
 from densenet_port.network.architecture import Architecture
@@ -100,6 +101,8 @@ def _usual(checkpoint: Checkpoint, ledger: Ledger) -> Known:
     if classes not in (None, layout.classes):
         origins["input"] = "assumed"
         origins["output"] = origins["output"] if contract.output == "logits" else "assumed"
+    if picture := normalised(checkpoint, ledger.ignored, ledger.architecture.channels):
+        contract, origins["input"] = replace(contract, input=picture), "assumed"
     if classes == 1 and contract.output == "softmax":  # which would be 1 whatever the picture
         contract, origins["output"] = replace(contract, output="logits"), "assumed"
     if ledger.assumed:

@@ -2,19 +2,21 @@
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from math import isqrt
 from typing import Any, NamedTuple
 
 from densenet_port.checkpoint import Tensor
-from densenet_port.errors import UsageError
+from densenet_port.errors import MisfitError, UsageError
+from densenet_port.layouts.front import NORMALISES, normalised
 from densenet_port.layouts.heads import BARE, OLD_FIRST, assumed_of
 from densenet_port.layouts.layout import SPLIT, Kernels, Layout, TensorKey
 from densenet_port.layouts.scan import FLOATS, NUMBER, Match, Place, Scan, assumed_head, inside, last_channels
 from densenet_port.layouts.schema import FIRST_CONVS, generic, kind_of, regex
 from densenet_port.network.architecture import Architecture
-from densenet_port.network.contract import Contract
+from densenet_port.network.contract import Contract, unit_note
 from densenet_port.network.graph import graph
 from densenet_port.network.head import USUAL
 from densenet_port.network.units import FINAL_NORM, HEAD, ROLES, Slot, is_head, listed
@@ -336,6 +338,11 @@ def _notes(
     if biased := [claim.name for key, claim in claims.items() if _is_optional(scanned.layout, key)]:
         takers = "the means of the norms" if architecture.final_norm else "the means of the norms and the head's bias"
         yield f"{takers} behind take up the biases of convolutions: {_some(biased)}"
+    if pair := [name for name, rule in scanned.ignored.items() if rule == NORMALISES]:
+        yield f"{' and '.join(pair)} are taken for the normalisation of pictures in front of the network"
+        with suppress(MisfitError):  # the network is identified first
+            picture = normalised(scanned.checkpoint, scanned.ignored, architecture.channels)
+            yield from [note] if picture and (note := unit_note(picture, "that")) else []
     numbers = [name for name, rule in scanned.ignored.items() if rule == NUMBER]
     if shown := [name for name in numbers if scanned.checkpoint.tensors[name].dtype in FLOATS]:
         yield f"single numbers beside the network are left out, as a training's own: {_some(shown)}"

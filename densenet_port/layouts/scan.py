@@ -14,6 +14,7 @@ from typing import NamedTuple, cast
 
 from densenet_port.checkpoint import Checkpoint, Tensor
 from densenet_port.errors import MisfitError
+from densenet_port.layouts.front import NORMALISES, normaliser
 from densenet_port.layouts.heads import HeadLayer, chained, head_layers, head_text, keys_of
 from densenet_port.layouts.layout import SPLIT, Kernels, Layout, TensorKey
 from densenet_port.layouts.schema import FIRST_CONVS, kind_of, regex
@@ -374,6 +375,9 @@ def _left_over(
         if rule := _ignoring_rule(layout, name, place.prefix, units):
             ignored[name] = rule
             del unclaimed[name]
+    for name in _normalising(checkpoint, unclaimed):
+        ignored[name] = NORMALISES
+        del unclaimed[name]
     taken = {tensor.identity for name, tensor in checkpoint.tensors.items() if name not in unclaimed} - {None}
     for name, tensor in list(unclaimed.items()):
         if tensor.identity in taken or _is_score(checkpoint, name, place.prefix):
@@ -384,6 +388,14 @@ def _left_over(
             ignored[name] = PREPARED
             del unclaimed[name]
     return ignored, unclaimed
+
+
+def _normalising(checkpoint: Checkpoint, unclaimed: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The tensors of a normalisation that no graph tells of."""
+    pair = normaliser(unclaimed)
+    if pair is None or (checkpoint.graph is not None and not checkpoint.graph().unknown):
+        return ()
+    return tuple(pair)
 
 
 def _prepared(checkpoint: Checkpoint) -> set[str]:

@@ -168,11 +168,14 @@ def same_input(first: Input, second: Input, channels: int) -> bool:
     return all(alike) and all(near)
 
 
-def unit_note(picture: Input) -> str | None:
-    """What to say of an input whose means and deviations are those of values from 0 to 1; None for any other."""
+def unit_note(picture: Input, who: str = "the graph") -> str | None:
+    """What to say of an input whose means and deviations are those of values from 0 to 1; None for any other.
+
+    `who` prepares the pictures so.
+    """
     largest = max(map(abs, (*picture.mean, *picture.std))) * picture.scale
     if any(picture.mean) and largest <= _UNIT:
-        return "the graph prepares pictures of values from 0 to 1: divide pixels by 255 before they are prepared"
+        return f"{who} prepares pictures of values from 0 to 1: divide pixels by 255 before they are prepared"
     return None
 
 

@@ -47,7 +47,8 @@ def outcome(path: Path, folder: Path, **words: object) -> Outcome:
         text = "; ".join(filter(None, (error.message, error.hint)))
         return Outcome(is_converted=False, text=shortened(text, path), apart=None)
     notes = "; ".join(filter(None, (conversion.assumption, *conversion.notes)))
-    return Outcome(is_converted=True, text=shortened(notes, path), apart=apart(port, path))
+    is_prepared = any("taken for the normalisation of pictures" in note for note in conversion.notes)
+    return Outcome(is_converted=True, text=shortened(notes, path), apart=apart(port, path, is_prepared=is_prepared))
 
 
 def shortened(text: str, path: Path) -> str:
@@ -55,15 +56,18 @@ def shortened(text: str, path: Path) -> str:
     return " ".join(text.replace(f"{path.parent}/", "").split())
 
 
-def apart(port: Path, path: Path) -> float | None:
-    """The largest distance of the port's logits from the framework's, as a share of the largest; None without any."""
+def apart(port: Path, path: Path, *, is_prepared: bool = False) -> float | None:
+    """The largest distance of the port's logits from the framework's, as a share of the largest; None without any.
+
+    The file's own preparation of pictures is applied: its graph's, or by numbers beside the weights (`is_prepared`).
+    """
     kept = path.with_name(f"{path.name.partition('.')[0]}.npz")
     if not kept.exists() or kept == path:
         return None
     with np.load(kept) as answer:
         x, logits = answer["x"], answer["y"]
     network = read(port)
-    if network.origins["input"] == "graph":
+    if is_prepared or network.origins["input"] == "graph":
         x = prepared(x, network.contract.input)
     if x.shape[-1] != network.architecture.channels:  # of what stands in front of the network, too
         return None

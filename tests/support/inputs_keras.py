@@ -182,6 +182,13 @@ def keras_sigmoid_weights(path: Path) -> None:
     keras_saved(path, model, weights=True)
 
 
+@form("weights alone behind an adapted `Normalization`", ".weights.h5")
+def keras_normalization_weights(path: Path) -> None:
+    front = layers.Normalization()
+    front.adapt(np.random.default_rng(2).uniform(0, 1, (4, SIZE, SIZE, 3)))
+    keras_saved(path, headed(layers.Dense(3), before=[front]), weights=True)
+
+
 class Headed(keras.Model):
     """A class of somebody's own around the network."""
 
@@ -240,6 +247,7 @@ class OwnNet(keras.Model):
 
 @form("weights alone of a DenseNet in a class of one's own", ".weights.h5")
 def keras_own_net_weights(path: Path) -> None:
+    keras.backend.clear_session()  # names count from the first layer on, whatever was made before
     model = OwnNet()
     model(noise())
     random = np.random.default_rng(0)

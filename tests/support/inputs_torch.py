@@ -328,6 +328,13 @@ def head_with_a_norm(path: Path) -> None:
     save(path, net.state_dict())
 
 
+@form("`state_dict` of a class that takes the mean off and divides", ".pth")
+def state_dict_with_a_mean(path: Path) -> None:
+    net = Normalised(small()).eval()
+    save(path, net.state_dict())
+    answer(path, net)
+
+
 @form("a decoder behind the encoder", ".pth")
 def decoder_behind(path: Path) -> None:
     net = small()

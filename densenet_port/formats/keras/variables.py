@@ -5,4 +5,5 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "conv2d": ("kernel", "bias"),
     "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
     "dense": ("kernel", "bias"),
+    "normalization": ("mean", "variance", "count"),
 }
