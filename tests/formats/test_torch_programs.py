@@ -5,6 +5,7 @@ import json
 import re
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -489,6 +490,51 @@ def test_a_program_that_is_not_followed_is_an_assumption(tmp_path):
         "what a TorchScript program whose code is not followed does around the network",
     )
     assert set(network.origins.values()) == {"assumed"}
+
+
+class Answering(nn.Module):
+    """A network whose answer is in something."""
+
+    def __init__(self, network, answer):
+        super().__init__()
+        self.network, self.answer = network, answer
+
+    def forward(self, x):
+        """Logits of `n c h w`, or with the last map."""
+        features = self.network.features(x)
+        mean = torch.nn.functional.adaptive_avg_pool2d(torch.relu(features), 1).flatten(1)
+        return self.answer(self.network.classifier(mean), features)
+
+
+ANSWERS = {
+    "a tuple": (lambda logits, features: (logits, features), 2),
+    "a dict": (lambda logits, features: {"logits": logits, "features": features}, 2),
+    "a dict of one": (lambda logits, _: {"logits": logits}, 1),
+    "without an axis of one class": (lambda logits, _: logits.squeeze(1), 1),
+    "squeezed": (lambda logits, _: torch.sigmoid(logits).squeeze(), 1),
+}
+
+
+@pytest.mark.parametrize("form", ["trace", "export"])
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_answer_is_found_in_what_a_program_puts_out(tmp_path, name, form):
+    """Nothing is assumed; that there are several values is said."""
+    answer, count = ANSWERS[name]
+    module = Answering(torchvision_network(replace(SMALL, classes=1), 0).double(), answer).eval()
+    path = tmp_path / f"x.{SAVED[form][1]}"
+    if form == "trace":
+        torch.jit.trace(module, PIXELS[3], strict=False).save(path)
+    else:
+        export(module, path)
+
+    port = dp.read(path)
+
+    several = "the program puts out 2 values; a DenseNet has one, its head's or its last map"
+    assert [note for note in port.evidence.notes if note == several] == [several] * (count - 1)
+    assert port.evidence.assumed == ()
+    with torch.inference_mode():
+        truth = module.network(PIXELS[3]).numpy()
+    assert np.allclose(port(PIXELS[3].permute(0, 2, 3, 1).numpy()), truth, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("form", ["trace", "export"])

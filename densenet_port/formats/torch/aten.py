@@ -5,7 +5,7 @@ out), `Held` (a tensor of the file, by its name), an array (a constant of the pr
 Arithmetic with numbers, one or one for each channel, is how a program prepares its pictures.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ import numpy as np
 
 from densenet_port.checkpoint import Array, Tensor
 from densenet_port.errors import CorruptError, MisfitError
-from densenet_port.file_graph import AS_IN_TRAINING, INPUT, Pair, Step
+from densenet_port.file_graph import AS_IN_TRAINING, INPUT, FileGraph, Pair, Step
 
 Tensors = Mapping[str, Tensor]  # the file's
 SIGNATURES = {
@@ -69,6 +69,7 @@ _PICTURE = ([2, 3], [-1, -2], [-2, -1])  # height and width
 _LAST = ([-1], [2])  # the last axis of a map that has lost one
 _HALVES = ("torch.mean of rows", "torch.flatten of places")
 _EDGES = (None, 2, 3, -1, -2, [2, 3], [3, 2], [-1, -2], [-2, -1])  # height, width, or both
+_CLASSES = (None, 1, -1, [1], [-1])  # the classes' axis, which goes where there is one class
 _FIRST_CHANNELS = [0, 3, 1, 2]  # n h w c → n c h w
 _COPIES = ("lift_fresh_copy", "lift_fresh", "clone", "detach", "detach_", "alias")  # of numbers
 FEW = 64  # numbers of a preparation at most; one for each channel
@@ -143,6 +144,14 @@ def put_out(name: str, taken: Taken, tensors: Tensors, steps: dict[str, Step]) -
     return Map(name, is_shared=is_view)
 
 
+def program_of(steps: Mapping[str, Step], outputs: Sequence[Map]) -> FileGraph:
+    """The graph of a program that puts out these maps."""
+    count = len(outputs)
+    notes = (f"the program puts out {count} values; a DenseNet has one, its head's or its last map",)
+    names = tuple(output.step for output in outputs)
+    return FileGraph(steps=steps, outputs=names, notes=notes if count > 1 else ())
+
+
 def _in_place_of(taken: Taken, value: Map, steps: Mapping[str, Step]) -> "Made":
     """What an operation does where it stands: the first order of axes, the last mean, the end of axes of one place."""
     before = steps[value.step].kind if value.step != INPUT else ""
@@ -151,11 +160,21 @@ def _in_place_of(taken: Taken, value: Map, steps: Mapping[str, Step]) -> "Made":
             return {"kind": "identity"}
         case "squeeze" if taken.arguments["dim"] in _EDGES and _has_one_place(value, steps):
             return {"kind": "flatten", "function": "c h w"}
+        case "squeeze" if taken.arguments["dim"] in _CLASSES and _is_answer(value, steps):
+            return {"kind": "identity"}
         case "mean" if taken.arguments["dim"] in _LAST and before in _HALVES:
             return {"kind": "mean", "inputs": steps[value.step].inputs}
         case "select" if taken.arguments["dim"] in (2, 3) and taken.arguments["index"] == 0:  # -1 may be the channels
             return {"kind": "flatten", "function": "c h w"} if _has_one_place(value, steps) else None
     return None
+
+
+def _is_answer(value: Map, steps: Mapping[str, Step]) -> bool:
+    """Whether a value is what a dense layer puts out, perhaps behind an activation."""
+    name = value.step
+    while name != INPUT and steps[name].kind in ("identity", "activation"):
+        name = steps[name].inputs[0]
+    return name != INPUT and steps[name].kind == "dense"
 
 
 def _has_one_place(value: Map, steps: Mapping[str, Step]) -> bool:

@@ -27,7 +27,7 @@ from densenet_port.formats import zip as zip_archive
 from densenet_port.formats.bounds import parsed_json
 from densenet_port.formats.source import AGAIN, Source, guarded, located, stored
 from densenet_port.formats.torch import pth
-from densenet_port.formats.torch.aten import FEW, Held, Map, Tensors, aside, is_rounding, put_out, take
+from densenet_port.formats.torch.aten import FEW, Held, Map, Tensors, aside, is_rounding, program_of, put_out, take
 from densenet_port.formats.torch.containers import Container, open_container
 from densenet_port.formats.torch.tensors import make_storage, make_view
 from densenet_port.formats.zip import Member
@@ -134,7 +134,7 @@ def _graph(path: Path, program: Mapping[str, Any], tensors: Tensors, constants: 
         for node in graph["nodes"]:
             _take(node, values, steps, tensors)
         outputs = [values[name] for name in _outputs(module["signature"]) if name in values]
-        return FileGraph(steps=steps, outputs=tuple(value.step for value in outputs if isinstance(value, Map)))
+        return program_of(steps, [value for value in outputs if isinstance(value, Map)])
 
 
 class _Values(dict[str, Any]):

@@ -18,7 +18,7 @@ import numpy as np
 from densenet_port.checkpoint import Array
 from densenet_port.errors import CorruptError, PortError
 from densenet_port.file_graph import INPUT, FileGraph, Step
-from densenet_port.formats.torch.aten import Held, Map, Tensors, aside, is_rounding, put_out, take
+from densenet_port.formats.torch.aten import Held, Map, Tensors, aside, is_rounding, program_of, put_out, take
 from densenet_port.formats.torch.pickle import Call, Global
 
 _UNKNOWN = "a TorchScript program whose code is not followed"
@@ -90,8 +90,9 @@ def read_graph(
     program = _Program(code, tensors, constants)
     try:
         output = program.method(Module("", tree), "forward", [Map(INPUT)], {})
-        if isinstance(output, Map):
-            return FileGraph(steps=program.steps, outputs=(output.step,))
+        outputs = output if isinstance(output, list) else [output]
+        if outputs and all(isinstance(part, Map) for part in outputs):
+            return program_of(program.steps, outputs)
     except (NotFollowedError, PortError, SyntaxError, RecursionError, MemoryError, ArithmeticError, *_BROKEN):
         pass
     step = Step(name=":forward", kind="unknown", inputs=(INPUT,), title=_UNKNOWN)
@@ -185,6 +186,8 @@ class _Program:
             case ast.Name(id=name):
                 return variables[name] if name in variables else Function(name)
             case ast.List(elts=parts) | ast.Tuple(elts=parts):
+                return [self.value(part, variables) for part in parts]
+            case ast.Dict(values=parts):  # whatever each is called
                 return [self.value(part, variables) for part in parts]
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
                 return -number
