@@ -379,8 +379,10 @@ class Ended(nn.Module):
     def __init__(self, end):
         super().__init__()
         self.net, self.end = torchvision_network(SMALL, 0), end
+        self.wide: int = self.net.classifier.in_features
+        self.half: int = self.wide // 2
 
-    def forward(self, x):  # noqa: C901, PLR0912 (a way a line)
+    def forward(self, x):  # noqa: C901, PLR0911, PLR0912 (a way a line)
         """The logits."""
         last = torch.relu(self.net.features(x))
         if self.end == "mean":
@@ -391,6 +393,16 @@ class Ended(nn.Module):
             return self.net.classifier(last.flatten(2).mean(2))
         if self.end == "a mean of rows":
             return self.net.classifier(last.mean(3)[:, :, 0])
+        if self.end == "a mean of its places":
+            return self.net.classifier(last.view(last.size(0), last.size(1), -1).mean(2))
+        if self.end == "a mean of height by width":
+            n, c, h, w = last.shape
+            return self.net.classifier(last.reshape(n, c, h * w).mean(2))
+        if self.end == "a window of its size":
+            return self.net.classifier(torch.nn.functional.avg_pool2d(last, last.size()[2:]).flatten(1))
+        if self.end == "a mean of two channels":
+            halves = last.view(last.size(0), self.half, -1).mean(2)
+            return self.net.classifier(halves.repeat(1, 2))
         if self.end == "a mean of channels":
             return self.net.classifier(last.mean(1).flatten(1)[:, :1].expand(-1, self.net.classifier.in_features))
         mean = torch.nn.functional.adaptive_avg_pool2d(last, 1)
@@ -406,6 +418,8 @@ class Ended(nn.Module):
             vector = mean.view(mean.size(0), -1)
         elif self.end == "reshape":
             vector = mean.reshape(x.shape[0], -1)
+        elif self.end == "view of channels":
+            vector = mean.view(-1, self.wide)
         elif self.end == "maximum":
             vector = torch.nn.functional.adaptive_max_pool2d(last, 1).flatten(1)
         elif self.end == "first channel":
@@ -417,16 +431,27 @@ class Ended(nn.Module):
         return self.net.classifier(vector)
 
 
-OTHER_ENDS = ("first channel", "first place", "deviation", "a mean of rows", "a mean of channels")
+OTHER_ENDS = (
+    "a mean of two channels",
+    "first channel",
+    "first place",
+    "deviation",
+    "a mean of rows",
+    "a mean of channels",
+)
 ENDS = (
     "mean",
     "two means",
     "a mean of places",
+    "a mean of its places",
+    "a mean of height by width",
+    "a window of its size",
     "squeeze twice",
     "squeeze",
     "squeeze all",
     "places",
     "view",
+    "view of channels",
     "reshape",
     "maximum",
 )

@@ -67,7 +67,8 @@ _DEFAULTS: dict[str, Any] = {"None": None, "[]": [], "False": False, "True": Tru
 _NORM = ("weight", "bias", "running_mean", "running_var")
 _PICTURE = ([2, 3], [-1, -2], [-2, -1])  # height and width
 _LAST = ([-1], [2])  # the last axis of a map that has lost one
-_HALVES = ("torch.mean of rows", "torch.flatten of places")
+PLACES = "torch.flatten of places"  # of a map, whose mean over them is that over the picture
+_HALVES = ("torch.mean of rows", PLACES)
 _EDGES = (None, 2, 3, -1, -2, [2, 3], [3, 2], [-1, -2], [-2, -1])  # height, width, or both
 _CLASSES = (None, 1, -1, [1], [-1])  # the classes' axis, which goes where there is one class
 _FIRST_CHANNELS = [0, 3, 1, 2]  # n h w c → n c h w
@@ -293,7 +294,7 @@ def _cat(arguments: Arguments, _tensors: Tensors) -> Made:
 def _flatten(arguments: Arguments, _tensors: Tensors) -> Made:
     is_flat = (arguments["start_dim"], arguments["end_dim"]) in ((1, -1), (1, 3))
     if not is_flat and arguments["start_dim"] == 2 and arguments["end_dim"] in (-1, 3):  # height and width
-        return {"kind": _HALVES[1]}
+        return {"kind": PLACES}
     return {"kind": "flatten", "function": "c h w"} if is_flat else None
 
 

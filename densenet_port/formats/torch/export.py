@@ -15,6 +15,7 @@ out. Nothing of it runs. Pickled tensors and custom objects are not read.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from math import prod
 from pathlib import Path
@@ -27,7 +28,18 @@ from densenet_port.formats import zip as zip_archive
 from densenet_port.formats.bounds import parsed_json
 from densenet_port.formats.source import AGAIN, Source, guarded, located, stored
 from densenet_port.formats.torch import pth
-from densenet_port.formats.torch.aten import FEW, Held, Map, Tensors, aside, is_rounding, program_of, put_out, take
+from densenet_port.formats.torch.aten import (
+    FEW,
+    PLACES,
+    Held,
+    Map,
+    Tensors,
+    aside,
+    is_rounding,
+    program_of,
+    put_out,
+    take,
+)
 from densenet_port.formats.torch.containers import Container, open_container
 from densenet_port.formats.torch.tensors import make_storage, make_view
 from densenet_port.formats.zip import Member
@@ -44,6 +56,7 @@ _DTYPES = {
 }  # fmt: skip
 _MAX_NODES = 100_000
 _FLOATS = (6, 7, 8, 13)
+_VIEWS = ("view", "reshape", "_unsafe_view")
 _CASTS = ("to", "_to_copy")
 _TRANSPOSED = ("t", "permute", "transpose", "numpy_T")
 
@@ -133,6 +146,7 @@ def _graph(path: Path, program: Mapping[str, Any], tensors: Tensors, constants: 
         steps: dict[str, Step] = {}
         for node in graph["nodes"]:
             _take(node, values, steps, tensors)
+            _name_flattening(node, graph.get("tensor_values", {}), values, steps)
         outputs = [values[name] for name in _outputs(module["signature"]) if name in values]
         return program_of(steps, [value for value in outputs if isinstance(value, Map)])
 
@@ -187,12 +201,34 @@ def _take(node: Mapping[str, Any], values: _Values, steps: dict[str, Step], tens
     if operation.endswith("_") and isinstance(first, Held) and not first.name.endswith("num_batches_tracked"):
         raise MisfitError(f"its own graph changes {first.name} in place, by {operation}")
     taken = take(operation, [], given)
-    if operation in ("view", "reshape", "_unsafe_view") and _is_flat(given.get("size", given.get("shape"))):
+    if operation in _VIEWS and _is_flat(given.get("size", given.get("shape"))):
         taken = take("flatten", [given["self"], 1], {})
     if not any(isinstance(value, Map) for value in [*given.values(), *_listed(given)]):
         return  # arithmetic on sizes and counters
     if outputs:
         values[outputs[0]] = put_out(outputs[0], taken, tensors, steps)
+
+
+def _name_flattening(
+    node: Mapping[str, Any], shapes: Mapping[str, Any], values: _Values, steps: dict[str, Step]
+) -> None:
+    """Call a view what it is where the shapes say so: the places of a map side by side, n c h w → n c hw.
+
+    As many numbers of as many pictures and channels are all the places.
+    """
+    name = next(_outputs_of(node), "")
+    value = values.get(name)
+    if node["target"].split(".")[-2] not in _VIEWS or not isinstance(value, Map) or value.step != name:
+        return
+    before, after = (_lengths(shapes.get(each)) for each in (*steps[name].inputs, name))
+    if (len(before), len(after)) == (4, 3) and before[:2] == after[:2]:
+        steps[name] = replace(steps[name], kind=PLACES)
+
+
+def _lengths(shape: Mapping[str, Any] | None) -> list[Any]:
+    """The lengths of a value's axes: numbers, or texts of expressions; nothing where the file does not say."""
+    sizes = shape["sizes"] if shape else []
+    return [size["as_int"] if "as_int" in size else size["as_expr"]["expr_str"] for size in sizes]
 
 
 def _listed(given: Mapping[str, Any]) -> list[Any]:

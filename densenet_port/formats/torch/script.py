@@ -18,7 +18,7 @@ import numpy as np
 from densenet_port.checkpoint import Array
 from densenet_port.errors import CorruptError, PortError
 from densenet_port.file_graph import INPUT, FileGraph, Step
-from densenet_port.formats.torch.aten import Held, Map, Tensors, aside, is_rounding, program_of, put_out, take
+from densenet_port.formats.torch.aten import Held, Map, Taken, Tensors, aside, is_rounding, program_of, put_out, take
 from densenet_port.formats.torch.pickle import Call, Global
 
 _UNKNOWN = "a TorchScript program whose code is not followed"
@@ -28,6 +28,7 @@ _MAX_DEPTH = 60
 _WITH_PLACES = ("adaptive_max_pool2d", "max_pool2d_with_indices")  # which put out two things
 _BROKEN = (ValueError, TypeError, LookupError, AttributeError)
 _FLOATS = (5, 6, 7, 15)  # types of torch that round, and do not cut off: half, float, double, bfloat16
+_OVER_ALL = {"avg_pool2d": "mean", "max_pool2d": "amax"}  # a pool whose window is the map → what that is
 _FLAT = ("flatten", "dense", "activation")
 _NUMBERS: dict[str, Callable[..., Any]] = {  # torch's own functions of plain numbers
     "gt": operator.gt,
@@ -61,6 +62,13 @@ class Function(NamedTuple):
     """A function or an operation, by its dotted name."""
 
     name: str
+
+
+class Size(NamedTuple):
+    """The length of an axis of a map, or of height and width together (`axis` None)."""
+
+    step: str
+    axis: int | None
 
 
 _CONSTANTS = Function("CONSTANTS")
@@ -233,8 +241,8 @@ class _Program:
             return None
         values = [self.value(argument, variables) for argument in arguments]
         match callee:
-            case Function("int" | "ops.prim.NumToTensor") if values == [_PICTURES]:
-                return _PICTURES
+            case Function("int" | "ops.prim.NumToTensor") if values == [_PICTURES] or isinstance(values[0], Size):
+                return values[0]
             case Function("isinstance") if values[1:] == [Function("Tensor")]:
                 return isinstance(values[0], Map | Held)
             case Function("bool") if isinstance(values[0], bool | int | float):
@@ -262,9 +270,15 @@ class _Program:
             name, values = "alias", values[:1]
         if (numbers := aside(name, values, self.tensors)) is not None:
             return numbers
-        if name in ("view", "reshape") and values[1:] == [[_PICTURES, -1]]:
-            name, values = "flatten", [values[0], 1]
+        if (
+            name in ("view", "reshape")
+            and isinstance(values[0], Map)
+            and (axis := self.flat_from(values[0], values[1]))
+        ):
+            name, values = "flatten", [values[0], axis]
         taken = take(name, values, named)
+        if _is_over_all(taken):
+            taken = take(_OVER_ALL[taken.title], [values[0], [2, 3]], {})
         if not any(isinstance(value, Map) for value in [*values, *(values[0] if isinstance(values[0], list) else [])]):
             _stop(f"{name} of no map")
         made = put_out(f"{self.place}:{name}{len(self.steps)}", taken, self.tensors, self.steps)
@@ -282,10 +296,8 @@ class _Program:
                 return (values[0],)
             case "dim", [Map(step)]:
                 return (self.axes(step),)
-            case "size", [Map(step)]:
-                return ([_PICTURES, *[Function("a size")] * (self.axes(step) - 1)],)
-            case "size", [Map(), 0]:
-                return (_PICTURES,)
+            case (("size" | "slice" | "mul"), _):
+                return self.sizes(name, values)
             case "dim", [np.ndarray() as numbers]:
                 return (numbers.ndim,)
             case "is_floating_point", [Map()]:
@@ -300,6 +312,30 @@ class _Program:
                 return (np.array(numbers),)
         return ()
 
+    def sizes(self, name: str, values: list[Any]) -> tuple[Any] | tuple[()]:
+        """What an operation gives of lengths of axes."""
+        match name, values:
+            case "size", [Map(step)]:
+                return ([_PICTURES, *[Size(step, axis) for axis in range(1, self.axes(step))]],)
+            case "size", [Map(), 0]:
+                return (_PICTURES,)
+            case "size", [Map(step), int(axis)] if axis < self.axes(step):
+                return (Size(step, axis),)
+            case "slice", [list() as lengths, int(start), *rest]:
+                return (lengths[slice(start, *rest)],) if rest else (lengths[start:],)
+            case "mul", [Size(step, 2), Size(other, 3)] if step == other:
+                return (Size(step, None),)
+        return ()
+
+    def flat_from(self, value: Map, sizes: Any) -> int | None:
+        """The axis from which on a map is flattened to these sizes: 1, 2 (its places alone); None for any others."""
+        match sizes:
+            case [-1, int() | Size()] | [Function(), int() | Size()] if sizes[0] in (-1, _PICTURES):
+                return 1
+            case [Function() as first, int() | Size(_, 1), -1 | Size(_, None)] if first == _PICTURES:
+                return 2 if self.axes(value.step) == 4 else None  # n c h w
+        return None
+
     def axes(self, step: str) -> int:
         """How many axes a map has; an operation that is none of a DenseNet's is taken to keep them, and is refused."""
         while step != INPUT:
@@ -309,6 +345,19 @@ class _Program:
                 _stop("a map of which it is not known whether it has height and width")
             step = self.steps[step].inputs[0]
         return 4  # n c h w
+
+
+def _is_over_all(taken: Taken) -> bool:
+    """Whether a pool's window is all of the map that it reads, by the map's own size."""
+    value, window = taken.arguments.get("self"), taken.arguments.get("kernel_size")
+    if taken.title not in _OVER_ALL or not isinstance(value, Map):
+        return False
+    rest = {key: given for key, given in taken.arguments.items() if key not in ("self", "kernel_size", "stride")}
+    plain = take(taken.title, [value, window], {}).arguments
+    is_plain = all(given in (plain[key], [plain[key]] * 2) for key, given in rest.items())
+    return (
+        is_plain and window == [Size(value.step, 2), Size(value.step, 3)] and taken.arguments["stride"] in ([], window)
+    )
 
 
 def _listed(part: Any) -> Any:
