@@ -14,6 +14,7 @@ from densenet_port.errors import MisfitError, UsageError
 from densenet_port.files import resource
 from densenet_port.layouts.match import Ledger
 from densenet_port.layouts.schema import kind_of
+from densenet_port.network.units import ROLES
 from densenet_port.strict import Fields
 
 TABLE = Path("foreign", "tensors.toml")
@@ -82,14 +83,20 @@ def explained(checkpoint: Checkpoint) -> MisfitError | None:
 
 
 def without_statistics(checkpoint: Checkpoint, ledger: Ledger) -> MisfitError | None:
-    """The error for a network whose norms all lack mean and variance, and nothing else; None for any other."""
+    """The error for a network all of whose norms lack mean and variance, or everything; None for any other."""
     norms = [unit for unit in ledger.architecture.units if kind_of(unit) == "norm"]
-    lacking = {(unit, role) for unit in norms for role in STATISTICS}
-    if not norms or {(key.unit, key.part) for key in ledger.missing} != lacking or ledger.problems != len(lacking):
+    missing = {(key.unit, key.part) for key in ledger.missing}
+    if not norms or ledger.problems != len(missing):
         return None
-    return MisfitError(
-        f"{checkpoint.path}: its {len(norms)} norms have scale and shift, and no mean or variance",
-        hint="if the file holds a network's parameters without its buffers, save `model.state_dict()`; "
-        "if the norms are GroupNorm, InstanceNorm or LayerNorm, or BatchNorm with track_running_stats=False, they "
-        "measure every input anew, which no layout's DenseNet does: nothing converts it",
-    )
+    anew = "measure every input anew, which no layout's DenseNet does: nothing converts it"
+    if missing == {(unit, role) for unit in norms for role in STATISTICS}:
+        what = "have scale and shift, and no mean or variance"
+        hint = (
+            "if the file holds a network's parameters without its buffers, save `model.state_dict()`; if the norms are "
+            f"GroupNorm, InstanceNorm or LayerNorm, or BatchNorm with track_running_stats=False, they {anew}"
+        )
+    elif missing == {(unit, role) for unit in norms for role in ROLES["norm"]}:
+        what, hint = "have no tensors at all", f"if they are InstanceNorm without parameters, they {anew}"
+    else:
+        return None
+    return MisfitError(f"{checkpoint.path}: its {len(norms)} norms {what}", hint=hint)

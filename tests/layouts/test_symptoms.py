@@ -155,6 +155,22 @@ def test_parameters_without_buffers(network, tmp_path):
     assert refused(tmp_path / "x.pth") == STATISTICS
 
 
+@pytest.mark.parametrize("form", ["state dict", "module"])
+def test_norms_without_anything(form, network, tmp_path):
+    """InstanceNorm as it is made by itself: the file has convolutions and a head."""
+    changed = copy.deepcopy(network)
+    for module in list(changed.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, torch.nn.BatchNorm2d):
+                setattr(module, name, torch.nn.InstanceNorm2d(child.num_features))
+    torch.save(changed if form == "module" else changed.state_dict(), tmp_path / "x.pth")
+
+    what, hint = refused(tmp_path / "x.pth")
+
+    assert what.endswith(" norms have no tensors at all")
+    assert hint.startswith("if they are InstanceNorm without parameters, they measure every input anew")
+
+
 def test_one_norm_without_statistics_is_a_misfit(network, tmp_path):
     """It is shown as such, with its name."""
     state = network.state_dict()
