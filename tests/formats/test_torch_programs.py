@@ -517,6 +517,36 @@ def test_a_program_that_is_not_followed_is_an_assumption(tmp_path):
     assert set(network.origins.values()) == {"assumed"}
 
 
+class Clamped(nn.Module):
+    """A network whose pictures are cut off in front."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = torchvision_network(SMALL, 0)
+
+    def forward(self, x):
+        """Logits of `n c h w`."""
+        return self.net(x.clamp(0, 1))
+
+
+@pytest.mark.parametrize("form", SAVED)
+def test_the_network_within_a_program_is_found(tmp_path, form):
+    """The refusal names the way, which leads to it."""
+    save, ending = SAVED[form]
+    module = Clamped().double().eval()
+    save(module, tmp_path / f"x.{ending}")
+
+    with pytest.raises(MisfitError, match="found clamp") as caught:
+        dp.read(tmp_path / f"x.{ending}")
+    assert caught.value.hint == "--within net takes what is a DenseNet of it"
+    network = dp.read(tmp_path / f"x.{ending}", within="net")
+
+    with torch.inference_mode():
+        truth = module.net(PIXELS[3]).numpy()
+    assert network.evidence.assumed == ()
+    assert np.allclose(network(PIXELS[3].permute(0, 2, 3, 1).numpy()), truth, rtol=1e-9, atol=1e-12)
+
+
 class Answering(nn.Module):
     """A network whose answer is in something."""
 

@@ -206,7 +206,14 @@ def _take(node: Mapping[str, Any], values: _Values, steps: dict[str, Step], tens
     if not any(isinstance(value, Map) for value in [*given.values(), *_listed(given)]):
         return  # arithmetic on sizes and counters
     if outputs:
-        values[outputs[0]] = put_out(outputs[0], taken, tensors, steps)
+        values[outputs[0]] = put_out(_place(node, outputs[0]), taken, tensors, steps)
+
+
+def _place(node: Mapping[str, Any], name: str) -> str:
+    """What a step is called: the module that the node was in, where that is told, and the node's own name."""
+    stack = (node.get("metadata") or {}).get("nn_module_stack", "")  # `…;L__self__net.features,net.features,class`
+    module = stack.rpartition(";")[2].split(",")[1:2]
+    return f"{module[0]}:{name}" if any(module) else name
 
 
 def _name_flattening(
@@ -217,12 +224,13 @@ def _name_flattening(
     As many numbers of as many pictures and channels are all the places.
     """
     name = next(_outputs_of(node), "")
-    value = values.get(name)
-    if node["target"].split(".")[-2] not in _VIEWS or not isinstance(value, Map) or value.step != name:
+    value, reads = values.get(name), node["inputs"][0]["arg"] if node["inputs"] else {}
+    is_view = node["target"].split(".")[-2:-1] in ([view] for view in _VIEWS)
+    if not is_view or not isinstance(value, Map) or "as_tensor" not in reads:
         return
-    before, after = (_lengths(shapes.get(each)) for each in (*steps[name].inputs, name))
+    before, after = (_lengths(shapes.get(each)) for each in (reads["as_tensor"]["name"], name))
     if (len(before), len(after)) == (4, 3) and before[:2] == after[:2]:
-        steps[name] = replace(steps[name], kind=PLACES)
+        steps[value.step] = replace(steps[value.step], kind=PLACES)
 
 
 def _lengths(shape: Mapping[str, Any] | None) -> list[Any]:
