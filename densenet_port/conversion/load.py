@@ -317,9 +317,9 @@ def _by_graph(ledger: Ledger, evidence: Evidence) -> Ledger:
         notes = (*ledger.notes, f"{told}: their variances or scales take up the difference")
         ledger = replace(ledger, epsilons=evidence.epsilons, notes=notes)
     if ledger.folded and not evidence.assumed:  # the graph has none there
-        known = tuple(text for text in ledger.assumed if text.startswith(FOLDED))
-        assumed = tuple(text for text in ledger.assumed if text not in known)
-        ledger = replace(ledger, assumed=assumed, notes=(*ledger.notes, *known))
+        facts = tuple(text for text in ledger.assumed if text.startswith(FOLDED))
+        assumed = tuple(text for text in ledger.assumed if text not in facts)
+        ledger = replace(ledger, assumed=assumed, notes=(*ledger.notes, *facts))
     if evidence.head is None:
         return ledger
     known_now = {*assumed_of(architecture.head), BARE}

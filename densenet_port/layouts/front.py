@@ -5,9 +5,9 @@ and `sigma` of 1 3 1 1, Keras's `normalization/mean` and `normalization/variance
 it stands in front of the network, red first, is an assumption.
 """
 
-import re
 from collections.abc import Mapping
 from math import prod
+from string import ascii_lowercase
 from typing import NamedTuple
 
 import numpy as np
@@ -49,10 +49,10 @@ def normaliser(tensors: Mapping[str, Tensor]) -> Normaliser | None:
 
 def _pairs(name: str) -> list[Normaliser]:
     """What a tensor of means would be a pair with."""
-    before, word = re.fullmatch(r"(.*?)([a-z]*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
+    before = name.rstrip(ascii_lowercase)
     if before.endswith(_OTHERS):
         return []
-    return [Normaliser(name, before + other) for other in _DEVIATIONS.get(word, ())]
+    return [Normaliser(name, before + other) for other in _DEVIATIONS.get(name[len(before) :], ())]
 
 
 def _numbers(tensor: Tensor) -> int:

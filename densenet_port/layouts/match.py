@@ -288,7 +288,7 @@ def _folded(
     layout: Layout, architecture: Architecture, missing: Mapping[TensorKey, str], claims: Mapping[TensorKey, Claim]
 ) -> tuple[str, ...]:
     """The norms of which the file has nothing, each behind a convolution that has a bias: that does what they did."""
-    if layout.fold or not any(key.part == "bias" for key in claims):
+    if layout.fold or not missing:
         return ()
     steps = graph(architecture, Contract()).operations.values()
     return tuple(

@@ -96,7 +96,8 @@ def without_statistics(checkpoint: Checkpoint, ledger: Ledger) -> MisfitError | 
             f"GroupNorm, InstanceNorm or LayerNorm, or BatchNorm with track_running_stats=False, they {anew}"
         )
     elif missing == {(unit, role) for unit in norms for role in ROLES["norm"]}:
-        what, hint = "have no tensors at all", f"if they are InstanceNorm without parameters, they {anew}"
+        what = f"have no tensors at all, as {ledger.layout.name} {ledger.architecture.name}"
+        hint = f"if they are InstanceNorm without parameters, they {anew}"
     else:
         return None
     return MisfitError(f"{checkpoint.path}: its {len(norms)} norms {what}", hint=hint)

@@ -517,6 +517,33 @@ def test_a_program_that_is_not_followed_is_an_assumption(tmp_path):
     assert set(network.origins.values()) == {"assumed"}
 
 
+@pytest.mark.parametrize("form", SAVED)
+@pytest.mark.parametrize("count", [6, 3])
+def test_an_answer_in_another_shape_is_another(tmp_path, form, count):
+    """As many classes as there are do nothing; half as many make two rows of each picture."""
+
+    class Shaped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.count = torchvision_network(replace(SMALL, classes=6), 0), count
+
+        def forward(self, x):
+            return self.net(x).view(-1, self.count)
+
+    save, ending = SAVED[form]
+    module = Shaped().double().eval()
+    save(module, tmp_path / f"x.{ending}", PIXELS[3].repeat(2, 1, 1, 1))
+
+    if count == 3:
+        with pytest.raises(MisfitError, match="behind head.dense expected the end, found view"):
+            dp.read(tmp_path / f"x.{ending}")
+        return
+    with torch.inference_mode():
+        truth = module(PIXELS[3]).numpy()
+    answer = dp.read(tmp_path / f"x.{ending}")(PIXELS[3].permute(0, 2, 3, 1).numpy())
+    assert np.allclose(answer, truth, rtol=1e-9, atol=1e-12)
+
+
 class Clamped(nn.Module):
     """A network whose pictures are cut off in front."""
 

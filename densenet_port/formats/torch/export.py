@@ -15,7 +15,6 @@ out. Nothing of it runs. Pickled tensors and custom objects are not read.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import cache, partial
 from math import prod
 from pathlib import Path
@@ -30,7 +29,6 @@ from densenet_port.formats.source import AGAIN, Source, guarded, located, stored
 from densenet_port.formats.torch import pth
 from densenet_port.formats.torch.aten import (
     FEW,
-    PLACES,
     Held,
     Map,
     Tensors,
@@ -145,8 +143,7 @@ def _graph(path: Path, program: Mapping[str, Any], tensors: Tensors, constants: 
             raise CorruptError(f"a graph of more than {_MAX_NODES} operations")
         steps: dict[str, Step] = {}
         for node in graph["nodes"]:
-            _take(node, values, steps, tensors)
-            _name_flattening(node, graph.get("tensor_values", {}), values, steps)
+            _take(node, values, steps, tensors, graph["tensor_values"])
         outputs = [values[name] for name in _outputs(module["signature"]) if name in values]
         return program_of(steps, [value for value in outputs if isinstance(value, Map)])
 
@@ -184,7 +181,9 @@ def _outputs(signature: Mapping[str, Any]) -> Iterator[str]:
             yield content["arg"]["as_tensor"]["name"]
 
 
-def _take(node: Mapping[str, Any], values: _Values, steps: dict[str, Step], tensors: Tensors) -> None:
+def _take(
+    node: Mapping[str, Any], values: _Values, steps: dict[str, Step], tensors: Tensors, shapes: Mapping[str, Any]
+) -> None:
     """Take a node: a step, or another name for a tensor."""
     operation = node["target"].removeprefix("torch.ops.aten.").partition(".")[0]
     given = {entry["name"]: _value(entry["arg"], values) for entry in node["inputs"]}
@@ -201,8 +200,8 @@ def _take(node: Mapping[str, Any], values: _Values, steps: dict[str, Step], tens
     if operation.endswith("_") and isinstance(first, Held) and not first.name.endswith("num_batches_tracked"):
         raise MisfitError(f"its own graph changes {first.name} in place, by {operation}")
     taken = take(operation, [], given)
-    if operation in _VIEWS and _is_flat(given.get("size", given.get("shape"))):
-        taken = take("flatten", [given["self"], 1], {})
+    if operation in _VIEWS and (axis := _flat_from(node, shapes)):
+        taken = take("flatten", [given["self"], axis], {})
     if not any(isinstance(value, Map) for value in [*given.values(), *_listed(given)]):
         return  # arithmetic on sizes and counters
     if outputs:
@@ -216,21 +215,17 @@ def _place(node: Mapping[str, Any], name: str) -> str:
     return f"{module[0]}:{name}" if any(module) else name
 
 
-def _name_flattening(
-    node: Mapping[str, Any], shapes: Mapping[str, Any], values: _Values, steps: dict[str, Step]
-) -> None:
-    """Call a view what it is where the shapes say so: the places of a map side by side, n c h w → n c hw.
+def _flat_from(node: Mapping[str, Any], shapes: Mapping[str, Any]) -> int | None:
+    """The axis from which on a view flattens what it reads, by their shapes: 1, 2 (n c h w → n c hw), or None.
 
-    As many numbers of as many pictures and channels are all the places.
+    As many numbers of as many pictures, and channels, are all of them.
     """
-    name = next(_outputs_of(node), "")
-    value, reads = values.get(name), node["inputs"][0]["arg"] if node["inputs"] else {}
-    is_view = node["target"].split(".")[-2:-1] in ([view] for view in _VIEWS)
-    if not is_view or not isinstance(value, Map) or "as_tensor" not in reads:
-        return
-    before, after = (_lengths(shapes.get(each)) for each in (reads["as_tensor"]["name"], name))
-    if (len(before), len(after)) == (4, 3) and before[:2] == after[:2]:
-        steps[value.step] = replace(steps[value.step], kind=PLACES)
+    reads, name = node["inputs"][0]["arg"], next(_outputs_of(node), "")
+    before = _lengths(shapes.get(reads["as_tensor"]["name"] if "as_tensor" in reads else ""))
+    after = _lengths(shapes.get(name))
+    if before and before[:1] == after[:1] and len(after) == 2:  # n c
+        return 1
+    return 2 if (len(before), len(after)) == (4, 3) and before[:2] == after[:2] else None
 
 
 def _lengths(shape: Mapping[str, Any] | None) -> list[Any]:
@@ -268,8 +263,3 @@ def _value(argument: Mapping[str, Any], values: _Values) -> Any:
             return [_value(tensor, values) for tensor in content]
         case _:
             return content
-
-
-def _is_flat(size: Any) -> bool:
-    """Whether a shape has two axes: pictures, and one more."""
-    return isinstance(size, list) and len(size) == 2  # n c

@@ -330,11 +330,22 @@ class _Program:
     def flat_from(self, value: Map, sizes: Any) -> int | None:
         """The axis from which on a map is flattened to these sizes: 1, 2 (its places alone); None for any others."""
         match sizes:
-            case [-1, int() | Size()] | [Function(), int() | Size()] if sizes[0] in (-1, _PICTURES):
+            case [-1, int(count)]:
+                return 1 if self.classes(value) in (None, count) else None
+            case [-1, Size(_, 1)] | [Function(), int() | Size()] if sizes[0] in (-1, _PICTURES):
                 return 1
             case [Function() as first, int() | Size(_, 1), -1 | Size(_, None)] if first == _PICTURES:
                 return 2 if self.axes(value.step) == 4 else None  # n c h w
         return None
+
+    def classes(self, value: Map) -> int | None:
+        """How many numbers a dense layer puts out for a picture; None for what is no answer of one."""
+        name = value.step
+        while name != INPUT and self.steps[name].kind in ("identity", "activation", "flatten"):
+            name = self.steps[name].inputs[0]
+        if name == INPUT or self.steps[name].kind != "dense":
+            return None
+        return self.tensors[f"{self.steps[name].holder}.weight"].shape[0]
 
     def axes(self, step: str) -> int:
         """How many axes a map has; an operation that is none of a DenseNet's is taken to keep them, and is refused."""
