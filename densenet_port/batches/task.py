@@ -32,7 +32,8 @@ NEW = (DIGEST, REST, "source", "tensors", "companion")  # entries of a record th
 class Settings:
     """What is done with every file: all but the last three are words of `conversion.convert`, for those without own.
 
-    With `check` each port is checked against its source on `backend`, by `threads` on either side.
+    With `check` each port is checked against its source on `backend`. `threads` are those that a conversion has, and
+    either side of a check.
     """
 
     dst: str | Path = "keras"
@@ -139,6 +140,7 @@ class Converter:
             **{key: getattr(settings, key) for key in ("dst", "src", "arch", "kernels", "within", "output_name")},
             **{key: getattr(settings, key) for key in ("dst_kernels", "dim_ordering", "no_top", "contract", "dtype")},
             "ignore_inheritance": settings.ignore_inheritance,
+            "threads": settings.threads,
             **job.words,
         }
         if out.exists():

@@ -1,7 +1,6 @@
 """One file into another: read, converted, written, and verified."""
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from densenet_port.checkpoint import Checkpoint, digest
 from densenet_port.conversion.folder import Hashing, Options, check_folder, is_folder, write_folder
 from densenet_port.conversion.load import port, read, table
 from densenet_port.conversion.opening import opened
-from densenet_port.conversion.write import Conversion, Progress, check_place, plan, silent, write_plan
+from densenet_port.conversion.write import Conversion, Progress, check_place, helper, plan, silent, write_plan
 from densenet_port.errors import ComparisonError, UsageError, nearest
 from densenet_port.formats.record import differing
 from densenet_port.layouts.identify import first_few
@@ -36,12 +35,14 @@ def convert(
     ignore_inheritance: bool = False,
     dtype: str = "float32",
     force: bool = False,
+    threads: int | None = None,
     progress: Progress = silent,
 ) -> Conversion:
     """Convert a checkpoint to another layout and write it to `out`; without `out` only say what would be done.
 
     `src`, `arch`, `kernels`, `within`, `no_top`, `output_name`, `contract` and `ignore_inheritance` are as in `read`;
     `dst` is a layout's name or a table of the user's own (a path), `dst_kernels` and the rest are as in `write.write`.
+    With `threads` 1 everything is done in this one, as is best where every core has a process that converts.
     Where `out` is a folder, or ends in a slash, the folder is written that the layout's software loads by itself (timm
     for torchvision, timm-blur and timm-deep; KerasHub). Raises the errors of both.
     """
@@ -52,7 +53,7 @@ def convert(
     else:
         check_place(Path(source), place, target, dtype, force=force)
     checkpoint = opened(source, port=port, output=output_name, body=no_top)
-    with ThreadPoolExecutor(1) as pool:  # hashing lets the interpreter go on
+    with helper(threads) as pool:
         source_digest = pool.submit(digest, checkpoint)
         network = read(
             checkpoint,

@@ -6,7 +6,7 @@ What nobody knows of pictures is not written: a software then takes what it usua
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 
 from densenet_port.checkpoint import digest
 from densenet_port.conversion.source import Source
-from densenet_port.conversion.write import Conversion, Progress, labels_of, plan, silent, write_plan
+from densenet_port.conversion.write import Conversion, Progress, helper, labels_of, plan, silent, write_plan
 from densenet_port.errors import DiskError, MisfitError, UsageError
 from densenet_port.files import folder as new_folder
 from densenet_port.formats.beside import Form, forms
@@ -43,7 +43,7 @@ class Hashing(NamedTuple):
     """The source's digest, which is being taken, where other digests are taken, and who is told of it."""
 
     digest: Future[str]
-    pool: ThreadPoolExecutor
+    pool: Executor
     progress: Progress
 
 
@@ -98,7 +98,7 @@ def write_folder(
 
 def as_folder(source: Source, out: Path, target: Layout, options: Options, *, force: bool) -> Conversion:
     """The same, for a network by itself, whose source's digest is still to be taken."""
-    with ThreadPoolExecutor(1) as pool:
+    with helper() as pool:
         hashing = Hashing(pool.submit(digest, source.checkpoint), pool, silent)
         return write_folder(source, out, target, options, hashing, force=force)
 

@@ -5,7 +5,7 @@ Everything is decided and checked before a byte is written.
 
 import json
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -87,7 +87,7 @@ def write(
     that it cannot hold, and for numbers that the dtype cannot.
     """
     check_place(source.checkpoint.path, out, target, dtype, force=force)
-    with ThreadPoolExecutor(1) as pool:  # hashing lets the interpreter go on
+    with helper() as pool:
         source_digest = pool.submit(digest, source.checkpoint)
         planned = plan(source, target, dtype, kernels, dim_ordering)
         return write_plan(planned, out, source_digest, pool, progress) if out else planned
@@ -275,7 +275,7 @@ class _Digests:
     One batch is hashed while the next comes together; a tensor that is larger than a batch comes when all are hashed.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], pool: ThreadPoolExecutor, progress: Progress) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], pool: Executor, progress: Progress) -> None:
         self.pool = pool
         self.progress = progress
         self.digests = dict.fromkeys(tensors, UNKNOWN)
@@ -336,8 +336,29 @@ def _is_finite(array: Array) -> bool:
     return bool(np.isfinite(total) or np.isfinite(array).all())
 
 
+class _AtOnce(Executor):
+    """Does what is submitted there and then."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **named: Any) -> "Future[Any]":
+        """What has become of it."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **named))
+        except Exception as error:  # noqa: BLE001 (whoever asks for the result meets it)
+            future.set_exception(error)
+        return future
+
+
+def helper(threads: int | None = None) -> Executor:
+    """Who hashes: another thread, for hashing lets the interpreter go on, or with one thread nobody else.
+
+    Where every core has a process of its own, a second thread in each costs a third of them all.
+    """
+    return _AtOnce() if threads == 1 else ThreadPoolExecutor(1)
+
+
 def write_plan(
-    planned: Conversion, out: Path, source_digest: Future[str], pool: ThreadPoolExecutor, progress: Progress
+    planned: Conversion, out: Path, source_digest: Future[str], pool: Executor, progress: Progress
 ) -> Conversion:
     """Write the planned tensors; the file and what goes with it appear whole or not at all."""
     digests = _Digests(planned.tensors, pool, progress)
