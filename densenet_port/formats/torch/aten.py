@@ -170,20 +170,24 @@ def _in_place_of(taken: Taken, value: Map, steps: Mapping[str, Step]) -> "Made":
     return None
 
 
+def made_by(value: Map, steps: Mapping[str, Step], *passing: str) -> Step | None:
+    """The step that made a value, but for those of some kinds that only pass it on; None for the pictures."""
+    name = value.step
+    while name != INPUT and steps[name].kind in passing:
+        name = steps[name].inputs[0]
+    return None if name == INPUT else steps[name]
+
+
 def _is_answer(value: Map, steps: Mapping[str, Step]) -> bool:
     """Whether a value is what a dense layer puts out, perhaps behind an activation."""
-    name = value.step
-    while name != INPUT and steps[name].kind in ("identity", "activation"):
-        name = steps[name].inputs[0]
-    return name != INPUT and steps[name].kind == "dense"
+    step = made_by(value, steps, "identity", "activation")
+    return step is not None and step.kind == "dense"
 
 
 def _has_one_place(value: Map, steps: Mapping[str, Step]) -> bool:
     """Whether a map is a mean or a maximum over height and width, perhaps without these axes."""
-    name = value.step
-    while name != INPUT and steps[name].kind in ("identity", "flatten"):
-        name = steps[name].inputs[0]
-    return name != INPUT and steps[name].kind in ("mean", "max")
+    step = made_by(value, steps, "identity", "flatten")
+    return step is not None and step.kind in ("mean", "max")
 
 
 def _is_input(value: Map, steps: Mapping[str, Step]) -> bool:

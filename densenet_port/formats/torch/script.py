@@ -18,7 +18,18 @@ import numpy as np
 from densenet_port.checkpoint import Array
 from densenet_port.errors import CorruptError, PortError
 from densenet_port.file_graph import INPUT, FileGraph, Step
-from densenet_port.formats.torch.aten import Held, Map, Taken, Tensors, aside, is_rounding, program_of, put_out, take
+from densenet_port.formats.torch.aten import (
+    Held,
+    Map,
+    Taken,
+    Tensors,
+    aside,
+    is_rounding,
+    made_by,
+    program_of,
+    put_out,
+    take,
+)
 from densenet_port.formats.torch.pickle import Call, Global
 
 _UNKNOWN = "a TorchScript program whose code is not followed"
@@ -340,12 +351,8 @@ class _Program:
 
     def classes(self, value: Map) -> int | None:
         """How many numbers a dense layer puts out for a picture; None for what is no answer of one."""
-        name = value.step
-        while name != INPUT and self.steps[name].kind in ("identity", "activation", "flatten"):
-            name = self.steps[name].inputs[0]
-        if name == INPUT or self.steps[name].kind != "dense":
-            return None
-        return self.tensors[f"{self.steps[name].holder}.weight"].shape[0]
+        step = made_by(value, self.steps, "identity", "activation", "flatten")
+        return self.tensors[f"{step.holder}.weight"].shape[0] if step and step.kind == "dense" else None
 
     def axes(self, step: str) -> int:
         """How many axes a map has; an operation that is none of a DenseNet's is taken to keep them, and is refused."""
