@@ -205,7 +205,8 @@ class _Pair:
         self.close: Mask = self.equal
         self.is_absorbed = False
         if not self.equal.all() and _near_mean([*before], [*after]).sum() >= MOST * width:
-            self._look_closer(before, after, max(one.precision, other.precision))
+            with np.errstate(all="ignore"):  # what is infinite is near nothing
+                self._look_closer(before, after, max(one.precision, other.precision))
 
     def _look_closer(self, before: Array, after: Array, precision: float) -> None:
         """Tell an absorbed epsilon, and rounding, from other differences."""

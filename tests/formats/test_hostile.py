@@ -375,6 +375,18 @@ def test_any_shape_of_a_tensor_is_read_or_refused(layout, draw, arrays, tmp_path
     survives(path)
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_tensor_may_be_infinite_or_no_number(layout, value, arrays, tmp_path):
+    """Each in turn, all of it: read or refused, without a warning."""
+    tensors, _ = arrays[layout]
+    path = tmp_path / f"x{LAYOUTS[layout]}"
+    for name, array in tensors.items():
+        WRITERS[path.suffix](path, tensors | {name: np.full(array.shape, value, "f4")}, None)
+
+        survives(path)
+
+
 VALUES = st.one_of(
     st.sampled_from([None, True, -1, 0, 2**40, 10**30, 1.5, float("inf"), float("nan"), "", "x", [], {}, "\ud800"]),
     st.sampled_from([[1], [[]], [None], ["x"], [-1], [10**9], [10**30], [1.5], [True], {"a": 1}, {"a": {}}, [{}]]),
